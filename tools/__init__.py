@@ -1,0 +1,1 @@
+"""Command line tools: protocols, result tables, benchmarks, analyses."""

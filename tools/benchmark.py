@@ -1,0 +1,58 @@
+"""Time the main paths, each beside its straightforward form, in one run.
+
+python tools/benchmark.py                    # list
+python tools/benchmark.py text_tower mma     # run some
+python tools/benchmark.py all --json bench.json
+"""
+
+import argparse
+import importlib
+import json
+import pkgutil
+import platform
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from tabulate import tabulate
+
+from tools import benchmarks
+
+
+def known_benchmarks() -> list[str]:
+    """Names of the modules in tools/benchmarks that can be run."""
+    return sorted(m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name[0] != "_")
+
+
+def main() -> None:
+    """Run the benchmarks that are named and print one table."""
+    known = known_benchmarks()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help=f"all, or some of: {', '.join(known)}")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads")
+    parser.add_argument("--repeat", type=int, default=3, help="repetitions; the median counts")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to try the code")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    args = parser.parse_args()
+    names = known if args.names == ["all"] else args.names
+    unknown = sorted(set(names) - set(known))
+    if unknown or not names:
+        wrong = f"Unknown: {', '.join(unknown)}. " if unknown else ""
+        sys.exit(f"benchmark.py: {wrong}Benchmarks: {', '.join(known)}, or all.")
+    torch.set_num_threads(args.threads)
+    rows = []
+    for name in names:
+        module = importlib.import_module(f"tools.benchmarks.{name}")
+        rows += [{"benchmark": name, **row} for row in module.run(args)]
+    print(f"torch {torch.__version__}, {args.threads} threads, {platform.processor() or 'CPU'}")
+    print(tabulate(rows, headers="keys", floatfmt=".4g"))
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

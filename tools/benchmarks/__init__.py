@@ -1,0 +1,1 @@
+"""One module per benchmark: ``run(args) -> list of rows``; args has threads, repeat, quick."""

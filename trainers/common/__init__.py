@@ -1,0 +1,7 @@
+"""What several methods share."""
+
+from .clip_trainer import ClipTrainer
+from .feature_trainer import FeatureTrainer
+from .method import Method, cross_entropy_losses
+
+__all__ = ["ClipTrainer", "FeatureTrainer", "Method", "cross_entropy_losses"]

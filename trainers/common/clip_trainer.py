@@ -1,0 +1,253 @@
+"""Base of the trainers that tune a CLIP-like backbone.
+
+Loads the backbone, keeps it frozen, builds the method, and leaves the mathematics to the method's
+stages (``trainers/common/method.py``).
+"""
+
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+
+from clip import available_models, load_backbone
+from clip.model import CLIP
+from dassl.engine import TrainerX
+from dassl.optim import build_lr_scheduler, build_optimizer
+
+from .loading import load_method
+from .method import Method
+from .predictor import Predictor, clip_predictor, normalise_pixels
+
+logger = logging.getLogger(__name__)
+PRECISIONS = ("fp32", "fp16", "amp")
+
+
+class ClipTrainer(TrainerX):
+    """A trainer with a CLIP backbone and one registered method.
+
+    A subclass sets ``node`` (its config node's name, as "COOP") and overrides ``build_method``.
+    Only the method's parameters are trained; the backbone stays frozen and in eval mode.
+    """
+
+    follows_backbone_size = True
+    node = ""
+    model_name = "prompt_learner"  # folder of the checkpoints, as in the official code
+    needs_vit = False  # True: the method needs hooks in the image tower
+
+    # ----------------------------------------------------------------- set-up
+    @property
+    def settings(self) -> CfgNode | None:
+        """The method's own config node, TRAINER.<node>."""
+        return self.cfg.TRAINER[self.node] if self.node else None
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Refuse a precision or backbone that cannot work.
+
+        Raises:
+            ValueError: naming the key, its value and what is allowed.
+        """
+        precision = cfg.TRAINER[self.node].get("PREC", "fp32") if self.node else "fp32"
+        if precision not in PRECISIONS:
+            raise ValueError(
+                f"TRAINER.{self.node}.PREC is {precision!r}; expected one of {', '.join(PRECISIONS)}."
+            )
+        if not cfg.MODEL.BACKBONE.NAME:
+            raise ValueError(
+                "MODEL.BACKBONE.NAME is empty. Give --backbone NAME, one of "
+                f"{', '.join(available_models())}, open_clip:<arch>/<pretrained> or a path."
+            )
+
+    def build_data_loader(self) -> None:
+        """Load the backbone first: INPUT.SIZE follows it."""
+        self.precision = self._effective_precision()
+        self.clip = load_backbone(
+            self.cfg.MODEL.BACKBONE.NAME,
+            precision="fp16" if self.precision == "fp16" else "fp32",
+            device=self.device,
+        )
+        self._check_backbone(self.clip)
+        set_input_size(self.cfg, self.clip)
+        super().build_data_loader()
+
+    def _effective_precision(self) -> str:
+        precision = self.settings.get("PREC", "fp32") if self.settings else "fp32"
+        if precision != "fp32" and self.device.type == "cpu":
+            logger.warning(
+                "TRAINER.%s.PREC %s runs as fp32 on a CPU; set PREC fp32 to silence this.",
+                self.node,
+                precision,
+            )
+            return "fp32"
+        return precision
+
+    def _check_backbone(self, clip: CLIP) -> None:
+        if self.needs_vit and not hasattr(clip.visual, "transformer"):
+            vits = [name for name in available_models() if "ViT" in name]
+            raise ValueError(
+                f"{type(self).__name__} changes the blocks of a transformer image tower, and "
+                f"{self.cfg.MODEL.BACKBONE.NAME} has none. Backbones that work: {', '.join(vits)}."
+            )
+
+    @classmethod
+    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
+        """Build the method for a backbone and class names."""
+        raise TypeError(f"{cls.__name__} does not override build_method(cfg, clip, classnames).")
+
+    def build_model(self) -> None:
+        """Build and register the method; only its trainable tensors get an optimiser."""
+        self.method = self.build_method(self.cfg, self.clip, self.classnames).to(self.device)
+        self.optim = self.sched = None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "amp")
+        if any(p.requires_grad for p in self.method.parameters()):
+            self.optim = build_optimizer(self.method, self.cfg.OPTIM, self.param_groups())
+            self.sched = build_lr_scheduler(
+                self.optim, self.cfg.OPTIM, steps_per_epoch=len(self.train_loader_x)
+            )
+        else:
+            self.max_epoch = 0  # nothing to train
+        self.register_model(self.model_name, self.method, self.optim, self.sched)
+
+    def param_groups(self) -> list[dict] | None:
+        """Optimiser groups where a method's parameters differ in learning rate; None: one group."""
+        return None
+
+    @property
+    def classnames(self) -> list[str]:
+        """Class names of this run, ordered by label."""
+        return list(self.dm.dataset.classnames)
+
+    @property
+    def total_parameters(self) -> int:
+        """Parameters of backbone and method together."""
+        modules = (self.clip, self.method)
+        return sum(p.numel() for module in modules for p in module.parameters())
+
+    # ----------------------------------------------------------------- training
+    def autocast(self) -> AbstractContextManager:
+        """fp16 autocast around a training forward where PREC is amp."""
+        if self.precision == "amp":
+            return torch.autocast(self.device.type, dtype=torch.float16)
+        return nullcontext()
+
+    def raw_features(self, images: Tensor) -> Tensor:
+        """What a batch carries -> raw image features (B, D)."""
+        return self.method.raw_image_features(self.clip, images)
+
+    def forward_backward(self, batch: dict) -> dict[str, float]:
+        """One optimiser step on a batch; returns the losses to log."""
+        images, labels = self.parse_batch_train(batch)[:2]
+        with self.autocast():
+            losses = self.method.losses(self.clip, self.raw_features(images), labels)
+        self.optimise(losses["loss"])
+        self.step_schedule()
+        return {name: value.item() for name, value in losses.items()}
+
+    def optimise(self, loss: Tensor) -> None:
+        """Zero, backward, step; through the gradient scaler where PREC is amp."""
+        if self.precision != "amp":
+            self.model_backward_and_update(loss)
+            return
+        self.detect_anomaly(loss)
+        self.optim.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optim)
+        before = self.scaler.get_scale()
+        self.scaler.update()
+        if self.scaler.get_scale() < before:
+            self.skipped_steps = getattr(self, "skipped_steps", 0) + 1
+            logger.info(
+                "Gradient overflow: optimiser step skipped (%d so far).", self.skipped_steps
+            )
+
+    def step_schedule(self) -> None:
+        """Step the learning rate: after every batch or at an epoch's last batch (OPTIM.STEP_PER)."""
+        if self.cfg.OPTIM.STEP_PER == "batch" or (self.batch_idx + 1) == self.num_batches:
+            self.update_lr()
+
+    def extra_state(self) -> dict:
+        return {**super().extra_state(), "scaler": self.scaler.state_dict()}
+
+    def load_extra_state(self, state: dict) -> None:
+        super().load_extra_state(state)
+        if state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
+
+    # ----------------------------------------------------------------- evaluation
+    @torch.no_grad()
+    def test(self, split: str | None = None) -> float:
+        """Evaluate; text features are computed once per evaluation and dropped afterwards."""
+        self.set_model_mode("eval")
+        self._evaluation_text = self.method.text_features(self.clip)
+        try:
+            return super().test(split)
+        finally:
+            del self._evaluation_text
+
+    def model_inference(self, images: Tensor) -> Tensor:
+        """A test batch -> (B, C) logits."""
+        image_features = self.method.image_features(self.raw_features(images))
+        return self.method.logits(
+            image_features, self._evaluation_text, self.clip.logit_scale.exp()
+        )
+
+    # ----------------------------------------------------------------- use without a dataset
+    returns_probabilities = False  # True: ``logits`` gives probabilities (DMN)
+
+    @classmethod
+    def encode_pixels(cls, cfg: CfgNode, clip: CLIP, method: Method, pixels: Tensor) -> Tensor:
+        """[0, 1] pixels (B, 3, H, W) -> what the method's ``image_features`` reads."""
+        return method.raw_image_features(clip, normalise_pixels(clip, pixels))
+
+    @classmethod
+    def load_predictor(cls, checkpoint: dict, device: torch.device) -> Predictor:
+        """A classifier from a checkpoint's contents; reads no dataset."""
+        return clip_predictor(cls, checkpoint, device)
+
+    # ----------------------------------------------------------------- files
+    def checkpoint_meta(self) -> dict:
+        """What ``predict.py`` and a transfer to other classes need."""
+        return {
+            "trainer": type(self).__name__,
+            "classnames": self.classnames,
+            "class_ids": list(getattr(self.dm.dataset, "class_ids", [])),
+            "backbone": self.cfg.MODEL.BACKBONE.NAME,
+            "input_size": int(self.cfg.INPUT.SIZE[0]),
+            "config": self.cfg.dump(),
+        }
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load the method of ``<directory>/<model_name>``, for this run's classes.
+
+        Raises:
+            FileNotFoundError: if the file is missing; the text lists the epochs that exist.
+            ValueError: if the file does not fit this run.
+        """
+        if not directory:
+            logger.warning("load_model is skipped: no --model-dir given.")
+            return
+        load_method(self, directory, epoch)
+
+
+def set_input_size(cfg: CfgNode, clip: CLIP) -> None:
+    """Fill INPUT.SIZE from the backbone; an explicit other value is an error.
+
+    Raises:
+        ValueError: if INPUT.SIZE contradicts the backbone's input size.
+    """
+    size = clip.visual.input_resolution
+    given = tuple(cfg.INPUT.SIZE)
+    if given == (size, size):
+        return
+    if given != (0, 0):
+        raise ValueError(
+            f"INPUT.SIZE is {given}, but {cfg.MODEL.BACKBONE.NAME} reads {size} x {size} pixels. "
+            "Leave INPUT.SIZE out: it follows the backbone."
+        )
+    frozen = cfg.is_frozen()
+    cfg.defrost()
+    cfg.INPUT.SIZE = (size, size)
+    if frozen:
+        cfg.freeze()

@@ -1,0 +1,158 @@
+"""Base of the trainers whose image tower is frozen: they read features instead of pixels.
+
+Training views come in two modes, TRAIN.VIEWS: ``fresh`` encodes a new augmented view of every image
+in every epoch, in large batches (the official behaviour), and ``bank`` draws one of TRAIN.NUM_VIEWS
+stored views per image and epoch. Test images are encoded once and kept in the feature bank.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+
+from dassl.data.datasets import Datum
+
+from .augment import Augmentation
+from .clip_trainer import ClipTrainer
+from .encoder import ClipEncoder
+from .feature_bank import FeatureBank
+
+VIEW_MODES = ("fresh", "bank")
+
+
+class FeatureTrainer(ClipTrainer):
+    """``batch["img"]`` holds raw image features (B, D), float32, before L2 normalisation."""
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        if cfg.TRAIN.VIEWS not in VIEW_MODES:
+            raise ValueError(
+                f"TRAIN.VIEWS is {cfg.TRAIN.VIEWS!r}; expected one of {', '.join(VIEW_MODES)}."
+            )
+
+    def build_data_loader(self) -> None:
+        super().build_data_loader()
+        self.bank = self.build_bank()
+        dataset = self.dm.dataset
+        self.train_loader_x = self._train_loader(dataset.train_x)
+        self.val_loader = self._test_loader(dataset.val) if dataset.val else None
+        self.test_loader = self._test_loader(dataset.test)
+
+    def build_bank(self) -> FeatureBank:
+        """The feature bank of this run's backbone and augmentation."""
+        return FeatureBank(
+            ClipEncoder(self.clip),
+            Augmentation.from_cfg(self.cfg),
+            workers=self.cfg.DATALOADER.NUM_WORKERS,
+            device=self.device,
+            skip_bad_images=self.cfg.DATALOADER.SKIP_BAD_IMAGES,
+        )
+
+    def raw_features(self, images: Tensor) -> Tensor:
+        """Batches carry raw features already."""
+        return images
+
+    @property
+    def view_mode(self) -> str:
+        """How training views were made, as named in the results."""
+        if self.cfg.TRAIN.VIEWS == "bank":
+            return f"bank:{self.cfg.TRAIN.NUM_VIEWS}"
+        return "fresh"
+
+    def before_epoch(self) -> None:
+        super().before_epoch()
+        self.train_loader_x.set_epoch(self.epoch)
+
+    def _train_loader(self, items: Sequence[Datum]) -> "FeatureLoader":
+        seed = self.run_seed
+
+        def fresh(epoch: int) -> Callable[[Tensor], Tensor]:
+            features = self.bank.fresh(items, seed=seed, epoch=epoch)
+            return lambda rows: features[rows]
+
+        def banked(epoch: int) -> Callable[[Tensor], Tensor]:
+            stored = self.bank.train(items, views=self.cfg.TRAIN.NUM_VIEWS)
+            generator = epoch_generator(seed, epoch, stream=1)
+            views = torch.randint(stored.num_views, (len(items),), generator=generator)
+            return lambda rows: stored.rows(rows, view=views[rows])
+
+        size = self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE
+        return FeatureLoader(
+            items,
+            banked if self.cfg.TRAIN.VIEWS == "bank" else fresh,
+            batch_size=size,
+            shuffle_seed=seed,
+            drop_last=self.drop_last and len(items) >= size,
+        )
+
+    # The engine drops the last incomplete batch; AMU-style trainers keep it.
+    drop_last = True
+
+    @property
+    def run_seed(self) -> int:
+        """SEED, or the seed that torch was given where SEED is -1; int63."""
+        return self.cfg.SEED if self.cfg.SEED >= 0 else torch.initial_seed() % 2**62
+
+    def _test_loader(self, items: Sequence[Datum]) -> "FeatureLoader":
+        def stored(epoch: int) -> Callable[[Tensor], Tensor]:
+            return self.bank.test(items).rows
+
+        return FeatureLoader(items, stored, batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE)
+
+
+@dataclass
+class FeatureLoader:
+    """Batches of raw features in the engine's batch format; nothing is encoded before it is read.
+
+    Args:
+        items: the images.
+        open_epoch: epoch -> function from row indices (n,) to features (n, D).
+        batch_size: rows per batch.
+        shuffle_seed: rows come in the order of (shuffle_seed, epoch); None keeps their order.
+        drop_last: leave out the last incomplete batch.
+    """
+
+    items: Sequence[Datum]
+    open_epoch: Callable[[int], Callable[[Tensor], Tensor]]
+    batch_size: int
+    shuffle_seed: int | None = None
+    drop_last: bool = False
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        self.labels = torch.tensor([item.label for item in self.items])
+        self.domains = torch.tensor([item.domain for item in self.items])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order and views the next pass yields."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.items), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[dict]:
+        features = self.open_epoch(self.epoch)
+        for rows in self.order().split(self.batch_size)[: len(self)]:
+            yield {
+                "img": features(rows),
+                "label": self.labels[rows],
+                "domain": self.domains[rows],
+                "index": rows,
+                "impath": [self.items[i].impath for i in rows.tolist()],
+            }
+
+    def order(self) -> Tensor:
+        """(N,) row indices of this epoch, in order."""
+        if self.shuffle_seed is None:
+            return torch.arange(len(self.items))
+        generator = epoch_generator(self.shuffle_seed, self.epoch, stream=0)
+        return torch.randperm(len(self.items), generator=generator)
+
+
+def epoch_generator(seed: int, epoch: int, *, stream: int) -> torch.Generator:
+    """A generator that depends on (seed, epoch, stream) alone; resuming needs no state."""
+    mixed = (seed * 1_000_003 + epoch) * 7 + stream
+    return torch.Generator().manual_seed(mixed % 2**63)

@@ -1,0 +1,108 @@
+"""Loading a method's checkpoint into a run whose classes may differ."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from dassl.utils import load_checkpoint
+
+if TYPE_CHECKING:
+    from .clip_trainer import ClipTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def checkpoint_path(directory: str | Path, name: str, epoch: int | None) -> Path:
+    """Path of the checkpoint of an epoch; without one, the last that was saved.
+
+    Raises:
+        FileNotFoundError: if it is not there; lists what is.
+    """
+    folder = Path(directory) / name
+    if epoch is not None:
+        path = folder / f"model.pth.tar-{epoch}"
+    elif (folder / "checkpoint").is_file():
+        path = folder / (folder / "checkpoint").read_text(encoding="utf-8").strip().splitlines()[0]
+    else:
+        path = folder / "model-best.pth.tar"
+    if path.is_file():
+        return path
+    present = sorted(p.name for p in folder.glob("model*")) if folder.is_dir() else []
+    raise FileNotFoundError(
+        f"No checkpoint {path}. "
+        + (f"There are: {', '.join(present)}. " if present else f"{folder} holds no checkpoint. ")
+        + "Check --model-dir and --load-epoch."
+    )
+
+
+def load_method(trainer: "ClipTrainer", directory: str, epoch: int | None = None) -> None:
+    """Load ``trainer.method`` from a run's directory; logs which file was read."""
+    path = checkpoint_path(directory, trainer.model_name, epoch)
+    checkpoint = load_checkpoint(str(path))
+    source, target = class_keys(trainer, checkpoint)
+    state = trainer.method.import_state(checkpoint["state_dict"], source, target)
+    load_exactly(trainer.method, state, path)
+    trainer.loaded_checkpoint = checkpoint
+    value = checkpoint.get("val_result")
+    result = "" if value is None else f", val_result={value:.1f}"
+    logger.info("Load %s to %s (epoch=%s%s)", path, trainer.model_name, checkpoint["epoch"], result)
+
+
+def class_keys(trainer: "ClipTrainer", checkpoint: dict) -> tuple[list[str] | None, list[str]]:
+    """What identifies classes in the file and in this run: WordNet ids if both know them, or names.
+
+    Official files name no classes: then the first entry is None.
+    """
+    own_ids = list(getattr(trainer.dm.dataset, "class_ids", []))
+    ids = list(checkpoint.get("class_ids") or [])
+    if own_ids and ids:
+        return ids, own_ids
+    return checkpoint.get("classnames"), trainer.classnames
+
+
+def load_exactly(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Copy ``state`` into ``module``; every key and shape must agree.
+
+    Raises:
+        ValueError: naming the missing, unknown and differently shaped tensors.
+    """
+    own = module.state_dict()
+    problems = [f"{key} is missing" for key in own if key not in state]
+    problems += [f"{key} is unknown to this run" for key in state if key not in own]
+    problems += [
+        f"{key} is {_shape(state[key])} in the file and {_shape(own[key])} in this run"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if problems:
+        raise ValueError(
+            f"Checkpoint {path} does not fit {type(module).__name__}: {'; '.join(problems)}. "
+            "Evaluate with the settings and classes that it was trained with, or point "
+            "--model-dir elsewhere."
+        )
+    module.load_state_dict(state)
+
+
+def select_rows(source: Sequence[str], target: Sequence[str]) -> list[int]:
+    """Row of every target class in the source classes; the first match counts.
+
+    Raises:
+        ValueError: naming classes that the source lacks.
+    """
+    index: dict[str, int] = {}
+    for row, name in enumerate(source):
+        index.setdefault(name, row)
+    missing = [name for name in target if name not in index]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(target)} classes are not among the {len(source)} classes of "
+            f"the checkpoint: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
+        )
+    return [index[name] for name in target]
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"

@@ -1,0 +1,80 @@
+"""The four stages that every CLIP classifier here consists of.
+
+A method is an ``nn.Module`` that holds only its own parameters and buffers. The frozen backbone is
+passed in by the caller and never stored, so that a checkpoint holds exactly what the method adds.
+"""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clip.model import CLIP
+from dassl.metrics import compute_accuracy
+
+
+class Method(nn.Module):
+    """text features, image features, logits, loss; override the stages that change.
+
+    ``forward`` chains them: images (B, 3, H, W) -> logits (B, C).
+    """
+
+    def text_features(self, clip: CLIP) -> Tensor | None:
+        """(C, D) unit rows. None where no image-independent class vectors exist (CoCoOp)."""
+        raise TypeError(f"{type(self).__name__} defines no text_features(clip).")
+
+    def raw_image_features(self, clip: CLIP, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised pixels -> (B, D), before L2 normalisation."""
+        return clip.encode_image(images.to(clip.dtype))
+
+    def image_features(self, raw_image_features: Tensor) -> Tensor:
+        """(B, D) raw features -> (B, D), unit rows."""
+        return F.normalize(raw_image_features, dim=-1)
+
+    def logits(self, image_features: Tensor, text_features: Tensor, logit_scale: Tensor) -> Tensor:
+        """(B, D), (C, D), already exponentiated scale -> (B, C) scaled cosines."""
+        return logit_scale * image_features @ text_features.t()
+
+    def losses(self, clip: CLIP, raw_image_features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Training losses of a batch; "loss" is minimised, every entry is logged.
+
+        Args:
+            raw_image_features: (B, D), before L2 normalisation.
+            labels: (B,) int64.
+        """
+        logits = self.logits(
+            self.image_features(raw_image_features),
+            self.text_features(clip),
+            clip.logit_scale.exp(),
+        )
+        return cross_entropy_losses(logits, labels)
+
+    def forward(self, clip: CLIP, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised pixels -> (B, C) logits."""
+        image_features = self.image_features(self.raw_image_features(clip, images))
+        return self.logits(image_features, self.text_features(clip), clip.logit_scale.exp())
+
+    def import_state(
+        self,
+        state: dict[str, Tensor],
+        source_classes: Sequence[str] | None,
+        classes: Sequence[str],
+    ) -> dict[str, Tensor]:
+        """Turn a checkpoint's tensors into this module's state dict.
+
+        Override where a tensor belongs to classes and the class lists may differ.
+
+        Args:
+            state: tensors of the checkpoint, official or ours.
+            source_classes: what it was trained on, names or WordNet ids; None in foreign files.
+            classes: the classes of this run, named likewise.
+        """
+        return state
+
+
+def cross_entropy_losses(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """(B, C) logits, (B,) labels -> mean cross-entropy "loss" and accuracy "acc" in percent."""
+    return {
+        "loss": F.cross_entropy(logits, labels),
+        "acc": compute_accuracy(logits, labels)[0],
+    }

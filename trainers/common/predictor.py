@@ -1,0 +1,96 @@
+"""A tuned classifier that needs neither its dataset nor its training run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+
+from clip import load_backbone
+from clip.model import CLIP
+from dassl.config import get_cfg_default
+
+from .loading import load_exactly
+from .method import Method
+
+
+@dataclass
+class Predictor:
+    """Images to class probabilities.
+
+    Attributes:
+        classnames: C names, ordered by label.
+        size: side of the square input in pixels.
+        logits: (B, 3, size, size) pixels in [0, 1] -> (B, C) scores before softmax.
+        returns_probabilities: True for methods whose scores are probabilities already.
+    """
+
+    classnames: Sequence[str]
+    size: int
+    logits: Callable[[Tensor], Tensor]
+    returns_probabilities: bool = False
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(B, 3, size, size) in [0, 1] -> (B, C) probabilities."""
+        scores = self.logits(pixels).float()
+        return scores if self.returns_probabilities else scores.softmax(dim=-1)
+
+
+def normalise_pixels(clip: CLIP, pixels: Tensor) -> Tensor:
+    """[0, 1] pixels -> the backbone's normalised pixels, (B, 3, H, W)."""
+    mean = pixels.new_tensor(clip.image_mean)[:, None, None]
+    std = pixels.new_tensor(clip.image_std)[:, None, None]
+    return (pixels - mean) / std
+
+
+def config_of(checkpoint: dict, trainer: type) -> CfgNode:
+    """The configuration that a checkpoint was trained with.
+
+    Raises:
+        ValueError: if the file carries none (an official checkpoint).
+    """
+    if "config" not in checkpoint:
+        raise ValueError(
+            "The checkpoint carries no configuration, so it was not written by this package. "
+            "Evaluate it with train.py --eval-only --model-dir DIR, which takes the settings from "
+            "the command line."
+        )
+    cfg = get_cfg_default()
+    defaults = getattr(trainer, "default_cfg", CfgNode)()
+    cfg.set_new_allowed(True)
+    cfg.merge_from_other_cfg(defaults)
+    cfg.merge_from_other_cfg(CfgNode.load_cfg(checkpoint["config"]))
+    return cfg
+
+
+def clip_predictor(trainer: type, checkpoint: dict, device: torch.device) -> Predictor:
+    """Rebuild a ClipTrainer's method from its checkpoint alone."""
+    cfg = config_of(checkpoint, trainer)
+    classnames = list(checkpoint["classnames"])
+    clip = load_backbone(checkpoint["backbone"], device=device)
+    method = trainer.build_method(cfg, clip, classnames).to(device).eval()
+    state = method.import_state(checkpoint["state_dict"], classnames, classnames)
+    load_exactly(method, state, "given")
+    return method_predictor(trainer, cfg, clip, method, classnames)
+
+
+def method_predictor(
+    trainer: type, cfg: CfgNode, clip: CLIP, method: Method, classnames: Sequence[str]
+) -> Predictor:
+    """Tie a method to its backbone; its text features are computed once."""
+    with torch.no_grad():
+        text_features = method.text_features(clip)
+    scale = clip.logit_scale.exp()
+
+    def logits(pixels: Tensor) -> Tensor:
+        raw = trainer.encode_pixels(cfg, clip, method, pixels.to(scale.device))
+        return method.logits(method.image_features(raw), text_features, scale)
+
+    return Predictor(
+        classnames,
+        clip.visual.input_resolution,
+        logits,
+        returns_probabilities=trainer.returns_probabilities,
+    )
