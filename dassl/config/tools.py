@@ -1,0 +1,13 @@
+"""Helpers on a whole config."""
+
+from yacs.config import CfgNode
+
+
+def clean_cfg(cfg: CfgNode, trainer: str) -> None:
+    """Drop the nodes of all other trainers, so that the printed config stays short.
+
+    Keeps `TRAINER.NAME` and `TRAINER.<trainer in upper case>`; works in place.
+    """
+    keep = {"NAME", trainer.upper()}
+    for key in [key for key in cfg.TRAINER if key not in keep]:
+        cfg.TRAINER.pop(key)

@@ -1,0 +1,236 @@
+"""One image with its labels (`Datum`), and lists of them as train, validation and test split."""
+
+import os
+import random
+import tarfile
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from dassl.utils.files import check_isfile, download_url
+from dassl.utils.text import did_you_mean
+
+
+class Datum:
+    """An image path with its label, domain and class name; read-only.
+
+    Users pickle it, so the class stays at this module path with exactly these attributes. Whether
+    the file exists is checked when the loaders are built, for all items at once.
+    """
+
+    def __init__(self, impath: str = "", label: int = 0, domain: int = 0, classname: str = ""):
+        if not isinstance(impath, (str, os.PathLike)):
+            raise TypeError(f"impath is a path, not {impath!r} ({type(impath).__name__}).")
+        self._impath = os.fspath(impath)
+        self._label = label
+        self._domain = domain
+        self._classname = classname
+
+    @property
+    def impath(self) -> str:
+        """Path of the image file."""
+        return self._impath
+
+    @property
+    def label(self) -> int:
+        """Class label, from 0."""
+        return self._label
+
+    @property
+    def domain(self) -> int:
+        """Domain label, from 0."""
+        return self._domain
+
+    @property
+    def classname(self) -> str:
+        """Name of the class."""
+        return self._classname
+
+    def __repr__(self) -> str:
+        return (
+            f"Datum(impath={self._impath!r}, label={self._label}, domain={self._domain}, "
+            f"classname={self._classname!r})"
+        )
+
+
+class DatasetBase:
+    """Training, unlabelled, validation and test lists of `Datum`, and what follows from them.
+
+    Args:
+        train_x: labelled training items; the classes are those that occur here.
+        train_u: unlabelled training items, or None.
+        val: validation items, or None.
+        test: test items.
+
+    Raises:
+        ValueError: train_x is empty, or its labels have gaps.
+    """
+
+    dataset_dir = ""  # folder below DATASET.ROOT
+    domains: list[str] = []  # names of all domains
+
+    def __init__(
+        self,
+        train_x: Sequence[Datum] | None = None,
+        train_u: Sequence[Datum] | None = None,
+        val: Sequence[Datum] | None = None,
+        test: Sequence[Datum] | None = None,
+    ):
+        self._train_x = train_x
+        self._train_u = train_u
+        self._val = val
+        self._test = test
+        self._num_classes = self.get_num_classes(train_x)
+        self._lab2cname, self._classnames = self.get_lab2cname(train_x)
+        self._check_labels()
+
+    @property
+    def train_x(self):
+        """Labelled training items."""
+        return self._train_x
+
+    @property
+    def train_u(self):
+        """Unlabelled training items, or None."""
+        return self._train_u
+
+    @property
+    def val(self):
+        """Validation items, or None."""
+        return self._val
+
+    @property
+    def test(self):
+        """Test items."""
+        return self._test
+
+    @property
+    def lab2cname(self) -> dict[int, str]:
+        """Label -> class name."""
+        return self._lab2cname
+
+    @property
+    def classnames(self) -> list[str]:
+        """Class names by label."""
+        return self._classnames
+
+    @property
+    def num_classes(self) -> int:
+        """Largest training label + 1."""
+        return self._num_classes
+
+    @staticmethod
+    def get_num_classes(data_source: Iterable[Datum] | None) -> int:
+        """Return the largest label + 1."""
+        labels = {item.label for item in data_source or ()}
+        if not labels:
+            raise ValueError(
+                "The list of training images is empty. Check DATASET.ROOT and the dataset's "
+                "folder (python tools/check_data.py), and that a class subset leaves any class."
+            )
+        return max(labels) + 1
+
+    @staticmethod
+    def get_lab2cname(data_source: Iterable[Datum]) -> tuple[dict[int, str], list[str]]:
+        """Return label -> name, and the names by ascending label."""
+        pairs = sorted({(item.label, item.classname) for item in data_source})
+        mapping = dict(pairs)
+        return mapping, [mapping[label] for label in sorted(mapping)]
+
+    def _check_labels(self) -> None:
+        name = type(self).__name__
+        if len(self._classnames) != self._num_classes:
+            missing = sorted(set(range(self._num_classes)) - set(self._lab2cname))
+            raise ValueError(
+                f"{name}: labels go up to {self._num_classes - 1}, but only "
+                f"{len(self._classnames)} classes have training images. Missing labels: "
+                f"{', '.join(map(str, missing[:10]))}{', ...' if len(missing) > 10 else ''}. "
+                "A class folder is empty or absent; complete the dataset, or re-number the labels."
+            )
+
+    def check_input_domains(
+        self, source_domains: Sequence[str], target_domains: Sequence[str]
+    ) -> None:
+        """Raise a ValueError if a source or target domain is unknown."""
+        self.is_input_domain_valid(source_domains)
+        self.is_input_domain_valid(target_domains)
+
+    def is_input_domain_valid(self, input_domains: Sequence[str]) -> None:
+        """Raise a ValueError if a domain is not in `self.domains`."""
+        for domain in input_domains:
+            if domain not in self.domains:
+                raise ValueError(
+                    f'"{domain}" is no domain of {type(self).__name__}. '
+                    f"{did_you_mean(domain, self.domains)}"
+                )
+
+    def download_data(self, url: str, dst: str, from_gdrive: bool = True) -> None:
+        """Download an archive to `dst` and unpack it into the same folder.
+
+        Google Drive links need the gdown package.
+        """
+        if not os.path.exists(dst):
+            if from_gdrive:
+                try:
+                    import gdown
+                except ImportError as err:
+                    raise ImportError(
+                        f"{url} is on Google Drive: pip install gdown, or download it to {dst}."
+                    ) from err
+                os.makedirs(os.path.dirname(dst) or ".", exist_ok=True)
+                gdown.download(url, dst, quiet=False)
+            else:
+                download_url(url, dst)
+        print("Extracting file ...")
+        folder = os.path.dirname(dst) or "."
+        if zipfile.is_zipfile(dst):
+            with zipfile.ZipFile(dst) as archive:
+                archive.extractall(folder)
+        elif check_isfile(dst) and tarfile.is_tarfile(dst):
+            with tarfile.open(dst) as archive:
+                archive.extractall(folder, filter="data")
+        else:
+            raise ValueError(f"{dst} is neither a zip nor a tar archive; download it again.")
+        print(f"File extracted to {folder}")
+
+    def generate_fewshot_dataset(
+        self, *data_sources: Sequence[Datum], num_shots: int = -1, repeat: bool = False
+    ):
+        """Draw `num_shots` items per class from Python's global random generator.
+
+        Classes come in the order of their first occurrence. A class with at least `num_shots`
+        items is drawn without replacement; a smaller one is kept whole, or, with `repeat`, drawn
+        with replacement. `num_shots` < 1 returns the input.
+
+        Returns:
+            One list for one source, a list of lists for several.
+        """
+        if num_shots < 1:
+            return data_sources[0] if len(data_sources) == 1 else data_sources
+        print(f"Creating a {num_shots}-shot dataset")
+        output = []
+        for source in data_sources:
+            drawn = []
+            for items in self.split_dataset_by_label(source).values():
+                if len(items) >= num_shots:
+                    drawn.extend(random.sample(items, num_shots))
+                elif repeat:
+                    drawn.extend(random.choices(items, k=num_shots))
+                else:
+                    drawn.extend(items)
+            output.append(drawn)
+        return output[0] if len(output) == 1 else output
+
+    def split_dataset_by_label(self, data_source: Iterable[Datum]) -> dict[int, list[Datum]]:
+        """Group items by label, keys in the order of first occurrence."""
+        groups = defaultdict(list)
+        for item in data_source:
+            groups[item.label].append(item)
+        return groups
+
+    def split_dataset_by_domain(self, data_source: Iterable[Datum]) -> dict[int, list[Datum]]:
+        """Group items by domain, keys in the order of first occurrence."""
+        groups = defaultdict(list)
+        for item in data_source:
+            groups[item.domain].append(item)
+        return groups

@@ -1,0 +1,193 @@
+"""Checkpoint files: written atomically, read without running any code from the file.
+
+Files of the original hold, inside the warm-up scheduler's state, the scheduler OBJECT that follows
+the warm-up, and through it the optimiser. They are read with inert stand-ins for these classes, of
+which only the numbers are kept.
+"""
+
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .files import atomic_write
+
+_SCHEDULERS = (
+    "CosineAnnealingLR",
+    "MultiStepLR",
+    "StepLR",
+    "LambdaLR",
+    "ExponentialLR",
+    "ConstantLR",
+    "LinearLR",
+)
+_WARMUPS = ("_BaseWarmupScheduler", "ConstantWarmupScheduler", "LinearWarmupScheduler")
+_OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
+_PLAIN = (bool, int, float, str, type(None))
+
+
+class _Inert:
+    """Takes whatever state a pickled object has, and does nothing with it."""
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__.update(state if isinstance(state, dict) else {})
+
+
+@lru_cache(maxsize=1)
+def _stand_ins() -> tuple[type, ...]:
+    """Return one inert class per class that the original's checkpoints may hold."""
+    names = [("torch.optim.lr_scheduler", name) for name in _SCHEDULERS]
+    names += [("dassl.optim.lr_scheduler", name) for name in _WARMUPS]
+    names += [(f"torch.optim.{module}", name) for module, name in _OPTIMIZERS.items()]
+    names += [("dassl.optim.radam", "RAdam")]
+    return tuple(
+        type(name, (_Inert,), {"__module__": module, "__qualname__": name})
+        for module, name in names
+    )
+
+
+@contextmanager
+def _allow_stand_ins() -> Iterator[None]:
+    """Let weights-only loading build the stand-ins, and only them, for a while."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(list(_stand_ins()))
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def _without_objects(value: Any) -> Any:
+    """Replace every stand-in by the dictionary of its plain attributes, recursively."""
+    if isinstance(value, _Inert):
+        return {
+            key: item
+            for key, item in vars(value).items()
+            if isinstance(item, _PLAIN)
+            or isinstance(item, (list, tuple))
+            and all(isinstance(entry, _PLAIN) for entry in item)
+            or isinstance(item, dict)
+            and all(isinstance(entry, _PLAIN) for entry in item.values())
+        }
+    if isinstance(value, dict):
+        for key in list(value):
+            value[key] = _without_objects(value[key])
+    elif isinstance(value, list):
+        value[:] = [_without_objects(item) for item in value]
+    elif type(value) is tuple:
+        return tuple(_without_objects(item) for item in value)
+    return value
+
+
+def load_checkpoint(fpath: str | os.PathLike) -> Any:
+    """Return the content of a checkpoint: tensors, numbers, strings and containers of them.
+
+    Tensors land on the CPU when CUDA is absent. Reads with `weights_only=True`; old files whose
+    scheduler state holds objects are read through an allow-list, and such an object becomes the
+    dictionary of its counters.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no path, a truncated or foreign file, or one that holds other objects.
+    """
+    if fpath is None or not str(fpath):
+        raise ValueError("File path is None: no checkpoint was given to load.")
+    if not os.path.isfile(fpath):
+        what = "a folder, not a file" if os.path.isdir(fpath) else "not there"
+        raise FileNotFoundError(f'No checkpoint at "{fpath}": it is {what}.')
+    map_location = None if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.load(fpath, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as err:
+        first = err
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as err:
+        raise _unreadable(fpath, err) from err
+    try:
+        with _allow_stand_ins():
+            return _without_objects(torch.load(fpath, map_location=map_location, weights_only=True))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, AttributeError) as err:
+        raise _unreadable(fpath, first) from err
+
+
+def _unreadable(fpath: str | os.PathLike, err: Exception) -> ValueError:
+    reason = str(err).strip().splitlines()
+    refused = [line for line in reason if "Unsupported" in line or "Weights only" in line]
+    return ValueError(
+        f'"{fpath}" ({os.path.getsize(fpath)} bytes) cannot be read as a checkpoint: it is '
+        "truncated, no torch file, or holds objects that a checkpoint has no need of. "
+        f"({type(err).__name__}: {(refused or reason or ['no details'])[0][:200]}) "
+        "Copy it again, or delete it and train again."
+    )
+
+
+def strip_module(state_dict: dict) -> dict:
+    """Return the state dict without the leading `module.` that DataParallel adds."""
+    return {k[7:] if k.startswith("module.") else k: v for k, v in state_dict.items()}
+
+
+def save_checkpoint(
+    state: dict,
+    save_dir: str | os.PathLike,
+    is_best: bool = False,
+    remove_module_from_keys: bool = True,
+    model_name: str = "",
+) -> None:
+    """Write `<save_dir>/<model_name or model.pth.tar-epoch>` and the pointer file `checkpoint`.
+
+    Args:
+        state: at least `state_dict` and `epoch`; the file holds what it holds.
+        save_dir: made if missing.
+        is_best: also write the same content as `model-best.pth.tar`.
+        remove_module_from_keys: strip a leading `module.`.
+        model_name: file name; default `model.pth.tar-<epoch>`.
+    """
+    save_dir = Path(save_dir)
+    if remove_module_from_keys:
+        state = {**state, "state_dict": strip_module(state["state_dict"])}
+    fpath = save_dir / (model_name or f"model.pth.tar-{state['epoch']}")
+    with atomic_write(fpath) as temporary:
+        torch.save(state, temporary)
+    print(f"Checkpoint saved to {fpath}")
+    with atomic_write(save_dir / "checkpoint") as temporary:
+        temporary.write_text(f"{fpath.name}\n", encoding="utf-8")
+    if is_best:
+        best = save_dir / "model-best.pth.tar"
+        with atomic_write(best) as temporary:
+            torch.save(state, temporary)
+        print(f'Best checkpoint saved to "{best}"')
+
+
+def resume_from_checkpoint(
+    fdir: str | os.PathLike,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    scheduler: Any = None,
+) -> int:
+    """Load the checkpoint that `<fdir>/checkpoint` names; return the epoch stored in it.
+
+    The optimiser's and scheduler's states are loaded if both sides have one.
+    """
+    pointer = Path(fdir) / "checkpoint"
+    if not pointer.is_file():
+        raise FileNotFoundError(f"{fdir} holds no file named checkpoint: nothing to resume from.")
+    fpath = Path(fdir) / pointer.read_text(encoding="utf-8").splitlines()[0].strip()
+    print(f'Loading checkpoint from "{fpath}"')
+    checkpoint = load_checkpoint(fpath)
+    model.load_state_dict(checkpoint["state_dict"])
+    print("Loaded model weights")
+    if optimizer is not None and checkpoint.get("optimizer") is not None:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        print("Loaded optimizer")
+    if scheduler is not None and checkpoint.get("scheduler") is not None:
+        scheduler.load_state_dict(checkpoint["scheduler"])
+        print("Loaded scheduler")
+    epoch = checkpoint["epoch"]
+    print(f"Previous epoch: {epoch}")
+    return epoch

@@ -1,0 +1,96 @@
+"""Writing and reading files safely: atomic replacement, JSON, the cache folder."""
+
+import json
+import os
+import tempfile
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+CACHE_VARIABLE = "VLTUNE_CACHE"
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; rename it onto `path` on success.
+
+    Readers see the old file or the whole new one, never a part. The folder is made if missing. If
+    the block raises, the temporary file is removed and `path` stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def cache_dir() -> Path:
+    """Return the folder for banks, renders and listings: $VLTUNE_CACHE or ~/.cache/vltune."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "vltune")
+
+
+def mkdir_if_missing(dirname: str | os.PathLike) -> None:
+    """Make a folder and its parents; an existing one is fine."""
+    Path(dirname).mkdir(parents=True, exist_ok=True)
+
+
+def check_isfile(fpath: str | os.PathLike) -> bool:
+    """Return whether a file exists; warn if not."""
+    exists = os.path.isfile(fpath)
+    if not exists:
+        warnings.warn(f'No file found at "{fpath}"', stacklevel=2)
+    return exists
+
+
+def read_json(fpath: str | os.PathLike) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        ValueError: the file is no JSON; names the path and the place.
+    """
+    with open(fpath, encoding="utf-8") as file:
+        try:
+            return json.load(file)
+        except ValueError as err:
+            raise ValueError(f"{fpath} is no valid JSON: {err}") from err
+
+
+def write_json(obj: Any, fpath: str | os.PathLike) -> None:
+    """Write `obj` as JSON (indent 4), atomically; the folder is made if missing."""
+    text = json.dumps(obj, indent=4, separators=(",", ": "))
+    with atomic_write(fpath) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def listdir_nohidden(path: str | os.PathLike, sort: bool = False) -> list[str]:
+    """Return the names in a folder that do not begin with a dot.
+
+    They come sorted for either value of `sort`: the order of the file system is arbitrary, and
+    nothing that is built from a listing should depend on it.
+    """
+    del sort  # kept for the original's signature
+    return sorted(name for name in os.listdir(path) if not name.startswith("."))
+
+
+def download_url(url: str, dst: str | os.PathLike) -> None:
+    """Download `url` to the file `dst`, atomically."""
+    print(f'* url="{url}"\n* destination="{dst}"')
+    with atomic_write(dst) as temporary:
+        urllib.request.urlretrieve(url, temporary)
