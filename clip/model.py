@@ -25,6 +25,7 @@ from .blocks import (
     Transformer,
     pick_rows,
 )
+from .compact import expand
 from .vision import AttentionPool2d, Bottleneck, ModifiedResNet, VisionTransformer
 
 __all__ = [
@@ -356,7 +357,7 @@ def build_clip(state_dict: Mapping[str, Tensor], *, precision: str = "fp32", **o
     """Build CLIP from a state dict in OpenAI's layout, in eval mode.
 
     Args:
-        state_dict: weights.
+        state_dict: weights, whole or compact (clip/compact.py).
         precision: "fp32", or "fp16" for OpenAI's mixed storage (see `convert_weights`).
         overrides: arguments of CLIP that the weights cannot tell: vision_heads,
             transformer_heads, activation.
@@ -367,7 +368,7 @@ def build_clip(state_dict: Mapping[str, Tensor], *, precision: str = "fp32", **o
     """
     if precision not in ("fp32", "fp16"):
         raise ValueError(f'precision is "{precision}"; expected "fp32" or "fp16".')
-    weights = {key: value for key, value in state_dict.items() if key not in NOT_WEIGHTS}
+    weights = {k: v for k, v in expand(state_dict).items() if k not in NOT_WEIGHTS}
     model = CLIP(**{**architecture(weights), **overrides})
     if precision == "fp16":
         convert_weights(model)
@@ -386,7 +387,7 @@ def build_model(state_dict: Mapping[str, Tensor], design_details: Mapping | None
     Raises:
         ValueError: if `design_details` asks for prompts inside the towers.
     """
-    depths = {k: v for k, v in (design_details or {}).items() if k.endswith("_depth") and v}
+    depths = {k: v for k, v in (design_details or {}).items() if "depth" in k and v}
     if depths:
         raise ValueError(
             f"design_details asks for prompts inside the towers: {depths}. This CLIP is one plain "

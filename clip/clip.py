@@ -1,0 +1,291 @@
+"""Load CLIP models by name and tokenize text, with the interface of OpenAI's package.
+
+CLIP: Radford et al., ICML 2021, arXiv:2103.00020. Parity is tested in tests/golden/clip.
+The official code is MIT.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import (
+    CenterCrop,
+    Compose,
+    InterpolationMode,
+    Normalize,
+    Resize,
+    ToTensor,
+)
+
+from .checkpoint import read_checkpoint, weights_digest
+from .download import fetch, weights_dir
+from .model import CLIP, IMAGE_MEAN, IMAGE_STD, TowerHook, build_clip, build_model
+from .open_clip_models import PREFIX as OPEN_CLIP
+from .open_clip_models import load_open_clip
+from .simple_tokenizer import EOT, SOT, SimpleTokenizer
+
+__all__ = [
+    "TowerHook",
+    "available_models",
+    "build_model",
+    "load",
+    "load_backbone",
+    "tokenize",
+    "weights_digest",
+    "weights_path",
+]
+
+_URL = "https://openaipublic.azureedge.net/clip/models"
+_OPENAI_FILES = {  # name -> sha256, file, name in open_clip and on the Hugging Face hub
+    "RN50": (
+        "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
+        "RN50.pt",
+        "timm/resnet50_clip.openai",
+    ),
+    "RN101": (
+        "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599",
+        "RN101.pt",
+        "timm/resnet101_clip.openai",
+    ),
+    "RN50x4": (
+        "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd",
+        "RN50x4.pt",
+        "timm/resnet50x4_clip.openai",
+    ),
+    "RN50x16": (
+        "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa",
+        "RN50x16.pt",
+        "timm/resnet50x16_clip.openai",
+    ),
+    "RN50x64": (
+        "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c",
+        "RN50x64.pt",
+        "timm/resnet50x64_clip.openai",
+    ),
+    "ViT-B/32": (
+        "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+        "ViT-B-32.pt",
+        "timm/vit_base_patch32_clip_224.openai",
+    ),
+    "ViT-B/16": (
+        "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
+        "ViT-B-16.pt",
+        "timm/vit_base_patch16_clip_224.openai",
+    ),
+    "ViT-L/14": (
+        "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+        "ViT-L-14.pt",
+        "timm/vit_large_patch14_clip_224.openai",
+    ),
+    "ViT-L/14@336px": (
+        "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
+        "ViT-L-14-336px.pt",
+        "timm/vit_large_patch14_clip_336.openai",
+    ),
+}
+_WEIGHTS = Path(__file__).resolve().parent / "weights"
+_TOY_FILES = {"toy/ViT": _WEIGHTS / "toy_vit.pt", "toy/RN": _WEIGHTS / "toy_rn.pt"}
+_MODELS = {name: f"{_URL}/{sha}/{file}" for name, (sha, file, _) in _OPENAI_FILES.items()}
+_MODELS.update({name: str(path) for name, path in _TOY_FILES.items()})
+
+
+def available_models() -> list[str]:
+    """Names that `load` knows: OpenAI's models and the embedded toy backbones."""
+    return list(_MODELS)
+
+
+def _download(url: str, root: str | os.PathLike | None = None) -> str:
+    """The local path of a value of `_MODELS`, downloaded if needed (see clip/download.py).
+
+    Raises:
+        RuntimeError: if the weights cannot be had, or do not match their SHA-256.
+        FileNotFoundError: if the file of an embedded backbone is missing.
+    """
+    if "://" in url:
+        return str(fetch(url, root, hint=_hub_hint(url)))
+    if not Path(url).is_file():
+        raise FileNotFoundError(
+            f"The embedded backbone file {url} is missing. It belongs to the package: restore it "
+            "with git checkout -- clip/weights, or install the package again."
+        )
+    return url
+
+
+def _hub_hint(url: str) -> str:
+    """How to get the same weights from the Hugging Face hub; empty for other files."""
+    for _, file, hub in _OPENAI_FILES.values():
+        if url.endswith(f"/{file}"):
+            arch = file.removesuffix("px.pt").removesuffix(".pt") + "-quickgelu"
+            return (
+                f"\n  The same weights on the Hugging Face hub: {hub}; use the backbone name "
+                f'"{OPEN_CLIP}{arch}/openai".'
+            )
+    return ""
+
+
+def weights_path(name: str, download_root: str | os.PathLike | None = None) -> Path | None:
+    """Where `load` expects the weights file of `name`, whether or not it is there.
+
+    None for `open_clip:` names, whose files the open_clip_torch package manages.
+
+    Raises:
+        RuntimeError: if the name is unknown.
+    """
+    if name.startswith(OPEN_CLIP):
+        return None
+    if name not in _MODELS:
+        return Path(_known_file(name))
+    location = _MODELS[name]
+    if "://" in location:
+        return weights_dir(download_root) / location.split("/")[-1]
+    return Path(location)
+
+
+def _known_file(name: str) -> str:
+    """`name` if it is a file.
+
+    Raises:
+        RuntimeError: if it is neither a file nor, as the caller found, a known name.
+    """
+    if os.path.isfile(name):
+        return name
+    close = difflib.get_close_matches(name.lower(), [known.lower() for known in _MODELS], n=1)
+    guess = [known for known in _MODELS if known.lower() in close]
+    hint = f' Did you mean "{guess[0]}"?' if guess else ""
+    raise RuntimeError(
+        f'Model "{name}" not found.{hint} Available models: {", ".join(_MODELS)}; also '
+        f"{OPEN_CLIP}<architecture>/<pretrained>, or the path of a weights file."
+    )
+
+
+def load_backbone(
+    name: str,
+    *,
+    precision: str = "fp32",
+    device: str | torch.device = "cpu",
+    download_root: str | os.PathLike | None = None,
+) -> CLIP:
+    """Load a frozen CLIP in eval mode.
+
+    Args:
+        name: a name of `available_models()`, `open_clip:<architecture>/<pretrained>`, or the path
+            of a weights file in OpenAI's layout.
+        precision: "fp32" or "amp" (float32 weights), or "fp16" (OpenAI's mixed storage).
+        device: where the model goes.
+        download_root: folder of downloaded weights, see clip/download.py.
+
+    Returns:
+        The model; no parameter requires a gradient; `backbone_name` is `name`.
+
+    Raises:
+        RuntimeError: if the name is unknown, or its weights cannot be had or read.
+        ValueError: if the weights are no CLIP, or `precision` is unknown.
+    """
+    if precision not in ("fp32", "amp", "fp16"):
+        raise ValueError(f'precision is "{precision}"; expected "fp32", "amp" or "fp16".')
+    storage = "fp16" if precision == "fp16" else "fp32"
+    if name.startswith(OPEN_CLIP):
+        model = load_open_clip(name, precision=storage, cache_dir=download_root)
+    else:
+        is_named = name in _MODELS
+        path = _download(_MODELS[name], download_root) if is_named else _known_file(name)
+        model = build_clip(read_checkpoint(path), precision=storage)
+    model.backbone_name = name
+    return model.requires_grad_(False).to(device)
+
+
+def load(
+    name: str,
+    device: str | torch.device | None = None,
+    jit: bool = False,
+    download_root: str | os.PathLike | None = None,
+) -> tuple[CLIP, Callable[[Image.Image], Tensor]]:
+    """Load a CLIP model and its evaluation transform.
+
+    Args:
+        name: see `load_backbone`.
+        device: default: a GPU if there is one. On a CPU the model is float32, else float16.
+        jit: must be False; there is one model, and it is a plain module.
+        download_root: folder of downloaded weights, see clip/download.py.
+
+    Returns:
+        The model in eval mode (parameters trainable, as OpenAI's), and a transform PIL image ->
+        (3, H, H) tensor.
+    """
+    if jit:
+        raise ValueError("jit=True is not supported: the model is a plain module. Use jit=False.")
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    precision = "fp32" if device.type == "cpu" else "fp16"
+    model = load_backbone(name, precision=precision, device=device, download_root=download_root)
+    side = model.visual.input_resolution
+    return model.requires_grad_(True), _transform(side, model.image_mean, model.image_std)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    return image.convert("RGB")
+
+
+def _transform(
+    n_px: int,
+    mean: Sequence[float] = IMAGE_MEAN,
+    std: Sequence[float] = IMAGE_STD,
+) -> Compose:
+    """Resize the shorter side (bicubic), crop the centre, to RGB, to [0, 1], normalise."""
+    return Compose(
+        [
+            Resize(n_px, interpolation=InterpolationMode.BICUBIC),
+            CenterCrop(n_px),
+            _to_rgb,
+            ToTensor(),
+            Normalize(mean, std),
+        ]
+    )
+
+
+@lru_cache(maxsize=1)
+def default_tokenizer() -> SimpleTokenizer:
+    """The tokenizer that `tokenize` uses, read once."""
+    return SimpleTokenizer()
+
+
+def tokenize(
+    texts: str | Sequence[str], context_length: int = 77, truncate: bool = False
+) -> torch.IntTensor:
+    """Token ids of texts: start, text, end, zero padding.
+
+    Args:
+        texts: one text or several.
+        context_length: positions of a row.
+        truncate: cut a text that is too long, keeping the end token.
+
+    Returns:
+        (N, context_length) int32.
+
+    Raises:
+        RuntimeError: if a text is too long and `truncate` is False.
+    """
+    texts = [texts] if isinstance(texts, str) else texts
+    tokenizer = default_tokenizer()
+    sot, eot = tokenizer.encoder[SOT], tokenizer.encoder[EOT]
+    result = torch.zeros(len(texts), context_length, dtype=torch.int32)
+    for row, text in enumerate(texts):
+        ids = [sot, *tokenizer.encode(text), eot]
+        if len(ids) > context_length:
+            if not truncate:
+                raise RuntimeError(f"Input {text} is too long for context length {context_length}")
+            ids = [*ids[: context_length - 1], eot]
+        result[row, : len(ids)] = torch.tensor(ids, dtype=torch.int32)
+    return result
+
+
+def __getattr__(name: str):
+    if name == "_tokenizer":  # read the merges file only when somebody asks
+        return default_tokenizer()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

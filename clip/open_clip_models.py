@@ -1,0 +1,239 @@
+"""Backbones of the open_clip_torch package, by name `open_clip:<architecture>/<pretrained>`.
+
+A model whose layout fits becomes our CLIP, with its activation and head counts; conversion counts
+only if both models give the same features on a probe. Any other model can encode, no more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from .model import CLIP, QuickGELU, build_clip
+from .vision import HOOKABLE
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "open_clip:"
+PROBE_TOLERANCE = (
+    1e-3  # of the largest feature: float32 rounding is far below, a wrong layout above
+)
+WHAT_WORKS = f"{HOOKABLE}, {PREFIX}ViT-B-16/laion2b_s34b_b88k and other plain ViT architectures"
+
+
+class EncodeOnlyCLIP(nn.Module):
+    """An open_clip model whose layout is not CLIP's: encodes images and texts, no more.
+
+    Everything that needs hooks, hidden states or the inside of the text tower is refused.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer, *, reason: str, needs_strings: bool):
+        super().__init__()
+        import open_clip
+
+        self.inner = model
+        preprocess = open_clip.get_model_preprocess_cfg(model)
+        size = preprocess["size"]
+        side = size if isinstance(size, int) else size[0]
+        self.image_mean, self.image_std = tuple(preprocess["mean"]), tuple(preprocess["std"])
+        self.backbone_name = ""
+        self.reason = reason
+        self.needs_strings = needs_strings
+        self._tokenizer = tokenizer
+        with torch.no_grad():
+            features = model.encode_image(torch.zeros(1, 3, side, side))
+        self.visual = SimpleNamespace(input_resolution=side, output_dim=features.shape[-1])
+        self.context_length = getattr(model, "context_length", 77)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of activations."""
+        return next(self.inner.parameters()).dtype
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The logit scale in log form."""
+        return self.inner.logit_scale
+
+    def encode_image(self, images: Tensor, **options) -> Tensor:
+        """(N, 3, H, H) -> (N, D) raw features."""
+        self._refuse(options)
+        return self.inner.encode_image(images.to(self.dtype))
+
+    def encode_text(self, tokens: Tensor | Sequence[str], **options) -> Tensor:
+        """Token ids of `clip.tokenize`, or strings -> (N, D) raw features.
+
+        Raises:
+            ValueError: for token ids if the model has a tokenizer of its own.
+        """
+        self._refuse(options)
+        if not isinstance(tokens, Tensor):
+            tokens = self._tokenizer(list(tokens)).to(self.logit_scale.device)
+        elif self.needs_strings:
+            raise ValueError(
+                f"{self.backbone_name} has a tokenizer of its own: pass strings to encode_text, "
+                "not the ids of clip.tokenize."
+            )
+        return self.inner.encode_text(tokens)
+
+    def _refuse(self, options: dict) -> None:
+        asked = sorted(key for key, value in options.items() if value != DEFAULTS.get(key))
+        if asked:
+            self._refuse_internals(", ".join(asked))
+
+    def _refuse_internals(self, what: str) -> None:
+        raise ValueError(
+            f"{self.backbone_name or 'This backbone'} can only encode ({self.reason}): {what} is "
+            f"not available. Backbones that work: {WHAT_WORKS}."
+        )
+
+    def project_image(self, rows: Tensor) -> Tensor:
+        """Refused: there are no CLIP tokens."""
+        return self._refuse_internals("project_image")
+
+    def project_text(self, rows: Tensor) -> Tensor:
+        """Refused: there are no CLIP tokens."""
+        return self._refuse_internals("project_text")
+
+    def __getattr__(self, name: str):
+        if name in INTERNALS:
+            self._refuse_internals(name)
+        return super().__getattr__(name)
+
+
+DEFAULTS = {"start": 0, "pool": True, "shared": 0}  # options that ask for nothing; others: None
+INTERNALS = (
+    "token_embedding",
+    "positional_embedding",
+    "transformer",
+    "ln_final",
+    "text_projection",
+)
+
+
+def load_open_clip(
+    name: str, *, precision: str = "fp32", cache_dir: str | None = None
+) -> CLIP | EncodeOnlyCLIP:
+    """Load `open_clip:<architecture>/<pretrained>`.
+
+    Args:
+        name: pretrained is a tag of open_clip, or the path of a weights file.
+        precision: "fp32", or "fp16" for OpenAI's mixed storage (converted models only).
+        cache_dir: folder of downloaded weights (default: the package's).
+
+    Raises:
+        ValueError: if the architecture, the tag or the activation does not fit.
+        RuntimeError: if the package or the weights are missing.
+    """
+    try:
+        import open_clip
+    except ImportError as err:
+        raise RuntimeError(f"{name} needs a package: pip install open_clip_torch") from err
+    arch, _, pretrained = name.removeprefix(PREFIX).partition("/")
+    _check_name(name, arch, pretrained)
+    try:
+        cache_dir = None if cache_dir is None else str(cache_dir)
+        inner = open_clip.create_model(arch, pretrained=pretrained, cache_dir=cache_dir)
+    except (RuntimeError, OSError) as err:
+        raise RuntimeError(
+            f"The weights of {name} could not be loaded: {err}\nopen_clip keeps them in the "
+            "Hugging Face cache (environment variable HF_HOME); download them on a machine with "
+            f'network, or give a file: "{PREFIX}{arch}/<path>".'
+        ) from err
+    inner.eval()
+    try:
+        return convert(inner, precision=precision)
+    except (ValueError, RuntimeError, AttributeError) as err:
+        reason = str(err).splitlines()[0]
+    logger.warning("%s does not have CLIP's layout (%s): it can encode, no more.", name, reason)
+    tokenizer = open_clip.get_tokenizer(arch)
+    needs_strings = not isinstance(tokenizer, open_clip.SimpleTokenizer)
+    return EncodeOnlyCLIP(inner, tokenizer, reason=reason, needs_strings=needs_strings)
+
+
+def _check_name(name: str, arch: str, pretrained: str) -> None:
+    import difflib
+
+    import open_clip
+
+    config = open_clip.get_model_config(arch)
+    if config is None:
+        close = difflib.get_close_matches(arch, open_clip.list_models(), n=3)
+        hint = f" Did you mean {', '.join(close)}?" if close else ""
+        raise ValueError(f'open_clip has no architecture "{arch}" ({name}).{hint}')
+    tags = open_clip.list_pretrained_tags_by_model(arch)
+    if not pretrained:
+        raise ValueError(
+            f"{name} names no weights: write {PREFIX}{arch}/<pretrained>, with one of "
+            f"{', '.join(tags) or '(no tags)'}, or the path of a weights file."
+        )
+    tag = open_clip.get_pretrained_cfg(arch, pretrained)
+    if not tag:
+        return  # a file: open_clip says so if it is missing
+    is_quick, wants_quick = config.get("quick_gelu", False), tag.get("quick_gelu", False)
+    if is_quick != wants_quick:
+        base = arch.removesuffix("-quickgelu")
+        fitting = f"{base}-quickgelu" if wants_quick else base
+        raise ValueError(
+            f"The weights {pretrained} were trained with{'' if wants_quick else 'out'} QuickGELU, "
+            f"{arch} is the architecture with{'' if is_quick else 'out'} it: every number would be "
+            f'wrong. Use "{PREFIX}{fitting}/{pretrained}".'
+        )
+
+
+def convert(inner: nn.Module, *, precision: str = "fp32") -> CLIP:
+    """Convert an open_clip model (in eval mode, float32) into our CLIP.
+
+    Raises:
+        ValueError: if its layout or its features are not CLIP's.
+        RuntimeError: if its weights do not fit CLIP's shapes.
+        AttributeError: if it lacks a part of CLIP.
+    """
+    import open_clip
+
+    if type(inner) is not open_clip.CLIP:
+        raise ValueError(f"open_clip builds it as {type(inner).__name__}")
+    state_dict = {key: value.detach().cpu() for key, value in inner.state_dict().items()}
+    state_dict["logit_scale"] = state_dict["logit_scale"].reshape(())
+    overrides = {"transformer_heads": inner.transformer.resblocks[0].attn.num_heads}
+    activations = {type(inner.transformer.resblocks[0].mlp.gelu)}
+    if "visual.proj" in state_dict:
+        block = inner.visual.transformer.resblocks[0]
+        overrides["vision_heads"] = block.attn.num_heads
+        activations.add(type(block.mlp.gelu))
+    else:
+        overrides["vision_heads"] = inner.visual.attnpool.num_heads
+    if len(activations) > 1:
+        raise ValueError("its two towers have different activations")
+    is_quick = activations.pop().__name__ == "QuickGELU"
+    overrides["activation"] = QuickGELU if is_quick else nn.GELU
+    _check_features(inner, build_clip(state_dict, **overrides))
+    model = build_clip(state_dict, precision=precision, **overrides)
+    preprocess = open_clip.get_model_preprocess_cfg(inner)
+    model.image_mean, model.image_std = tuple(preprocess["mean"]), tuple(preprocess["std"])
+    return model
+
+
+@torch.no_grad()
+def _check_features(inner: nn.Module, model: CLIP) -> None:
+    """Compare both models on one noise image and two made-up prompts."""
+    side = model.visual.input_resolution
+    images = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    tokens = torch.zeros(2, model.context_length, dtype=torch.long)
+    eot, sot = model.vocab_size - 1, model.vocab_size - 2
+    for row, length in enumerate((3, 7)):
+        tokens[row, 0], tokens[row, length + 1] = sot, eot
+        tokens[row, 1 : length + 1] = torch.arange(1, length + 1) * 37
+    pairs = {
+        "image": (inner.encode_image(images), model.encode_image(images)),
+        "text": (inner.encode_text(tokens), model.encode_text(tokens)),
+    }
+    for name, (theirs, ours) in pairs.items():
+        if theirs.shape != ours.shape or not torch.allclose(
+            theirs, ours, rtol=0, atol=PROBE_TOLERANCE * float(theirs.abs().max())
+        ):
+            raise ValueError(f"its {name} features are computed differently")
