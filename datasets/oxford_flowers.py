@@ -1,0 +1,37 @@
+"""OxfordFlowers (Flowers102): 102 flowers of Great Britain (Nilsback & Zisserman, 2008)."""
+
+import json
+from pathlib import Path
+
+from scipy.io import loadmat
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from .files import Piece
+from .records import Splits, split_by_fractions
+from .split_dataset import SplitDataset
+
+
+@DATASET_REGISTRY.register()
+class OxfordFlowers(SplitDataset):
+    """Rebuild: rule P on ``imagelabels.mat``, names from ``cat_to_name.json``."""
+
+    dataset_dir = "oxford_flowers"
+    image_folder = "jpg"
+    section = "OxfordFlowers"
+    config = "oxford_flowers"
+
+    @classmethod
+    def rebuild_pieces(cls, folder: Path) -> list[Piece]:
+        return [
+            Piece("image labels", (folder / "imagelabels.mat",), role="rebuild"),
+            Piece("class names", (folder / "cat_to_name.json",), role="rebuild"),
+        ]
+
+    def rebuild(self, folder: Path) -> Splits:
+        labels = loadmat(folder / "imagelabels.mat")["labels"].ravel().tolist()  # 1-based
+        names = json.loads((folder / "cat_to_name.json").read_text(encoding="utf-8"))
+        classes: dict[str, list[str]] = {str(label): [] for label in sorted(set(labels))}
+        for number, label in enumerate(labels, start=1):
+            classes[str(label)].append(f"image_{number:05d}.jpg")
+        return split_by_fractions(classes, names=names)

@@ -1,0 +1,216 @@
+"""Few-shot draws: the original's, for each seed and item order, kept as readable JSON.
+
+``<dataset>/split_fewshot/shot_<K>-seed_<s>.json`` holds the drawn records with relative paths and
+the fingerprint of the split that they were drawn from; a file of another split is redrawn. Drawing
+leaves Python's global generator as it was, so a run does not depend on whether the file existed.
+With SEED < 0 nothing is kept: every run draws anew.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from dassl.data.datasets import Datum
+from dassl.utils import atomic_write
+
+from .legacy_draws import read_pickled_draw
+from .records import Record, fingerprint
+
+logger = logging.getLogger(__name__)
+
+WHOLE = -1
+VAL_SHOTS = 4  # CoOp draws min(K, 4) validation images per class
+
+Lists = tuple[list[Record], list[Record]]
+Sampler = Callable[..., list[Record]]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What to draw: K training images per class, validation images per class, seed.
+
+    ``val_shots``: -1 the whole list, n the draw of min(K, n). ``num_shots`` < 1 means everything.
+    """
+
+    num_shots: int
+    seed: int
+    val_shots: int = VAL_SHOTS
+    val_from_train: bool = False  # ImageNet with selection on "val"
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode, *, val_from_train: bool = False) -> "Draw":
+        """Read DATASET.NUM_SHOTS, DATASET.VAL_SHOTS and SEED."""
+        num_shots, val_shots = cfg.DATASET.NUM_SHOTS, cfg.DATASET.VAL_SHOTS
+        if val_shots < 1 and val_shots != WHOLE:
+            raise ValueError(
+                f"DATASET.VAL_SHOTS is {val_shots}. Use n >= 1 for min(NUM_SHOTS, n) validation "
+                "images per class, or -1 for the whole validation split."
+            )
+        return cls(num_shots, cfg.SEED, val_shots, val_from_train)
+
+    @property
+    def val_per_class(self) -> int:
+        """Validation images per class; -1 for the whole list."""
+        if self.num_shots < 1 or self.val_shots == WHOLE:
+            return WHOLE
+        return min(self.num_shots, self.val_shots)
+
+    @property
+    def file_name(self) -> str:
+        """File name of the kept draw."""
+        extra = {WHOLE: "-val_all", VAL_SHOTS: ""}.get(self.val_shots, f"-val_{self.val_shots}")
+        source = "-val_from_train" if self.val_from_train else ""
+        return f"shot_{self.num_shots}-seed_{self.seed}{extra}{source}.json"
+
+
+def selects_on_val(cfg: CfgNode) -> bool:
+    """Whether the run chooses its epoch or hyperparameters on validation images."""
+    return cfg.TEST.SELECT_ON == "val" or cfg.TEST.FINAL_MODEL == "best_val"
+
+
+def draw_shots(
+    train: list[Record], val: list[Record], draw: Draw, folder: Path, *, sample: Sampler
+) -> Lists:
+    """Draw the training and validation records, or read the kept draw.
+
+    Args:
+        train, val: the whole lists. With ``draw.val_from_train`` the validation images come from
+            the training images that are not shots, and ``val`` is not used.
+        folder: where draws are kept.
+        sample: ``sample(records, num_shots=K, repeat=False)``, the engine's few-shot function.
+    """
+    if draw.num_shots < 1:
+        return train, val
+    _warn_small_classes(train, draw.num_shots)
+    split = fingerprint(train, () if draw.val_from_train else val)
+    path = folder / draw.file_name
+    kept = None
+    if draw.seed >= 0:
+        kept = _read(path, split) or _read_original(path, train, val, draw)
+    shots, val_shots = kept or _draw(train, val, draw, sample)
+    if draw.seed >= 0 and (kept is None or not path.exists()):
+        _write(path, (shots, val_shots), split, draw)
+    keeps_whole = draw.val_per_class == WHOLE and not draw.val_from_train
+    return shots, val if keeps_whole else val_shots
+
+
+def _draw(train: list[Record], val: list[Record], draw: Draw, sample: Sampler) -> Lists:
+    """Train first, then val, from one generator seeded like the run."""
+    with seeded(draw.seed):
+        shots = sample(train, num_shots=draw.num_shots, repeat=False)
+        if draw.val_from_train:
+            taken = set(shots)
+            rest = [record for record in train if record not in taken]
+            # there is no validation list of which "the whole" could be taken
+            per_class = draw.val_per_class
+            if per_class == WHOLE:
+                per_class = min(draw.num_shots, VAL_SHOTS)
+            return shots, sample(rest, num_shots=per_class, repeat=False)
+        if draw.val_per_class == WHOLE:
+            return shots, []
+        return shots, sample(val, num_shots=draw.val_per_class, repeat=False)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Python's generator freshly seeded, and put back afterwards; untouched for seed < 0."""
+    if seed < 0:
+        yield
+        return
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def _warn_small_classes(train: Sequence[Record], num_shots: int) -> None:
+    sizes = Counter(record.classname for record in train)
+    small = sorted(name for name, size in sizes.items() if size < num_shots)
+    if small:
+        logger.warning(
+            "DATASET.NUM_SHOTS is %d, but %d classes have fewer training images (%s): "
+            "they give all they have.",
+            num_shots,
+            len(small),
+            ", ".join(f"{name} {sizes[name]}" for name in small[:3]),
+        )
+
+
+def _read(path: Path, split: str) -> Lists | None:
+    """The draw kept in a file, or None when there is none that fits."""
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        train, val = ([Record(*entry) for entry in content[key]] for key in ("train", "val"))
+        fits = content["split"] == split
+    except (ValueError, KeyError, TypeError) as err:
+        logger.warning("The few-shot draw %s is damaged (%s): drawn again.", path, err)
+        return None
+    if not fits:
+        logger.warning("The few-shot draw %s belongs to another split: drawn again.", path)
+        return None
+    return train, val
+
+
+def _read_original(path: Path, train: list[Record], val: list[Record], draw: Draw) -> Lists | None:
+    """A draw that the original code pickled, where ours would be the same kind of draw."""
+    if draw.val_shots != VAL_SHOTS or draw.val_from_train:
+        return None
+    pickled = path.with_suffix(".pkl")
+    if path.exists() or not pickled.exists():
+        return None
+    try:
+        return read_pickled_draw(pickled, train, val)
+    except ValueError as err:
+        logger.warning("The few-shot draw %s is not used: %s", pickled, err)
+        return None
+
+
+def _write(path: Path, drawn: Lists, split: str, draw: Draw) -> None:
+    """One record per line; a folder that cannot be written costs only the kept file."""
+    head = {
+        "num_shots": draw.num_shots,
+        "seed": draw.seed,
+        "val_per_class": draw.val_per_class,
+        "val_from_train": draw.val_from_train,
+        "split": split,
+    }
+    lists = ",\n".join(
+        f'"{key}": [\n' + ",\n".join(json.dumps(list(r)) for r in records) + "\n]"
+        for key, records in zip(("train", "val"), drawn)
+    )
+    text = json.dumps(head, indent=0)[:-2] + ",\n" + lists + "\n}\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary:
+            Path(temporary).write_text(text, encoding="utf-8")
+    except OSError as err:
+        logger.warning("The few-shot draw could not be kept as %s (%s).", path, err)
+
+
+def items_digest(items: Sequence[Datum], folder: Path) -> str:
+    """SHA-256 (hex) of the items' relative paths and labels, in order."""
+    digest = hashlib.sha256()
+    for item in items:
+        relative = Path(os.path.relpath(item.impath, folder)).as_posix()
+        digest.update(f"{relative}\t{item.label}\n".encode())
+    return digest.hexdigest()
+
+
+def labelled_images(
+    cfg: CfgNode, train: Sequence[Datum], val: Sequence[Datum] | None
+) -> dict[str, int]:
+    """Images whose labels the run reads: all training items, and val only if it selects on val."""
+    return {"train": len(train), "val": len(val or ()) if selects_on_val(cfg) else 0}

@@ -1,0 +1,52 @@
+"""Base and new classes: keep the first or second half of the classes and renumber the labels."""
+
+import math
+from collections.abc import Sequence
+
+from dassl.data.datasets import Datum
+
+SUBSAMPLES = ("all", "base", "new")
+
+
+def kept_labels(labels: Sequence[int], subsample: str) -> list[int]:
+    """The labels that "all" / "base" / "new" keeps, sorted: base is the first ceil(n / 2).
+
+    Raises:
+        ValueError: for another word, or when nothing is left.
+    """
+    if subsample not in SUBSAMPLES:
+        raise ValueError(
+            f'DATASET.SUBSAMPLE_CLASSES is "{subsample}". Known: {", ".join(SUBSAMPLES)}.'
+        )
+    ordered = sorted(set(labels))
+    if subsample == "all":
+        return ordered
+    middle = math.ceil(len(ordered) / 2)
+    kept = ordered[:middle] if subsample == "base" else ordered[middle:]
+    if not kept:
+        raise ValueError(
+            f'DATASET.SUBSAMPLE_CLASSES "{subsample}" keeps no class: the training list has '
+            f"{len(ordered)}."
+        )
+    return kept
+
+
+def subsample_classes(*lists: Sequence[Datum], subsample: str = "all") -> tuple | list:
+    """Keep the classes of the first list's base or new half in all lists.
+
+    Labels are renumbered from 0 in sorted order, the order of the items is kept, ``domain``
+    becomes 0. "all" returns the lists untouched, as the tuple that came in.
+    """
+    kept = kept_labels([item.label for item in lists[0]], subsample)
+    if subsample == "all":
+        return lists
+    print(f"SUBSAMPLE {subsample.upper()} CLASSES!")
+    new_label = {label: position for position, label in enumerate(kept)}
+    return [
+        [
+            Datum(impath=i.impath, label=new_label[i.label], classname=i.classname)
+            for i in items
+            if i.label in new_label
+        ]
+        for items in lists
+    ]

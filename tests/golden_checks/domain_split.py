@@ -1,0 +1,110 @@
+"""DomainBed's folder order, in / out splits and evaluation transform."""
+
+import hashlib
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dassl.config import get_cfg_default
+from datasets.domain_split import domain_seed, split_domain
+from datasets.domainbed import DomainFolder
+from datasets.files import is_image
+from golden_checks.common import Case
+from trainers.common.domainbed_transforms import eval_transform
+
+
+def check(case: Case) -> None:
+    config = case.config
+    if "tree" in config:
+        check_tree(config)
+    if "env_sizes" in config:
+        check_indices(case)
+    if "resize" in config:
+        check_transform(case)
+    if not {"tree", "env_sizes", "resize"} & set(config):
+        raise ValueError(f"{case.path}: nothing here that this checker knows.")
+
+
+def check_indices(case: Case) -> None:
+    config = case.config
+    for trial in config["trial_seeds"]:
+        for env, n in enumerate(config["env_sizes"]):
+            start = f"trial{trial}.env{env}."
+            out, kept = split_domain(
+                n, domain=env, trial_seed=trial, holdout=config["holdout_fraction"]
+            )
+            digest = hashlib.sha256(np.concatenate([out, kept]).astype("<i8").tobytes()).digest()
+            found = {
+                "seed": domain_seed(trial, env),
+                "out": out,
+                "in": kept,
+                "out_head": out[:32],
+                "in_head": kept[:32],
+                "out_tail": out[-8:],
+                "in_tail": kept[-8:],
+                "out_len": len(out),
+                "in_len": len(kept),
+                "sha256": np.frombuffer(digest, dtype=np.uint8),
+            }
+            names = [name for name in case.arrays if name.startswith(start)]
+            if not names:
+                raise AssertionError(f"{case.path}: no expected array begins with {start}")
+            for name in names:
+                case.compare(name, np.asarray(found[name.removeprefix(start)]))
+
+
+def check_tree(config: dict) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for name in config["tree"]:
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if is_image(path.name):
+                Image.new("RGB", (4, 4)).save(path, _format(path))
+            else:
+                path.write_text("no image")
+        cfg = get_cfg_default()
+        cfg.DATASET.ROOT = str(root)
+        cfg.DATASET.TARGET_DOMAINS = (config["environments"][-1],)
+        cfg.DATASET.TRIAL_SEED = config["trial_seed"]
+        cfg.DATASET.HOLDOUT = config["holdout_fraction"]
+        dataset = DomainFolder(cfg)
+
+        assert list(dataset.all_domains) == config["environments"]
+        assert dataset.classnames == config["class_names"]
+        for env, domain in enumerate(dataset.all_domains.values()):
+            files, labels = config["files"][env], config["labels"][env]
+            out = config["out_indices"][env]
+            assert [_relative(i.impath, root) for i in domain.out_items] == [files[k] for k in out]
+            found = {_relative(i.impath, root): i.label for i in domain.in_items + domain.out_items}
+            assert found == dict(zip(files, labels))
+            # the shuffle is undone by the split function: this checks the order of the files
+            _, kept = split_domain(
+                len(files),
+                domain=env,
+                trial_seed=config["trial_seed"],
+                holdout=config["holdout_fraction"],
+            )
+            assert [_relative(i.impath, root) for i in domain.in_items] == [files[k] for k in kept]
+
+
+def check_transform(case: Case) -> None:
+    config = case.config
+    transform = eval_transform(tuple(config["resize"]), mean=config["mean"], std=config["std"])
+    for k in range(config["n_images"]):
+        image = transform(Image.fromarray(case.arrays[f"image{k}"]))
+        case.compare(f"sample{k}", image[:, ::16, ::16])
+        case.compare(f"mean{k}", image.mean(dim=(1, 2)))
+        case.compare(f"std{k}", image.std(dim=(1, 2)))
+
+
+def _format(path: Path) -> str:
+    return {".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF"}.get(
+        path.suffix.lower(), path.suffix[1:].upper()
+    )
+
+
+def _relative(path: str, root: Path) -> str:
+    return Path(path).relative_to(root).as_posix()

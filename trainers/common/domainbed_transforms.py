@@ -1,0 +1,42 @@
+"""Image transforms of the leave-one-domain-out protocol (DomainBed), parity: golden/domain_split.
+
+One normalised tensor feeds student and teacher: ImageNet statistics for both.
+"""
+
+from torchvision import transforms as T
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+SIZE = (224, 224)  # height, width
+CROP_SCALE = (0.7, 1.0)  # fraction of the area
+JITTER = 0.3  # brightness, contrast, saturation and hue
+GREY_PROBABILITY = 0.1
+
+
+def eval_transform(
+    size: tuple[int, int] = SIZE,
+    *,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> T.Compose:
+    """PIL image -> (3, h, w): resized without keeping the aspect ratio, normalised."""
+    return T.Compose([T.Resize(tuple(size)), T.ToTensor(), T.Normalize(list(mean), list(std))])
+
+
+def train_transform(
+    size: tuple[int, int] = SIZE,
+    *,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> T.Compose:
+    """PIL image -> (3, h, w): crop, flip, colour jitter, sometimes grey, normalised."""
+    return T.Compose(
+        [
+            T.RandomResizedCrop(tuple(size), scale=CROP_SCALE),
+            T.RandomHorizontalFlip(),
+            T.ColorJitter(JITTER, JITTER, JITTER, JITTER),
+            T.RandomGrayscale(GREY_PROBABILITY),
+            T.ToTensor(),
+            T.Normalize(list(mean), list(std)),
+        ]
+    )
