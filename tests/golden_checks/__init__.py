@@ -1,0 +1,1 @@
+"""Checkers of golden cases, one module per method, and what they share."""

@@ -1,0 +1,116 @@
+"""A golden case: reading it, building its tiny backbone, comparing numbers with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clip.model import CLIP, build_clip
+from golden_checks import tiny_clip
+
+
+@lru_cache(maxsize=2)
+def _tiny_weights(name: str, seed: int) -> dict[str, Tensor]:
+    return tiny_clip.torch_state_dict(name, seed)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One folder with case.json and, if it has arrays, arrays.npz.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @cached_property
+    def spec(self) -> dict:
+        """case.json."""
+        return json.loads((self.path / "case.json").read_text(encoding="utf-8"))
+
+    @property
+    def config(self) -> dict:
+        """The `config` of case.json."""
+        return self.spec.get("config") or {}
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Name -> array, of arrays.npz."""
+        file = self.path / "arrays.npz"
+        if not file.is_file():
+            return {}
+        with np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+
+    def tensor(self, name: str) -> Tensor:
+        """A stored array as a tensor of the same dtype; a copy."""
+        return torch.tensor(self.arrays[name])
+
+    def load_clip(self) -> CLIP:
+        """The tiny backbone of the case: our CLIP in float32 and eval mode, a new one per call."""
+        backbone = self.spec["backbone"]
+        model = build_clip(_tiny_weights(backbone["name"], backbone["seed"]))
+        model.backbone_name = backbone["name"]
+        return model
+
+    def tolerance(self, name: str) -> dict[str, float]:
+        """rtol and atol of an array: those of the case, overridden by the entry of `tolerances`
+        whose key is the longest beginning of `name` (which may allow outliers, too)."""
+        entries = self.spec.get("tolerances") or {}
+        keys = [key for key in entries if name.startswith(key)]
+        override = entries[max(keys, key=len)] if keys else {}
+        return {"rtol": self.spec["rtol"], "atol": self.spec["atol"], **override}
+
+    def compare(self, name: str, actual, expected=None, *, rtol=None, atol=None) -> None:
+        """Assert |actual - expected| <= atol + rtol * |expected|; integers and bools exactly.
+
+        Args:
+            name: array of the case; finds the tolerance, too.
+            actual: tensor, array or number.
+            expected: instead of the stored array (a field of case.json, say).
+            rtol: instead of the case's.
+            atol: instead of the case's.
+        """
+        expected = np.asarray(self.arrays[name] if expected is None else expected)
+        actual = _numpy(actual)
+        assert actual.shape == expected.shape, (
+            f"{name}: shape {actual.shape}, expected {expected.shape}"
+        )
+        if expected.dtype.kind not in "fc":
+            wrong = np.argwhere(actual != expected)
+            if len(wrong):
+                where = _first(wrong, actual, expected)
+                raise AssertionError(f"{name}: {len(wrong)} of {expected.size} differ: {where}")
+            return
+        limits = self.tolerance(name)
+        rtol = limits["rtol"] if rtol is None else rtol
+        atol = limits["atol"] if atol is None else atol
+        actual, expected = actual.astype(np.float64), expected.astype(np.float64)
+        is_far = ~np.isclose(actual, expected, rtol=rtol, atol=atol, equal_nan=True)
+        allowed = int(limits.get("outlier_fraction", 0) * expected.size)
+        if is_far.sum() <= allowed:
+            outlier_atol = limits.get("outlier_atol", atol)
+            is_far &= ~np.isclose(actual, expected, rtol=rtol, atol=outlier_atol)
+        if is_far.any():
+            gap = np.nanmax(np.abs(actual - expected))
+            raise AssertionError(
+                f"{name}: {is_far.sum()} of {expected.size} beyond rtol {rtol}, atol {atol} "
+                f"(outliers allowed: {allowed}); largest difference {gap:.3g}; "
+                + _first(np.argwhere(is_far), actual, expected)
+            )
+
+
+def _numpy(value) -> np.ndarray:
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+
+
+def _first(wrong: np.ndarray, actual: np.ndarray, expected: np.ndarray) -> str:
+    index = tuple(int(i) for i in wrong[0])
+    return f"at {index} got {actual[index]}, expected {expected[index]}"
