@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 setup(
     name="vltune",
     version="0.1.0",
-    description="Tune CLIP-like vision-language models: methods, baselines and protocols on one engine",
+    description="Tune CLIP-like models: methods, baselines and protocols on one engine",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
@@ -21,8 +21,8 @@ setup(
     include_package_data=True,
     package_data={
         "clip": ["weights/*"],
-        "trainers.common": ["weights/*"],
-        "datasets": ["**/*.json"],
+        "trainers.common": ["weights/*", "*.json"],
+        "datasets": ["*.json", "toy_world/*"],
     },
     install_requires=[
         "torch>=2.4",

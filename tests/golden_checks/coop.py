@@ -35,7 +35,7 @@ def check(case: Case) -> None:
 
     def logits() -> torch.Tensor:
         text = method.text_features(clip)
-        return method.logits(method.image_features(raw), text, clip.logit_scale.exp())
+        return method.logits(clip, method.image_features(raw), text)
 
     case.compare("logits_init", logits())
     loss = loss_of(0)

@@ -1,4 +1,4 @@
-"""TaskRes: base classifiers, residual variants, projection tuning, transfer to ImageNet variants."""
+"""TaskRes: base classifiers, residual variants, projection tuning, ImageNet variants."""
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ def _train_and_compare(case: Case, clip, method, watched: dict[str, Tensor]) -> 
 
     def logits() -> Tensor:
         text = method.text_features(clip)
-        return method.logits(method.image_features(raw), text, clip.logit_scale.exp())
+        return method.logits(clip, method.image_features(raw), text)
 
     def loss_of(step: int) -> Tensor:
         return method.losses(clip, raw, labels)["loss"]

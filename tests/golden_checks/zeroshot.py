@@ -13,7 +13,7 @@ def check(case: Case) -> None:
     with torch.no_grad():
         raw = method.raw_image_features(clip, case.tensor("images"))
         text = method.text_features(clip)
-        logits = method.logits(method.image_features(raw), text, clip.logit_scale.exp())
+        logits = method.logits(clip, method.image_features(raw), text)
     case.compare("text_features", text)
     case.compare("image_features", raw)
     case.compare("logits", logits)

@@ -52,7 +52,7 @@ class ClipTrainer(TrainerX):
         precision = cfg.TRAINER[self.node].get("PREC", "fp32") if self.node else "fp32"
         if precision not in PRECISIONS:
             raise ValueError(
-                f"TRAINER.{self.node}.PREC is {precision!r}; expected one of {', '.join(PRECISIONS)}."
+                f"TRAINER.{self.node}.PREC is {precision!r}; expected {' | '.join(PRECISIONS)}."
             )
         if not cfg.MODEL.BACKBONE.NAME:
             raise ValueError(
@@ -163,7 +163,7 @@ class ClipTrainer(TrainerX):
             )
 
     def step_schedule(self) -> None:
-        """Step the learning rate: after every batch or at an epoch's last batch (OPTIM.STEP_PER)."""
+        """Step the learning rate after a batch, or at an epoch's last one (OPTIM.STEP_PER)."""
         if self.cfg.OPTIM.STEP_PER == "batch" or (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
 
@@ -189,9 +189,7 @@ class ClipTrainer(TrainerX):
     def model_inference(self, images: Tensor) -> Tensor:
         """A test batch -> (B, C) logits."""
         image_features = self.method.image_features(self.raw_features(images))
-        return self.method.logits(
-            image_features, self._evaluation_text, self.clip.logit_scale.exp()
-        )
+        return self.method.logits(self.clip, image_features, self._evaluation_text)
 
     # ----------------------------------------------------------------- use without a dataset
     returns_probabilities = False  # True: ``logits`` gives probabilities (DMN)

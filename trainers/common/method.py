@@ -31,9 +31,9 @@ class Method(nn.Module):
         """(B, D) raw features -> (B, D), unit rows."""
         return F.normalize(raw_image_features, dim=-1)
 
-    def logits(self, image_features: Tensor, text_features: Tensor, logit_scale: Tensor) -> Tensor:
-        """(B, D), (C, D), already exponentiated scale -> (B, C) scaled cosines."""
-        return logit_scale * image_features @ text_features.t()
+    def logits(self, clip: CLIP, image_features: Tensor, text_features: Tensor | None) -> Tensor:
+        """(B, D), (C, D) -> (B, C) cosines times exp(logit scale)."""
+        return clip.logit_scale.exp() * image_features @ text_features.t()
 
     def losses(self, clip: CLIP, raw_image_features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Training losses of a batch; "loss" is minimised, every entry is logged.
@@ -42,17 +42,14 @@ class Method(nn.Module):
             raw_image_features: (B, D), before L2 normalisation.
             labels: (B,) int64.
         """
-        logits = self.logits(
-            self.image_features(raw_image_features),
-            self.text_features(clip),
-            clip.logit_scale.exp(),
-        )
+        image_features = self.image_features(raw_image_features)
+        logits = self.logits(clip, image_features, self.text_features(clip))
         return cross_entropy_losses(logits, labels)
 
     def forward(self, clip: CLIP, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised pixels -> (B, C) logits."""
         image_features = self.image_features(self.raw_image_features(clip, images))
-        return self.logits(image_features, self.text_features(clip), clip.logit_scale.exp())
+        return self.logits(clip, image_features, self.text_features(clip))
 
     def import_state(
         self,

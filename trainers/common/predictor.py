@@ -82,11 +82,10 @@ def method_predictor(
     """Tie a method to its backbone; its text features are computed once."""
     with torch.no_grad():
         text_features = method.text_features(clip)
-    scale = clip.logit_scale.exp()
 
     def logits(pixels: Tensor) -> Tensor:
-        raw = trainer.encode_pixels(cfg, clip, method, pixels.to(scale.device))
-        return method.logits(method.image_features(raw), text_features, scale)
+        raw = trainer.encode_pixels(cfg, clip, method, pixels.to(clip.logit_scale.device))
+        return method.logits(clip, method.image_features(raw), text_features)
 
     return Predictor(
         classnames,

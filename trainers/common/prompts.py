@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from clip import tokenize
 from clip.model import CLIP, TowerHook
 
+from .method import Method
 from .templates import fill
 
 # Prompts per call where no gradient is kept; bounds memory with 80 templates x 1000 classes.
@@ -70,6 +71,65 @@ def _encode(
     return run(embeddings)
 
 
+def common_prefix_length(tokens: Tensor) -> int:
+    """How many leading tokens all prompts of (N, L) share, end-of-text tokens not counted."""
+    same = (tokens == tokens[:1]).all(dim=0)
+    length = int(same.int().cumprod(dim=0).sum())
+    return min(length, int(eot_positions(tokens).min()))
+
+
+class FrozenPrompts:
+    """Constant prompts whose blocks below ``start`` are frozen: those are run once, here.
+
+    One group per prompt length; leading tokens that all prompts share are computed once per call.
+    Valid as long as the backbone does not change, which no method of this package does below
+    ``start``.
+    """
+
+    def __init__(self, clip: CLIP, tokens: Tensor, *, start: int = 0, shared: int = 0) -> None:
+        """Args: tokens (N, L); start: first block that a hook changes; shared: leading tokens."""
+        self.start, self.shared = start, shared
+        self.rows: list[Tensor] = []
+        self.groups: list[tuple[Tensor, Tensor | None]] = []
+        positions = eot_positions(tokens)
+        for position in positions.unique().tolist():
+            rows = (positions == position).nonzero().flatten()
+            ids = tokens[rows, : position + 1]
+            states = None
+            if start:
+                with torch.no_grad():
+                    states = clip.encode_text(ids, stop=start, shared=shared)  # (L, N, W)
+            self.rows.append(rows)
+            self.groups.append((ids, states))
+
+    def encode(self, clip: CLIP, *, hook: TowerHook | None = None, chunk: int = 0) -> Tensor:
+        """(N, D) raw features in the order of the tokens; ``chunk`` as in ``encode_prompts``."""
+        parts = []
+        for ids, states in self.groups:
+            for rows in torch.arange(len(ids), device=ids.device).split(chunk or len(ids)):
+                part = None if states is None else states[:, rows]
+                parts.append(self._encode(clip, ids[rows], part, hook, recompute=chunk > 0))
+        return torch.cat(parts)[torch.cat(self.rows).argsort()]
+
+    def _encode(
+        self,
+        clip: CLIP,
+        ids: Tensor,
+        states: Tensor | None,
+        hook: TowerHook | None,
+        *,
+        recompute: bool,
+    ) -> Tensor:
+        def run() -> Tensor:
+            return clip.encode_text(
+                ids, hook=hook, start=self.start, states=states, shared=self.shared
+            )
+
+        if recompute and torch.is_grad_enabled():
+            return checkpoint(run, use_reentrant=False)
+        return run()
+
+
 @torch.no_grad()
 def encode_sentences(clip: CLIP, sentences: Sequence[str]) -> Tensor:
     """N sentences -> (N, D) raw features, no gradient."""
@@ -109,9 +169,9 @@ def zero_shot_classifier(clip: CLIP, classnames: Sequence[str], templates: Seque
 class LearnedPrompt(nn.Module):
     """Token embeddings of "<context> <name>." with a learned context.
 
-    Frozen parts are buffers: ``token_prefix`` (C, 1, W) = SOS, ``token_suffix`` (C, L-1-M, W) = what
-    follows the context up to the longest end-of-text token, ``tokenized_prompts`` (C, 77). The trained context lives in ``ctx`` of shape
-    (M, W), or (C, M, W) when class-specific.
+    Frozen parts are buffers: ``token_prefix`` (C, 1, W) = SOS, ``token_suffix`` (C, L-1-M, W) =
+    what follows the context up to the longest end-of-text token, ``tokenized_prompts`` (C, 77).
+    The trained context lives in ``ctx``: (M, W), or (C, M, W) when class-specific.
     """
 
     def __init__(
@@ -179,6 +239,82 @@ class LearnedPrompt(nn.Module):
         if ctx.dim() == 2:
             ctx = ctx.expand(len(self.token_prefix), -1, -1)
         return _LAYOUTS[self.position](ctx, self.token_prefix, self.token_suffix, self.name_lengths)
+
+
+class ContextPrompt(LearnedPrompt, Method):
+    """t_c = normalise(T(P(ctx))_c); the context is the only learned tensor (CoOp and its kin)."""
+
+    def __init__(
+        self,
+        clip: CLIP,
+        classnames: Sequence[str],
+        *,
+        n_ctx: int,
+        ctx_init: str = "",
+        class_specific: bool = False,
+        position: str = "end",
+        chunk: int = 0,
+    ) -> None:
+        """Args: as ``LearnedPrompt``; chunk: TRAIN.TEXT_CHUNK, see ``encode_prompts``."""
+        super().__init__(
+            clip,
+            classnames,
+            n_ctx=n_ctx,
+            ctx_init=ctx_init,
+            class_specific=class_specific,
+            position=position,
+        )
+        self.chunk = chunk
+
+    def raw_text_features(self, clip: CLIP) -> Tensor:
+        """(C, D), before L2 normalisation."""
+        return encode_prompts(
+            clip,
+            self.tokenized_prompts,
+            embeddings=self.embeddings(),
+            chunk=self.chunk if self.training else 0,
+        )
+
+    def text_features(self, clip: CLIP) -> Tensor:
+        """(C, D) unit rows."""
+        return F.normalize(self.raw_text_features(clip), dim=-1)
+
+    def import_state(
+        self,
+        state: dict[str, Tensor],
+        source_classes: Sequence[str] | None,
+        classes: Sequence[str],
+    ) -> dict[str, Tensor]:
+        """Take ctx; prefix and suffix belong to this run's class names.
+
+        Raises:
+            ValueError: if there is no context, or it does not fit this run.
+        """
+        if "ctx" not in state:
+            raise ValueError(
+                f"The checkpoint holds no learned context (ctx), only: {', '.join(state)}."
+            )
+        ctx = state["ctx"]
+        if ctx.dim() == 3 and source_classes is not None and list(source_classes) != list(classes):
+            raise ValueError(
+                "A class-specific context (TRAINER.COOP.CSC True) serves only the classes that it "
+                "was trained on. Train with CSC False to evaluate on other classes."
+            )
+        if ctx.shape != self.ctx.shape:
+            raise ValueError(_context_mismatch(ctx, self.ctx))
+        return {**self.state_dict(), "ctx": ctx}
+
+
+def _context_mismatch(given: Tensor, expected: Tensor) -> str:
+    shapes = ["x".join(map(str, tensor.shape)) for tensor in (given, expected)]
+    fix = f"Set TRAINER.COOP.N_CTX {given.shape[-2]}"
+    if given.dim() != expected.dim():
+        fix = f"Set TRAINER.COOP.CSC {given.dim() == 3}"
+    return (
+        f"The checkpoint was trained with {given.shape[-2]} context tokens (ctx: {shapes[0]}), "
+        f"this run asks for {expected.shape[-2]} (ctx: {shapes[1]}). {fix} or point --model-dir "
+        "elsewhere."
+    )
 
 
 def _end(ctx: Tensor, prefix: Tensor, suffix: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -1,0 +1,143 @@
+"""MMA: adapted towers, amplified gradients, training steps, class split, parser, layer analysis."""
+
+import torch
+from yacs.config import CfgNode
+
+from clip.model import TowerHook
+from dassl.config import get_cfg_default
+from dassl.optim import build_lr_scheduler, build_optimizer
+from golden_checks.common import Case
+from trainers.common.prompts import encode_prompts, eot_positions
+from trainers.mma import AdapterLearner
+
+
+def check(case: Case) -> None:
+    if "train_labels" in case.arrays:
+        check_split(case)
+    elif "logits" in case.arrays:
+        check_adapters(case)
+    elif "harmonic" in case.arrays:
+        check_parser(case)
+    else:
+        check_layers(case)
+
+
+class _Recorder(TowerHook):
+    """Keeps what every block returns after the adapters of the wrapped hook."""
+
+    all_rows = True
+
+    def __init__(self, hook: TowerHook) -> None:
+        self.hook, self.states = hook, []
+
+    def embed(self, x):
+        return self.hook.embed(x)
+
+    def block(self, i, block, x):
+        self.states.append(self.hook.block(i, block, x))
+        return self.states[-1]
+
+
+def _learner(case: Case, clip, classnames: list[str]) -> AdapterLearner:
+    config = case.config
+    return AdapterLearner(
+        clip,
+        classnames,
+        start=config["ADAPTER_START"],
+        end=config["ADAPTER_END"],
+        dim=config["ADAPTER_DIM"],
+        scale=config["ADAPTER_SCALE"],
+        ctx_init=config["TEXT_CTX_INIT"],
+    )
+
+
+def _optim(config: dict) -> CfgNode:
+    cfg = get_cfg_default().OPTIM
+    given = config["OPTIM"]
+    cfg.NAME, cfg.LR, cfg.MOMENTUM = given["NAME"], given["LR"], given["MOMENTUM"]
+    cfg.WEIGHT_DECAY, cfg.MAX_EPOCH = given["WEIGHT_DECAY"], given["MAX_EPOCH"]
+    cfg.SGD_NESTEROV, cfg.SGD_DAMPNING = given["NESTEROV"], given["DAMPENING"]
+    cfg.LR_SCHEDULER, cfg.WARMUP_EPOCH = given["LR_SCHEDULER"], given["WARMUP_EPOCH"]
+    return cfg
+
+
+def check_adapters(case: Case) -> None:
+    clip, classnames = case.load_clip(), case.spec["classnames"]
+    learner = _learner(case, clip, classnames)
+    parameters = dict(learner.named_parameters())
+    initial = [key.removeprefix("init/") for key in case.arrays if key.startswith("init/")]
+    assert set(initial) == set(parameters)
+    if "parameter_order" in case.config:
+        assert list(parameters) == case.config["parameter_order"]
+    for name in initial:
+        parameters[name].data = case.tensor(f"init/{name}").float()
+    images, labels = case.tensor("images"), case.tensor("labels")
+
+    case.compare("num_trainable", sum(p.numel() for p in parameters.values()))
+    case.compare("tokens", learner.tokenized_prompts)
+    _check_features(case, clip, learner, images[0])
+
+    raw = learner.raw_image_features(clip, images[0])
+    loss = learner.losses(clip, raw, labels[0])["loss"]
+    case.compare("loss", loss)
+    loss.backward()
+    for name, parameter in parameters.items():
+        if f"grad/{name}" in case.arrays:
+            case.compare(f"grad/{name}", parameter.grad)
+    if "grad_norms" in case.arrays:
+        case.compare("grad_norms", [p.grad.double().norm().item() for p in parameters.values()])
+    _check_training(case, clip, learner, images, labels)
+
+
+def _check_features(case: Case, clip, learner: AdapterLearner, images) -> None:
+    tokens = learner.tokenized_prompts
+    with torch.no_grad():
+        case.compare("plain_text_features", encode_prompts(clip, tokens))
+        case.compare("plain_image_features", clip.encode_image(images))
+        text, image = _Recorder(learner.text_hook(clip)), _Recorder(learner.image_hook())
+        clip.encode_text(tokens, hook=text)
+        clip.encode_image(images, hook=image)
+        rows = torch.arange(len(tokens))
+        at_eot = [states[eot_positions(tokens), rows] for states in text.states]
+        case.compare("text_hidden_eot", torch.stack(at_eot))
+        case.compare("image_hidden_cls", torch.stack([states[0] for states in image.states]))
+        raw_text = learner.raw_text_features(clip)
+        raw_image = learner.raw_image_features(clip, images)
+        case.compare("text_features", raw_text)
+        case.compare("image_features", raw_image)
+        case.compare("logits", learner(clip, images))
+
+
+def _check_training(case: Case, clip, learner: AdapterLearner, images, labels) -> None:
+    cfg = _optim(case.config)
+    optimizer = build_optimizer(learner, cfg)
+    scheduler = build_lr_scheduler(optimizer, cfg)
+    losses, rates = [], []
+    for step in range(len(images)):
+        raw = learner.raw_image_features(clip, images[step])
+        loss = learner.losses(clip, raw, labels[step])["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        rates.append(optimizer.param_groups[0]["lr"])
+        losses.append(loss.item())
+        optimizer.step()
+        if (step + 1) % case.config["batches_per_epoch"] == 0:
+            scheduler.step()
+    case.compare("step_losses", losses)
+    case.compare("step_lrs", rates)
+    case.compare("lr_after", optimizer.param_groups[0]["lr"])
+    parameters = dict(learner.named_parameters())
+    for name, parameter in parameters.items():
+        if f"after/{name}" in case.arrays:
+            case.compare(f"after/{name}", parameter)
+    if "after_norms" in case.arrays:
+        case.compare(
+            "after_norms", [p.detach().double().norm().item() for p in parameters.values()]
+        )
+    learner.eval()
+    with torch.no_grad():
+        case.compare("eval_logits_base", learner(clip, case.tensor("eval_images")))
+        other = _learner(case, clip, case.spec["new_classnames"]).eval()
+        other.load_state_dict(other.import_state(learner.state_dict(), None, []))
+        case.compare("eval_logits_new", other(clip, case.tensor("eval_images")))
+        case.compare("text_features_new", other.raw_text_features(clip))

@@ -1,0 +1,105 @@
+"""CoCoOp: conditional context optimisation.
+
+Zhou, Yang, Loy, Liu: Conditional Prompt Learning for Vision-Language Models, CVPR 2022, arXiv
+2203.05557. Parity is tested in tests/golden/cocoop. License of the official code: MIT.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode
+from yacs.config import CfgNode as CN
+
+from clip.model import CLIP
+from dassl.engine import TRAINER_REGISTRY
+from trainers.common import FeatureTrainer, Method, cross_entropy_losses
+from trainers.common.prompts import LearnedPrompt, encode_prompts
+
+
+class CoCoOpPrompt(LearnedPrompt, Method):
+    """ctx_b = ctx + meta(f_b); logits_bc = s f_b . normalise(T(P(ctx_b))_c).
+
+    ctx (M, W) and the meta-net D -> D/16 -> W are learned; f_b is the unit image feature. There are
+    no image-independent class vectors: text features are made inside ``logits``.
+    """
+
+    def __init__(
+        self,
+        clip: CLIP,
+        classnames: Sequence[str],
+        *,
+        n_ctx: int,
+        ctx_init: str = "",
+        chunk: int = 0,
+    ) -> None:
+        super().__init__(clip, classnames, n_ctx=n_ctx, ctx_init=ctx_init)
+        self.chunk = chunk
+        width, embed_dim = clip.text_projection.shape
+        self.meta_net = nn.Sequential()
+        self.meta_net.add_module("linear1", nn.Linear(embed_dim, embed_dim // 16))
+        self.meta_net.add_module("relu", nn.ReLU())
+        self.meta_net.add_module("linear2", nn.Linear(embed_dim // 16, width))
+        self.meta_net.to(clip.logit_scale.device, clip.dtype)
+
+    def text_features(self, clip: CLIP) -> None:
+        """None: every image has its own class vectors."""
+        return
+
+    def conditional_text_features(self, clip: CLIP, image_features: Tensor) -> Tensor:
+        """(B, D) unit image features -> (B, C, D) unit rows, one classifier per image."""
+        shift = self.meta_net(image_features)  # (B, W)
+        embeddings = [self.embeddings(self.ctx + row) for row in shift]
+        tokens = self.tokenized_prompts.repeat(len(shift), 1)
+        chunk = self.chunk if self.training else 0
+        raw = encode_prompts(clip, tokens, embeddings=torch.cat(embeddings), chunk=chunk)
+        return F.normalize(raw, dim=-1).unflatten(0, (len(shift), -1))
+
+    def logits(self, clip: CLIP, image_features: Tensor, text_features: None = None) -> Tensor:
+        """(B, D) unit rows -> (B, C); B * C prompts are encoded."""
+        text_features = self.conditional_text_features(clip, image_features)
+        return clip.logit_scale.exp() * torch.einsum("bd,bcd->bc", image_features, text_features)
+
+    def losses(self, clip: CLIP, raw_image_features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy."""
+        logits = self.logits(clip, self.image_features(raw_image_features))
+        return cross_entropy_losses(logits, labels)
+
+    def import_state(
+        self,
+        state: dict[str, Tensor],
+        source_classes: Sequence[str] | None,
+        classes: Sequence[str],
+    ) -> dict[str, Tensor]:
+        """Context and meta-net serve any classes; prefix and suffix belong to this run's."""
+        per_class = ("token_prefix", "token_suffix")
+        own = self.state_dict()
+        learned = {key: value for key, value in state.items() if key not in per_class}
+        return {**learned, **{key: own[key] for key in per_class}}
+
+
+@TRAINER_REGISTRY.register()
+class CoCoOp(FeatureTrainer):
+    """Trains the context and the meta-net by cross-entropy."""
+
+    node = "COCOOP"
+
+    @staticmethod
+    def default_cfg() -> CfgNode:
+        node = CN()
+        node.N_CTX = 16  # number of context tokens; ignored when CTX_INIT is given
+        node.CTX_INIT = ""  # initial words; the recipe sets "a photo of a"
+        node.PREC = "amp"  # fp32 | fp16 | amp
+        return CN({"TRAINER": CN({"COCOOP": node})})
+
+    @classmethod
+    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
+        node = cfg.TRAINER.COCOOP
+        return CoCoOpPrompt(
+            clip,
+            classnames,
+            n_ctx=node.N_CTX,
+            ctx_init=node.CTX_INIT,
+            chunk=cfg.TRAIN.TEXT_CHUNK,
+        )

@@ -1,0 +1,238 @@
+"""MMA: Multi-Modal Adapter for vision-language models.
+
+Yang, Zhang, Wang, Xie: MMA: Multi-Modal Adapter for Vision-Language Models, CVPR 2024, pp.
+23826-23837. Parity is tested in tests/golden/mma. License of the official code: MIT.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode
+from yacs.config import CfgNode as CN
+
+from clip import tokenize
+from clip.model import CLIP, BlockView, TowerHook
+from dassl.engine import TRAINER_REGISTRY
+from trainers.common import ClipTrainer, Method
+from trainers.common.prompts import FrozenPrompts, common_prefix_length
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """Identity whose backward multiplies by a constant."""
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.factor, None
+
+
+def amplified_linear(layer: nn.Linear, x: Tensor, factor: float) -> Tensor:
+    """``layer(x)`` whose parameter gradients are multiplied by ``factor``; d/dx stays exact."""
+    weight = _ScaleGradient.apply(layer.weight, factor)
+    bias = _ScaleGradient.apply(layer.bias, factor)
+    return F.linear(x.to(weight.dtype), weight, bias)
+
+
+class Bottleneck(nn.Module):
+    """The two layers of A(h) = U(relu(S(relu(D(h))))) that one tower owns; S is passed in."""
+
+    def __init__(self, width: int, dim: int) -> None:
+        super().__init__()
+        self.down = nn.Sequential(nn.Linear(width, dim), nn.ReLU())
+        self.up = nn.Linear(dim, width)
+
+    def forward(self, h: Tensor, shared: nn.Linear, amplification: float = 1.0) -> Tensor:
+        """(..., W) -> (..., W); parameter gradients are multiplied by ``amplification``."""
+        h = F.relu(amplified_linear(self.down[0], h, amplification))
+        h = F.relu(amplified_linear(shared, h, amplification))
+        return amplified_linear(self.up, h, amplification)
+
+
+class AdapterHook(TowerHook):
+    """Adds the branches of one tower: x_out = block(x) + s * A_i(ln_1(x)).
+
+    Indices are the official ones: i = 1 is the first block, i = 0 the input before it.
+    """
+
+    def __init__(
+        self,
+        branches: nn.ModuleList,
+        shared: nn.ModuleList,
+        scale: float,
+        positions: Tensor | None = None,
+    ) -> None:
+        """Args: positions: the text tower's positional embedding (L, W); None for images."""
+        self.branches, self.shared, self.scale, self.positions = branches, shared, scale, positions
+
+    def _branch(self, index: int, h: Tensor, amplification: float) -> Tensor:
+        shared = self.shared[index][0]
+        return self.scale * self.branches[index](h, shared, amplification).to(h.dtype)
+
+    def _has(self, index: int) -> bool:
+        return isinstance(self.branches[index], Bottleneck)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Index 0 of the text tower reads the embeddings before positions are added."""
+        if self.positions is None or not self._has(0):
+            return x
+        bare = x - self.positions[: x.shape[0], None].to(x.dtype)
+        return x + self._branch(0, bare, 1.0)
+
+    def block(self, i: int, block: BlockView, x: Tensor) -> Tensor:
+        """Run block i (from 0), official index i + 1."""
+        if i == 0 and self.positions is None and self._has(0):
+            x = x + self._branch(0, x, 1.0)
+        if not self._has(i + 1):
+            return block(x)
+        # spec mma 2.3: parameter gradients at index >= 1 are the true ones divided by s
+        branch = self._branch(i + 1, block.ln_1(block.rows(x)), 1.0 / self.scale)
+        return block(x) + branch
+
+
+class AdapterLearner(Method):
+    """A bottleneck beside each of the blocks a..b of both towers; the middle layer is shared.
+
+    x_out = block(x) + s * U relu(S relu(D ln_1(x))); D, S, U are learned (He normal, fan-out;
+    biases zero), CLIP is frozen. Loss: cross-entropy.
+    """
+
+    def __init__(
+        self,
+        clip: CLIP,
+        classnames: Sequence[str],
+        *,
+        start: int,
+        end: int,
+        dim: int,
+        scale: float,
+        ctx_init: str = "",
+        chunk: int = 0,
+    ) -> None:
+        """Build adapters for the official indices ``start``..``end``, both inclusive.
+
+        Raises:
+            ValueError: if the range, the width or the scale cannot work.
+        """
+        super().__init__()
+        layers = min(clip.transformer.layers, clip.visual.transformer.layers)
+        _check_range(start, end, layers, dim, scale)
+        self.scale, self.chunk = scale, chunk
+        widths = {"text": clip.transformer.width, "visual": clip.visual.transformer.width}
+        depths = {"text": clip.transformer.layers, "visual": clip.visual.transformer.layers}
+        for tower, width in widths.items():
+            slots = [
+                Bottleneck(width, dim) if start <= i <= end else nn.Identity()
+                for i in range(depths[tower] + 1)
+            ]
+            self.add_module(f"{tower}_adapter", nn.ModuleList(slots))
+        self.shared_adapter = nn.ModuleList(
+            nn.Sequential(nn.Linear(dim, dim), nn.ReLU()) if start <= i <= end else nn.Identity()
+            for i in range(max(depths.values()) + 1)
+        )
+        self.apply(_initialise)
+        sentences = [f"{ctx_init} {name.replace('_', ' ')}." for name in classnames]
+        tokens = tokenize(sentences).to(clip.logit_scale.device)
+        self.register_buffer("tokenized_prompts", tokens, persistent=False)
+        # Blocks below the first adapter are frozen and the prompts are constants.
+        self.prompts = FrozenPrompts(
+            clip, tokens, start=max(start - 1, 0), shared=common_prefix_length(tokens)
+        )
+
+    def text_hook(self, clip: CLIP) -> AdapterHook:
+        """The hook of the text tower."""
+        positions = clip.positional_embedding
+        return AdapterHook(self.text_adapter, self.shared_adapter, self.scale, positions)
+
+    def image_hook(self) -> AdapterHook:
+        """The hook of the image tower."""
+        return AdapterHook(self.visual_adapter, self.shared_adapter, self.scale)
+
+    def raw_text_features(self, clip: CLIP) -> Tensor:
+        """(C, D), before L2 normalisation."""
+        chunk = self.chunk if self.training else 0
+        return self.prompts.encode(clip, hook=self.text_hook(clip), chunk=chunk)
+
+    def text_features(self, clip: CLIP) -> Tensor:
+        """(C, D) unit rows."""
+        return F.normalize(self.raw_text_features(clip), dim=-1)
+
+    def raw_image_features(self, clip: CLIP, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, D), adapted, before L2 normalisation."""
+        return clip.encode_image(images.to(clip.dtype), hook=self.image_hook())
+
+    def import_state(
+        self,
+        state: dict[str, Tensor],
+        source_classes: Sequence[str] | None,
+        classes: Sequence[str],
+    ) -> dict[str, Tensor]:
+        """Adapters belong to no class; the prompts of an official file do and are dropped."""
+        per_class = ("tokenized_prompts", "token_embedding")
+        return {key: value for key, value in state.items() if key not in per_class}
+
+
+def _check_range(start: int, end: int, layers: int, dim: int, scale: float) -> None:
+    if not 0 <= start <= end <= layers:
+        raise ValueError(
+            f"TRAINER.MMADAPTER.ADAPTER_START {start} and ADAPTER_END {end} must satisfy "
+            f"0 <= start <= end <= {layers}, the depth that both towers of this backbone have."
+        )
+    if dim < 1:
+        raise ValueError(f"TRAINER.MMADAPTER.ADAPTER_DIM is {dim}; expected at least 1.")
+    if scale == 0:
+        raise ValueError(
+            "TRAINER.MMADAPTER.ADAPTER_SCALE is 0: the parameter gradients are divided by it. "
+            "The published value is 0.001."
+        )
+
+
+@torch.no_grad()
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(module.bias)
+
+
+@TRAINER_REGISTRY.register()
+class MMA(ClipTrainer):
+    """Trains the adapters of both towers by cross-entropy."""
+
+    node = "MMADAPTER"
+    model_name = "adapter_learner"
+    needs_vit = True
+
+    @staticmethod
+    def default_cfg() -> CfgNode:
+        node = CN()
+        node.TEXT_CTX_INIT = ""  # words before the class name; the recipes set "a photo of a"
+        node.PREC = "amp"  # fp32 | amp | fp16
+        node.ADAPTER_START = 4  # first index, 1 = first block, 0 = before it; recipes 5 or 9
+        node.ADAPTER_END = 12  # last index, inclusive
+        node.ADAPTER_DIM = 32  # width of the bottleneck
+        node.ADAPTER_SCALE = 0.1  # s; the recipes set 0.001
+        return CN({"TRAINER": CN({"MMADAPTER": node})})
+
+    @classmethod
+    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
+        node = cfg.TRAINER.MMADAPTER
+        return AdapterLearner(
+            clip,
+            classnames,
+            start=node.ADAPTER_START,
+            end=node.ADAPTER_END,
+            dim=node.ADAPTER_DIM,
+            scale=node.ADAPTER_SCALE,
+            ctx_init=node.TEXT_CTX_INIT,
+            chunk=cfg.TRAIN.TEXT_CHUNK,
+        )
+
+
+@TRAINER_REGISTRY.register()
+class MultiModalAdapter(MMA):
+    """The official name of MMA."""
