@@ -1,0 +1,68 @@
+"""What to tell a user whose loss is not a number."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def explain_nonfinite(
+    loss: Tensor | float,
+    *,
+    where: str,
+    lr: float | None,
+    modules: Mapping[str, nn.Module],
+    batch: Any = None,
+) -> str:
+    """The text of the error about a loss that is infinite or NaN: place and likely cause.
+
+    Args:
+        loss: the loss.
+        where: the place, as "epoch 3, batch 12 of 40".
+        lr: learning rate now, or None.
+        modules: registered modules by name.
+        batch: the batch that was read last, if it is known.
+    """
+    value = loss.detach().float().mean().item() if isinstance(loss, Tensor) else float(loss)
+    cause = _bad_batch(batch) or _bad_parameter(modules, lr) or _finite_everywhere(lr)
+    return f"Loss is infinite or NaN! {where}: loss = {value}. {cause}"
+
+
+def _bad_batch(batch: Any) -> str:
+    if not isinstance(batch, Mapping):
+        return ""
+    images = batch.get("img")
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        return ""
+    bad = (~images.flatten(1).isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if not bad:
+        return ""
+    paths = batch.get("impath")
+    names = [str(paths[i]) for i in bad[:3]] if paths else [f"row {i}" for i in bad[:3]]
+    return (
+        f"{len(bad)} inputs of the batch hold infinite or NaN values, the first: "
+        f"{', '.join(names)}. Look at these images or at the stored features made from them."
+    )
+
+
+def _bad_parameter(modules: Mapping[str, nn.Module], lr: float | None) -> str:
+    for module_name, module in modules.items():
+        for name, parameter in module.named_parameters():
+            if not torch.isfinite(parameter.detach()).all():
+                rate = "" if lr is None else f" (now {lr:.4g})"
+                return (
+                    f"{module_name}.{name} already holds infinite or NaN values, so an earlier "
+                    f"update diverged. Lower OPTIM.LR{rate}, lengthen the warm-up "
+                    "(OPTIM.WARMUP_EPOCH), or train in fp32 (TRAINER.<name>.PREC fp32)."
+                )
+    return ""
+
+
+def _finite_everywhere(lr: float | None) -> str:
+    rate = "" if lr is None else f" (now {lr:.4g})"
+    return (
+        "Inputs and parameters are finite, so the forward pass overflowed. Train in fp32 "
+        f"(TRAINER.<name>.PREC fp32), lower OPTIM.LR{rate}, or check the method's scales "
+        "and temperatures."
+    )

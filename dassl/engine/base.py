@@ -1,0 +1,317 @@
+"""The base of all trainers: registered models, updates, files, and the bare loop over epochs."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from dassl.utils import tolist_if_not
+
+from .anomaly import explain_nonfinite
+from .checkpoints import load_models, resume_from_folders, save_models
+from .prograd import projected_gradients
+from .resume import ResumeFile, restore
+from .writer import MetricsLog, SummaryWriter
+
+MODES = ("train", "eval", "test")
+
+
+class TrainerBase:
+    """Registered models with their optimisers, and the loop over epochs.
+
+    Attributes that a run leaves behind: ``results`` (split or classifier name -> metrics in
+    percent), ``selected_epoch`` (counted from 1; 0: no training), ``best_result``. Setting
+    ``stop`` ends the loop after the current epoch.
+    """
+
+    def __init__(self) -> None:
+        self.cfg: CfgNode | None = None
+        self._models: dict[str, nn.Module] = {}
+        self._optims: dict[str, torch.optim.Optimizer | None] = {}
+        self._scheds: dict[str, Any] = {}
+        self._writer: SummaryWriter | None = None
+        self._metrics_log: MetricsLog | None = None
+        self._resume_file: ResumeFile | None = None
+        self.stop = False
+        self.results: dict[str, dict[str, float]] = {}
+        self.best_result = -math.inf
+        self.selected_epoch: int | None = None
+        self.selected_metrics: dict[str, float] = {}
+        self.loaded_checkpoint: dict | None = None
+        self.start_epoch = self.epoch = self.max_epoch = 0
+        self.output_dir = "."
+        self.earlier_seconds = 0.0  # training time of earlier attempts at this run
+        self.keep_resume_file = False  # the entry point removes it, after its own last file
+        self.time_start = time.time()
+
+    # ----------------------------------------------------------------- models
+    def register_model(
+        self,
+        name: str = "model",
+        model: nn.Module | None = None,
+        optim: torch.optim.Optimizer | None = None,
+        sched: Any = None,
+    ) -> None:
+        """Keep a model, its optimiser and schedule under a name, the folder of its checkpoints."""
+        if "_models" not in self.__dict__:
+            raise AttributeError("Call super().__init__() before register_model().")
+        assert name not in self._models, f"Found duplicate model name: {name!r} is registered."
+        self._models[name] = model
+        self._optims[name] = optim
+        self._scheds[name] = sched
+
+    def get_model_names(self, names: str | Sequence[str] | None = None) -> list[str]:
+        """``names`` as a list of registered names; None: all of them, in order."""
+        real_names = list(self._models)
+        if names is None:
+            return real_names
+        names = tolist_if_not(list(names) if isinstance(names, tuple) else names)
+        for name in names:
+            assert name in real_names, f"No model {name!r} is registered; there are {real_names}."
+        return names
+
+    def set_model_mode(self, mode: str = "train", names: str | Sequence[str] | None = None) -> None:
+        """Put registered models into train or eval mode; others keep theirs."""
+        if mode not in MODES:
+            raise KeyError(f"Unknown mode {mode!r}; expected one of {', '.join(MODES)}.")
+        for name in self.get_model_names(names):
+            if self._models[name] is not None:
+                self._models[name].train(mode == "train")
+
+    def update_lr(self, names: str | Sequence[str] | None = None) -> None:
+        """Step the schedules."""
+        for name in self.get_model_names(names):
+            if self._scheds[name] is not None:
+                self._scheds[name].step()
+
+    def get_current_lr(self, names: str | Sequence[str] | None = None) -> float | None:
+        """Learning rate of the first group of the first model that has an optimiser, or None."""
+        for name in self.get_model_names(names):
+            if self._optims[name] is not None:
+                return self._optims[name].param_groups[0]["lr"]
+        return None
+
+    # ----------------------------------------------------------------- updates
+    def detect_anomaly(self, loss: Tensor) -> None:
+        """Stop with place and likely cause if the loss is infinite or NaN.
+
+        Raises:
+            FloatingPointError
+        """
+        if not torch.isfinite(loss).all():
+            self._stop_nonfinite(loss)
+
+    def _stop_nonfinite(self, loss: Tensor | float) -> None:
+        batch = f"batch {getattr(self, 'batch_idx', 0) + 1} of {getattr(self, 'num_batches', '?')}"
+        message = explain_nonfinite(
+            loss,
+            where=f"epoch {self.epoch + 1}, {batch}",
+            lr=self.get_current_lr(),
+            modules={k: v for k, v in self._models.items() if v is not None},
+            batch=getattr(self, "_batch", None),
+        )
+        raise FloatingPointError(message)
+
+    def model_zero_grad(self, names: str | Sequence[str] | None = None) -> None:
+        """Clear the gradients of the named optimisers."""
+        for name in self.get_model_names(names):
+            if self._optims[name] is not None:
+                self._optims[name].zero_grad()
+
+    def model_backward(self, loss: Tensor) -> None:
+        """Check the loss and compute gradients."""
+        self.detect_anomaly(loss)
+        loss.backward()
+
+    def model_update(self, names: str | Sequence[str] | None = None) -> None:
+        """Step the named optimisers."""
+        for name in self.get_model_names(names):
+            if self._optims[name] is not None:
+                self._optims[name].step()
+
+    def model_backward_and_update(
+        self, loss: Tensor, names: str | Sequence[str] | None = None
+    ) -> None:
+        """Zero, backward, step."""
+        self.model_zero_grad(names)
+        self.model_backward(loss)
+        self.model_update(names)
+
+    def prograd_backward_and_update(
+        self,
+        loss_a: Tensor,
+        loss_b: Tensor,
+        lambda_: float = 1,
+        names: str | Sequence[str] | None = None,
+    ) -> None:
+        """Step along the gradient of ``loss_a`` without what works against ``loss_b``.
+
+        Per parameter, u = g_b / ||g_b||; g_a - lambda_ <g_a, u> u where <g_a, u> < 0, else g_a.
+
+        Source: ProGrad, ICCV 2023 (vendored Dassl 0.5 of the KgCoOp lineage).
+        """
+        self.detect_anomaly(loss_a)
+        self.detect_anomaly(loss_b)
+        self.model_zero_grad(names)
+        models = [self._models[name] for name in self.get_model_names(names)]
+        parameters = [p for model in models for p in model.parameters() if p.requires_grad]
+        gradients = projected_gradients(loss_a, loss_b, parameters, strength=lambda_)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.model_update(names)
+
+    # ----------------------------------------------------------------- files
+    def checkpoint_meta(self) -> dict[str, Any]:
+        """Further entries of every checkpoint: tensors, numbers, strings and lists of them."""
+        return {}
+
+    def extra_state(self) -> dict[str, Any]:
+        """What no registered module holds but resuming needs; tensors, numbers, strings, lists."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Take what ``extra_state`` gave."""
+
+    def save_model(
+        self,
+        epoch: int,
+        directory: str,
+        is_best: bool = False,
+        val_result: float | None = None,
+        model_name: str = "",
+    ) -> None:
+        """Write one checkpoint per registered model; ``epoch`` is counted from 0."""
+        save_models(
+            self,
+            epoch,
+            directory,
+            is_best=is_best,
+            val_result=val_result,
+            model_name=model_name,
+        )
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load every registered model: of an epoch (counted from 1), or the best one.
+
+        Raises:
+            FileNotFoundError: if there is no such checkpoint; lists those that exist.
+            ValueError: if a file cannot be read or does not fit.
+        """
+        if not directory:
+            print("Note that load_model() is skipped as no pretrained model is given")
+            return
+        load_models(self, directory, epoch)
+
+    def resume_model_if_exist(self, directory: str) -> int:
+        """Continue a run found in ``directory``; returns the epoch to start from.
+
+        An interrupted run is continued exactly, from its resume file. Where only checkpoints lie
+        (runs of the original, finished runs), weights, optimiser and schedule of the last epoch
+        are loaded, and random states are not what they were.
+        """
+        resume = ResumeFile(directory)
+        state = resume.load()
+        if state is None:
+            return resume_from_folders(self, directory)
+        if "models" not in state:
+            print("No checkpoint found, train from scratch")
+            return 0
+        epoch = restore(self, state, resume.path)
+        print(f"Continue the interrupted run in {directory} after epoch {epoch}")
+        return epoch
+
+    def loaders(self) -> dict[str, Any]:
+        """The loaders by name, without those that are None."""
+        names = ("train_loader_x", "train_loader_u", "val_loader", "test_loader")
+        found = {name: getattr(self, name, None) for name in names}
+        return {name: loader for name, loader in found.items() if loader is not None}
+
+    # ----------------------------------------------------------------- records
+    def add_result(self, name: str, metrics: Mapping[str, float]) -> None:
+        """Record metrics (percent) of a split or classifier for ``results.json``."""
+        self.results[name] = {
+            key: float(value) for key, value in metrics.items() if _is_number(value)
+        }
+
+    def close_writer(self) -> None:
+        """Close the TensorBoard writer and ``metrics.jsonl``."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self._metrics_log is not None:
+            self._metrics_log.close()
+            self._metrics_log = None
+
+    def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
+        """Write a scalar to TensorBoard, if a writer is open."""
+        if self._writer is not None:
+            self._writer.add_scalar(tag, scalar_value, global_step)
+
+    def elapsed_seconds(self) -> float:
+        """Seconds since the run began, earlier attempts included."""
+        return self.earlier_seconds + time.time() - self.time_start
+
+    # ----------------------------------------------------------------- loop
+    def train(self, start_epoch: int | None = None, max_epoch: int | None = None) -> None:
+        """The loop over epochs; arguments are for callers outside, None keeps the config's."""
+        self.start_epoch = self.start_epoch if start_epoch is None else start_epoch
+        self.max_epoch = self.max_epoch if max_epoch is None else max_epoch
+        self.before_train()
+        self.epoch = max(self.start_epoch - 1, 0)
+        if (
+            self._resume_file is not None
+            and self.start_epoch
+            and not self._resume_file.holds_state()
+        ):
+            self._resume_file.save(self, self.start_epoch, force=True)
+        for epoch in range(self.start_epoch, self.max_epoch):
+            if self.stop:
+                break
+            self.epoch = epoch
+            self.before_epoch()
+            self.run_epoch()
+            self.after_epoch()
+            self._keep_for_resume()
+        self.after_train()
+        if self._resume_file is not None and not self.keep_resume_file:
+            self._resume_file.remove()
+
+    def _keep_for_resume(self) -> None:
+        if self._metrics_log is not None:
+            self._metrics_log.flush()
+        if self._resume_file is not None:
+            is_last = self.stop or self.epoch + 1 == self.max_epoch
+            self._resume_file.save(self, self.epoch + 1, force=is_last)
+
+    def remove_resume_file(self) -> None:
+        """Remove the resume file: every file of the run is written."""
+        if self._resume_file is not None:
+            self._resume_file.remove()
+
+    def before_train(self) -> None:
+        """Hook before the first epoch."""
+
+    def after_train(self) -> None:
+        """Hook after the last epoch."""
+
+    def before_epoch(self) -> None:
+        """Hook before every epoch."""
+
+    def after_epoch(self) -> None:
+        """Hook after every epoch."""
+
+    def run_epoch(self) -> None:
+        """One pass of training."""
+        raise TypeError(f"{type(self).__name__} does not override run_epoch().")
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True

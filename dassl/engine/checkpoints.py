@@ -1,0 +1,160 @@
+"""Saving and loading the checkpoints of registered models."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dassl import __version__
+from dassl.utils import load_checkpoint, save_checkpoint
+
+from .plain import plain
+
+if TYPE_CHECKING:
+    from .trainer import TrainerBase
+
+BEST = "model-best.pth.tar"
+NUMBERED = "model.pth.tar-"
+_RESERVED = ("state_dict", "epoch", "optimizer", "scheduler", "val_result")
+
+
+def save_models(
+    trainer: "TrainerBase",
+    epoch: int,
+    directory: str | Path,
+    *,
+    is_best: bool = False,
+    val_result: float | None = None,
+    model_name: str = "",
+) -> None:
+    """Write one checkpoint per registered model, atomically.
+
+    Args:
+        trainer: whose models.
+        epoch: counted from 0; the file holds and is named by epoch + 1. -1: before any training.
+        directory: the run's folder.
+        is_best: also write ``model-best.pth.tar``.
+        val_result: percent, or None.
+        model_name: file name in place of ``model.pth.tar-<epoch + 1>``.
+
+    Raises:
+        ValueError: if ``checkpoint_meta()`` uses a key that the engine writes.
+    """
+    meta = plain(trainer.checkpoint_meta(), where="checkpoint_meta()")
+    clash = sorted(set(meta) & set(_RESERVED))
+    if clash:
+        raise ValueError(
+            f"{type(trainer).__name__}.checkpoint_meta() returns {', '.join(clash)}, which the "
+            "engine writes itself. Choose other names."
+        )
+    for name in trainer.get_model_names():
+        optim, sched = trainer._optims[name], trainer._scheds[name]
+        content = {
+            "state_dict": trainer._models[name].state_dict(),
+            "epoch": epoch + 1,
+            "optimizer": optim.state_dict() if optim is not None else None,
+            "scheduler": sched.state_dict() if sched is not None else None,
+            "val_result": None if val_result is None else float(val_result),
+            "dassl_version": __version__,
+            **meta,
+        }
+        save_checkpoint(
+            content, str(Path(directory) / name), is_best=is_best, model_name=model_name
+        )
+
+
+def checkpoint_file(directory: str | Path, name: str, epoch: int | None) -> Path:
+    """Path of the checkpoint to load: of ``epoch``, or the best one.
+
+    Raises:
+        FileNotFoundError: if it is not there; lists the checkpoints that are.
+    """
+    folder = Path(directory) / name
+    path = folder / (BEST if epoch is None else f"{NUMBERED}{epoch}")
+    if path.is_file():
+        return path
+    present = numbered_checkpoints(folder)
+    if not present and not (folder / BEST).is_file():
+        hint = f"{folder} holds no checkpoint; check --model-dir."
+    elif epoch is None:
+        hint = (
+            "Only runs with TEST.FINAL_MODEL best_val (TEST.SELECT_ON val) write it; this run "
+            f"kept the epochs {_listed(present)}: give one, --load-epoch {max(present)}."
+        )
+    else:
+        best = f" and {BEST} (no --load-epoch)" if (folder / BEST).is_file() else ""
+        hint = f"There are the epochs {_listed(present)}{best}."
+    raise FileNotFoundError(f"No checkpoint at {path}. {hint}")
+
+
+def _listed(epochs: dict[int, Path]) -> str:
+    return ", ".join(map(str, sorted(epochs))) or "(none)"
+
+
+def numbered_checkpoints(folder: Path) -> dict[int, Path]:
+    """Epoch (counted from 1) -> file, of the checkpoints in a model's folder."""
+    if not folder.is_dir():
+        return {}
+    files = sorted(folder.glob(f"{NUMBERED}*"))
+    return {
+        int(path.name[len(NUMBERED) :]): path
+        for path in files
+        if path.name[len(NUMBERED) :].isdigit()
+    }
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The contents of a checkpoint file, read with ``weights_only=True``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a truncated or foreign file.
+    """
+    content = load_checkpoint(str(path))
+    if not isinstance(content, dict) or "state_dict" not in content:
+        held = ", ".join(list(content)[:5]) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(
+            f"{path} is no checkpoint of a training run: expected a dictionary with state_dict, "
+            f"epoch, optimizer, scheduler and val_result; it holds {held}. Point --model-dir at a "
+            "folder that train.py wrote."
+        )
+    return content
+
+
+def load_models(trainer: "TrainerBase", directory: str | Path, epoch: int | None = None) -> None:
+    """Load every registered model, strictly, and print what was loaded."""
+    for name in trainer.get_model_names():
+        path = checkpoint_file(directory, name, epoch)
+        content = read_checkpoint(path)
+        try:
+            trainer._models[name].load_state_dict(content["state_dict"])
+        except RuntimeError as err:
+            raise ValueError(
+                f"Checkpoint {path} does not fit the model {name!r} of this run: {err} "
+                "Use the settings and classes that it was trained with, or another --model-dir."
+            ) from err
+        value = content.get("val_result")
+        result = "None" if value is None else f"{value:.1f}"
+        print(f"Load {path} to {name} (epoch={content.get('epoch')}, val_result={result})")
+        trainer.loaded_checkpoint = content
+
+
+def resume_from_folders(trainer: "TrainerBase", directory: str | Path) -> int:
+    """Load the last numbered checkpoint of every registered model; returns its epoch.
+
+    This is the original's resume: weights, optimiser and schedule, but no random state. The pointer
+    file is not followed, because it may name the best epoch instead of the last one.
+    """
+    names = trainer.get_model_names()
+    found = {name: numbered_checkpoints(Path(directory) / name) for name in names}
+    common = set.intersection(*(set(epochs) for epochs in found.values())) if found else set()
+    if not common:
+        print("No checkpoint found, train from scratch")
+        return 0
+    epoch = max(common)
+    print(f"Found checkpoints of epoch {epoch} at {directory} (will resume training)")
+    for name in names:
+        content = read_checkpoint(found[name][epoch])
+        trainer._models[name].load_state_dict(content["state_dict"])
+        for part, owner in (("optimizer", trainer._optims), ("scheduler", trainer._scheds)):
+            if owner[name] is not None and content.get(part) is not None:
+                owner[name].load_state_dict(content[part])
+    return epoch

@@ -1,0 +1,212 @@
+"""The rolling resume file: everything that going on after a kill needs, in one file.
+
+Written at epoch ends, replaced atomically, removed when the run has ended. It holds data only and
+is read with ``weights_only=True``.
+"""
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from yacs.config import CfgNode
+
+from dassl.utils import atomic_write, load_checkpoint
+
+from .plain import plain
+from .rng import load_rng_state, loader_generators, rng_state
+
+if TYPE_CHECKING:
+    from .trainer import TrainerBase
+
+logger = logging.getLogger(__name__)
+RESUME_FILE = "resume.pth.tar"
+RESUME_FORMAT = "vltune-resume-1"
+INTERVAL_VARIABLE = "VLTUNE_RESUME_SECONDS"
+DEFAULT_INTERVAL = 30.0  # seconds between two resume files, at least
+# Keys that do not change what a run computes.
+NEUTRAL_KEYS = ("OUTPUT_DIR", "RESUME", "VERBOSE", "DATASET.ROOT", "TRAIN.PRINT_FREQ")
+
+
+class ResumeFile:
+    """The resume file of one run.
+
+    Args:
+        folder: the run's directory.
+
+    The least number of seconds between two files is 30, or the environment variable
+    VLTUNE_RESUME_SECONDS (0: at every epoch end).
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / RESUME_FILE
+        self.interval = float(os.environ.get(INTERVAL_VARIABLE, DEFAULT_INTERVAL))
+        self._last = time.monotonic()
+
+    def mark_start(self) -> None:
+        """Note that a run began here, so that a restart begins anew until the first real file."""
+        with atomic_write(self.path) as temporary:
+            torch.save({"format": RESUME_FORMAT, "epoch": 0}, temporary)
+
+    def save(self, trainer: "TrainerBase", next_epoch: int, *, force: bool = False) -> None:
+        """Replace the file, unless the last one is younger than the interval."""
+        if not force and time.monotonic() - self._last < self.interval:
+            return
+        state = collect(trainer, next_epoch)
+        with atomic_write(self.path) as temporary:
+            torch.save(state, temporary)
+        self._last = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """The contents, or None if there is no file.
+
+        Raises:
+            ValueError: for a truncated or foreign file.
+        """
+        if not self.path.is_file():
+            return None
+        state = load_checkpoint(str(self.path))
+        if not isinstance(state, dict) or state.get("format") != RESUME_FORMAT:
+            raise ValueError(
+                f"{self.path} is no resume file of this version (expected format "
+                f"{RESUME_FORMAT}). Delete it to train from the start."
+            )
+        return state
+
+    def holds_state(self) -> bool:
+        """Whether there is a file with the state after an epoch (not the mark of a start only)."""
+        return "models" in (self.load() or {})
+
+    def remove(self) -> None:
+        """Remove the file: the run has ended."""
+        self.path.unlink(missing_ok=True)
+
+
+def collect(trainer: "TrainerBase", next_epoch: int) -> dict[str, Any]:
+    """Everything that continuing at ``next_epoch`` (counted from 0) needs."""
+    names = trainer.get_model_names()
+    state = {
+        "format": RESUME_FORMAT,
+        "epoch": next_epoch,
+        "config": trainer.cfg.dump(),
+        "models": {name: trainer._models[name].state_dict() for name in names},
+        "optimizers": _states(trainer._optims),
+        "schedulers": _states(trainer._scheds),
+        "attributes": {name: _get_state(obj) for name, obj in _stateful_attributes(trainer)},
+        "best_result": float(trainer.best_result),
+        "selected_epoch": trainer.selected_epoch,
+        "selected_metrics": trainer.selected_metrics,
+        "results": trainer.results,
+        "stop": bool(trainer.stop),
+        "elapsed": trainer.elapsed_seconds(),
+        "extra": trainer.extra_state(),
+        "rng": rng_state(),
+        "generators": {
+            name: generator.get_state() for name, generator in loader_generators(trainer.loaders())
+        },
+    }
+    return plain(state, where="the resume file's content (extra_state() included)")
+
+
+def restore(trainer: "TrainerBase", state: dict[str, Any], path: Path) -> int:
+    """Put a state made by ``collect`` into a freshly built trainer; returns the next epoch.
+
+    Raises:
+        ValueError: if the file belongs to another config or other models; names what differs.
+    """
+    check_same_config(trainer.cfg, CfgNode.load_cfg(state["config"]), path)
+    names = trainer.get_model_names()
+    if set(state["models"]) != set(names):
+        raise ValueError(
+            f"{path} holds the models {sorted(state['models'])}, this run registers {names}. "
+            "Choose another OUTPUT_DIR, or delete the file to train from the start."
+        )
+    for name in names:
+        trainer._models[name].load_state_dict(state["models"][name])
+    for part, owner in (("optimizers", trainer._optims), ("schedulers", trainer._scheds)):
+        for name, value in state[part].items():
+            owner[name].load_state_dict(value)
+    attributes = dict(_stateful_attributes(trainer))
+    for name, value in state["attributes"].items():
+        if name in attributes:
+            _set_state(attributes[name], value)
+    trainer.best_result = state["best_result"]
+    trainer.selected_epoch = state["selected_epoch"]
+    trainer.selected_metrics = state["selected_metrics"]
+    trainer.results = state["results"]
+    trainer.stop = state["stop"]
+    trainer.earlier_seconds = state["elapsed"]
+    trainer.load_extra_state(state["extra"])
+    generators = dict(loader_generators(trainer.loaders()))
+    for name, value in state["generators"].items():
+        generators[name].set_state(value.cpu())
+    load_rng_state(state["rng"])  # last: loading must not draw from what was restored
+    return state["epoch"]
+
+
+def _states(owners: dict[str, Any]) -> dict[str, Any]:
+    return {name: owner.state_dict() for name, owner in owners.items() if owner is not None}
+
+
+def _stateful_attributes(trainer: "TrainerBase") -> list[tuple[str, Any]]:
+    """Gradient scalers and generators that a trainer keeps as plain attributes."""
+    kinds = (torch.amp.GradScaler, torch.Generator)
+    return [(name, obj) for name, obj in sorted(vars(trainer).items()) if isinstance(obj, kinds)]
+
+
+def _get_state(obj: Any) -> Any:
+    return obj.get_state() if isinstance(obj, torch.Generator) else obj.state_dict()
+
+
+def _set_state(obj: Any, state: Any) -> None:
+    if isinstance(obj, torch.Generator):
+        obj.set_state(state.cpu())
+    elif state:  # a scaler that is switched off has an empty state
+        obj.load_state_dict(state)
+
+
+def config_differences(ours: CfgNode, theirs: CfgNode) -> dict[str, tuple[Any, Any]]:
+    """Key -> (value of ``ours``, value of ``theirs``) where two configs compute different things.
+
+    Paths, verbosity, and the number of workers where it has no influence (DATALOADER.SEEDING
+    sample) are left out.
+    """
+    left, right = dict(_leaves(ours)), dict(_leaves(theirs))
+    neutral = set(NEUTRAL_KEYS)
+    if left.get("DATALOADER.SEEDING") == right.get("DATALOADER.SEEDING") == "sample":
+        neutral.add("DATALOADER.NUM_WORKERS")
+    if left.get("INPUT.SIZE") == [0, 0]:
+        neutral.add("INPUT.SIZE")  # it will follow the backbone
+    return {
+        key: (left.get(key, "(no such key)"), right.get(key, "(no such key)"))
+        for key in sorted(set(left) | set(right))
+        if key not in neutral and left.get(key, ...) != right.get(key, ...)
+    }
+
+
+def check_same_config(ours: CfgNode, theirs: CfgNode, path: Path) -> None:
+    """Refuse to go on with files of another config.
+
+    Raises:
+        ValueError: naming every key that differs, with both values.
+    """
+    differences = config_differences(ours, theirs)
+    if not differences:
+        return
+    listed = "; ".join(f"{key} was {b!r}, now {a!r}" for key, (a, b) in differences.items())
+    raise ValueError(
+        f"{path} belongs to a run with another config: {listed}. Choose another --output-dir, or "
+        "delete that folder to start anew."
+    )
+
+
+def _leaves(node: CfgNode, prefix: str = "") -> list[tuple[str, Any]]:
+    pairs = []
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            pairs += _leaves(value, f"{prefix}{key}.")
+        else:
+            pairs.append((prefix + key, list(value) if isinstance(value, tuple) else value))
+    return pairs

@@ -1,0 +1,46 @@
+"""The selection rule of a run: whose labels chose the epoch that is tested."""
+
+from yacs.config import CfgNode
+
+from dassl.utils import did_you_mean
+
+RULES = ("last", "val", "source_val", "test")
+_FINAL_MODELS = ("last_step", "best_val")
+
+
+def selection_rule(cfg: CfgNode) -> str:
+    """``last`` | ``val`` | ``source_val`` | ``test``, from TEST.SELECT_ON.
+
+    TEST.FINAL_MODEL best_val, the original's key, is ``val``.
+
+    Raises:
+        ValueError: for an unknown value, or two keys that contradict each other.
+    """
+    rule, final = cfg.TEST.SELECT_ON, cfg.TEST.FINAL_MODEL
+    if rule not in RULES:
+        raise ValueError(f"TEST.SELECT_ON is {rule!r}. {did_you_mean(rule, RULES)}")
+    if final not in _FINAL_MODELS:
+        raise ValueError(f"TEST.FINAL_MODEL is {final!r}. {did_you_mean(final, _FINAL_MODELS)}")
+    if final == "last_step":
+        return rule
+    if rule in ("last", "val"):
+        return "val"
+    raise ValueError(
+        f"TEST.FINAL_MODEL best_val and TEST.SELECT_ON {rule} contradict each other. "
+        "Leave TEST.FINAL_MODEL out."
+    )
+
+
+def selection_split(rule: str) -> str | None:
+    """The split whose accuracy a rule compares; None: nothing is compared."""
+    return {"last": None, "val": "val", "source_val": "val", "test": "test"}[rule]
+
+
+def rule_in_words(rule: str) -> str:
+    """One phrase on a rule for banners and results."""
+    return {
+        "last": "last (the last step; no labels chose it)",
+        "val": "val (best epoch on the validation split)",
+        "source_val": "source_val (best epoch on held-out images of the source domains)",
+        "test": "test (best epoch on the TEST set: an oracle, not a fair result)",
+    }[rule]

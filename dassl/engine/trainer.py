@@ -1,0 +1,369 @@
+"""Trainers: the loop over labelled (``TrainerX``) or also unlabelled (``TrainerXU``) batches.
+
+``TrainerBase`` -> ``SimpleTrainer`` -> ``TrainerX``, ``TrainerXU``. The names, the order of calls
+and the printed lines are those of Dassl 0.6, which trainers in the CoOp lineage rely on; tested in
+tests/golden/engine (``loop_*``).
+"""
+
+import datetime
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from yacs.config import CfgNode
+
+from dassl.data import DataManager
+from dassl.evaluation import build_evaluator
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import (
+    AverageMeter,
+    MetricMeter,
+    count_num_param,
+    did_you_mean,
+    load_pretrained_weights,
+)
+
+from .base import TrainerBase
+from .resume import ResumeFile
+from .selection import selection_rule, selection_split
+from .simple_net import SimpleNet
+from .writer import MetricsLog, SummaryWriter, is_terminal, peak_memory_bytes
+
+__all__ = [
+    "AverageMeter",
+    "MetricMeter",
+    "SimpleNet",
+    "SimpleTrainer",
+    "SummaryWriter",
+    "TrainerBase",
+    "TrainerX",
+    "TrainerXU",
+]
+
+logger = logging.getLogger(__name__)
+COUNT_ITER = ("train_x", "train_u", "smaller_one")
+
+
+class SimpleTrainer(TrainerBase):
+    """Builds data, model and evaluator from a config; trains, selects, tests and saves."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__()
+        self.check_cfg(cfg)
+        use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
+        self.device = torch.device("cuda" if use_cuda else "cpu")
+        self.start_epoch = self.epoch = 0
+        self.max_epoch = cfg.OPTIM.MAX_EPOCH
+        self.output_dir = cfg.OUTPUT_DIR
+        self.cfg = cfg
+        self.selection = selection_rule(cfg)
+        self.build_data_loader()
+        self.build_model()
+        self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
+        self.best_result = -math.inf
+
+    # ----------------------------------------------------------------- set-up
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Refuse settings that cannot work, before anything is built."""
+
+    def build_data_loader(self) -> None:
+        """Build data set, loaders and class names."""
+        dm = DataManager(self.cfg)
+        self.train_loader_x = dm.train_loader_x
+        self.train_loader_u = dm.train_loader_u
+        self.val_loader = dm.val_loader
+        self.test_loader = dm.test_loader
+        self.num_classes = dm.num_classes
+        self.num_source_domains = dm.num_source_domains
+        self.lab2cname = dm.lab2cname
+        self.dm = dm
+
+    def build_model(self) -> None:
+        """Build and register a torchvision network with a linear classifier."""
+        print("Building model")
+        self.model = SimpleNet(self.cfg, self.cfg.MODEL, self.num_classes)
+        if self.cfg.MODEL.INIT_WEIGHTS:
+            load_pretrained_weights(self.model, self.cfg.MODEL.INIT_WEIGHTS)
+        self.model.to(self.device)
+        print(f"# params: {count_num_param(self.model):,}")
+        self.optim = build_optimizer(self.model, self.cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+        self.register_model("model", self.model, self.optim, self.sched)
+
+    def init_writer(self, log_dir: str) -> None:
+        """Open the TensorBoard writer once."""
+        if self._writer is None:
+            print(f"Initialize tensorboard (log_dir={log_dir})")
+            self._writer = SummaryWriter(log_dir=log_dir)
+
+    # ----------------------------------------------------------------- loop
+    def before_train(self) -> None:
+        """Resume if there is something to resume; open the writers; start the clock."""
+        self._check_selection()
+        self.time_start = time.time()
+        self._resume_file = ResumeFile(self.output_dir)
+        self.start_epoch = self._find_start()
+        writer_dir = Path(self.output_dir) / "tensorboard"
+        writer_dir.mkdir(parents=True, exist_ok=True)
+        self.init_writer(str(writer_dir))
+        self._metrics_log = MetricsLog(self.output_dir, start_epoch=self.start_epoch)
+
+    def _find_start(self) -> int:
+        """The epoch to start from: an interrupted run here goes on, else RESUME or checkpoints."""
+        wanted = self.cfg.RESUME
+        has_state = self._resume_file.holds_state()
+        start = self.resume_model_if_exist(wanted if wanted and not has_state else self.output_dir)
+        if start == 0 and wanted and not has_state:
+            raise FileNotFoundError(
+                f"--resume {wanted}: nothing to resume from there. Expected {wanted}/<model>/"
+                f"model.pth.tar-<epoch> for {', '.join(self.get_model_names())}."
+            )
+        if start == 0:
+            self._resume_file.mark_start()
+        return start
+
+    def _check_selection(self) -> None:
+        split = selection_split(self.selection)
+        if split == "val" and self.val_loader is None and not self.cfg.TEST.NO_TEST:
+            raise ValueError(
+                f"TEST.SELECT_ON {self.selection} compares epochs on a validation split, and "
+                f"{self.cfg.DATASET.NAME} gives none here. Use TEST.SELECT_ON last, or give the "
+                "data set a validation split (DATASET.VAL_SHOTS)."
+            )
+        if split == "test":
+            logger.warning(
+                "TEST.SELECT_ON test: TEST LABELS choose the epoch. The result is an oracle, only "
+                "for comparison with a code that does so; results.json says it."
+            )
+
+    def after_epoch(self) -> None:
+        """Keep the best epoch by the selection rule, and save every CHECKPOINT_FREQ epochs."""
+        split = selection_split(self.selection)
+        if split is not None and not self.cfg.TEST.NO_TEST:
+            self._keep_if_best(split)
+        frequency = self.cfg.TRAIN.CHECKPOINT_FREQ
+        is_last = self.stop or self.epoch + 1 == self.max_epoch
+        if is_last or (frequency > 0 and (self.epoch + 1) % frequency == 0):
+            self.save_model(self.epoch, self.output_dir)
+
+    def _keep_if_best(self, split: str) -> None:
+        result = self.test(split=split)
+        if result > self.best_result:
+            self.best_result = result
+            self.selected_epoch = self.epoch + 1
+            self.selected_metrics = dict(self.results.get(split, {}))
+            self.save_model(
+                self.epoch,
+                self.output_dir,
+                val_result=result,
+                model_name="model-best.pth.tar",
+            )
+
+    def after_train(self) -> None:
+        """Test the model that the selection rule chose."""
+        print("Finish training")
+        if not self.cfg.TEST.NO_TEST:
+            self._deploy()
+            self.test_and_record()
+        elapsed = datetime.timedelta(seconds=round(self.elapsed_seconds()))
+        print(f"Elapsed: {elapsed}")
+        self.close_writer()
+
+    def _deploy(self) -> None:
+        split = selection_split(self.selection)
+        if split is None or self.selected_epoch is None:
+            print("Deploy the last-epoch model")
+            if self.selected_epoch is None:
+                self.selected_epoch = self.epoch + 1 if self.max_epoch else 0
+            return
+        print(f"Deploy the model with the best {split} performance")
+        self.load_model(self.output_dir)
+        if self.selected_metrics:
+            self.results[split] = dict(self.selected_metrics)
+
+    # ----------------------------------------------------------------- evaluation
+    def test_and_record(self, split: str | None = None) -> float:
+        """``test()``, recording its value also where a trainer's own ``test`` records nothing."""
+        self.results.pop(split or self.cfg.TEST.SPLIT, None)
+        recorded = len(self.results)
+        accuracy = self.test(split) if split else self.test()
+        if len(self.results) == recorded and isinstance(accuracy, (int, float)):
+            self.add_result(split or self.cfg.TEST.SPLIT, {"accuracy": accuracy})
+        return accuracy
+
+    @torch.no_grad()
+    def test(self, split: str | None = None) -> float:
+        """Evaluate on ``val`` (if there is one) or ``test``; returns the first metric, percent."""
+        self.set_model_mode("eval")
+        self.evaluator.reset()
+        split = self.cfg.TEST.SPLIT if split is None else split
+        if split == "val" and self.val_loader is not None:
+            loader = self.val_loader
+        else:
+            split, loader = "test", self.test_loader
+        if loader is None:
+            raise ValueError(f"{self.cfg.DATASET.NAME} has no test images to evaluate on.")
+        print(f"Evaluate on the *{split}* set")
+        for batch in self.with_progress_bar(loader):
+            images, labels = self.parse_batch_test(batch)
+            self.evaluator.process(self.model_inference(images), labels)
+        results = self.evaluator.evaluate()
+        for name, value in results.items():
+            self.write_scalar(f"{split}/{name}", value, self.epoch)
+        self.add_result(split, results)
+        if self._metrics_log is not None:
+            self._metrics_log.write(epoch=self.epoch + 1, split=split, **self.results[split])
+        return list(results.values())[0]
+
+    def with_progress_bar(self, batches: Iterable[Any]) -> Iterable[Any]:
+        """The same batches, with a bar on stderr if that is a terminal."""
+        return tqdm(batches, disable=not is_terminal(sys.stderr), leave=False)
+
+    def model_inference(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C) logits."""
+        return self.model(images)
+
+    def parse_batch_test(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """A test batch -> (images, labels) on the device."""
+        return self.to_device(batch["img"]), self.to_device(batch["label"])
+
+    def to_device(self, value: Any) -> Any:
+        """A tensor, or a list of tensors (several views), on the device."""
+        if isinstance(value, list):
+            return [self.to_device(item) for item in value]
+        return value.to(self.device, non_blocking=True)
+
+    def forward_backward(self, batch: Any) -> dict[str, float]:
+        """One update on a batch; returns what to log."""
+        raise TypeError(f"{type(self).__name__} does not override forward_backward().")
+
+    # ----------------------------------------------------------------- epochs
+    def _train_on(self, batches: Iterable[tuple[Any, ...]]) -> None:
+        """Run ``forward_backward`` on tuples of batches and keep the records."""
+        losses = MetricMeter()
+        batch_time, data_time = AverageMeter(), AverageMeter()
+        end = time.time()
+        for batch_idx, arguments in enumerate(batches):
+            self.batch_idx = batch_idx
+            self._batch = arguments[0]
+            data_time.update(time.time() - end)
+            summary = self.forward_backward(*arguments)
+            batch_time.update(time.time() - end)
+            losses.update(summary)
+            if summary and "loss" in losses.meters and not math.isfinite(losses.meters["loss"].val):
+                self._stop_nonfinite(losses.meters["loss"].val)
+            self._record_batch(losses, batch_time, data_time)
+            end = time.time()
+        self._batch = None
+
+    def _record_batch(
+        self, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter
+    ) -> None:
+        lr = self.get_current_lr()
+        is_last = self.batch_idx + 1 == self.num_batches
+        meets_frequency = (self.batch_idx + 1) % self.cfg.TRAIN.PRINT_FREQ == 0
+        if meets_frequency or self.num_batches < self.cfg.TRAIN.PRINT_FREQ:
+            self._print_progress(losses, batch_time, data_time, lr)
+        if meets_frequency or is_last or self.num_batches < self.cfg.TRAIN.PRINT_FREQ:
+            self._log_progress(losses, batch_time, lr)
+        n_iter = self.epoch * self.num_batches + self.batch_idx
+        for name, meter in losses.meters.items():
+            self.write_scalar(f"train/{name}", meter.avg, n_iter)
+        if lr is not None:
+            self.write_scalar("train/lr", lr, n_iter)
+
+    def _print_progress(
+        self,
+        losses: MetricMeter,
+        batch_time: AverageMeter,
+        data_time: AverageMeter,
+        lr: float | None,
+    ) -> None:
+        batches_left = self.num_batches - self.batch_idx - 1
+        batches_left += (self.max_epoch - self.epoch - 1) * self.num_batches
+        eta = datetime.timedelta(seconds=int(batch_time.avg * batches_left))
+        parts = [
+            f"epoch [{self.epoch + 1}/{self.max_epoch}]",
+            f"batch [{self.batch_idx + 1}/{self.num_batches}]",
+            f"time {batch_time.val:.3f} ({batch_time.avg:.3f})",
+            f"data {data_time.val:.3f} ({data_time.avg:.3f})",
+            f"{losses}",
+            *([] if lr is None else [f"lr {lr:.4e}"]),
+            f"eta {eta}",
+        ]
+        print(" ".join(part for part in parts if part))
+
+    def _log_progress(
+        self, losses: MetricMeter, batch_time: AverageMeter, lr: float | None
+    ) -> None:
+        if self._metrics_log is None:
+            return
+        values = {name: meter.val for name, meter in losses.meters.items()}
+        self._metrics_log.write(
+            epoch=self.epoch + 1,
+            batch=self.batch_idx + 1,
+            **values,
+            lr=lr,
+            seconds_per_batch=batch_time.avg,
+            memory_bytes=peak_memory_bytes(),
+        )
+
+
+class TrainerX(SimpleTrainer):
+    """Trains on labelled batches: override ``forward_backward(batch)``."""
+
+    def run_epoch(self) -> None:
+        """One pass over the labelled images."""
+        self.set_model_mode("train")
+        self.num_batches = len(self.train_loader_x)
+        self._train_on((batch,) for batch in self.train_loader_x)
+
+    def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Any, Tensor, Tensor]:
+        """A training batch -> (images, labels, domains) on the device."""
+        return (
+            self.to_device(batch["img"]),
+            self.to_device(batch["label"]),
+            self.to_device(batch["domain"]),
+        )
+
+
+class TrainerXU(SimpleTrainer):
+    """Trains on labelled and unlabelled batches: override ``forward_backward(batch_x, batch_u)``.
+
+    TRAIN.COUNT_ITER says whose length an epoch has; the shorter loader begins anew.
+    """
+
+    def run_epoch(self) -> None:
+        """One epoch of pairs of batches."""
+        self.set_model_mode("train")
+        lengths = {"train_x": len(self.train_loader_x), "train_u": len(self.train_loader_u)}
+        lengths["smaller_one"] = min(lengths.values())
+        rule = self.cfg.TRAIN.COUNT_ITER
+        if rule not in COUNT_ITER:
+            raise ValueError(f"TRAIN.COUNT_ITER is {rule!r}. {did_you_mean(rule, COUNT_ITER)}")
+        self.num_batches = lengths[rule]
+        pairs = zip(_endless(self.train_loader_x), _endless(self.train_loader_u))
+        self._train_on(islice(pairs, self.num_batches))
+
+    def parse_batch_train(
+        self, batch_x: dict[str, Any], batch_u: dict[str, Any]
+    ) -> tuple[Any, Tensor, Any]:
+        """Two batches -> (labelled images, labels, unlabelled images) on the device."""
+        return (
+            self.to_device(batch_x["img"]),
+            self.to_device(batch_x["label"]),
+            self.to_device(batch_u["img"]),
+        )
+
+
+def _endless(loader: Iterable[Any]) -> Iterator[Any]:
+    while True:
+        yield from loader

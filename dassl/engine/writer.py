@@ -1,0 +1,123 @@
+"""Where scalars go: TensorBoard where it is installed, and ``metrics.jsonl``."""
+
+import json
+import logging
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+logger = logging.getLogger(__name__)
+METRICS_FILE = "metrics.jsonl"
+
+
+class SummaryWriter:
+    """TensorBoard's writer, imported when it is made; without TensorBoard scalars are dropped.
+
+    The same scalars are in ``metrics.jsonl`` in either case.
+    """
+
+    def __init__(self, log_dir: str | None = None, **kwargs: Any) -> None:
+        self._writer = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter as TensorBoardWriter
+        except ImportError:
+            logger.info(
+                "TensorBoard is not installed (pip install tensorboard): scalars go to %s only.",
+                METRICS_FILE,
+            )
+        else:
+            self._writer = TensorBoardWriter(log_dir=log_dir, **kwargs)
+
+    def add_scalar(
+        self, tag: str, scalar_value: float, global_step: int | None = None, **kwargs: Any
+    ) -> None:
+        """Write one scalar."""
+        if self._writer is not None:
+            self._writer.add_scalar(tag, scalar_value, global_step, **kwargs)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Close the event file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class MetricsLog:
+    """``metrics.jsonl`` of a run: one object per line, full precision.
+
+    Args:
+        folder: the run's directory.
+        start_epoch: the epoch to go on from, counted from 0; lines of later epochs, left by an
+            interrupted attempt, are removed.
+    """
+
+    def __init__(self, folder: str | Path, *, start_epoch: int = 0) -> None:
+        self.path = Path(folder) / METRICS_FILE
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = _lines_up_to(self.path, start_epoch)
+        self._file = self.path.open("w", encoding="utf-8")
+        self._file.writelines(kept)
+        self._file.flush()
+
+    def write(self, **values: Any) -> None:
+        """Append one line; numbers that JSON cannot hold (NaN, infinity) become null."""
+        self._file.write(json.dumps({k: _json_value(v) for k, v in values.items()}) + "\n")
+
+    def flush(self) -> None:
+        """Hand buffered lines to the operating system."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _lines_up_to(path: Path, last_epoch: int) -> list[str]:
+    """Complete lines whose ``epoch`` (counted from 1) is not beyond ``last_epoch``."""
+    if last_epoch == 0 or not path.is_file():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            epoch = json.loads(line).get("epoch", 0)
+        except json.JSONDecodeError:
+            break  # the line that was being written when the run was killed
+        if epoch <= last_epoch and line.endswith("\n"):
+            kept.append(line)
+    return kept
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def peak_memory_bytes() -> int:
+    """Largest memory of this process so far, bytes: on the GPU if one is used, else resident."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether a stream is a terminal (progress bars are shown only there)."""
+    try:
+        return os.isatty(stream.fileno())
+    except (AttributeError, OSError, ValueError):
+        return False
