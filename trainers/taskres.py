@@ -168,13 +168,13 @@ def read_enhanced_base(path: str | Path) -> Tensor:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"No enhanced base at {path} (TRAINER.TaskRes.ENHANCED_BASE, --enhanced-base). Train one "
-            "with: bash scripts/taskres/enhanced_base.sh DATASET SHOTS"
+            f"No enhanced base at {path} (TRAINER.TaskRes.ENHANCED_BASE, --enhanced-base). Train "
+            "one with: bash scripts/taskres/enhanced_base.sh DATASET SHOTS"
         )
     state = load_checkpoint(str(path))["state_dict"]
     if list(state) != ["weight"]:
         raise ValueError(
-            f"{path} is no enhanced base: its state_dict holds {', '.join(state)}, not one 'weight'."
+            f"{path} is no enhanced base: it holds {', '.join(state)}, not one 'weight'."
         )
     return state["weight"]
 

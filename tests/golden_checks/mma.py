@@ -1,5 +1,6 @@
 """MMA: adapted towers, amplified gradients, training steps, class split, parser, layer analysis."""
 
+import numpy as np
 import torch
 from yacs.config import CfgNode
 
@@ -61,6 +62,12 @@ def _optim(config: dict) -> CfgNode:
     return cfg
 
 
+def _compare(case: Case, name: str, actual) -> None:
+    """|a - b| <= atol * max(1, max|b|) + rtol * |b|, the rule of the mma cases."""
+    scale = max(1.0, float(np.abs(case.arrays[name]).max(initial=0.0)))
+    case.compare(name, actual, atol=case.tolerance(name)["atol"] * scale)
+
+
 def check_adapters(case: Case) -> None:
     clip, classnames = case.load_clip(), case.spec["classnames"]
     learner = _learner(case, clip, classnames)
@@ -73,39 +80,39 @@ def check_adapters(case: Case) -> None:
         parameters[name].data = case.tensor(f"init/{name}").float()
     images, labels = case.tensor("images"), case.tensor("labels")
 
-    case.compare("num_trainable", sum(p.numel() for p in parameters.values()))
-    case.compare("tokens", learner.tokenized_prompts)
+    _compare(case, "num_trainable", sum(p.numel() for p in parameters.values()))
+    _compare(case, "tokens", learner.tokenized_prompts)
     _check_features(case, clip, learner, images[0])
 
     raw = learner.raw_image_features(clip, images[0])
     loss = learner.losses(clip, raw, labels[0])["loss"]
-    case.compare("loss", loss)
+    _compare(case, "loss", loss)
     loss.backward()
     for name, parameter in parameters.items():
         if f"grad/{name}" in case.arrays:
-            case.compare(f"grad/{name}", parameter.grad)
+            _compare(case, f"grad/{name}", parameter.grad)
     if "grad_norms" in case.arrays:
-        case.compare("grad_norms", [p.grad.double().norm().item() for p in parameters.values()])
+        _compare(case, "grad_norms", [p.grad.double().norm().item() for p in parameters.values()])
     _check_training(case, clip, learner, images, labels)
 
 
 def _check_features(case: Case, clip, learner: AdapterLearner, images) -> None:
     tokens = learner.tokenized_prompts
     with torch.no_grad():
-        case.compare("plain_text_features", encode_prompts(clip, tokens))
-        case.compare("plain_image_features", clip.encode_image(images))
+        _compare(case, "plain_text_features", encode_prompts(clip, tokens))
+        _compare(case, "plain_image_features", clip.encode_image(images))
         text, image = _Recorder(learner.text_hook(clip)), _Recorder(learner.image_hook())
         clip.encode_text(tokens, hook=text)
         clip.encode_image(images, hook=image)
         rows = torch.arange(len(tokens))
         at_eot = [states[eot_positions(tokens), rows] for states in text.states]
-        case.compare("text_hidden_eot", torch.stack(at_eot))
-        case.compare("image_hidden_cls", torch.stack([states[0] for states in image.states]))
+        _compare(case, "text_hidden_eot", torch.stack(at_eot))
+        _compare(case, "image_hidden_cls", torch.stack([states[0] for states in image.states]))
         raw_text = learner.raw_text_features(clip)
         raw_image = learner.raw_image_features(clip, images)
-        case.compare("text_features", raw_text)
-        case.compare("image_features", raw_image)
-        case.compare("logits", learner(clip, images))
+        _compare(case, "text_features", raw_text)
+        _compare(case, "image_features", raw_image)
+        _compare(case, "logits", learner(clip, images))
 
 
 def _check_training(case: Case, clip, learner: AdapterLearner, images, labels) -> None:
@@ -123,21 +130,21 @@ def _check_training(case: Case, clip, learner: AdapterLearner, images, labels) -
         optimizer.step()
         if (step + 1) % case.config["batches_per_epoch"] == 0:
             scheduler.step()
-    case.compare("step_losses", losses)
-    case.compare("step_lrs", rates)
-    case.compare("lr_after", optimizer.param_groups[0]["lr"])
+    _compare(case, "step_losses", losses)
+    _compare(case, "step_lrs", rates)
+    _compare(case, "lr_after", optimizer.param_groups[0]["lr"])
     parameters = dict(learner.named_parameters())
     for name, parameter in parameters.items():
         if f"after/{name}" in case.arrays:
-            case.compare(f"after/{name}", parameter)
+            _compare(case, f"after/{name}", parameter)
     if "after_norms" in case.arrays:
-        case.compare(
-            "after_norms", [p.detach().double().norm().item() for p in parameters.values()]
+        _compare(
+            case, "after_norms", [p.detach().double().norm().item() for p in parameters.values()]
         )
     learner.eval()
     with torch.no_grad():
-        case.compare("eval_logits_base", learner(clip, case.tensor("eval_images")))
+        _compare(case, "eval_logits_base", learner(clip, case.tensor("eval_images")))
         other = _learner(case, clip, case.spec["new_classnames"]).eval()
         other.load_state_dict(other.import_state(learner.state_dict(), None, []))
-        case.compare("eval_logits_new", other(clip, case.tensor("eval_images")))
-        case.compare("text_features_new", other.raw_text_features(clip))
+        _compare(case, "eval_logits_new", other(clip, case.tensor("eval_images")))
+        _compare(case, "text_features_new", other.raw_text_features(clip))

@@ -1,8 +1,8 @@
 """Sentence patterns that turn class names into prompts.
 
-A template holds one ``{}``. The lists are data (``prompt_templates.json``): the dataset templates of
-CoOp (arXiv 2109.01134), the seven "select" templates and the 80 templates of CLIP's prompt notebook
-(arXiv 2103.00020), and the reference lists of the prompt-learning baselines.
+A template holds one ``{}``. The lists are data (``prompt_templates.json``): the dataset templates
+of CoOp (arXiv 2109.01134), the seven "select" templates and the 80 templates of CLIP's prompt
+notebook (arXiv 2103.00020), and the reference lists of the prompt-learning baselines.
 """
 
 import json

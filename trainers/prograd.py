@@ -1,0 +1,147 @@
+"""ProGrad: prompt-aligned gradient.
+
+Zhu, Niu, Han, Wu, Zhang: Prompt-aligned Gradient for Prompt Tuning, ICCV 2023, arXiv 2205.14865.
+Parity is tested in tests/golden/prograd. The official code states no license.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from yacs.config import CfgNode
+from yacs.config import CfgNode as CN
+
+from clip import tokenize
+from clip.model import CLIP
+from dassl.engine import TRAINER_REGISTRY
+from trainers.common import FeatureTrainer, Method, cross_entropy_losses
+from trainers.common.prompts import ContextPrompt, zero_shot_classifier
+from trainers.common.templates import check_templates, dataset_template
+
+
+class ProGradPrompt(ContextPrompt):
+    """g = g_ce - LAMBDA <g_ce, u> u where <g_ce, u> < 0, u = g_kl / |g_kl|, per parameter.
+
+    xe = CE(logits, y); kl = -mean_b sum_c softmax(l0 / T)_c log softmax(l / T)_c * T^2 with the
+    zero-shot teacher's logits l0. kl itself is not minimised. ctx is learned as in CoOp.
+    """
+
+    def __init__(
+        self,
+        clip: CLIP,
+        classnames: Sequence[str],
+        *,
+        teacher: Tensor,
+        temperature: float,
+        n_ctx: int,
+        words: str = "",
+        class_specific: bool = False,
+        chunk: int = 0,
+    ) -> None:
+        """Build the prompt "X ... X <words> <name>.".
+
+        Args:
+            teacher: (C, D) unit rows of the zero-shot classifier.
+            words: fill the last context slots; the first slots then start at zero.
+
+        Raises:
+            ValueError: if there are more words than context tokens.
+        """
+        filler, ctx = self._word_context(clip, words, n_ctx) if words else ("", None)
+        super().__init__(
+            clip,
+            classnames,
+            n_ctx=n_ctx,
+            ctx_init=filler,
+            class_specific=class_specific,
+            chunk=chunk,
+        )
+        if ctx is not None:
+            self.ctx.data.copy_(ctx)
+        self.temperature = temperature
+        self.register_buffer("teacher", teacher, persistent=False)
+
+    @staticmethod
+    @torch.no_grad()
+    def _word_context(clip: CLIP, words: str, n_ctx: int) -> tuple[str, Tensor]:
+        count = len(words.split(" "))
+        if count > n_ctx:
+            raise ValueError(
+                f"TRAINER.COOP.N_CTX is {n_ctx}, but the template starts with {count} words "
+                f"({words!r}). Set N_CTX to at least {count}, or CTX_INIT False."
+            )
+        ids = tokenize(words).to(clip.logit_scale.device)
+        ctx = torch.zeros(n_ctx, clip.transformer.width, device=ids.device)
+        ctx[n_ctx - count :] = clip.token_embedding(ids)[0, 1 : 1 + count]
+        return " ".join(["X"] * (n_ctx - count) + [words]), ctx
+
+    def teacher_logits(self, clip: CLIP, raw_image_features: Tensor) -> Tensor:
+        """(B, D) raw -> (B, C) zero-shot logits."""
+        return clip.logit_scale.exp() * self.image_features(raw_image_features) @ self.teacher.t()
+
+    def losses(self, clip: CLIP, raw_image_features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy "loss" and distillation term "loss_kl" (not added to it)."""
+        image_features = self.image_features(raw_image_features)
+        logits = self.logits(clip, image_features, self.text_features(clip))
+        soft = F.softmax(self.teacher_logits(clip, raw_image_features) / self.temperature, dim=-1)
+        log_probs = F.log_softmax(logits / self.temperature, dim=-1)
+        distance = -(soft * log_probs).sum(dim=-1).mean() * self.temperature**2
+        return {**cross_entropy_losses(logits, labels), "loss_kl": distance}
+
+
+@TRAINER_REGISTRY.register()
+class ProGrad(FeatureTrainer):
+    """Trains the context with gradients that do not conflict with the zero-shot teacher's."""
+
+    node = "COOP"
+
+    @staticmethod
+    def default_cfg() -> CfgNode:
+        node = CN()
+        node.N_CTX = 16  # number of context tokens
+        node.CSC = False  # one context per class
+        node.CTX_INIT = True  # end the context with the words of the dataset's template
+        node.PREC = "fp32"  # fp32 | fp16; the projection reads plain gradients
+        node.CLASS_TOKEN_POSITION = "end"  # end only
+        loss = CN()
+        loss.GM = False  # in the official node, without effect
+        loss.NAME = "prograd"
+        loss.ALPHA = 0.0  # in the official node, without effect
+        loss.T = 1.0  # temperature of the distillation term
+        loss.LAMBDA = 1.0  # share of the conflicting component that is removed
+        return CN({"TRAINER": CN({"COOP": node}), "LOSS": loss})
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        if cfg.TRAINER.COOP.PREC == "amp":
+            raise ValueError("TRAINER.COOP.PREC amp does not work with ProGrad; set fp32 or fp16.")
+        if cfg.TRAINER.COOP.CLASS_TOKEN_POSITION != "end":
+            raise ValueError("ProGrad supports TRAINER.COOP.CLASS_TOKEN_POSITION end only.")
+
+    @classmethod
+    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
+        node = cfg.TRAINER.COOP
+        templates = [dataset_template(cfg.DATASET.NAME, "prograd")]
+        if cfg.DATASET.TEMPLATES:
+            templates = check_templates(cfg.DATASET.TEMPLATES)
+        return ProGradPrompt(
+            clip,
+            classnames,
+            teacher=zero_shot_classifier(clip, classnames, templates),
+            temperature=cfg.LOSS.T,
+            n_ctx=node.N_CTX,
+            words=templates[0].replace(" {}.", "") if node.CTX_INIT else "",
+            class_specific=node.CSC,
+            chunk=cfg.TRAIN.TEXT_CHUNK,
+        )
+
+    def forward_backward(self, batch: dict) -> dict[str, float]:
+        """One step along the projected gradient."""
+        features, labels = self.parse_batch_train(batch)[:2]
+        losses = self.method.losses(self.clip, self.raw_features(features), labels)
+        self.prograd_backward_and_update(
+            losses["loss"], losses["loss_kl"], lambda_=self.cfg.LOSS.LAMBDA
+        )
+        self.step_schedule()
+        return {name: value.item() for name, value in losses.items()}
