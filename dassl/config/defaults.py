@@ -38,6 +38,8 @@ def _dataset(cfg: CN) -> None:
     node.NUM_SHOTS = -1  # images per class; < 1: all
     node.VAL_SHOTS = 4  # ours: validation draw is min(NUM_SHOTS, VAL_SHOTS); -1: the whole split
     node.SUBSAMPLE_CLASSES = "all"  # all | base | new
+    node.TRIAL_SEED = -1  # ours: seed of the in / out split of multi-domain sets; -1: SEED
+    node.HOLDOUT = 0.2  # ours: their share of out images per domain
     node.TEMPLATES = ()  # ours: sentences with one {} that replace the dataset's own
     node.VAL_PERCENT = 0.1
     node.STL10_FOLD = -1
@@ -54,7 +56,7 @@ def _loaders(cfg: CN) -> None:
     node.SEEDING = "sample"  # ours: sample: augmentation seeded by (SEED, epoch, index), the same
     # for any number of workers | worker: the original's stream, one generator per worker
     node.SKIP_BAD_IMAGES = False  # ours: leave out missing and corrupt images, counting them
-    node.CACHE_IMAGES = 2048  # ours: keep decoded training images when there are at most so many
+    node.CACHE_MB = 512  # ours: memory for decoded training images, all workers together; 0: none
     for name in ("TRAIN_X", "TRAIN_U"):
         loader = node[name] = CN()
         loader.SAMPLER = "RandomSampler"

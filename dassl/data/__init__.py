@@ -1,0 +1,6 @@
+"""Datasets, loaders, samplers, transforms."""
+
+from .data_manager import DataManager, DatasetWrapper, build_data_loader
+from .seeding import set_epoch
+
+__all__ = ["DataManager", "DatasetWrapper", "build_data_loader", "set_epoch"]

@@ -2,5 +2,13 @@
 
 from .base_dataset import DatasetBase, Datum
 from .build import DATASET_REGISTRY, build_dataset
+from .fewshot import fewshot_split, read_datum_pickle
 
-__all__ = ["DATASET_REGISTRY", "DatasetBase", "Datum", "build_dataset"]
+__all__ = [
+    "DATASET_REGISTRY",
+    "DatasetBase",
+    "Datum",
+    "build_dataset",
+    "fewshot_split",
+    "read_datum_pickle",
+]

@@ -1,7 +1,6 @@
 """One image with its labels (`Datum`), and lists of them as train, validation and test split."""
 
 import os
-import random
 import tarfile
 import zipfile
 from collections import defaultdict
@@ -9,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from dassl.utils.files import check_isfile, download_url
 from dassl.utils.text import did_you_mean
+
+from .draw import draw_shots, group_by_label
 
 
 class Datum:
@@ -208,25 +209,12 @@ class DatasetBase:
         if num_shots < 1:
             return data_sources[0] if len(data_sources) == 1 else data_sources
         print(f"Creating a {num_shots}-shot dataset")
-        output = []
-        for source in data_sources:
-            drawn = []
-            for items in self.split_dataset_by_label(source).values():
-                if len(items) >= num_shots:
-                    drawn.extend(random.sample(items, num_shots))
-                elif repeat:
-                    drawn.extend(random.choices(items, k=num_shots))
-                else:
-                    drawn.extend(items)
-            output.append(drawn)
+        output = [draw_shots(source, num_shots, repeat=repeat) for source in data_sources]
         return output[0] if len(output) == 1 else output
 
     def split_dataset_by_label(self, data_source: Iterable[Datum]) -> dict[int, list[Datum]]:
         """Group items by label, keys in the order of first occurrence."""
-        groups = defaultdict(list)
-        for item in data_source:
-            groups[item.label].append(item)
-        return groups
+        return group_by_label(data_source)
 
     def split_dataset_by_domain(self, data_source: Iterable[Datum]) -> dict[int, list[Datum]]:
         """Group items by domain, keys in the order of first occurrence."""

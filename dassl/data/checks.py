@@ -1,0 +1,79 @@
+"""Checking that the images of a dataset exist and can be read, before anything is trained."""
+
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from dassl.utils.image import BadImageError, read_image
+
+from .datasets.base_dataset import DatasetBase, Datum
+
+logger = logging.getLogger(__name__)
+SPLITS = ("train_x", "train_u", "val", "test")
+_MAX_NAMED = 5
+
+
+def check_images(dataset: DatasetBase, *, skip_bad: bool) -> dict[str, int]:
+    """Stop at missing images, or leave out the missing and the corrupt ones.
+
+    Args:
+        dataset: its lists are replaced by the readable items if any is left out.
+        skip_bad: `DATALOADER.SKIP_BAD_IMAGES`: decode every image once and leave out what cannot
+            be read. Otherwise only existence is checked, and a corrupt image stops the run when
+            it is read.
+
+    Returns:
+        Number of items left out, per split; empty unless `skip_bad`.
+
+    Raises:
+        FileNotFoundError: images are missing and `skip_bad` is off.
+    """
+    paths = sorted(
+        {item.impath for split in SPLITS for item in _items(dataset, split) if item.impath}
+    )
+    with ThreadPoolExecutor(max_workers=min(16, (os.cpu_count() or 1) * 2)) as pool:
+        verdicts = pool.map(_is_readable if skip_bad else os.path.isfile, paths, chunksize=64)
+        bad = {path for path, is_good in zip(paths, verdicts) if not is_good}
+    if not bad:
+        return {}
+    named = ", ".join(sorted(bad)[:_MAX_NAMED]) + (", ..." if len(bad) > _MAX_NAMED else "")
+    if not skip_bad:
+        raise FileNotFoundError(
+            f"{len(bad)} of {len(paths)} images of {type(dataset).__name__} are missing: {named}. "
+            "Complete the dataset (python tools/check_data.py says what is expected where), or "
+            "pass --skip-bad-images (DATALOADER.SKIP_BAD_IMAGES True) to run without them."
+        )
+    counts = _leave_out(dataset, bad)
+    logger.warning("Left out %d missing or corrupt images: %s", sum(counts.values()), named)
+    return counts
+
+
+def _items(dataset: DatasetBase, split: str) -> Sequence[Datum]:
+    return getattr(dataset, split, None) or ()
+
+
+def _is_readable(path: str) -> bool:
+    try:
+        read_image(path)
+    except (BadImageError, FileNotFoundError):
+        return False
+    return True
+
+
+def _leave_out(dataset: DatasetBase, bad: set[str]) -> dict[str, int]:
+    """Drop the items with these paths from every list; return how many per split."""
+    counts = {}
+    for split in SPLITS:
+        items = _items(dataset, split)
+        kept = [item for item in items if item.impath not in bad]
+        if len(kept) < len(items):
+            counts[split] = len(items) - len(kept)
+            setattr(dataset, f"_{split}", kept)
+            if not kept:
+                raise ValueError(f"No readable image is left in {split}; all are in {bad}.")
+    lost = set(range(dataset.num_classes)) - {item.label for item in dataset.train_x}
+    if lost:
+        names = ", ".join(str(dataset.lab2cname[label]) for label in sorted(lost)[:_MAX_NAMED])
+        raise ValueError(f"No readable training image is left of {len(lost)} classes: {names}.")
+    return counts

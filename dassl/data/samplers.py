@@ -1,0 +1,173 @@
+"""Batch orders by name; custom samplers balance domains or classes.
+
+Draws come from Python's global random generator, in the original's order. Parity:
+tests/golden/engine (samplers).
+"""
+
+import copy
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import RandomSampler, Sampler, SequentialSampler
+from yacs.config import CfgNode
+
+from dassl.utils.text import did_you_mean
+
+AVAI_SAMPLERS = [
+    "RandomDomainSampler",
+    "SeqDomainSampler",
+    "RandomClassSampler",
+    "RandomSampler",
+    "SequentialSampler",
+]
+
+
+def _indices_by(data_source: Sequence, attribute: str) -> dict[int, list[int]]:
+    """Group item indices by an attribute, keys in the order of first occurrence."""
+    groups = defaultdict(list)
+    for index, item in enumerate(data_source):
+        groups[getattr(item, attribute)].append(index)
+    return dict(groups)
+
+
+class _DomainSampler(Sampler):
+    """Batches with the same number of items from each of `n_domain` domains.
+
+    The length is that of the first draw, made in the constructor.
+    """
+
+    def __init__(self, data_source: Sequence, batch_size: int, n_domain: int):
+        self.data_source = data_source
+        self.domain_dict = _indices_by(data_source, "domain")
+        self.domains = list(self.domain_dict)
+        self.n_domain = len(self.domains) if n_domain <= 0 else n_domain
+        if self.n_domain > len(self.domains):
+            raise ValueError(
+                f"N_DOMAIN is {self.n_domain}, but the data has {len(self.domains)} domains."
+            )
+        if batch_size % self.n_domain:
+            raise ValueError(
+                f"BATCH_SIZE {batch_size} is not divisible by the {self.n_domain} domains of a "
+                f"batch; take {max(1, batch_size // self.n_domain) * self.n_domain}."
+            )
+        self.batch_size = batch_size
+        self.n_img_per_domain = batch_size // self.n_domain
+        small = [d for d in self.domains if len(self.domain_dict[d]) < self.n_img_per_domain]
+        if small:
+            raise ValueError(
+                f"Domain {small[0]} has {len(self.domain_dict[small[0]])} images, fewer than the "
+                f"{self.n_img_per_domain} that each batch takes; lower BATCH_SIZE."
+            )
+        self.length = len(list(iter(self)))
+
+    def _next_domains(self) -> list[int]:
+        return random.sample(self.domains, self.n_domain)
+
+    def __iter__(self) -> Iterator[int]:
+        remaining = copy.deepcopy(self.domain_dict)
+        order: list[int] = []
+        is_last = False
+        while not is_last:
+            for domain in self._next_domains():
+                chosen = random.sample(remaining[domain], self.n_img_per_domain)
+                order.extend(chosen)
+                taken = set(chosen)
+                remaining[domain] = [i for i in remaining[domain] if i not in taken]
+                if len(remaining[domain]) < self.n_img_per_domain:
+                    is_last = True
+        return iter(order)
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class RandomDomainSampler(_DomainSampler):
+    """Each batch: N randomly chosen domains with K random images each; n_domain <= 0: all."""
+
+    def __init__(self, data_source: Sequence, batch_size: int, n_domain: int = 0):
+        super().__init__(data_source, batch_size, n_domain)
+
+
+class SeqDomainSampler(_DomainSampler):
+    """Each batch: all domains in sorted order with K random images each."""
+
+    def __init__(self, data_source: Sequence, batch_size: int):
+        super().__init__(data_source, batch_size, 0)
+
+    def _next_domains(self) -> list[int]:
+        return sorted(self.domains)
+
+
+class RandomClassSampler(Sampler):
+    """Each batch: B / N random classes with N random images each.
+
+    The length is that of the first draw, made in the constructor.
+    """
+
+    def __init__(self, data_source: Sequence, batch_size: int, n_ins: int = 16):
+        if batch_size < n_ins:
+            raise ValueError(f"BATCH_SIZE {batch_size} must not be less than N_INS {n_ins}.")
+        self.data_source = data_source
+        self.batch_size = batch_size
+        self.n_ins = n_ins
+        self.ncls_per_batch = batch_size // n_ins
+        self.index_dic = _indices_by(data_source, "label")
+        self.labels = list(self.index_dic)
+        if len(self.labels) < self.ncls_per_batch:
+            raise ValueError(
+                f"A batch takes {self.ncls_per_batch} classes, the data has {len(self.labels)}."
+            )
+        self.length = len(list(iter(self)))
+
+    def _groups(self) -> dict[int, list[list[int]]]:
+        """Cut each class's shuffled indices into groups of `n_ins`."""
+        groups: dict[int, list[list[int]]] = {}
+        for label in self.labels:
+            indices = list(self.index_dic[label])
+            if len(indices) < self.n_ins:
+                indices = np.random.choice(indices, size=self.n_ins, replace=True).tolist()
+            random.shuffle(indices)
+            groups[label] = [
+                indices[start : start + self.n_ins]
+                for start in range(0, len(indices) - self.n_ins + 1, self.n_ins)
+            ]
+        return groups
+
+    def __iter__(self) -> Iterator[int]:
+        groups = self._groups()
+        available = list(self.labels)
+        order: list[int] = []
+        while len(available) >= self.ncls_per_batch:
+            for label in random.sample(available, self.ncls_per_batch):
+                order.extend(groups[label].pop(0))
+                if not groups[label]:
+                    available.remove(label)
+        return iter(order)
+
+    def __len__(self) -> int:
+        return self.length
+
+
+def build_sampler(
+    sampler_type: str,
+    cfg: CfgNode | None = None,
+    data_source: Sequence | None = None,
+    batch_size: int = 32,
+    n_domain: int = 0,
+    n_ins: int = 16,
+) -> Sampler:
+    """Return a sampler over `data_source` by name."""
+    del cfg  # the original's signature
+    if sampler_type == "RandomSampler":
+        return RandomSampler(data_source)
+    if sampler_type == "SequentialSampler":
+        return SequentialSampler(data_source)
+    if sampler_type == "RandomDomainSampler":
+        return RandomDomainSampler(data_source, batch_size, n_domain)
+    if sampler_type == "SeqDomainSampler":
+        return SeqDomainSampler(data_source, batch_size)
+    if sampler_type == "RandomClassSampler":
+        return RandomClassSampler(data_source, batch_size, n_ins)
+    raise ValueError(f'SAMPLER is "{sampler_type}". {did_you_mean(sampler_type, AVAI_SAMPLERS)}')

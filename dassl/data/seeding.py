@@ -1,0 +1,114 @@
+"""Augmentation as a function of (seed, epoch, index) alone.
+
+The sampler marks each index with its epoch (`SeededIndex`, an int that travels to the workers),
+and the dataset seeds every generator from it before it makes the item. So the pixels depend
+neither on the number of workers nor on which of them works when.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+
+
+class SeededIndex(int):
+    """An item index that knows the epoch it is drawn in."""
+
+    epoch: int
+
+    def __new__(cls, index: int, epoch: int) -> "SeededIndex":
+        marked = super().__new__(cls, index)
+        marked.epoch = epoch
+        return marked
+
+    def __reduce__(self):
+        return SeededIndex, (int(self), self.epoch)
+
+
+def sample_seed(seed: int, epoch: int, index: int) -> int:
+    """Return a 63-bit seed for one item of one epoch."""
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed `random`, NumPy and torch's CPU generator; restore them after, in the main process."""
+    in_worker = get_worker_info() is not None
+    if not in_worker:
+        states = (random.getstate(), np.random.get_state(), torch.get_rng_state())
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch CUDA, too
+    try:
+        yield
+    finally:
+        if not in_worker:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
+
+
+class SeededDataset(Dataset):
+    """Makes the items of any dataset under the seed that their index carries.
+
+    Everything else is the inner dataset's (`loader.dataset.data_source` works).
+    """
+
+    def __init__(self, inner: Dataset, seed: int):
+        self.inner = inner
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, index: int) -> Any:
+        with seeded(sample_seed(self.seed, getattr(index, "epoch", 0), int(index))):
+            return self.inner[int(index)]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+
+class EpochSampler(Sampler):
+    """Marks the indices of another sampler with the epoch.
+
+    Args:
+        sampler: the order.
+        advance: count passes as epochs (training); otherwise every pass is epoch 0, so that an
+            evaluation gives the same result twice.
+
+    Draws what the original's loader draws from torch's default generator: one number per pass (its
+    base seed for workers), then whatever the sampler draws. So the order of the data equals the
+    original's for a given seed, for any number of workers.
+    """
+
+    def __init__(self, sampler: Sampler, *, advance: bool):
+        self.sampler = sampler
+        self.advance = advance
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[SeededIndex]:
+        epoch = self.epoch
+        if self.advance:
+            self.epoch += 1
+        torch.empty((), dtype=torch.int64).random_()
+        for index in self.sampler:
+            yield SeededIndex(int(index), epoch)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+def set_epoch(loader: DataLoader | None, epoch: int) -> None:
+    """Tell a training loader which epoch comes next (after a resume); others are left alone."""
+    sampler = getattr(loader, "sampler", None)
+    if isinstance(sampler, EpochSampler) and sampler.advance:
+        sampler.epoch = epoch

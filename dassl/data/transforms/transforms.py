@@ -1,0 +1,155 @@
+"""Builds the training and the test pipeline from INPUT.
+
+The order of the steps is fixed, whatever the order in INPUT.TRANSFORMS. Parity:
+tests/golden/engine (transforms).
+"""
+
+from collections.abc import Callable, Sequence
+
+from torchvision import transforms as T
+from torchvision.transforms import InterpolationMode
+from yacs.config import CfgNode
+
+from dassl.utils.text import did_you_mean
+
+from .autoaugment import CIFAR10Policy, ImageNetPolicy, SVHNPolicy
+from .ops import Cutout, GaussianNoise, InstanceNormalization, Random2DTranslation
+from .randaugment import RandAugment, RandAugment2, RandAugmentFixMatch
+
+AVAI_CHOICES = [
+    "random_flip",
+    "random_resized_crop",
+    "normalize",
+    "instance_norm",
+    "random_crop",
+    "random_translation",
+    "center_crop",  # has no effect in training
+    "cutout",
+    "imagenet_policy",
+    "cifar10_policy",
+    "svhn_policy",
+    "randaugment",
+    "randaugment_fixmatch",
+    "randaugment2",
+    "gaussian_noise",
+    "colorjitter",
+    "randomgrayscale",
+    "gaussian_blur",
+]
+
+INTERPOLATION_MODES = {
+    "bilinear": InterpolationMode.BILINEAR,
+    "bicubic": InterpolationMode.BICUBIC,
+    "nearest": InterpolationMode.NEAREST,
+}
+
+_Step = tuple[str, Callable]
+
+
+def build_transform(
+    cfg: CfgNode, is_train: bool = True, choices: Sequence[str] | None = None
+) -> Callable | None:
+    """Return the pipeline PIL image -> tensor (C, H, W), or None with INPUT.NO_TRANSFORM.
+
+    Args:
+        cfg: the whole config; INPUT counts.
+        is_train: the training or the test pipeline.
+        choices: names of steps instead of INPUT.TRANSFORMS.
+    """
+    if cfg.INPUT.NO_TRANSFORM:
+        print("Note: no transform is applied!")
+        return None
+    choices = list(cfg.INPUT.TRANSFORMS if choices is None else choices)
+    for choice in choices:
+        if choice not in AVAI_CHOICES:
+            raise ValueError(
+                f'INPUT.TRANSFORMS names "{choice}", which is no known transform. '
+                f"{did_you_mean(choice, AVAI_CHOICES)}"
+            )
+    if cfg.INPUT.INTERPOLATION not in INTERPOLATION_MODES:
+        raise ValueError(
+            f'INPUT.INTERPOLATION is "{cfg.INPUT.INTERPOLATION}". '
+            f"{did_you_mean(cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)}"
+        )
+    print(f"Building transform_{'train' if is_train else 'test'}")
+    steps = (_train_steps if is_train else _test_steps)(cfg.INPUT, choices)
+    for description, _ in steps:
+        print(f"+ {description}")
+    return T.Compose([step for _, step in steps])
+
+
+def _train_steps(cfg: CfgNode, choices: list[str]) -> list[_Step]:
+    height, width = cfg.SIZE
+    interpolation = INTERPOLATION_MODES[cfg.INTERPOLATION]
+    steps: list[_Step] = []
+    if "random_crop" not in choices and "random_resized_crop" not in choices:
+        resize = T.Resize((height, width), interpolation=interpolation)
+        steps.append((f"resize to {height}x{width}", resize))
+    if "random_translation" in choices:
+        steps.append(("random translation", Random2DTranslation(height, width)))
+    if "random_crop" in choices:
+        crop = T.RandomCrop((height, width), padding=cfg.CROP_PADDING)
+        steps.append((f"random crop (padding = {cfg.CROP_PADDING})", crop))
+    if "random_resized_crop" in choices:
+        size, scale = (height, width), tuple(cfg.RRCROP_SCALE)
+        crop = T.RandomResizedCrop(size, scale=scale, interpolation=interpolation)
+        steps.append((f"random resized crop (size={size}, scale={scale})", crop))
+    if "random_flip" in choices:
+        steps.append(("random flip", T.RandomHorizontalFlip()))
+    steps += [step for name, step in _colour_steps(cfg).items() if name in choices]
+    steps.append(("to torch tensor of range [0, 1]", T.ToTensor()))
+    if "cutout" in choices:
+        n_holes, length = cfg.CUTOUT_N, cfg.CUTOUT_LEN
+        steps.append((f"cutout (n_holes={n_holes}, length={length})", Cutout(n_holes, length)))
+    if "normalize" in choices:
+        steps.append(_normalize(cfg))
+    if "gaussian_noise" in choices:
+        noise = GaussianNoise(cfg.GN_MEAN, cfg.GN_STD)
+        steps.append((f"gaussian noise (mean={cfg.GN_MEAN}, std={cfg.GN_STD})", noise))
+    if "instance_norm" in choices:
+        steps.append(("instance normalization", InstanceNormalization()))
+    return steps
+
+
+def _colour_steps(cfg: CfgNode) -> dict[str, _Step]:
+    """Return the policies and colour operations in their fixed order."""
+    n, m = cfg.RANDAUGMENT_N, cfg.RANDAUGMENT_M
+    jitter = T.ColorJitter(
+        brightness=cfg.COLORJITTER_B,
+        contrast=cfg.COLORJITTER_C,
+        saturation=cfg.COLORJITTER_S,
+        hue=cfg.COLORJITTER_H,
+    )
+    blur = T.RandomApply([T.GaussianBlur(cfg.GB_K)], p=cfg.GB_P)
+    return {
+        "imagenet_policy": ("imagenet policy", ImageNetPolicy()),
+        "cifar10_policy": ("cifar10 policy", CIFAR10Policy()),
+        "svhn_policy": ("svhn policy", SVHNPolicy()),
+        "randaugment": (f"randaugment (n={n}, m={m})", RandAugment(n, m)),
+        "randaugment_fixmatch": (f"randaugment_fixmatch (n={n})", RandAugmentFixMatch(n)),
+        "randaugment2": (f"randaugment2 (n={n})", RandAugment2(n)),
+        "colorjitter": ("color jitter", jitter),
+        "randomgrayscale": ("random gray scale", T.RandomGrayscale(p=cfg.RGS_P)),
+        "gaussian_blur": (f"gaussian blur (kernel={cfg.GB_K})", blur),
+    }
+
+
+def _test_steps(cfg: CfgNode, choices: list[str]) -> list[_Step]:
+    height, width = cfg.SIZE
+    edge = max(height, width)
+    resize = T.Resize(edge, interpolation=INTERPOLATION_MODES[cfg.INTERPOLATION])
+    steps = [
+        (f"resize the smaller edge to {edge}", resize),
+        (f"{height}x{width} center crop", T.CenterCrop((height, width))),
+        ("to torch tensor of range [0, 1]", T.ToTensor()),
+    ]
+    if "normalize" in choices:
+        steps.append(_normalize(cfg))
+    if "instance_norm" in choices:
+        steps.append(("instance normalization", InstanceNormalization()))
+    return steps
+
+
+def _normalize(cfg: CfgNode) -> _Step:
+    mean, std = list(cfg.PIXEL_MEAN), list(cfg.PIXEL_STD)
+    return f"normalization (mean={mean}, std={std})", T.Normalize(mean=mean, std=std)

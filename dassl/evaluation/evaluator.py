@@ -1,0 +1,160 @@
+"""Classification accuracy, macro F1, per-class accuracy and confusion matrix.
+
+Parity: tests/golden/engine (evaluator).
+"""
+
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+
+from dassl.utils.files import atomic_write
+
+from .build import EVALUATOR_REGISTRY
+
+logger = logging.getLogger(__name__)
+
+
+class EvaluatorBase(ABC):
+    """`reset()`, then `process()` per batch, then `evaluate()`."""
+
+    def __init__(self, cfg: CfgNode):
+        self.cfg = cfg
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget all batches."""
+
+    @abstractmethod
+    def process(self, mo: Tensor, gt: Tensor) -> None:
+        """Add a batch of model outputs and labels."""
+
+    @abstractmethod
+    def evaluate(self) -> OrderedDict:
+        """Return an ordered mapping; the first value is the one that models are compared by."""
+
+
+@EVALUATOR_REGISTRY.register()
+class Classification(EvaluatorBase):
+    """Accuracy, error rate and macro F1, in percent.
+
+    A prediction is the first of the largest scores. Macro F1 is the mean over the labels that
+    occur in the truth. `TEST.PER_CLASS_RESULT` and `TEST.COMPUTE_CMAT` add their parts.
+    """
+
+    def __init__(self, cfg: CfgNode, lab2cname: dict[int, str] | None = None, **kwargs):
+        super().__init__(cfg)
+        if cfg.TEST.PER_CLASS_RESULT and lab2cname is None:
+            raise ValueError("TEST.PER_CLASS_RESULT needs lab2cname (label -> class name).")
+        self._lab2cname = lab2cname
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._total = 0
+        self._y_true: list[Tensor] = []
+        self._y_pred: list[Tensor] = []
+        self._nan_rows: Tensor | int = 0
+
+    def process(self, mo: Tensor, gt: Tensor) -> None:
+        """Add a batch; nothing is copied to the CPU before `evaluate`.
+
+        Args:
+            mo: (B, C) scores.
+            gt: (B,) labels.
+        """
+        if mo.shape[0] != gt.shape[0]:
+            raise ValueError(f"{mo.shape[0]} predictions for {gt.shape[0]} labels.")
+        self._y_true.append(gt.detach())
+        self._y_pred.append(mo.detach().argmax(dim=1))
+        self._nan_rows = self._nan_rows + mo.detach().isnan().any(dim=1).sum()
+        self._total += int(gt.shape[0])
+
+    def evaluate(self) -> OrderedDict:
+        """Print and return the results over all batches since `reset`."""
+        if not self._y_true:
+            raise ValueError(
+                "Nothing to evaluate: the split is empty. Check the dataset and TEST.SPLIT."
+            )
+        truth = _gather(self._y_true)
+        predicted = _gather(self._y_pred)
+        if int(self._nan_rows):
+            logger.warning(
+                "The scores of %d of %d images are NaN.", int(self._nan_rows), len(truth)
+            )
+        correct = int((truth == predicted).sum())
+        accuracy = 100.0 * correct / len(truth)
+        results = OrderedDict(
+            accuracy=accuracy,
+            error_rate=100.0 - accuracy,
+            macro_f1=100.0 * macro_f1(truth, predicted),
+        )
+        print(
+            "=> result\n"
+            f"* total: {len(truth):,}\n"
+            f"* correct: {correct:,}\n"
+            f"* accuracy: {accuracy:.1f}%\n"
+            f"* error: {results['error_rate']:.1f}%\n"
+            f"* macro_f1: {results['macro_f1']:.1f}%"
+        )
+        if self.cfg.TEST.PER_CLASS_RESULT:
+            results["perclass_accuracy"] = self._per_class(truth, predicted)
+        if self.cfg.TEST.COMPUTE_CMAT:
+            self._save_confusion_matrix(truth, predicted)
+        return results
+
+    def _per_class(self, truth: np.ndarray, predicted: np.ndarray) -> float:
+        """Print a line per label of the truth; return the mean of their accuracies."""
+        labels, rows = np.unique(truth, return_inverse=True)
+        totals = np.bincount(rows)
+        corrects = np.bincount(rows, weights=truth == predicted).astype(int)
+        accuracies = 100.0 * corrects / totals
+        print("=> per-class result")
+        for label, total, correct, accuracy in zip(labels, totals, corrects, accuracies):
+            name = self._lab2cname.get(int(label), "unknown")
+            print(
+                f"* class: {label} ({name})\ttotal: {total:,}\tcorrect: {correct:,}"
+                f"\tacc: {accuracy:.1f}%"
+            )
+        mean = float(np.mean(accuracies))
+        print(f"* average: {mean:.1f}%")
+        return mean
+
+    def _save_confusion_matrix(self, truth: np.ndarray, predicted: np.ndarray) -> None:
+        """Save the matrix as a float64 tensor, which loads with `weights_only=True`."""
+        path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
+        with atomic_write(path) as temporary:
+            torch.save(torch.from_numpy(confusion_matrix(truth, predicted)), temporary)
+        print(f"Confusion matrix is saved to {path}")
+
+
+def _gather(batches: list[Tensor]) -> np.ndarray:
+    return torch.cat([torch.as_tensor(batch).reshape(-1) for batch in batches]).cpu().numpy()
+
+
+def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean F1, 2 TP / (true + predicted), over the labels of the truth; 0 to 1."""
+    labels, rows = np.unique(truth, return_inverse=True)
+    true_counts = np.bincount(rows)
+    hits = np.bincount(rows, weights=truth == predicted)
+    places = np.searchsorted(labels, predicted).clip(max=len(labels) - 1)
+    known = labels[places] == predicted
+    predicted_counts = np.bincount(places[known], minlength=len(labels))
+    return float(np.mean(2 * hits / (true_counts + predicted_counts)))
+
+
+def confusion_matrix(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return the (L, L) matrix of row fractions over the L labels of truth and prediction.
+
+    Rows are true labels, ascending; a label that is only predicted has a row of zeros.
+    """
+    labels = np.union1d(truth, predicted)
+    size = len(labels)
+    cells = np.searchsorted(labels, truth) * size + np.searchsorted(labels, predicted)
+    counts = np.bincount(cells, minlength=size * size).reshape(size, size).astype(np.float64)
+    return counts / counts.sum(axis=1, keepdims=True).clip(min=1)

@@ -1,0 +1,91 @@
+"""Optimisers by name."""
+
+import warnings
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from yacs.config import CfgNode
+
+from dassl.utils.text import did_you_mean
+
+from .radam import RAdam
+
+AVAI_OPTIMS = ["adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw"]
+_EPS = 1e-8  # for OPTIM nodes made without EPS
+
+
+def build_optimizer(
+    model: nn.Module | Iterable,
+    optim_cfg: CfgNode,
+    param_groups: Iterable | None = None,
+) -> torch.optim.Optimizer:
+    """Return the optimiser that `OPTIM.NAME` names.
+
+    Args:
+        model: a module (all its parameters, frozen ones included: they get no gradient and are
+            left alone), or parameters, or parameter groups.
+        optim_cfg: `cfg.OPTIM`.
+        param_groups: used instead of the model's parameters if given.
+    """
+    name = optim_cfg.NAME
+    if name not in AVAI_OPTIMS:
+        raise ValueError(f'OPTIM.NAME is "{name}". {did_you_mean(name, AVAI_OPTIMS)}')
+    if optim_cfg.STAGED_LR and param_groups is not None:
+        warnings.warn(
+            "OPTIM.STAGED_LR is ignored, because the trainer passes its own parameter groups.",
+            stacklevel=2,
+        )
+    if param_groups is None:
+        if optim_cfg.STAGED_LR:
+            param_groups = _staged_groups(model, optim_cfg)
+        else:
+            param_groups = model.parameters() if isinstance(model, nn.Module) else model
+    return _create(name, param_groups, optim_cfg)
+
+
+def _create(name: str, params: Iterable, cfg: CfgNode) -> torch.optim.Optimizer:
+    common = {"lr": cfg.LR, "weight_decay": cfg.WEIGHT_DECAY}
+    betas = (cfg.ADAM_BETA1, cfg.ADAM_BETA2)
+    eps = cfg.get("EPS", _EPS)
+    if name == "sgd":
+        return torch.optim.SGD(
+            params,
+            momentum=cfg.MOMENTUM,
+            dampening=cfg.SGD_DAMPNING,
+            nesterov=cfg.SGD_NESTEROV,
+            **common,
+        )
+    if name == "rmsprop":
+        return torch.optim.RMSprop(
+            params, momentum=cfg.MOMENTUM, alpha=cfg.RMSPROP_ALPHA, eps=eps, **common
+        )
+    if name == "radam":
+        return RAdam(params, betas=betas, eps=eps, **common)
+    if name == "adamw":
+        return torch.optim.AdamW(params, betas=betas, eps=eps, **common)
+    return torch.optim.Adam(params, betas=betas, eps=eps, amsgrad=name == "amsgrad", **common)
+
+
+def _staged_groups(model: nn.Module, cfg: CfgNode) -> list[dict]:
+    """Return [base group at LR * BASE_LR_MULT, group of the children in NEW_LAYERS at LR]."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"OPTIM.STAGED_LR looks for NEW_LAYERS in a network, not in a {type(model).__name__}."
+        )
+    if isinstance(model, nn.DataParallel):
+        model = model.module
+    names = [cfg.NEW_LAYERS] if isinstance(cfg.NEW_LAYERS, str) else list(cfg.NEW_LAYERS)
+    children = dict(model.named_children())
+    for name in names:
+        if name not in children:
+            raise ValueError(
+                f'OPTIM.NEW_LAYERS names "{name}", which the network does not have. '
+                f"{did_you_mean(name, children)}"
+            )
+    if not names:
+        warnings.warn("OPTIM.STAGED_LR is on, but OPTIM.NEW_LAYERS is empty.", stacklevel=3)
+    base, new = [], []
+    for name, child in children.items():
+        (new if name in names else base).extend(child.parameters())
+    return [{"params": base, "lr": cfg.LR * cfg.BASE_LR_MULT}, {"params": new}]
