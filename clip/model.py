@@ -209,7 +209,7 @@ class CLIP(nn.Module):
             _check_shared(tokens, eot, embeddings is None and states is None, shared)
         if states is None and hook is not None:
             x = hook.embed(x)
-        is_pooled = pool and (stop is None or stop == self.transformer.layers)
+        is_pooled = pool and stop is None
         read = eot if is_pooled and not (hook is not None and hook.all_rows) else None
         x = self.transformer(x, hook=hook, start=start, stop=stop, read=read, shared=shared)
         if not is_pooled:

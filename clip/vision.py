@@ -83,7 +83,7 @@ class VisionTransformer(nn.Module):
             x = self.ln_pre(x if hook is None else hook.embed(x))
         else:
             x = states
-        is_pooled = pool and (stop is None or stop == self.transformer.layers)
+        is_pooled = pool and stop is None
         read = 0 if is_pooled and not (hook is not None and hook.all_rows) else None
         x = self.transformer(x, hook=hook, start=start, stop=stop, read=read)
         return self.project(pick_rows(x, 0)[0]) if is_pooled else x
