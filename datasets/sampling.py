@@ -96,6 +96,8 @@ def draw_shots(
     kept = None
     if draw.seed >= 0:
         kept = _read(path, split) or _read_original(path, train, val, draw)
+    if kept is not None:
+        print(f"Reading the {draw.num_shots}-shot draw of seed {draw.seed} from {folder}")
     shots, val_shots = kept or _draw(train, val, draw, sample)
     if draw.seed >= 0 and (kept is None or not path.exists()):
         _write(path, (shots, val_shots), split, draw)

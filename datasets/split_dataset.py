@@ -103,6 +103,7 @@ class SplitDataset(DatasetBase):
         Piece("image folder", (Path(self.image_dir),)).require(self.config, self.section)
         path = Path(self.split_path)
         if path.exists():
+            print(f"Reading split from {path}")
             return read_split_file(path)
         folder = root / type(self).dataset_dir
         try:

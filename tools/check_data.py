@@ -1,0 +1,201 @@
+"""Say which datasets are there, what is missing, and where it was looked for.
+
+    python tools/check_data.py                       # all datasets, a line each
+    python tools/check_data.py oxford_pets --root /data
+    python tools/check_data.py oxford_pets --decode  # also open every image
+
+A dataset without its split file gets it rebuilt and saved, as in its first run.
+
+Exit status: 0 when every dataset asked for is ready (without names: always), 1 otherwise, 2 for an
+unknown name.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from tqdm import tqdm
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+CONFIGS = REPOSITORY / "configs" / "datasets"
+
+
+@dataclass
+class Report:
+    """What was found for one dataset; lines are (mark, text) with mark ok, missing or note."""
+
+    name: str
+    lines: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the dataset can be used."""
+        return not any(mark == "missing" for mark, _ in self.lines)
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        missing = [text for mark, text in self.lines if mark == "missing"]
+        if not missing:
+            return f"{self.name}: ready. {self.lines[-1][1]}"
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        return f"{self.name}: not ready. {missing[0]}{more}"
+
+    def add(self, mark: str, text: str) -> None:
+        """Append a line."""
+        self.lines.append((mark, text))
+
+
+def known_datasets() -> dict[str, str]:
+    """Config name -> registered class name, from configs/datasets."""
+    found = {}
+    for path in sorted(CONFIGS.glob("*.yaml")):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found[path.stem] = content["DATASET"]["NAME"]
+    return found
+
+
+def check(name: str, root: Path, *, decode: bool = False) -> Report:
+    """Look for every piece of a dataset, then read it as a run would."""
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    report = Report(name)
+    cls = DATASET_REGISTRY.get(known_datasets()[name])
+    if not hasattr(cls, "pieces"):
+        report.add("ok", "embedded in the package, nothing to download")
+        return report
+    pieces = cls.pieces(root)
+    split = next((p for p in pieces if p.role == "split"), None)
+    has_split = split is not None and split.find() is not None
+    for piece in pieces:
+        found = piece.find()
+        looked = " and ".join(str(place) for place in piece.places)
+        if found is not None:
+            report.add("ok", f"{piece.what}: {found}")
+        elif piece.role == "needed" or (piece.role == "rebuild" and not has_split):
+            report.add("missing", f"No {piece.what}. Looked for {looked}.")
+        elif piece.role == "split":
+            report.add("note", f"No {piece.what} (it would be rebuilt). Looked for {looked}.")
+        elif piece.role == "optional":
+            report.add("note", f"No {piece.what}. Looked for {looked}.")
+    if report.is_ready:
+        read_dataset(report, cls, name, root, decode=decode)
+    return report
+
+
+def read_dataset(report: Report, cls: type, name: str, root: Path, *, decode: bool) -> None:
+    """Build the dataset and count its images; any problem is one more missing line."""
+    from dassl.config import get_cfg_default
+    from datasets.domainbed import DomainFolders
+
+    cfg = get_cfg_default()
+    cfg.merge_from_file(str(CONFIGS / f"{name}.yaml"))
+    cfg.DATASET.ROOT = str(root)
+    cfg.SEED = 0
+    try:
+        if issubclass(cls, DomainFolders):
+            domains = cls.list_domains(root / cls.dataset_dir)
+            cfg.DATASET.TARGET_DOMAINS = (domains[-1],)
+        dataset = cls(cfg)
+    except (OSError, ValueError) as err:
+        report.add("missing", str(err))
+        return
+    if issubclass(cls, DomainFolders):
+        sizes = {n: len(d.in_items) + len(d.out_items) for n, d in dataset.all_domains.items()}
+        report.add("ok", "domains: " + ", ".join(f"{n} {size:,}" for n, size in sizes.items()))
+        total, expected = sum(sizes.values()), cls.num_images
+        if expected and total != expected:
+            report.add("note", f"{total:,} images, the complete dataset has {expected:,}")
+        items = [i for d in dataset.all_domains.values() for i in (*d.in_items, *d.out_items)]
+    else:
+        items = list({i.impath: i for i in (*dataset.train_x, *dataset.test)}.values())
+        items += [i for i in dataset.val or () if dataset.val is not dataset.test]
+    report.add("ok", sizes_line(dataset))
+    if decode:
+        decode_all(report, [item.impath for item in items])
+
+
+def sizes_line(dataset) -> str:
+    """Classes and the number of images per list."""
+    lists = {"train": dataset.train_x, "val": dataset.val, "test": dataset.test}
+    sizes = ", ".join(f"{name} {len(items):,}" for name, items in lists.items() if items)
+    return f"{dataset.num_classes} classes; images: {sizes}"
+
+
+def decode_all(report: Report, paths: Sequence[str]) -> None:
+    """Open every image as the loaders do."""
+    from dassl.utils import BadImageError, read_image
+
+    bad = []
+    for path in tqdm(sorted(set(paths)), desc=report.name, disable=None):
+        try:
+            read_image(path)
+        except (OSError, BadImageError) as err:
+            bad.append(str(err))
+    for text in bad[:10]:
+        report.add("missing", f"bad image: {text}")
+    if bad:
+        report.add("missing", f"{len(bad)} bad images in all")
+    else:
+        report.add("ok", f"all {len(set(paths)):,} images can be read")
+
+
+def way_to_get(name: str) -> str:
+    """Where the reader goes from here."""
+    from tools.get_data import RECIPES
+
+    fetch = f"python tools/get_data.py {name}, or " if name in RECIPES else ""
+    return f"{fetch}DATASETS.md lists sources and the expected tree."
+
+
+def parse_args(args: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="What is there, and what is missing.")
+    parser.add_argument("datasets", nargs="*", help="config names; all when left out")
+    parser.add_argument(
+        "--root",
+        default=os.environ.get("DATA", "data"),
+        help="folder that holds all datasets (default: environment variable DATA, or ./data)",
+    )
+    parser.add_argument("--decode", action="store_true", help="open every image, too (slow)")
+    return parser.parse_args(args)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Print the reports; returns the exit status."""
+    if str(REPOSITORY) not in sys.path:
+        sys.path.insert(0, str(REPOSITORY))
+    importlib.import_module("datasets")
+    from dassl.utils import did_you_mean
+
+    options = parse_args(args)
+    known = known_datasets()
+    unknown = [name for name in options.datasets if name not in known]
+    if unknown:
+        print(f'"{unknown[0]}" is no dataset. {did_you_mean(unknown[0], known)}', file=sys.stderr)
+        return 2
+    root = Path(options.root).expanduser().absolute()
+    print(f"Data folder: {root}" + ("" if root.is_dir() else " (does not exist)"))
+    names = options.datasets or [name for name in known if name != "domain_folder"]
+    reports = [check(name, root, decode=options.decode) for name in names]
+    if not options.datasets:
+        for report in reports:
+            print(report.summary)
+        print("Details: python tools/check_data.py NAME. How to get them: DATASETS.md.")
+        return 0
+    for report in reports:
+        print(f"\n{report.name}: {'ready' if report.is_ready else 'not ready'}")
+        for mark, text in report.lines:
+            print(f"  {mark:<8}{text}")
+        if not report.is_ready:
+            print(f"  How to get it: {way_to_get(report.name)}")
+    return 0 if all(report.is_ready for report in reports) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
