@@ -3,12 +3,15 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from dassl.data import set_epoch
+from dassl.data.seeding import set_epoch
 from dassl.utils import tolist_if_not
 
 from .anomaly import explain_nonfinite
@@ -27,6 +30,9 @@ class TrainerBase:
     percent), ``selected_epoch`` (counted from 1; 0: no training), ``best_result``. Setting
     ``stop`` ends the loop after the current epoch.
     """
+
+    follows_backbone_size = False  # True: INPUT.SIZE (0, 0) is filled in by the trainer
+    uses_training_images = True  # False: no label of a training image enters (zero-shot)
 
     def __init__(self) -> None:
         self.cfg: CfgNode | None = None
@@ -47,6 +53,7 @@ class TrainerBase:
         self.earlier_seconds = 0.0  # training time of earlier attempts at this run
         self.keep_resume_file = False  # the entry point removes it, after its own last file
         self.time_start = time.time()
+        self.test_seconds = 0.0  # of the final test
 
     # ----------------------------------------------------------------- models
     def register_model(
@@ -215,11 +222,12 @@ class TrainerBase:
         """
         resume = ResumeFile(directory)
         state = resume.load()
-        if state is None:
-            return resume_from_folders(self, directory)
-        if "models" not in state:
+        is_own = Path(directory).absolute() == Path(self.output_dir).absolute()
+        if state is None and is_own and resume.mark.is_file():
             print("No checkpoint found, train from scratch")
             return 0
+        if state is None:
+            return resume_from_folders(self, directory)
         epoch = restore(self, state, resume.path)
         print(f"Continue the interrupted run in {directory} after epoch {epoch}")
         return epoch
@@ -262,16 +270,13 @@ class TrainerBase:
         self.max_epoch = self.max_epoch if max_epoch is None else max_epoch
         self.before_train()
         self.epoch = max(self.start_epoch - 1, 0)
-        if (
-            self._resume_file is not None
-            and self.start_epoch
-            and not self._resume_file.holds_state()
-        ):
-            self._resume_file.save(self, self.start_epoch, force=True)
+        self._keep_adopted_start()
         for epoch in range(self.start_epoch, self.max_epoch):
             if self.stop:
                 break
             self.epoch = epoch
+            for loader in self.loaders().values():
+                set_epoch(loader, epoch)
             self.before_epoch()
             self.run_epoch()
             self.after_epoch()
@@ -279,6 +284,12 @@ class TrainerBase:
         self.after_train()
         if self._resume_file is not None and not self.keep_resume_file:
             self._resume_file.remove()
+
+    def _keep_adopted_start(self) -> None:
+        """Make a start from checkpoints of another run resumable, too."""
+        resume = self._resume_file
+        if resume is not None and self.start_epoch and not resume.path.is_file():
+            resume.save(self, self.start_epoch, force=True)
 
     def _keep_for_resume(self) -> None:
         if self._metrics_log is not None:

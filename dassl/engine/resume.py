@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 RESUME_FILE = "resume.pth.tar"
+START_MARK = "resume.started"
 RESUME_FORMAT = "vltune-resume-1"
 INTERVAL_VARIABLE = "VLTUNE_RESUME_SECONDS"
 DEFAULT_INTERVAL = 30.0  # seconds between two resume files, at least
@@ -42,13 +43,17 @@ class ResumeFile:
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / RESUME_FILE
+        self.mark = Path(folder) / START_MARK
         self.interval = float(os.environ.get(INTERVAL_VARIABLE, DEFAULT_INTERVAL))
         self._last = time.monotonic()
 
     def mark_start(self) -> None:
-        """Note that a run began here, so that a restart begins anew until the first real file."""
-        with atomic_write(self.path) as temporary:
-            torch.save({"format": RESUME_FORMAT, "epoch": 0}, temporary)
+        """Note that a run begins here: until the first state is kept, a restart begins anew.
+
+        Without the mark, the checkpoints of an interrupted run would look like a finished run's.
+        """
+        self.mark.parent.mkdir(parents=True, exist_ok=True)
+        self.mark.write_text("A run began here and has not ended.\n", encoding="utf-8")
 
     def save(self, trainer: "TrainerBase", next_epoch: int, *, force: bool = False) -> None:
         """Replace the file, unless the last one is younger than the interval."""
@@ -75,13 +80,10 @@ class ResumeFile:
             )
         return state
 
-    def holds_state(self) -> bool:
-        """Whether there is a file with the state after an epoch (not the mark of a start only)."""
-        return "models" in (self.load() or {})
-
     def remove(self) -> None:
-        """Remove the file: the run has ended."""
+        """Remove the file and the mark: the run has ended."""
         self.path.unlink(missing_ok=True)
+        self.mark.unlink(missing_ok=True)
 
 
 def collect(trainer: "TrainerBase", next_epoch: int) -> dict[str, Any]:
@@ -208,5 +210,12 @@ def _leaves(node: CfgNode, prefix: str = "") -> list[tuple[str, Any]]:
         if isinstance(value, CfgNode):
             pairs += _leaves(value, f"{prefix}{key}.")
         else:
-            pairs.append((prefix + key, list(value) if isinstance(value, tuple) else value))
+            pairs.append((prefix + key, _lists(value)))
     return pairs
+
+
+def _lists(value: Any) -> Any:
+    """Tuples as lists, as YAML gives them back."""
+    if isinstance(value, (list, tuple)):
+        return [_lists(item) for item in value]
+    return value

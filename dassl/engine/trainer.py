@@ -119,9 +119,10 @@ class SimpleTrainer(TrainerBase):
     def _find_start(self) -> int:
         """The epoch to start from: an interrupted run here goes on, else RESUME or checkpoints."""
         wanted = self.cfg.RESUME
-        has_state = self._resume_file.holds_state()
+        has_state = self._resume_file.path.is_file()
         start = self.resume_model_if_exist(wanted if wanted and not has_state else self.output_dir)
-        if start == 0 and wanted and not has_state:
+        is_own = Path(wanted).absolute() == Path(self.output_dir).absolute()
+        if start == 0 and wanted and not has_state and not is_own:
             raise FileNotFoundError(
                 f"--resume {wanted}: nothing to resume from there. Expected {wanted}/<model>/"
                 f"model.pth.tar-<epoch> for {', '.join(self.get_model_names())}."
@@ -193,10 +194,11 @@ class SimpleTrainer(TrainerBase):
     def test_and_record(self, split: str | None = None) -> float:
         """``test()``, recording its value also where a trainer's own ``test`` records nothing."""
         self.results.pop(split or self.cfg.TEST.SPLIT, None)
-        recorded = len(self.results)
+        recorded, start = len(self.results), time.time()
         accuracy = self.test(split) if split else self.test()
         if len(self.results) == recorded and isinstance(accuracy, (int, float)):
             self.add_result(split or self.cfg.TEST.SPLIT, {"accuracy": accuracy})
+        self.test_seconds = time.time() - start
         return accuracy
 
     @torch.no_grad()

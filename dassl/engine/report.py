@@ -1,0 +1,194 @@
+"""What a run says about itself: the start banner, ``results.json``, the end block."""
+
+import datetime
+import hashlib
+import importlib.metadata
+import logging
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .selection import rule_in_words, selection_split
+from .writer import peak_memory_bytes
+
+if TYPE_CHECKING:
+    from .base import TrainerBase
+
+logger = logging.getLogger(__name__)
+PACKAGES = ("vltune", "torch", "torchvision", "numpy", "pillow", "open_clip_torch")
+
+
+def versions() -> dict[str, str]:
+    """Package name -> version of what a result depends on, as far as it is installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def command_line() -> str:
+    """The command that started this process."""
+    return " ".join([Path(sys.executable).name, *sys.argv])
+
+
+def parameter_counts(trainer: "TrainerBase") -> tuple[int, int]:
+    """(trainable, total) parameters; total includes a frozen network that is not registered."""
+    modules = [model for model in trainer._models.values() if model is not None]
+    optimised = {id(p) for optim in trainer._optims.values() if optim for p in _parameters(optim)}
+    registered = {id(p): p for module in modules for p in module.parameters()}
+    trainable = sum(
+        p.numel() for key, p in registered.items() if p.requires_grad and key in optimised
+    )
+    if hasattr(trainer, "total_parameters"):
+        return trainable, int(trainer.total_parameters)
+    attributes = [obj for obj in vars(trainer).values() if isinstance(obj, torch.nn.Module)]
+    every = {id(p): p for module in [*modules, *attributes] for p in module.parameters()}
+    return trainable, sum(p.numel() for p in every.values())
+
+
+def _parameters(optim: torch.optim.Optimizer) -> list[torch.Tensor]:
+    return [p for group in optim.param_groups for p in group["params"]]
+
+
+def split_sizes(trainer: "TrainerBase") -> dict[str, int]:
+    """Images per split of the data set, as far as the trainer has one."""
+    dataset = getattr(getattr(trainer, "dm", None), "dataset", None)
+    splits = ("train_x", "train_u", "val", "test")
+    sizes = {name: len(getattr(dataset, name, None) or ()) for name in splits}
+    return {name: size for name, size in sizes.items() if size}
+
+
+def labelled_images(trainer: "TrainerBase", *, is_evaluation: bool) -> dict[str, int]:
+    """Labelled images that entered: shots, and validation images where labels chose something."""
+    if is_evaluation:
+        return {"train": 0, "val": 0}
+    sizes = split_sizes(trainer)
+    uses_val = selection_split(trainer.selection) == "val"
+    return {
+        "train": sizes.get("train_x", 0) if trainer.uses_training_images else 0,
+        "val": sizes.get("val", 0) if uses_val else 0,
+    }
+
+
+def fewshot_digest(trainer: "TrainerBase") -> str:
+    """SHA-256 over the training items (path relative to the data folder, label), in their order."""
+    dataset = getattr(getattr(trainer, "dm", None), "dataset", None)
+    root = Path(trainer.cfg.DATASET.ROOT or ".").absolute()
+    digest = hashlib.sha256()
+    for item in getattr(dataset, "train_x", None) or ():
+        path = Path(item.impath).absolute()
+        # Outside the data folder (renders in the cache) the last parts name the image.
+        name = path.relative_to(root) if path.is_relative_to(root) else Path(*path.parts[-4:])
+        digest.update(f"{name.as_posix()}\t{item.label}\n".encode())
+    return digest.hexdigest()
+
+
+def log_banner(trainer: "TrainerBase", dataset: str) -> None:
+    """One block at the start: versions, command, data, backbone, parameters, selection rule."""
+    cfg = trainer.cfg
+    trainable, total = parameter_counts(trainer)
+    sizes = ", ".join(f"{name} {size:,}" for name, size in split_sizes(trainer).items())
+    shots = f", {cfg.DATASET.NUM_SHOTS} shots" if cfg.DATASET.NUM_SHOTS > 0 else ""
+    rows = {
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "command": command_line(),
+        "trainer": f"{cfg.TRAINER.NAME} (recipe {cfg.RUN.RECIPE or 'none'})",
+        "seed": cfg.SEED if cfg.SEED >= 0 else "random",
+        "device": _device_name(trainer.device),
+        "backbone": cfg.MODEL.BACKBONE.NAME or "none",
+        "parameters": f"{trainable:,} trainable of {total:,}",
+        "data": f"{dataset}{shots}: {sizes}; {len(trainer.lab2cname or ())} classes",
+        "selection": rule_in_words(trainer.selection),
+        "output": cfg.OUTPUT_DIR,
+    }
+    logger.info("%s", _block("Run", rows))
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"{device.type} ({torch.get_num_threads()} threads)"
+
+
+def log_end(results: dict[str, Any], output_dir: str) -> None:
+    """One block at the end: metrics, selection rule, time, memory, files."""
+    rows = {}
+    for name, metrics in results["metrics"].items():
+        pairs = ("accuracy", "macro_f1")
+        rows[name] = ", ".join(f"{key} {metrics[key]:.2f}%" for key in pairs if key in metrics)
+    rows["selection"] = f"{rule_in_words(results['selection'])}; epoch {results['epoch']}"
+    seconds = results["seconds"]
+    times = {name: datetime.timedelta(seconds=round(value)) for name, value in seconds.items()}
+    rows["time"] = ", ".join(f"{name} {value}" for name, value in times.items())
+    rows["peak memory"] = f"{results['peak_memory_bytes'] / 2**20:,.0f} MiB"
+    rows["files"] = f"in {output_dir}: {', '.join(results['files'])}"
+    logger.info("%s", _block("Result", rows))
+
+
+def _block(title: str, rows: dict[str, Any]) -> str:
+    width = max(map(len, rows))
+    lines = [f"  {name:<{width}}  {value}" for name, value in rows.items()]
+    return "\n".join([f"{title}", *lines])
+
+
+def collect_results(
+    trainer: "TrainerBase",
+    *,
+    source: str,
+    seconds: dict[str, float],
+    evaluated: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The content of ``results.json``.
+
+    Args:
+        trainer: after training or evaluation.
+        source: config stem of the data set that it was trained on.
+        seconds: of train, test, total.
+        evaluated: what was loaded, for an evaluation without training.
+    """
+    cfg = trainer.cfg
+    trainable, total = parameter_counts(trainer)
+    results = {
+        "protocol": cfg.RUN.PROTOCOL,
+        "part": cfg.RUN.PART,
+        "trainer": cfg.TRAINER.NAME,
+        "recipe": cfg.RUN.RECIPE,
+        "backbone": cfg.MODEL.BACKBONE.NAME,
+        "dataset": cfg.RUN.DATASET,
+        "dataset_name": cfg.DATASET.NAME,
+        "shots": cfg.DATASET.NUM_SHOTS,
+        "seed": cfg.SEED,
+        "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
+        "target_domains": list(cfg.DATASET.TARGET_DOMAINS),
+        "source": source,
+        "selection": trainer.selection,
+        "labelled_images": labelled_images(trainer, is_evaluation=evaluated is not None),
+        "metrics": trainer.results,
+        "epoch": trainer.selected_epoch,
+        "fewshot_digest": fewshot_digest(trainer),
+        "views": getattr(trainer, "view_mode", "fresh"),
+        "seconds": seconds,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "versions": versions(),
+        "command": command_line(),
+    }
+    if evaluated is not None:
+        results["evaluated"] = evaluated
+    return results
+
+
+def written_files(output_dir: str | Path, ignored: Sequence[str] = ()) -> list[str]:
+    """Files of a run, relative to its folder, sorted."""
+    folder = Path(output_dir)
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    names = (path.relative_to(folder).as_posix() for path in files)
+    return [name for name in names if name not in ignored and not Path(name).name.startswith(".")]

@@ -1,0 +1,204 @@
+"""One run from its parsed command line: check the output folder, train or evaluate, record."""
+
+import argparse
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from yacs.config import CfgNode
+
+from dassl.utils import (
+    atomic_write,
+    collect_env_info,
+    read_json,
+    set_random_seed,
+    setup_logger,
+    write_json,
+)
+
+from .build import build_trainer
+from .report import collect_results, log_banner, log_end, written_files
+from .resume import RESUME_FILE, START_MARK, check_same_config
+
+if TYPE_CHECKING:
+    from .base import TrainerBase
+
+logger = logging.getLogger(__name__)
+CONFIG_FILE = "config.yaml"
+RESULTS_FILE = "results.json"
+EVALUATION_FILE = "results_eval.json"  # where a folder already holds a training run's results
+
+
+def run(args: argparse.Namespace, cfg: CfgNode) -> dict[str, Any] | None:
+    """Do what the command line asks for; returns the content of ``results.json``.
+
+    A finished run is not repeated: its results are returned. None with --no-train.
+
+    Raises:
+        ValueError: if the output folder belongs to a run with another config.
+    """
+    start = time.time()
+    output = Path(cfg.OUTPUT_DIR)
+    evaluated = describe_evaluated(args) if args.eval_only else None
+    check_output_dir(cfg, output, is_evaluation=args.eval_only)
+    finished = find_finished(output, evaluated)
+    if finished is not None:
+        logger.info(
+            "This run is finished, nothing is repeated: see %s. Delete that folder to run again.",
+            output / RESULTS_FILE,
+        )
+        return finished
+    prepare(args, cfg)
+    trainer = build_trainer(cfg)
+    check_evaluation_has_weights(args, trainer)
+    write_config(trainer.cfg, output, is_evaluation=args.eval_only)
+    log_banner(trainer, cfg.RUN.DATASET)
+    if args.eval_only:
+        return evaluate(args, trainer, evaluated, start=start)
+    if args.no_train:
+        return None
+    return train(trainer, start=start)
+
+
+def prepare(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Seed everything, open the log, print arguments, config and environment."""
+    if cfg.SEED >= 0:
+        print(f"Setting fixed seed: {cfg.SEED}")
+        set_random_seed(cfg.SEED)
+    setup_logger(cfg.OUTPUT_DIR)
+    if torch.cuda.is_available() and cfg.USE_CUDA:
+        # The fastest kernel differs from run to run: a seeded run takes the same one every time.
+        torch.backends.cudnn.benchmark = cfg.SEED < 0
+        torch.backends.cudnn.deterministic = cfg.SEED >= 0
+    print_arguments(args, cfg)
+    print("Collecting env info ...")
+    print(f"** System info **\n{collect_env_info()}\n")
+
+
+def print_arguments(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Print the command line's arguments, sorted, and the config."""
+    print("***************\n** Arguments **\n***************")
+    for name in sorted(vars(args)):
+        print(f"{name}: {getattr(args, name)}")
+    print("************\n** Config **\n************")
+    print(cfg)
+
+
+def train(trainer: "TrainerBase", *, start: float) -> dict[str, Any]:
+    """Train, test and record a run."""
+    trainer.keep_resume_file = True  # until results.json is there
+    trainer.train()
+    elapsed = trainer.elapsed_seconds()
+    seconds = {
+        "train": max(elapsed - trainer.test_seconds, 0.0),
+        "test": trainer.test_seconds,
+        "total": time.time() - start + trainer.earlier_seconds,
+    }
+    results = collect_results(trainer, source=trainer.cfg.RUN.DATASET, seconds=seconds)
+    record(results, Path(trainer.output_dir) / RESULTS_FILE)
+    trainer.remove_resume_file()
+    return results
+
+
+def evaluate(
+    args: argparse.Namespace,
+    trainer: "TrainerBase",
+    evaluated: dict[str, Any],
+    *,
+    start: float,
+) -> dict[str, Any]:
+    """Load a trained model, test and record; nothing is trained."""
+    if args.model_dir:
+        trainer.load_model(args.model_dir, epoch=args.load_epoch)
+    loaded = trainer.loaded_checkpoint or {}
+    trainer.selected_epoch = loaded.get("epoch", args.load_epoch or 0)
+    trainer.test_and_record()
+    seconds = {"train": 0.0, "test": trainer.test_seconds, "total": time.time() - start}
+    source = find_source(args.model_dir, loaded) or trainer.cfg.RUN.DATASET
+    results = collect_results(trainer, source=source, seconds=seconds, evaluated=evaluated)
+    earlier = _read_results(Path(args.model_dir) / RESULTS_FILE) if args.model_dir else None
+    if earlier is not None:  # the labels that the loaded model has seen
+        results["labelled_images"] = earlier["labelled_images"]
+        results["selection"] = earlier["selection"]
+    output = Path(trainer.output_dir)
+    own = _read_results(output / RESULTS_FILE)
+    is_training_folder = own is not None and "evaluated" not in own
+    record(results, output / (EVALUATION_FILE if is_training_folder else RESULTS_FILE))
+    return results
+
+
+def record(results: dict[str, Any], path: Path) -> None:
+    """Write the results, atomically and last, and log the end block."""
+    ignored = (RESUME_FILE, START_MARK, path.name)
+    results["files"] = [*written_files(path.parent, ignored), path.name]
+    results["finished"] = True
+    write_json(results, str(path))
+    log_end(results, str(path.parent))
+
+
+# --------------------------------------------------------------------- the output folder
+def check_output_dir(cfg: CfgNode, output: Path, *, is_evaluation: bool) -> None:
+    """Refuse a folder that belongs to a run with another config; names the keys that differ."""
+    path = output / CONFIG_FILE
+    own = _read_results(output / RESULTS_FILE)
+    if not path.is_file() or (is_evaluation and own is not None and "evaluated" not in own):
+        return
+    check_same_config(cfg, CfgNode.load_cfg(path.read_text(encoding="utf-8")), path)
+
+
+def find_finished(output: Path, evaluated: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The results of this very run, if the folder holds them."""
+    for name in (RESULTS_FILE, EVALUATION_FILE) if evaluated is not None else (RESULTS_FILE,):
+        results = _read_results(output / name)
+        if results and results.get("finished") and results.get("evaluated") == evaluated:
+            return results
+    return None
+
+
+def _read_results(path: Path) -> dict[str, Any] | None:
+    return read_json(str(path)) if path.is_file() else None
+
+
+def write_config(cfg: CfgNode, output: Path, *, is_evaluation: bool) -> None:
+    """Write ``config.yaml``, complete; an evaluation leaves a training run's file as it is."""
+    path = output / CONFIG_FILE
+    if is_evaluation and path.is_file():
+        return
+    with atomic_write(path) as temporary:
+        Path(temporary).write_text(cfg.dump(), encoding="utf-8")
+
+
+# --------------------------------------------------------------------- evaluation
+def describe_evaluated(args: argparse.Namespace) -> dict[str, Any]:
+    """What --eval-only loads: folder, epoch, and size and time of the files, to see changes."""
+    folder = Path(args.model_dir) if args.model_dir else None
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(f"--model-dir {folder}: no such folder.")
+    files = sorted(folder.glob("*/model*.pth.tar*")) if folder is not None else []
+    return {
+        "model_dir": args.model_dir,
+        "load_epoch": args.load_epoch,
+        "files": {
+            path.relative_to(folder).as_posix(): [path.stat().st_size, path.stat().st_mtime_ns]
+            for path in files
+        },
+    }
+
+
+def check_evaluation_has_weights(args: argparse.Namespace, trainer: "TrainerBase") -> None:
+    """Refuse to evaluate a trainable model that was never trained."""
+    learns = any(optim is not None for optim in trainer._optims.values())
+    if args.eval_only and learns and not args.model_dir:
+        raise ValueError(
+            "--eval-only needs --model-dir DIR, the folder of a trained "
+            f"{trainer.cfg.TRAINER.NAME}; without it the untrained model would be tested."
+        )
+
+
+def find_source(model_dir: str, loaded: dict[str, Any]) -> str:
+    """Config stem of the data set that a loaded model was trained on, or "" if nothing says."""
+    path = Path(model_dir) / CONFIG_FILE if model_dir else None
+    text = path.read_text(encoding="utf-8") if path and path.is_file() else loaded.get("config")
+    return CfgNode.load_cfg(text).get("RUN", {}).get("DATASET", "") if text else ""

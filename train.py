@@ -1,0 +1,80 @@
+"""Train and test one method on one dataset with one seed, or evaluate a trained model.
+
+    python train.py --trainer TaskRes --dataset toy_objects --seed 1 DATASET.NUM_SHOTS 16
+    python train.py --trainer TaskRes --dataset toy_objects --eval-only --model-dir output/...
+
+Flags are those of CoOp's train.py and a few more: python train.py --help.
+"""
+
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+PACKAGES = ("clip", "dassl", "datasets", "trainers")
+TRACEBACK_VARIABLE = "VLTUNE_TRACEBACK"
+logger = logging.getLogger("train")
+
+
+def check_packages() -> None:
+    """Stop if another installed package would be imported in place of ours.
+
+    Raises:
+        ImportError: naming the path that won.
+    """
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        origin = Path(spec.origin).resolve() if spec and spec.origin else None
+        if origin is None or not origin.is_relative_to(HERE / name):
+            raise ImportError(
+                f"import {name} finds {origin or 'nothing'}, not {HERE / name}. Another package of "
+                f"that name comes first: run python {HERE / 'train.py'}, take the other folder "
+                f"from PYTHONPATH, or pip uninstall {name} and pip install -e {HERE}."
+            )
+
+
+def setup_logging() -> None:
+    """Log to stderr: plain text for information, the level in front of warnings and errors."""
+
+    class Formatter(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            text = super().format(record)
+            return text if record.levelno <= logging.INFO else f"{record.levelname}: {text}"
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.captureWarnings(True)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
+    """One run; returns the content of its ``results.json`` (None with --no-train).
+
+    Raises:
+        ValueError, KeyError, FileNotFoundError: what is wrong with the command line.
+    """
+    for package in ("datasets", "trainers"):  # importing them registers what they hold
+        importlib.import_module(package)
+    from dassl.engine.cli import make_config, make_parser
+    from dassl.engine.run import run
+
+    args = make_parser().parse_args(argv)
+    return run(args, make_config(args))
+
+
+if __name__ == "__main__":
+    setup_logging()
+    try:
+        check_packages()
+        main()
+    except (ValueError, KeyError, OSError, ImportError, FloatingPointError) as err:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        logger.error("%s", err.args[0] if isinstance(err, KeyError) and err.args else err)
+        logger.info("(%s=1 shows where this was raised.)", TRACEBACK_VARIABLE)
+        sys.exit(2)
