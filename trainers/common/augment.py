@@ -1,0 +1,205 @@
+"""Views of images: what a decoded image becomes before any encoder sees it.
+
+A view is a function of (pipeline, seed, view, content of the image) alone: batch size, number of
+workers, order of the images and the encoder play no part. Pixels are not normalised.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import transforms as T
+from yacs.config import CfgNode
+
+from dassl.config import get_cfg_default
+from dassl.data.transforms import build_transform
+
+# The keys of INPUT that a transform reads; a transform that is not named here may read any.
+READS = {
+    "center_crop": (),
+    "random_flip": (),
+    "random_translation": (),
+    "random_crop": ("CROP_PADDING",),
+    "random_resized_crop": ("RRCROP_SCALE",),
+    "cutout": ("CUTOUT_N", "CUTOUT_LEN"),
+    "colorjitter": ("COLORJITTER_B", "COLORJITTER_C", "COLORJITTER_S", "COLORJITTER_H"),
+    "randomgrayscale": ("RGS_P",),
+    "gaussian_blur": ("GB_P", "GB_K"),
+    "gaussian_noise": ("GN_MEAN", "GN_STD", "PIXEL_MEAN", "PIXEL_STD"),
+    "instance_norm": ("PIXEL_MEAN", "PIXEL_STD"),
+    "normalize": ("PIXEL_MEAN", "PIXEL_STD"),
+}
+AFTER_NORMALIZE = ("gaussian_noise", "instance_norm")  # they work on normalised pixels
+Transform = Callable[[Image.Image], Tensor]
+
+
+class Pipeline(ABC):
+    """One way of turning an image into pixels. Must be picklable (workers get it).
+
+    A subclass draws all its randomness from the global generators of ``random``, NumPy or torch:
+    they are seeded for each view.
+    """
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Side of the square output in pixels."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """All that the pixels depend on, as JSON values; stored rows belong to this."""
+
+    @abstractmethod
+    def build(self) -> Transform:
+        """A function from an image (RGB, or RGBA if it has alpha) to (3, size, size).
+
+        uint8 pixels in 0..255, or float pixels in [0, 1]; not normalised.
+        """
+
+    @property
+    def key(self) -> str:
+        """Digest of the description."""
+        text = json.dumps([type(self).__name__, self.describe()], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class InputPipeline(Pipeline):
+    """The transforms of a config's INPUT node, without the normalisation.
+
+    Testing: resize of the shorter side, centre crop. Training: INPUT.TRANSFORMS in the engine's
+    order. Alpha is dropped after the crop in testing (as in OpenAI's preprocessing), before any
+    transform in training.
+
+    Args:
+        settings: the INPUT node as a plain dict.
+        is_train: which of the two.
+    """
+
+    settings: dict[str, Any] = field(hash=False)
+    is_train: bool
+
+    @property
+    def size(self) -> int:
+        return max(self.settings["SIZE"])
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """The transforms that matter here, sorted: the engine applies them in a fixed order."""
+        names = set(self.settings["TRANSFORMS"])
+        if not self.is_train:
+            names &= {"normalize", "instance_norm"}
+        if not names.intersection(AFTER_NORMALIZE):
+            names.discard("normalize")  # each encoder normalises
+        return tuple(sorted(names))
+
+    def describe(self) -> dict[str, Any]:
+        keys = {"SIZE", "INTERPOLATION"}
+        for name in self._names:
+            keys.update(READS.get(name, self.settings))
+        keys -= {"TRANSFORMS", "NO_TRANSFORM"}
+        chosen = {key: self.settings[key] for key in sorted(keys)}
+        return {"is_train": self.is_train, "transforms": self._names, **chosen}
+
+    def build(self) -> Transform:
+        cfg = CfgNode({"INPUT": {**self.settings, "NO_TRANSFORM": False}})
+        cfg.INPUT.TRANSFORMS = self._names
+        with contextlib.redirect_stdout(io.StringIO()):  # the data manager has listed them already
+            steps = build_transform(cfg, is_train=self.is_train).transforms
+        split = next(i for i, step in enumerate(steps) if isinstance(step, T.ToTensor))
+        on_image, on_tensor = T.Compose(steps[:split]), T.Compose(steps[split + 1 :])
+        is_plain = not steps[split + 1 :]
+        undo = "normalize" in self._names
+        mean = torch.tensor(self.settings["PIXEL_MEAN"]).view(3, 1, 1)
+        std = torch.tensor(self.settings["PIXEL_STD"]).view(3, 1, 1)
+
+        def transform(image: Image.Image) -> Tensor:
+            image = on_image(image.convert("RGB") if self.is_train else image).convert("RGB")
+            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+            if is_plain:
+                return pixels
+            pixels = on_tensor(pixels.float().div_(255))
+            return pixels * std + mean if undo else pixels
+
+        return transform
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How images are seen: one deterministic test view, any number of seeded training views.
+
+    Args:
+        test: pipeline of the test view.
+        train: pipeline of the training views.
+    """
+
+    test: Pipeline
+    train: Pipeline
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode) -> "Augmentation":
+        """The transforms of a config (INPUT.SIZE, INTERPOLATION, TRANSFORMS, RRCROP_SCALE, ...).
+
+        Raises:
+            ValueError: if INPUT.SIZE is not square.
+        """
+        settings = {key: _plain(value) for key, value in cfg.INPUT.items()}
+        if len(set(settings["SIZE"])) != 1:
+            raise ValueError(f"INPUT.SIZE is {settings['SIZE']}; views are square.")
+        return cls(InputPipeline(settings, is_train=False), InputPipeline(settings, is_train=True))
+
+    @classmethod
+    def from_input(cls, size: int, **settings: Any) -> "Augmentation":
+        """Views given by keys of INPUT over the engine's defaults, bicubic.
+
+        ``Augmentation.from_input(224, TRANSFORMS=("random_resized_crop", "random_flip"),
+        RRCROP_SCALE=(0.5, 1.0))``
+        """
+        cfg = get_cfg_default()
+        unknown = sorted(set(settings) - set(cfg.INPUT))
+        if unknown:
+            raise ValueError(
+                f"Unknown keys of INPUT: {', '.join(unknown)}. Known: {', '.join(cfg.INPUT)}."
+            )
+        for key, value in {"SIZE": (size, size), "INTERPOLATION": "bicubic", **settings}.items():
+            cfg.INPUT[key] = value
+        return cls.from_cfg(cfg)
+
+    @property
+    def size(self) -> int:
+        """Side of the views in pixels."""
+        return self.test.size
+
+    def at(self, size: int) -> "Augmentation":
+        """The same views at another size.
+
+        Raises:
+            ValueError: if a pipeline has its own class and cannot be resized here.
+        """
+        if not isinstance(self.test, InputPipeline) or not isinstance(self.train, InputPipeline):
+            raise ValueError(
+                f"Only pipelines made from INPUT can be resized; this one is at {self.size} pixels."
+            )
+        settings = {**self.test.settings, "SIZE": [size, size]}
+        return Augmentation(
+            replace(self.test, settings=settings), replace(self.train, settings=settings)
+        )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (tuple, list)) else value
+
+
+def view_seed(label: str, image: bytes) -> int:
+    """The seed of a view: a function of its label (seed and view) and the image's digest."""
+    digest = hashlib.blake2b(label.encode() + b"/" + image, digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
