@@ -223,7 +223,7 @@ def _causal_mask(
     length, before = x.shape[0], 0 if prefix is None else prefix.shape[0]
     positions = torch.arange(before + length, device=x.device)
     if isinstance(read, int):
-        return positions <= before + read, False
+        return (positions <= before + read)[None], False  # (1, P + L)
     if read is not None:
         return (positions <= before + read[:, None])[:, None, None], False  # (N, 1, 1, P + L)
     if prefix is None:

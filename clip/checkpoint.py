@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -28,7 +29,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"There is no weights file {path}.")
     try:
         if _is_torchscript(path):
-            state_dict = torch.jit.load(str(path), map_location="cpu").state_dict()
+            with warnings.catch_warnings():  # OpenAI's files are archives: nothing to fix
+                warnings.filterwarnings("ignore", message=".*torch.jit.*")
+                state_dict = torch.jit.load(str(path), map_location="cpu").state_dict()
         else:
             state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, KeyError) as err:

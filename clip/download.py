@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 CACHE_VARIABLE = "CLIP_CACHE"
 CHUNK = 1 << 20  # bytes
 ATTEMPTS = 3
-TIMEOUT = 30  # seconds without any answer
+TIMEOUT = 20  # seconds without any answer
 
 
 def weights_dir(root: str | os.PathLike | None = None) -> Path:
@@ -68,12 +68,11 @@ def fetch(url: str, root: str | os.PathLike | None = None, *, hint: str = "") ->
 def _download(url: str, target: Path, expected: str) -> None:
     part = target.with_name(target.name + ".part")
     for attempt in range(1, ATTEMPTS + 1):
-        was_resumed = part.is_file() and part.stat().st_size > 0
+        before = _size(part)
         try:
             _transfer(url, part)
         except (OSError, http.client.HTTPException):
-            is_final = isinstance(sys.exc_info()[1], urllib.error.HTTPError)
-            if is_final or attempt == ATTEMPTS:
+            if attempt == ATTEMPTS or _size(part) == before:  # nothing came: no use to insist
                 raise
             continue
         digest = sha256(part)
@@ -81,14 +80,18 @@ def _download(url: str, target: Path, expected: str) -> None:
             os.replace(part, target)
             return
         part.unlink()
-        if not was_resumed:
+        if not before:
             raise OSError(f"what came has SHA-256 {digest}, expected {expected}; it was removed")
     raise OSError(f"what came has another SHA-256 than {expected} after {ATTEMPTS} attempts")
 
 
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
 def _transfer(url: str, part: Path) -> None:
     """Append what is missing of `url` to `part`."""
-    have = part.stat().st_size if part.is_file() else 0
+    have = _size(part)
     request = urllib.request.Request(url)
     if have:
         request.add_header("Range", f"bytes={have}-")

@@ -320,3 +320,11 @@ def test_prompt_depths_of_zero_are_accepted_and_others_refused():
 def test_a_state_dict_of_something_else_is_refused():
     with pytest.raises(ValueError, match="no CLIP state dict.*text_projection.*fc.weight"):
         build_clip({"fc.weight": torch.zeros(2, 2)})
+
+
+def test_the_towers_run_under_autocast(vit, tokens, images):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        results = vit.encode_text(tokens, shared=SHARED - 1), vit.encode_image(images)
+
+    for features, expected in zip(results, (vit.encode_text(tokens), vit.encode_image(images))):
+        assert F.cosine_similarity(features.float(), expected).min() > 0.99
