@@ -1,0 +1,123 @@
+"""Tables out of runs: mean and spread over seeds, harmonic means, published numbers beside.
+
+python parse_test_res.py output                          every run below, grouped by results.json
+python parse_test_res.py output/base2new --base2new --published
+python parse_test_res.py output/fewshot --json table.json
+python parse_test_res.py DIRECTORY --style coop          the lines of CoOp's parser, from log.txt
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from tools.results.legacy import STYLES, legacy_parse, legacy_report
+from tools.results.records import load_records
+from tools.results.report import as_csv, as_json, as_markdown, as_text, build_tables
+from tools.results.statistics import harmonic_mean
+
+__all__ = ["harmonic_mean", "legacy_parse", "legacy_report", "main"]
+FORMATS = {"json": as_json, "csv": as_csv, "markdown": as_markdown}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Command line; see --help."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("directories", nargs="*", metavar="DIRECTORY", help="folders with runs (default: output)")
+    add(
+        "--keyword",
+        default="accuracy",
+        help="metric: accuracy (default), macro_f1, error_rate, ...",
+    )
+    add(
+        "--ci95",
+        action="store_true",
+        help="95%% confidence interval instead of the standard deviation",
+    )
+    add("--test-log", action="store_true", help='logs of --eval-only (end signal "=> result")')
+    add(
+        "--multi-exp", action="store_true", help="every sub-folder is one experiment (with --style)"
+    )
+    add("--style", choices=sorted(STYLES), help="print what Dassl's or CoOp's parser prints")
+    add("--base2new", action="store_true", help="only the table of Base, Novel and H")
+    add("--published", action="store_true", help="published numbers beside, with source")
+    add("--all-splits", action="store_true", help="show train and validation numbers too")
+    for name in FORMATS:
+        add(
+            f"--{name}",
+            nargs="?",
+            const="-",
+            metavar="FILE",
+            help=f"write {name} (default: stdout)",
+        )
+    args = parser.parse_args(argv)
+    for name in FORMATS:
+        value = getattr(args, name)
+        if value and value != "-" and Path(value).is_dir():  # --json DIRECTORY
+            args.directories.append(value)
+            setattr(args, name, "-")
+    args.directories = args.directories or ["output"]
+    return args
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read, aggregate, print."""
+    if args.multi_exp and not args.style:
+        args.style = "coop"
+    if args.style:
+        for directory in args.directories:
+            report = legacy_report(
+                directory,
+                style=args.style,
+                keyword=args.keyword,
+                test_log=args.test_log,
+                ci95=args.ci95,
+                multi_exp=args.multi_exp,
+            )
+            print(report)
+        return
+
+    findings = load_records(args.directories, test_log=args.test_log)
+    for warning in findings.warnings:
+        logging.getLogger(__name__).warning("%s", warning)
+    tables = build_tables(
+        findings.records,
+        metric="error_rate" if args.keyword == "error" else args.keyword,
+        ci95=args.ci95,
+        published=args.published,
+        base2new_only=args.base2new,
+        all_splits=args.all_splits,
+    )
+    wanted = {name: getattr(args, name) for name in FORMATS if getattr(args, name)}
+    if "-" not in wanted.values():
+        print(as_text(tables))
+    for name, target in wanted.items():
+        content = FORMATS[name](tables)
+        if target == "-":
+            print(content)
+        else:
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            Path(target).write_text(content + "\n", encoding="utf-8")
+            print(f"\nWritten: {target}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        run(parse_args(argv))
+    except (FileNotFoundError, ValueError) as err:
+        print(f"Error: {err}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

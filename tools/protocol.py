@@ -1,0 +1,170 @@
+"""Run a whole protocol: every seed, every part, resumable; ends with the table.
+
+python tools/protocol.py fewshot  --trainer TaskRes --dataset toy_objects --shots 16
+python tools/protocol.py base2new --trainer CoOp --dataset dtd,eurosat OPTIM.MAX_EPOCH 50
+python tools/protocol.py dg       --trainer TaskRes --dataset imagenet --root /data
+python tools/protocol.py lodo     --trainer ERM --dataset pacs --recipe rn50
+
+Protocols: fewshot, zeroshot, testtime, base2new, xd, dg, lodo. Finished runs are skipped, an
+interrupted one resumes: give the same command again. Other arguments go to train.py.
+Recipes are found by configs/trainers/<Trainer>/recipes.yaml (format: tools/recipes.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools.protocols.closing import closing_text
+from tools.protocols.launcher import Launcher
+from tools.protocols.plan import Request, Run, make_plan
+
+OWN_FLAGS = ("--output-dir", "--seed", "--eval-only", "--model-dir", "--load-epoch", "--no-train")
+
+
+def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """Own options, and the rest for train.py."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("protocol", help="fewshot, zeroshot, testtime, base2new, xd, dg or lodo")
+    add("--trainer", required=True, help="registered name, e.g. TaskRes")
+    add(
+        "--dataset",
+        default="toy_objects",
+        help="config name, or several: a,b,c (xd, dg: the source)",
+    )
+    add("--shots", type=int, default=16, help="images per class")
+    add("--seeds", default=os.environ.get("SEEDS", ""), help='e.g. "1 2 3" (environment SEEDS)')
+    add("--root", default=os.environ.get("DATA", "./data"), help="data folder (environment DATA)")
+    add("--output", default=os.environ.get("OUTPUT", "./output"), help="(environment OUTPUT)")
+    add("--backbone", help="instead of the recipe's own, e.g. ViT-B/16")
+    add("--recipe", help="instead of the one that recipes.yaml chooses")
+    add("--config-file", action="append", default=[], help="instead of any recipe; repeatable")
+    add("--tag", default="", help="ends the recipe's name; for runs with other options")
+    add("--targets", default="", help="xd, dg: data sets to test on")
+    add("--domains", default="", help="lodo: the domains to leave out")
+    add("--stage", default="", help="lodo: run a staged trainer up to this stage")
+    add("--base-trainer", default="", help="fewshot: train the enhanced base with it first")
+    add("--no-zeroshot", action="store_true", help="without the zero-shot rows")
+    add("--no-check", action="store_true", help="without the check of data, weights and disk")
+    add("--keep-going", action="store_true", help="go on after a run that failed")
+    add("--dry-run", action="store_true", help="print the commands only")
+    return parser.parse_known_args(argv)
+
+
+def make_request(args: argparse.Namespace, rest: Sequence[str]) -> Request:
+    """The request behind a command line.
+
+    Raises:
+        ValueError: arguments that the protocol sets itself, or seeds that are no numbers.
+    """
+    taken = [word for word in rest if word in OWN_FLAGS]
+    if taken:
+        raise ValueError(
+            f"{', '.join(taken)}: the protocol sets this itself. Use SEEDS or --seeds for the "
+            f"seeds, OUTPUT or --output for the folder, train.py for a single run."
+        )
+    try:
+        seeds = tuple(int(word) for word in _words(args.seeds))
+    except ValueError as err:
+        raise ValueError(f'SEEDS is "{args.seeds}", expected numbers such as "1 2 3".') from err
+    return Request(
+        protocol=args.protocol,
+        trainer=args.trainer,
+        datasets=tuple(_words(args.dataset)),
+        shots=args.shots,
+        seeds=seeds,
+        root=args.root,
+        output=Path(args.output),
+        backbone=args.backbone,
+        recipe=args.recipe,
+        config_files=tuple(args.config_file),
+        tag=args.tag,
+        targets=tuple(_words(args.targets)),
+        domains=tuple(re.split(r"\s*,\s*", args.domains)) if args.domains else (),
+        stage=args.stage,
+        base_trainer=args.base_trainer,
+        with_zeroshot=not args.no_zeroshot,
+        rest=tuple(rest),
+    )
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in re.split(r"[\s,]+", text) if word]
+
+
+def execute(runs: Sequence[Run], launcher: Launcher, *, keep_going: bool = False) -> list[Run]:
+    """Run what is not finished, in order; returns the runs that failed or could not start."""
+    failed: list[Run] = []
+    for number, run in enumerate(runs, 1):
+        head = f"[{number}/{len(runs)}] {run.output_dir.as_posix()}"
+        if run.needs in failed:
+            print(f"{head}: left out, {run.needs.output_dir.as_posix()} did not finish.")
+            failed.append(run)
+            continue
+        if run.is_finished():
+            print(f"{head}: finished before, skipped.")
+            continue
+        print(f"{head}\n{run.command()}", flush=True)
+        status = launcher.call("train.py", run.arguments())
+        if status == 0 and run.results():
+            continue
+        failed.append(run)
+        reason = f"exit status {status}" if status else "it wrote no results.json"
+        print(f"{head}: failed ({reason}). To see it alone:\n  {run.command()}", file=sys.stderr)
+        if not (keep_going or run.tolerant):
+            break
+    return failed
+
+
+def check(request: Request, runs: Sequence[Run], launcher: Launcher) -> int:
+    """Look for data, weights and disk before the first run; returns an exit status."""
+    todo = [run for run in runs if not run.is_finished()]
+    datasets = sorted({run.dataset for run in todo if not run.dataset.startswith("toy_")})
+    backbones = sorted({run.backbone for run in todo if run.backbone})
+    if not todo:
+        return 0
+    words = ["--root", request.root, "--output", str(request.output)]
+    words += ["--datasets", *datasets, "--backbones", *backbones]
+    return launcher.call("tools/protocols/preflight.py", words)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    args, rest = parse_args(argv)
+    try:
+        request = make_request(args, rest)
+        runs = make_plan(request)
+    except (ValueError, FileNotFoundError) as err:
+        print(f"Error: {err}", file=sys.stderr)
+        return 1
+    if args.dry_run:
+        print("\n".join(run.command() for run in runs))
+        return 0
+    launcher = Launcher()
+    try:
+        if not args.no_check and (status := check(request, runs, launcher)):
+            return status
+        failed = execute(runs, launcher, keep_going=args.keep_going)
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
+        return 130
+    print(f"\n{closing_text(request, runs)}")
+    serious = [run for run in failed if not run.tolerant]
+    if serious:
+        print(f"\n{len(serious)} of {len(runs)} runs did not finish.", file=sys.stderr)
+    return 1 if serious else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

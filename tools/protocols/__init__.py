@@ -1,0 +1,1 @@
+"""Protocols as lists of runs: plan, checks before the first run, execution, closing table."""

@@ -1,0 +1,349 @@
+"""What is trained on what, tested on what: each protocol as a list of runs with dependencies."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tools.protocols.sets import domains_of, transfer_targets
+from tools.recipes import Recipe, resolve, slug
+
+KEY = re.compile(r"[A-Z][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)+$|USE_CUDA$|VERBOSE$")
+SHARED_KEYS = ("DATASET.", "INPUT.", "DATALOADER.", "USE_CUDA", "VERBOSE")
+NOT_SHARED_KEYS = ("DATASET.NUM_SHOTS", "DATASET.VAL_SHOTS", "DATASET.SUBSAMPLE_CLASSES")
+STAGES = {  # trainer -> its stages in order: (folder, trainer)
+    "VL2VADiP": (("align", "VL2VAlign"), ("distill", "VL2VDistill")),
+    "LPFT": (("lp", "LP"), ("ft", "ERM")),
+}
+
+
+@dataclass
+class Run:
+    """One call of train.py.
+
+    `needs` is a run that must be finished first; `link` is the flag or key that hands its folder
+    on. A `tolerant` run (the zero-shot row) may fail without ending the protocol.
+    """
+
+    output_dir: Path
+    flags: list[str]
+    opts: list[str] = field(default_factory=list)
+    needs: Run | None = None
+    link: str = "--model-dir"
+    tolerant: bool = False
+    dataset: str = ""
+    backbone: str = ""
+
+    def arguments(self) -> list[str]:
+        """Arguments for train.py; of a dependent run final once `needs` is finished."""
+        flags, opts = list(self.flags), list(self.opts)
+        if self.needs is not None:
+            handed = handed_on(self.needs.output_dir, self.link)
+            target = flags if self.link.startswith("--") else opts
+            target += [self.link, handed]
+        return [*flags, "--output-dir", self.output_dir.as_posix(), *opts]
+
+    def command(self) -> str:
+        """The same as a line for a shell."""
+        return shlex.join(["python", "train.py", *self.arguments()])
+
+    def results(self) -> dict:
+        """results.json of this run, or {} where it is not finished."""
+        path = self.output_dir / "results.json"
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+        return data if isinstance(data, dict) and data.get("finished") else {}
+
+    def is_finished(self) -> bool:
+        """Whether it ran to its end with these very arguments; else train.py decides."""
+        command = self.results().get("command") or ()
+        words = shlex.split(command) if isinstance(command, str) else [str(w) for w in command]
+        position = next((i for i, word in enumerate(words) if word.endswith("train.py")), None)
+        return position is not None and words[position + 1 :] == self.arguments()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line of tools/protocol.py asks for."""
+
+    protocol: str
+    trainer: str
+    datasets: tuple[str, ...] = ("toy_objects",)
+    shots: int = 16
+    seeds: tuple[int, ...] = ()
+    root: str = "./data"
+    output: Path = Path("output")
+    backbone: str | None = None
+    recipe: str | None = None
+    config_files: tuple[str, ...] = ()
+    tag: str = ""
+    targets: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
+    stage: str = ""
+    base_trainer: str = ""
+    with_zeroshot: bool = True
+    rest: tuple[str, ...] = ()
+
+    def user_words(self) -> tuple[list[str], list[str]]:
+        """The user's train.py arguments: flags, and KEY VALUE pairs."""
+        first = next((i for i, w in enumerate(self.rest) if KEY.match(w)), len(self.rest))
+        return list(self.rest[:first]), list(self.rest[first:])
+
+    def resolve(self, dataset: str, *, trainer: str = "", shots: int | None = None) -> Recipe:
+        """The recipe of the asked trainer on a dataset."""
+        return resolve(
+            trainer or self.trainer,
+            dataset,
+            shots=self.shots if shots is None else shots,
+            protocol=self.protocol,
+            backbone=self.backbone,
+            recipe=self.recipe,
+            config_files=self.config_files,
+        )
+
+
+def make_plan(request: Request) -> list[Run]:
+    """All runs of a protocol in an order that respects their dependencies.
+
+    Raises:
+        ValueError: an unknown protocol, or a dataset without the domains or targets it needs.
+    """
+    planners = {
+        "fewshot": _fewshot,
+        "zeroshot": _untrained,
+        "testtime": _untrained,
+        "base2new": _base2new,
+        "xd": _transfer,
+        "dg": _transfer,
+        "lodo": _lodo,
+    }
+    if request.protocol not in planners:
+        raise ValueError(f'No protocol "{request.protocol}". Known: {", ".join(planners)}.')
+    return planners[request.protocol](request)
+
+
+def _seeds(request: Request, recipe: Recipe) -> tuple[int, ...]:
+    return request.seeds or recipe.seeds
+
+
+def _folder(request: Request, recipe: Recipe, shots: int | None) -> str:
+    tag = f"_{request.tag}" if request.tag else ""
+    return f"{recipe.label}{tag}" + ("" if shots is None else f"_{shots}shots")
+
+
+def _run(
+    request: Request,
+    recipe: Recipe,
+    output_dir: Path,
+    *,
+    dataset: str,
+    seed: int,
+    trainer: str = "",
+    protocol: str = "",
+    part: str = "",
+    flags: Sequence[str] = (),
+    opts: Sequence[str] = (),
+    **more: object,
+) -> Run:
+    """A run of the asked trainer, with the user's own arguments last (they win)."""
+    user_flags, user_opts = request.user_words()
+    words = ["--root", request.root, "--seed", str(seed), "--trainer", trainer or request.trainer]
+    words += ["--dataset", dataset, *recipe.arguments(), *flags, *user_flags]
+    about = ["RUN.PROTOCOL", protocol or request.protocol]
+    about += ["RUN.PART", part] if part else []
+    name = _folder(request, recipe, None)
+    about += ["RUN.RECIPE", name] if name != recipe.name or not recipe.files else []
+    pairs = [*about, *opts, *recipe.opts, *user_opts]
+    return Run(output_dir, words, pairs, dataset=dataset, backbone=recipe.backbone, **more)
+
+
+def _fewshot(request: Request) -> list[Run]:
+    """K shots of each dataset, seeds; zero-shot beside."""
+    runs = []
+    for dataset in request.datasets:
+        recipe = request.resolve(dataset)
+        if request.with_zeroshot:
+            runs += zeroshot_runs(request, dataset, recipe.backbone)
+        for seed in _seeds(request, recipe):
+            runs += _trained(request, recipe, dataset, seed)
+    return runs
+
+
+def _trained(request: Request, recipe: Recipe, dataset: str, seed: int) -> list[Run]:
+    """A few-shot run, after the run that trains its base where one is asked for."""
+    shots = ["DATASET.NUM_SHOTS", str(request.shots)]
+    common = {"dataset": dataset, "seed": seed, "protocol": "fewshot", "opts": shots}
+    name = _folder(request, recipe, request.shots)
+    level = request.output / "fewshot" / dataset
+    folder = level / request.trainer / name / f"seed{seed}"
+    if not request.base_trainer:
+        return [_run(request, recipe, folder, **common)]
+    base_recipe = request.resolve(dataset, trainer=request.base_trainer)
+    base_folder = level / request.base_trainer / name / f"seed{seed}"
+    base = _run(request, base_recipe, base_folder, trainer=request.base_trainer, **common)
+    return [base, _run(request, recipe, folder, needs=base, link="--enhanced-base", **common)]
+
+
+def _untrained(request: Request) -> list[Run]:
+    """Nothing is trained: zero-shot classifiers, test-time methods."""
+    runs = []
+    for dataset in request.datasets:
+        recipe = request.resolve(dataset, shots=0)
+        if request.protocol == "testtime" and request.with_zeroshot:
+            runs += zeroshot_runs(request, dataset, recipe.backbone)
+        level = request.output / request.protocol / dataset / request.trainer
+        for seed in _seeds(request, recipe):
+            folder = level / _folder(request, recipe, 0) / f"seed{seed}"
+            flags = ["--eval-only"]
+            runs.append(_run(request, recipe, folder, dataset=dataset, seed=seed, flags=flags))
+    return runs
+
+
+def _base2new(request: Request) -> list[Run]:
+    """Train and test on the base classes, then test on the new ones."""
+    runs = []
+    for dataset in request.datasets:
+        recipe = request.resolve(dataset)
+        if request.with_zeroshot:
+            for half in ("base", "new"):
+                runs += zeroshot_runs(request, dataset, recipe.backbone, half=half)
+        level = Path(dataset, request.trainer, _folder(request, recipe, request.shots))
+        for seed in _seeds(request, recipe):
+            made: list[Run] = []
+            for half in ("base", "new"):
+                folder = request.output / "base2new" / _level(half) / level / f"seed{seed}"
+                opts = ["DATASET.NUM_SHOTS", str(request.shots), "DATASET.SUBSAMPLE_CLASSES", half]
+                common = {"dataset": dataset, "seed": seed, "part": half, "opts": opts}
+                flags = ["--eval-only"] if half == "new" else []
+                needs = made[0] if made else None
+                made.append(_run(request, recipe, folder, flags=flags, needs=needs, **common))
+            runs += made
+    return runs
+
+
+def _level(half: str) -> str:
+    return "train_base" if half == "base" else "test_new"
+
+
+def _transfer(request: Request) -> list[Run]:
+    """Train on the source (an ordinary few-shot run, shared with it), test on the targets."""
+    runs = []
+    for source in request.datasets:
+        recipe = request.resolve(source)
+        targets = request.targets or transfer_targets(request.protocol, source)
+        if request.with_zeroshot:
+            for dataset in (source, *targets):
+                runs += zeroshot_runs(request, dataset, recipe.backbone)
+        name = _folder(request, recipe, request.shots)
+        for seed in _seeds(request, recipe):
+            trained = _trained(request, recipe, source, seed)
+            runs += trained
+            for target in targets:
+                folder = request.output / request.protocol / target / request.trainer / name
+                opts = ["DATASET.NUM_SHOTS", str(request.shots)]
+                common = {"dataset": target, "seed": seed, "part": "target", "opts": opts}
+                folder = folder / f"seed{seed}"
+                flags = ["--eval-only"]
+                needs = trained[-1]
+                runs.append(_run(request, recipe, folder, flags=flags, needs=needs, **common))
+    return runs
+
+
+def _lodo(request: Request) -> list[Run]:
+    """Leave each domain out in turn: train on the others, test on it."""
+    runs = []
+    for dataset in request.datasets:
+        recipe = request.resolve(dataset, shots=0)
+        domains = request.domains or domains_of(dataset, request.root)
+        level = request.output / "lodo" / dataset / request.trainer / _folder(request, recipe, None)
+        teacher = str(recipe.value("TRAINER.VL2V.TEACHER") or _teacher(dataset))
+        for seed in _seeds(request, recipe):
+            for domain in domains:
+                flags = ["--target-domains", domain]
+                if recipe.eval_only:
+                    flags.append("--eval-only")
+                if request.with_zeroshot and not recipe.eval_only:
+                    runs.append(_zeroshot_domain(request, dataset, teacher, seed, domain))
+                folder = level / f"seed{seed}" / f"te_{slug(domain)}"
+                common = {"dataset": dataset, "seed": seed, "flags": flags}
+                if request.stage:
+                    runs += _stages(request, recipe, folder, common)
+                else:
+                    runs.append(_run(request, recipe, folder, **common))
+    return runs
+
+
+def _teacher(dataset: str) -> str:
+    return "toy/ViT" if dataset.startswith("toy_") else "ViT-B/16"
+
+
+def _stages(request: Request, recipe: Recipe, folder: Path, common: dict) -> list[Run]:
+    """The stages of a staged trainer up to the asked one; finished ones are skipped."""
+    stages = STAGES.get(request.trainer, ())
+    names = [name for name, _ in stages]
+    if request.stage not in names:
+        known = ", ".join(names) or "none"
+        raise ValueError(f"{request.trainer} has no stage {request.stage!r}. Known: {known}.")
+    made: list[Run] = []
+    for name, trainer in stages[: names.index(request.stage) + 1]:
+        needs = {"needs": made[-1], "link": "MODEL.INIT_WEIGHTS"} if made else {}
+        made.append(_run(request, recipe, folder / name, trainer=trainer, **common, **needs))
+    return made
+
+
+def zeroshot_runs(request: Request, dataset: str, backbone: str, *, half: str = "") -> list[Run]:
+    """The zero-shot row beside a method: the same backbone and test set, nothing learned."""
+    if not backbone or request.trainer == "ZeroshotCLIP":
+        return []
+    recipe = resolve("ZeroshotCLIP", dataset, shots=0, protocol="zeroshot", backbone=backbone)
+    name = f"{recipe.label}_0shots"
+    level = Path("base2new", _level(half)) if half else Path("zeroshot")
+    folder = request.output / level / dataset / "ZeroshotCLIP" / name / "seed1"
+    about = ["RUN.PROTOCOL", "base2new" if half else "zeroshot"]
+    about += ["RUN.PART", half, "DATASET.SUBSAMPLE_CLASSES", half] if half else []
+    return [_companion(request, recipe, folder, dataset, seed=1, opts=about)]
+
+
+def _zeroshot_domain(request: Request, dataset: str, backbone: str, seed: int, domain: str) -> Run:
+    recipe = resolve("ZeroshotCLIP", dataset, shots=0, protocol="lodo", backbone=backbone)
+    level = request.output / "lodo" / dataset / "ZeroshotCLIP" / recipe.label
+    folder = level / f"seed{seed}" / f"te_{slug(domain)}"
+    flags, opts = ["--target-domains", domain], ["RUN.PROTOCOL", "lodo"]
+    return _companion(request, recipe, folder, dataset, seed=seed, opts=opts, flags=flags)
+
+
+def _companion(
+    request: Request,
+    recipe: Recipe,
+    folder: Path,
+    dataset: str,
+    *,
+    seed: int,
+    opts: list[str],
+    flags: Sequence[str] = (),
+) -> Run:
+    """A zero-shot run; of the user's settings only those about data and device apply."""
+    _, pairs = request.user_words()
+    for key, value in zip(pairs[::2], pairs[1::2]):
+        if key.startswith(SHARED_KEYS) and key not in NOT_SHARED_KEYS:
+            opts = [*opts, key, value]
+    words = ["--root", request.root, "--seed", str(seed), "--trainer", "ZeroshotCLIP"]
+    words += ["--dataset", dataset, *recipe.arguments(), *flags, "--eval-only"]
+    return Run(
+        folder, words, [*opts, *recipe.opts], tolerant=True, dataset=dataset,
+        backbone=recipe.backbone,
+    )  # fmt: skip
+
+
+def handed_on(folder: Path, link: str) -> str:
+    """What a finished run gives to the next one: its folder, or the base that it trained."""
+    if link != "--enhanced-base":
+        return folder.as_posix()
+    files = sorted(folder.glob("strong_base/*/*/model.pth.tar"))
+    return (files[0] if files else folder / "strong_base").as_posix()

@@ -1,0 +1,105 @@
+"""Checks before the first run: data, weights, disk. Everything that is missing is said at once."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+GIGABYTE = 10**9
+NEEDED_SPACE = 0.5 * GIGABYTE  # checkpoints and feature banks of a few runs
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print what is missing; returns 1 if anything is, else 0."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--datasets", nargs="*", default=[], help="config names")
+    parser.add_argument("--backbones", nargs="*", default=[], help="names of backbones")
+    parser.add_argument("--root", default="./data", help="folder that holds all datasets")
+    parser.add_argument("--output", default="output", help="where the runs will be written")
+    args = parser.parse_args(argv)
+
+    problems = [*data_problems(args.datasets, args.root), *disk_problems(args.output)]
+    problems += weights_problems(args.backbones, may_download=not problems)
+    if problems:
+        print("\nCannot start, missing:\n", file=sys.stderr)
+        print("\n\n".join(problems), file=sys.stderr)
+    return 1 if problems else 0
+
+
+def data_problems(datasets: Iterable[str], root: str) -> list[str]:
+    """One text per dataset that is not ready; the embedded toy sets always are."""
+    names = [name for name in datasets if not name.startswith("toy_")]
+    if not names:
+        return []
+    importlib.import_module("datasets")  # registers the readers
+    from tools.check_data import check
+
+    problems = []
+    for name in names:
+        report = check(name, Path(root).expanduser().absolute())
+        if report.is_ready:
+            print(report.summary)
+            continue
+        lines = [f"Data of {name} under {Path(root).expanduser().absolute()} (environment DATA):"]
+        lines += [f"  {mark:<8}{text}" for mark, text in report.lines]
+        lines.append(f"  How to get it: DATASETS.md. Check again: {_check_command(name, root)}")
+        problems.append("\n".join(lines))
+    return problems
+
+
+def _check_command(name: str, root: str) -> str:
+    return f"python tools/check_data.py {name} --root {root}"
+
+
+def weights_problems(backbones: Iterable[str], *, may_download: bool) -> list[str]:
+    """One text per backbone without weights; they are downloaded if nothing else is missing."""
+    names = [name for name in backbones if not name.startswith(("toy/", "timm:", "torchvision:"))]
+    if not names:
+        return []
+    from clip import clip
+    from clip.download import weights_dir
+
+    problems = []
+    for name in dict.fromkeys(name.removeprefix("clip:") for name in names):
+        url = clip._MODELS.get(name, "")
+        try:
+            path = clip.weights_path(name)
+            if path is None or path.is_file():
+                continue
+            if may_download:
+                clip._download(url)
+                continue
+        except RuntimeError as err:
+            problems.append(f"Weights of {name}: {err}")
+            continue
+        problems.append(
+            f"Weights of {name}:\n  Looked for: {path}\n  How to get them: they are downloaded "
+            f"from {url} at the first start with a network; or put the file into {weights_dir()}."
+        )
+    return problems
+
+
+def disk_problems(output: str) -> list[str]:
+    """A text where too little space is left for what the runs write."""
+    from dassl.utils import cache_dir
+
+    problems = []
+    for what, path in (("OUTPUT", Path(output)), ("VLTUNE_CACHE", Path(cache_dir()))):
+        folder = path.expanduser().absolute()
+        while not folder.exists():
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free
+        if free < NEEDED_SPACE:
+            problems.append(
+                f"Disk space for {path} (environment {what}): {free / GIGABYTE:.2f} GB free, "
+                f"{NEEDED_SPACE / GIGABYTE:.1f} GB needed. Free some or set {what} elsewhere."
+            )
+    return problems
+
+
+if __name__ == "__main__":
+    sys.exit(main())

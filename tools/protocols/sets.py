@@ -1,0 +1,74 @@
+"""Which data sets stand for what: transfer targets, and the domains to leave out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs" / "datasets"
+TRANSFER_TARGETS = {
+    ("xd", "imagenet"): (
+        "caltech101",
+        "oxford_pets",
+        "stanford_cars",
+        "oxford_flowers",
+        "food101",
+        "fgvc_aircraft",
+        "sun397",
+        "dtd",
+        "eurosat",
+        "ucf101",
+    ),
+    ("dg", "imagenet"): ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"),
+}
+TOY_TRANSFER = ("toy_shapes", "toy_colors", "toy_textures", "toy_scenes", "toy_layout")
+TOY_SOURCES = ("toy_objects", "toy_objects_plain")
+DOMAINS = {
+    "pacs": ("art_painting", "cartoon", "photo", "sketch"),
+    "vlcs": ("Caltech101", "LabelMe", "SUN09", "VOC2007"),
+    "office_home": ("Art", "Clipart", "Product", "Real World"),
+    "terra_incognita": ("location_100", "location_38", "location_43", "location_46"),
+    "domain_net": ("clipart", "infograph", "painting", "quickdraw", "real", "sketch"),
+    "toy_domains": ("cartoon", "painting", "photo", "sketch"),
+}
+IGNORED_DOMAINS = ("Snow", "Cartoon")  # spec vl2v_adip section 5, case-sensitive
+
+
+def transfer_targets(protocol: str, source: str) -> tuple[str, ...]:
+    """Data sets that a model trained on `source` is tested on (xd: others, dg: variants).
+
+    Raises:
+        ValueError: nothing is known for this source; says how to name targets.
+    """
+    if source in TOY_SOURCES:
+        if protocol == "xd":
+            return TOY_TRANSFER
+        variants = (path.stem for path in CONFIGS.glob("toy_objects_*.yaml"))
+        return tuple(sorted(name for name in variants if name not in TOY_SOURCES))
+    targets = TRANSFER_TARGETS.get((protocol, source))
+    if targets is None:
+        known = ", ".join(["imagenet", *TOY_SOURCES])
+        raise ValueError(
+            f"No targets are known for {protocol} from {source} (known sources: {known}). "
+            f"Name them: --targets a,b,c."
+        )
+    return targets
+
+
+def domains_of(dataset: str, root: str) -> tuple[str, ...]:
+    """Domains of a data set; of `domain_folder` the sub-folders of the data root itself.
+
+    Raises:
+        ValueError: they are not known and no folder tells; says how to name them.
+    """
+    if dataset in DOMAINS:
+        return DOMAINS[dataset]
+    folder = Path(root) if dataset == "domain_folder" else Path(root) / dataset
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    names = [n for n in names if n[0] != "." and not any(word in n for word in IGNORED_DOMAINS)]
+    if len(names) < 2:
+        raise ValueError(
+            f"The domains of {dataset} are not known: {folder} holds {len(names)} domain folders. "
+            f"Name them: --domains a,b,c. Known sets: {', '.join(DOMAINS)}."
+        )
+    return tuple(names)

@@ -1,0 +1,1 @@
+"""Reading, aggregating and printing the results of runs."""

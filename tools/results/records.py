@@ -1,0 +1,197 @@
+"""Find runs on disk and read what they measured: `results.json` first, else a foreign `log.txt`."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tools.results.logs import read_metric
+
+SEED_FOLDER = re.compile(r"seed(\d+)$")
+METRICS_OF_A_LOG = ("accuracy", "error", "macro_f1")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one run measured.
+
+    `metrics` maps the name of a split or classifier (`test` is the run's own number) to its
+    metrics in percent. `rule` is the selection rule (last, val, source_val, test).
+    """
+
+    path: Path
+    trainer: str
+    dataset: str
+    metrics: dict[str, dict[str, float]]
+    protocol: str = ""
+    part: str = ""
+    recipe: str = ""
+    backbone: str = ""
+    shots: int = 0
+    seed: int = 0
+    target: str = ""
+    source: str = ""
+    rule: str = ""
+    model_dir: str = ""
+    details: dict = field(default_factory=dict, compare=False)
+    is_foreign: bool = False
+
+
+@dataclass
+class Findings:
+    """The runs found and the warnings to show."""
+
+    records: list[Record] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def load_records(paths: Iterable[str | os.PathLike], *, test_log: bool = False) -> Findings:
+    """Read all runs under the given folders.
+
+    Raises:
+        FileNotFoundError: a folder does not exist, or no run lies under any of them.
+    """
+    paths = [Path(path) for path in paths]
+    findings = Findings()
+    seen: set[Path] = set()
+    for path in paths:
+        for folder in _run_folders(_existing(path)):
+            if folder.resolve() not in seen:
+                seen.add(folder.resolve())
+                _read_folder(folder, findings, test_log=test_log)
+    if not findings.records:
+        where = ", ".join(str(path) for path in paths)
+        reasons = "".join(f"\n  {warning}" for warning in findings.warnings)
+        raise FileNotFoundError(
+            f"No finished run under {where}: looked for results.json and for log.txt with "
+            f'"Finish training" or "Finished training" (--test-log: "=> result").{reasons}'
+        )
+    return findings
+
+
+def _existing(path: Path) -> Path:
+    if path.is_dir():
+        return path
+    if path.name in ("results.json", "log.txt") and path.is_file():
+        return path.parent
+    parent = path.parent
+    while not parent.is_dir():
+        parent = parent.parent
+    names = sorted(p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
+    close = difflib.get_close_matches(path.name, names, n=1)
+    hint = f" Did you mean {parent / close[0]}?" if close else ""
+    listing = ", ".join(names[:10]) or "no folders"
+    raise FileNotFoundError(f"No folder {path}.{hint} {parent} holds: {listing}.")
+
+
+def _run_folders(root: Path) -> list[Path]:
+    """Folders that hold a run, sorted; the stages inside a finished run are not listed."""
+    folders = []
+    for folder, names, files in os.walk(root):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        if "results.json" in files:
+            names.clear()
+        if "results.json" in files or "log.txt" in files:
+            folders.append(Path(folder))
+    return sorted(folders)
+
+
+def _read_folder(folder: Path, findings: Findings, *, test_log: bool) -> None:
+    if (folder / "results.json").is_file():
+        _read_results(folder, findings)
+    elif (folder / "config.yaml").is_file():
+        if not any((child / "results.json").is_file() for child in folder.iterdir()):
+            findings.warnings.append(
+                f"{folder} is unfinished (no results.json): run its command again to resume."
+            )
+    else:
+        _read_log(folder, findings, test_log=test_log)
+
+
+def _read_results(folder: Path, findings: Findings) -> None:
+    path = folder / "results.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as err:
+        findings.warnings.append(f"{path} ignored: it is no JSON ({err}). Delete it and run again.")
+        return
+    if not isinstance(data, dict) or not data.get("metrics"):
+        findings.warnings.append(f"{path} ignored: it has no metrics.")
+    elif not data.get("finished"):
+        findings.warnings.append(f"{folder} is unfinished: run its command again to resume.")
+    else:
+        findings.records.append(_from_results(folder, data))
+
+
+def _from_results(folder: Path, data: dict) -> Record:
+    targets = data.get("target_domains") or ()
+    part = data.get("part") or ""
+    if part not in ("base", "new") and data.get("subsample_classes") in ("base", "new"):
+        part = data["subsample_classes"]
+    metrics = {
+        name: {key: float(value) for key, value in values.items() if _is_number(value)}
+        for name, values in data["metrics"].items()
+        if isinstance(values, dict)
+    }
+    return Record(
+        path=folder,
+        trainer=str(data.get("trainer") or ""),
+        dataset=str(data.get("dataset") or data.get("dataset_name") or ""),
+        metrics=metrics,
+        protocol=str(data.get("protocol") or ""),
+        part=str(part),
+        recipe=str(data.get("recipe") or ""),
+        backbone=str(data.get("backbone") or ""),
+        shots=max(int(data.get("shots") or 0), 0),
+        seed=int(data.get("seed") if data.get("seed") is not None else -1),
+        target=", ".join(map(str, targets)),
+        source=str(data.get("source") or ""),
+        rule=str(data.get("selection") or ""),
+        model_dir=_model_dir(str(data.get("command") or "")),
+        details=data,
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _model_dir(command: str) -> str:
+    match = re.search(r"--model-dir[ =](\S+)", command)
+    return match.group(1).strip("'\"") if match else ""
+
+
+def _read_log(folder: Path, findings: Findings, *, test_log: bool) -> None:
+    """A run of another program: its path says what it is, its log what it measured."""
+    path = folder / "log.txt"
+    is_new = "test_new" in folder.parts
+    metrics = {}
+    for name in METRICS_OF_A_LOG:
+        value = read_metric(path, name, test_log=test_log or is_new)
+        if value is not None:
+            metrics["error_rate" if name == "error" else name] = value
+    if not metrics:
+        hint = "" if test_log or is_new else " A log of --eval-only? Then add --test-log."
+        findings.warnings.append(f"{path} ignored: no result after an end signal.{hint}")
+        return
+    findings.records.append(_from_log(folder, metrics))
+
+
+def _from_log(folder: Path, metrics: dict[str, float]) -> Record:
+    parts = [part for part in folder.parts if not SEED_FOLDER.match(part)]
+    seed = next((int(m.group(1)) for part in folder.parts if (m := SEED_FOLDER.match(part))), -1)
+    found = (re.search(r"(\d+)shots|shots_(\d+)$", part) for part in parts)
+    shots = next((int(match.group(1) or match.group(2)) for match in found if match), 0)
+    known = {"seed": seed, "shots": shots, "metrics": {"test": metrics}, "is_foreign": True}
+    for level, part in (("train_base", "base"), ("test_new", "new")):
+        if level in parts and len(parts) > parts.index(level) + 1:
+            dataset, *label = parts[parts.index(level) + 1 :]
+            label = [name for name in label if not re.match(r"shots_\d+$", name)]
+            trainer = "/".join(label) or "log.txt"
+            return Record(folder, trainer, dataset, protocol="base2new", part=part, **known)
+    return Record(folder, "log.txt", "/".join(parts) or ".", **known)

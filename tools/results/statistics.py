@@ -1,0 +1,49 @@
+"""Means over seeds, their spread, and the harmonic mean of base and new accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean."""
+    return math.fsum(values) / len(values)
+
+
+def spread(values: Sequence[float], *, ci95: bool = False) -> float:
+    """Population standard deviation (divisor n), or 1.96 std / sqrt(n) with `ci95`."""
+    center = mean(values)
+    std = math.sqrt(math.fsum((value - center) ** 2 for value in values) / len(values))
+    return 1.96 * std / math.sqrt(len(values)) if ci95 else std
+
+
+def harmonic_mean(base: float, new: float) -> float:
+    """H = 2 b n / (b + n), and 0 when both are 0."""
+    return 2 * base * new / (base + new) if base + new else 0.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table: the mean over seeds, its spread, and who chose it.
+
+    `std` is None when the number rests on one seed; `rule` is the selection rule.
+    """
+
+    mean: float
+    std: float | None = None
+    seeds: tuple[int, ...] = ()
+    rule: str = ""
+
+    @classmethod
+    def over(cls, by_seed: dict[int, float], *, rule: str = "", ci95: bool = False) -> Cell:
+        """Aggregate one value per seed."""
+        values = [by_seed[seed] for seed in sorted(by_seed)]
+        std = spread(values, ci95=ci95) if len(values) > 1 else None
+        return cls(mean(values), std, tuple(sorted(by_seed)), rule)
+
+    def text(self, *, mark_test: bool = True) -> str:
+        """`71.37 ± 0.49`, with † when test labels chose the number."""
+        shown = f"{self.mean:.2f}" + (f" ± {self.std:.2f}" if self.std is not None else "")
+        return f"{shown} †" if mark_test and self.rule == "test" else shown
