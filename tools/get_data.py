@@ -135,6 +135,11 @@ def write_flower_names(path: Path) -> None:
         return
     from torchvision.datasets import Flowers102
 
+    if not hasattr(Flowers102, "classes"):
+        raise RuntimeError(
+            f"This torchvision has no names of the flowers, so {path} could not be written: "
+            "update torchvision."
+        )
     names = {str(i): name.rstrip("?") for i, name in enumerate(Flowers102.classes, start=1)}
     path.write_text(json.dumps(names), encoding="utf-8")
 

@@ -1,0 +1,174 @@
+"""tools/check_data.py and tools/get_data.py, without a network."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from dataset_trees import pets_tree, write_images
+
+import datasets  # registers the classes
+from dassl.data.datasets import DATASET_REGISTRY
+from tools import check_data, get_data
+
+CONFIGS = Path(datasets.__file__).parents[1] / "configs" / "datasets"
+
+
+def test_every_config_names_a_registered_dataset():
+    known = check_data.known_datasets()
+
+    assert {*known.values()} <= {*DATASET_REGISTRY.registered_names()}
+    assert {"imagenet", "dtd", "eurosat", "imagenet_r", "pacs", "domain_net"} <= {*known}
+
+
+def test_every_config_is_the_one_its_class_names():
+    for path in CONFIGS.glob("*.yaml"):
+        cls = DATASET_REGISTRY.get(yaml.safe_load(path.read_text())["DATASET"]["NAME"])
+        if hasattr(cls, "pieces"):
+            assert cls.config == path.stem
+
+
+def test_every_dataset_has_a_section_in_the_documentation():
+    text = (CONFIGS.parents[1] / "DATASETS.md").read_text(encoding="utf-8")
+
+    for name in check_data.known_datasets().values():
+        cls = DATASET_REGISTRY.get(name)
+        if hasattr(cls, "pieces"):
+            assert f"### {cls.section}\n" in text, name
+
+
+def test_a_complete_dataset_is_ready(tmp_path, capsys):
+    pets_tree(tmp_path)
+
+    status = check_data.main(["oxford_pets", "--root", str(tmp_path)])
+
+    said = capsys.readouterr().out
+    assert status == 0
+    assert "oxford_pets: ready" in said
+    assert "5 classes; images: train 30, val 10, test 5" in said
+
+
+def test_what_is_missing_is_named_with_its_place(tmp_path, capsys):
+    status = check_data.main(["oxford_pets", "--root", str(tmp_path)])
+
+    said = capsys.readouterr().out
+    assert status == 1
+    assert f"No image folder. Looked for {tmp_path / 'oxford_pets' / 'images'}" in said
+    assert "split_zhou_OxfordPets.json" in said
+    assert str(tmp_path / "oxford_pets" / "annotations" / "trainval.txt") in said
+    assert "python tools/get_data.py oxford_pets" in said
+
+
+def test_a_missing_image_makes_a_dataset_not_ready(tmp_path, capsys):
+    splits = pets_tree(tmp_path)
+    (tmp_path / "oxford_pets" / "images" / splits["val"][0][0]).unlink()
+
+    status = check_data.main(["oxford_pets", "--root", str(tmp_path)])
+
+    assert status == 1
+    assert splits["val"][0][0] in capsys.readouterr().out
+
+
+def test_decoding_finds_a_corrupt_image(tmp_path, capsys):
+    splits = pets_tree(tmp_path)
+    bad = tmp_path / "oxford_pets" / "images" / splits["train"][3][0]
+    bad.write_bytes(b"no image")
+
+    status = check_data.main(["oxford_pets", "--root", str(tmp_path), "--decode"])
+
+    assert status == 1
+    assert str(bad) in capsys.readouterr().out
+
+
+def test_decoding_good_images_says_so(tmp_path, capsys):
+    pets_tree(tmp_path)
+
+    status = check_data.main(["oxford_pets", "--root", str(tmp_path), "--decode"])
+
+    assert status == 0
+    assert "all 45 images can be read" in capsys.readouterr().out
+
+
+def test_domains_are_listed_with_their_sizes(tmp_path, capsys):
+    write_images(
+        tmp_path / "PACS", [f"{d}/cat/{k}.jpg" for d in ("art", "photo") for k in range(5)]
+    )
+
+    status = check_data.main(["pacs", "--root", str(tmp_path)])
+
+    said = capsys.readouterr().out
+    assert status == 0
+    assert "domains: art 5, photo 5" in said
+    assert "the complete dataset has 9,991" in said
+
+
+def test_all_datasets_get_one_line_each(tmp_path, capsys):
+    pets_tree(tmp_path)
+
+    status = check_data.main(["--root", str(tmp_path)])
+
+    lines = capsys.readouterr().out.splitlines()
+    assert status == 0
+    assert sum(line.startswith("oxford_pets: ready.") for line in lines) == 1
+    assert sum(line.startswith("imagenet: not ready.") for line in lines) == 1
+
+
+def test_an_unknown_dataset_gets_a_suggestion(tmp_path, capsys):
+    status = check_data.main(["oxfort_pets", "--root", str(tmp_path)])
+
+    assert status == 2
+    assert 'Did you mean "oxford_pets"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(get_data.RECIPES))
+def test_downloads_are_arranged_where_the_readers_look(tmp_path, name):
+    folder = tmp_path / "download"
+    for source in get_data.RECIPES[name].moves:
+        place = folder / source
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if place.suffix:
+            place.write_text("x")
+        else:
+            place.mkdir()
+
+    get_data.arrange(name, folder, tmp_path)
+
+    cls = DATASET_REGISTRY.get(check_data.known_datasets()[name])
+    needed = [p for p in cls.pieces(tmp_path) if p.role == "needed"]
+    assert needed
+    assert all(p.find() for p in needed)
+
+
+def test_what_is_in_place_is_not_fetched_again(tmp_path, capsys):
+    (tmp_path / "dtd" / "images").mkdir(parents=True)
+
+    status = get_data.main(["dtd", "--root", str(tmp_path)])
+
+    assert status == 0
+    assert "dtd: in place" in capsys.readouterr().out
+    assert not (tmp_path / "downloads").exists()
+
+
+def test_a_download_of_another_shape_is_reported(tmp_path, monkeypatch, capsys):
+    recipe = get_data.Recipe(lambda folder: None, get_data.RECIPES["dtd"].moves)
+    monkeypatch.setitem(get_data.RECIPES, "dtd", recipe)
+
+    status = get_data.main(["dtd", "--root", str(tmp_path)])
+
+    assert status == 1
+    assert "Arrange it by hand" in capsys.readouterr().err
+
+
+def test_a_dataset_that_torchvision_lacks_is_refused(tmp_path, capsys):
+    assert get_data.main(["ucf101", "--root", str(tmp_path)]) == 2
+    assert "cannot be downloaded" in capsys.readouterr().err
+
+
+def test_flower_names_are_written_from_torchvision(tmp_path):
+    path = tmp_path / "cat_to_name.json"
+
+    get_data.write_flower_names(path)
+
+    flowers = json.loads(path.read_text())
+    assert len(flowers) == 102
+    assert flowers["1"] == "pink primrose" and flowers["60"] == "pink-yellow dahlia"
