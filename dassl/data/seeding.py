@@ -17,22 +17,25 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 
 class SeededIndex(int):
-    """An item index that knows the epoch it is drawn in."""
+    """An item index that knows the epoch, and the pass within the epoch, it is drawn in."""
 
     epoch: int
+    lap: int
 
-    def __new__(cls, index: int, epoch: int) -> "SeededIndex":
+    def __new__(cls, index: int, epoch: int, lap: int = 0) -> "SeededIndex":
         marked = super().__new__(cls, index)
         marked.epoch = epoch
+        marked.lap = lap
         return marked
 
     def __reduce__(self):
-        return SeededIndex, (int(self), self.epoch)
+        return SeededIndex, (int(self), self.epoch, self.lap)
 
 
-def sample_seed(seed: int, epoch: int, index: int) -> int:
-    """Return a 63-bit seed for one item of one epoch."""
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{index}".encode(), digest_size=8).digest()
+def sample_seed(seed: int, epoch: int, index: int, lap: int = 0) -> int:
+    """Return a 63-bit seed for one item of one epoch (of its second, third ... pass)."""
+    key = f"{seed}/{epoch}/{index}" + (f"/{lap}" if lap else "")
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
@@ -68,7 +71,8 @@ class SeededDataset(Dataset):
         return len(self.inner)
 
     def __getitem__(self, index: int) -> Any:
-        with seeded(sample_seed(self.seed, getattr(index, "epoch", 0), int(index))):
+        epoch, lap = getattr(index, "epoch", 0), getattr(index, "lap", 0)
+        with seeded(sample_seed(self.seed, epoch, int(index), lap)):
             return self.inner[int(index)]
 
     def __getattr__(self, name: str) -> Any:
@@ -82,8 +86,9 @@ class EpochSampler(Sampler):
 
     Args:
         sampler: the order.
-        advance: count passes as epochs (training); otherwise every pass is epoch 0, so that an
-            evaluation gives the same result twice.
+        advance: count passes (training): as epochs, or, once `set_epoch` was called, as laps
+            within the epoch. Otherwise every pass is epoch 0, so that an evaluation gives the
+            same result twice.
 
     Draws what the original's loader draws from torch's default generator: one number per pass (its
     base seed for workers), then whatever the sampler draws. So the order of the data equals the
@@ -94,21 +99,32 @@ class EpochSampler(Sampler):
         self.sampler = sampler
         self.advance = advance
         self.epoch = 0
+        self.lap = 0
+        self._is_told = False
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next pass belongs to."""
+        self.epoch, self.lap, self._is_told = epoch, 0, True
 
     def __iter__(self) -> Iterator[SeededIndex]:
-        epoch = self.epoch
-        if self.advance:
+        epoch, lap = self.epoch, self.lap
+        if self.advance and self._is_told:
+            self.lap += 1
+        elif self.advance:
             self.epoch += 1
         torch.empty((), dtype=torch.int64).random_()
         for index in self.sampler:
-            yield SeededIndex(int(index), epoch)
+            yield SeededIndex(int(index), epoch, lap)
 
     def __len__(self) -> int:
         return len(self.sampler)
 
 
 def set_epoch(loader: DataLoader | None, epoch: int) -> None:
-    """Tell a training loader which epoch comes next (after a resume); others are left alone."""
+    """Tell a training loader which epoch comes next; other loaders are left alone.
+
+    The engine's loop calls it before every epoch, so that a resumed run sees the same pixels.
+    """
     sampler = getattr(loader, "sampler", None)
     if isinstance(sampler, EpochSampler) and sampler.advance:
-        sampler.epoch = epoch
+        sampler.set_epoch(epoch)
