@@ -7,6 +7,7 @@ which only the numbers are kept.
 
 import os
 import pickle
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -28,6 +29,7 @@ _SCHEDULERS = (
 )
 _WARMUPS = ("_BaseWarmupScheduler", "ConstantWarmupScheduler", "LinearWarmupScheduler")
 _OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
+_CONTAINERS = (dict, defaultdict, Counter)
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -56,7 +58,7 @@ def _allow_stand_ins() -> Iterator[None]:
     """Let weights-only loading build the stand-ins, and only them, for a while."""
     before = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals(list(_stand_ins()))
+    torch.serialization.add_safe_globals([*_stand_ins(), *_CONTAINERS])
     try:
         yield
     finally:
@@ -117,12 +119,12 @@ def load_checkpoint(fpath: str | os.PathLike) -> Any:
 
 
 def _unreadable(fpath: str | os.PathLike, err: Exception) -> ValueError:
-    reason = str(err).strip().splitlines()
-    refused = [line for line in reason if "Unsupported" in line or "Weights only" in line]
+    lines = str(err).strip().splitlines() or ["no details"]
+    reason = next((line.strip() for line in lines if "Unsupported" in line), lines[0])
     return ValueError(
         f'"{fpath}" ({os.path.getsize(fpath)} bytes) cannot be read as a checkpoint: it is '
         "truncated, no torch file, or holds objects that a checkpoint has no need of. "
-        f"({type(err).__name__}: {(refused or reason or ['no details'])[0][:200]}) "
+        f"({type(err).__name__}: {reason[:200]}) "
         "Copy it again, or delete it and train again."
     )
 

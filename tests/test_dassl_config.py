@@ -1,0 +1,114 @@
+"""The config: defaults, merging, errors."""
+
+import pytest
+from yacs.config import CfgNode
+
+from dassl.config import clean_cfg, get_cfg_default
+
+
+def test_two_default_configs_share_nothing():
+    first, second = get_cfg_default(), get_cfg_default()
+
+    first.OPTIM.LR = 5.0
+    first.INPUT.PIXEL_MEAN[0] = 9.0
+
+    assert second.OPTIM.LR == 0.0003
+    assert second.INPUT.PIXEL_MEAN == [0.485, 0.456, 0.406]
+    assert second.INPUT.SIZE == (224, 224)
+
+
+def test_an_int_for_a_float_key_is_converted():
+    cfg = get_cfg_default()
+
+    cfg.merge_from_list(["OPTIM.LR", 1, "OPTIM.GAMMA", "2"])
+
+    assert cfg.OPTIM.LR == 1.0
+    assert isinstance(cfg.OPTIM.LR, float)
+    assert isinstance(cfg.OPTIM.GAMMA, float)
+
+
+def test_an_int_for_a_float_key_is_converted_in_a_plain_child_node(tmp_path):
+    cfg = get_cfg_default()
+    cfg.TRAINER.X = CfgNode()
+    cfg.TRAINER.X.ALPHA = 0.5
+    (tmp_path / "x.yaml").write_text("TRAINER:\n  X:\n    ALPHA: 1\n")
+
+    cfg.merge_from_file(str(tmp_path / "x.yaml"))
+
+    assert isinstance(cfg.TRAINER.X.ALPHA, float)
+
+
+def test_text_of_a_yaml_file_is_evaluated_as_a_literal(tmp_path):
+    cfg = get_cfg_default()
+    (tmp_path / "x.yaml").write_text("OPTIM:\n  WARMUP_CONS_LR: 1e-5\n  LR: 0.002\n")
+
+    cfg.merge_from_file(str(tmp_path / "x.yaml"))
+
+    assert cfg.OPTIM.WARMUP_CONS_LR == 1e-5
+
+
+def test_lists_and_tuples_are_converted_to_the_type_of_the_default():
+    cfg = get_cfg_default()
+
+    cfg.merge_from_list(["INPUT.SIZE", "[64, 32]", "INPUT.PIXEL_MEAN", "(0.1, 0.2, 0.3)"])
+
+    assert cfg.INPUT.SIZE == (64, 32)
+    assert cfg.INPUT.PIXEL_MEAN == [0.1, 0.2, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("SEED", "abc"), ("OPTIM.LR", True), ("USE_CUDA", 1), ("INPUT.SIZE", 3), ("OPTIM", "3")],
+)
+def test_a_value_of_another_type_is_refused_with_key_and_value(key, value):
+    with pytest.raises(ValueError, match=key):
+        get_cfg_default().merge_from_list([key, value])
+
+
+def test_an_unknown_key_on_the_command_line_gets_a_did_you_mean():
+    with pytest.raises(KeyError, match="OPTIM.MAX_EPOCHS.*[Dd]id you mean.*OPTIM.MAX_EPOCH"):
+        get_cfg_default().merge_from_list(["OPTIM.MAX_EPOCHS", "3"])
+
+
+def test_an_unknown_key_in_a_yaml_file_gets_a_did_you_mean(tmp_path):
+    (tmp_path / "x.yaml").write_text("DATALODER:\n  NUM_WORKERS: 2\n")
+
+    with pytest.raises(KeyError, match="Did you mean.*DATALOADER"):
+        get_cfg_default().merge_from_file(str(tmp_path / "x.yaml"))
+
+
+def test_an_odd_number_of_options_is_refused():
+    with pytest.raises(ValueError, match="pairs"):
+        get_cfg_default().merge_from_list(["SEED"])
+
+
+def test_a_missing_attribute_names_what_is_there():
+    with pytest.raises(AttributeError, match='"MAX_EPOCH"'):
+        _ = get_cfg_default().OPTIM.MAX_EPOCHS
+
+
+def test_a_frozen_config_cannot_be_changed():
+    cfg = get_cfg_default()
+    cfg.freeze()
+
+    with pytest.raises(AttributeError, match="[Ff]rozen"):
+        cfg.merge_from_list(["SEED", 1])
+
+
+def test_a_config_survives_dump_and_load():
+    cfg = get_cfg_default()
+    cfg.merge_from_list(["OPTIM.LR", 0.5, "DATASET.TEMPLATES", "('a photo of a {}.',)"])
+
+    loaded = get_cfg_default()
+    loaded.merge_from_other_cfg(type(cfg).load_cfg(cfg.dump()))
+
+    assert loaded == cfg
+
+
+def test_clean_cfg_keeps_only_the_node_of_the_trainer():
+    cfg = get_cfg_default()
+    cfg.TRAINER.COOP, cfg.TRAINER.COCOOP = CfgNode(), CfgNode()
+
+    clean_cfg(cfg, "CoOp")
+
+    assert set(cfg.TRAINER) == {"NAME", "COOP"}
