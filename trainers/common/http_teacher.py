@@ -1,0 +1,196 @@
+"""A black-box teacher behind an HTTP endpoint, with retries and a response cache on disk.
+
+Three requests, JSON both ways (``tools/teacher_server.py`` answers them with any CLIP backbone):
+
+    GET  <url>/info                               -> {"name": str, "scale": float, "dim": int}
+    POST <url>/image {"images": [base64 PNG, ..]} -> {"embeddings": [[float, ..], ..]}
+    POST <url>/text  {"texts": [str, ..]}         -> {"embeddings": [[float, ..], ..]}
+
+An image is sent as the 8-bit pixels that the student sees. Answers are kept in a database under
+``VLTUNE_CACHE``: the training views of a run depend on its seed alone, so that a run that is
+resumed or repeated pays for no image twice.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import logging
+import os
+import sqlite3
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dassl.utils import cache_dir
+from trainers.common.teacher import Teacher
+
+logger = logging.getLogger(__name__)
+TOKEN_VARIABLE = "VLTUNE_TEACHER_TOKEN"  # sent as a bearer token
+RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
+LONGEST_WAIT = 60.0  # seconds
+
+
+class HttpTeacher(Teacher):
+    """Ask an endpoint for embeddings; see the module for what is sent.
+
+    Args:
+        url: beginning of the three addresses.
+        scale: logit scale, if the endpoint does not tell one.
+        mean, std: statistics with which the images given to ``encode_image`` are normalised.
+        cache: the database file; None is one per endpoint under VLTUNE_CACHE.
+        batch_size: items per request.
+        retries: further attempts after a failed one.
+        wait: seconds before the first further attempt, doubled each time.
+        timeout: seconds per request.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        scale: float = 100.0,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        cache: Path | None = None,
+        batch_size: int = 64,
+        retries: int = 5,
+        wait: float = 1.0,
+        timeout: float = 60.0,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.batch_size, self.retries, self.wait, self.timeout = batch_size, retries, wait, timeout
+        info = self._ask("info")
+        super().__init__(str(info.get("name", self.url)), float(info.get("scale", scale)))
+        self.mean = torch.tensor(mean).view(-1, 1, 1)
+        self.std = torch.tensor(std).view(-1, 1, 1)
+        identity = hashlib.sha256(f"{self.url}\0{self.name}".encode()).hexdigest()[:16]
+        self.cache = ResponseCache(cache or cache_dir() / "teacher" / f"{identity}.sqlite")
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        pixels = (images.cpu() * self.std + self.mean).mul(255).round().clamp(0, 255)
+        rows = pixels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+        files = [_png(row) for row in rows]
+        answers, asked = self._answers(files, kind="image", encode=_base64)
+        self.queries.images += asked
+        self.queries.cached_images += len(files) - asked
+        return torch.nn.functional.normalize(answers, dim=-1).to(images.device)
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        data = [text.encode() for text in texts]
+        answers, asked = self._answers(data, kind="text", encode=bytes.decode)
+        self.queries.texts += asked
+        self.queries.cached_texts += len(data) - asked
+        return torch.nn.functional.normalize(answers, dim=-1)
+
+    def _images(self, images: Tensor) -> Tensor:
+        return self.encode_image(images)
+
+    def _texts(self, texts: list[str]) -> Tensor:
+        return self.encode_text(texts)
+
+    def _answers(
+        self, items: list[bytes], *, kind: str, encode: Callable[[bytes], str]
+    ) -> tuple[Tensor, int]:
+        """Embeddings (N, D) of N items, and how many of them were asked for and not in the cache."""
+        keys = [hashlib.sha256(kind.encode() + item).digest() for item in items]
+        known = self.cache.get(keys)
+        missing = {key: item for key, item in zip(keys, items) if key not in known}
+        todo = list(missing.items())
+        for start in range(0, len(todo), self.batch_size):
+            part = todo[start : start + self.batch_size]
+            reply = self._ask(kind, {f"{kind}s": [encode(item) for _, item in part]})
+            rows = np.asarray(reply["embeddings"], dtype=np.float32)
+            if rows.ndim != 2 or len(rows) != len(part):
+                raise RuntimeError(
+                    f"{self.url}/{kind} answered {rows.shape} for {len(part)} items; expected "
+                    f"({len(part)}, D)."
+                )
+            fresh = {key: row for (key, _), row in zip(part, rows)}
+            self.cache.put(fresh)
+            known.update(fresh)
+        return torch.from_numpy(np.stack([known[key] for key in keys])), len(todo)
+
+    def _ask(self, path: str, body: dict | None = None) -> dict:
+        """One request, repeated while the failure may pass.
+
+        Raises:
+            RuntimeError: naming the address, the cause and the number of attempts.
+        """
+        wait = self.wait
+        for attempt in range(self.retries + 1):
+            try:
+                with urllib.request.urlopen(self._request(path, body), timeout=self.timeout) as got:
+                    return json.load(got)
+            except urllib.error.HTTPError as error:
+                cause, pause = f"HTTP {error.code}", error.headers.get("Retry-After")
+                if error.code not in RETRY_STATUS:
+                    raise RuntimeError(
+                        f"The teacher {self.url}/{path} refused: {cause}."
+                    ) from error
+            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+                cause, pause = str(getattr(error, "reason", error)), None
+            if attempt < self.retries:
+                seconds = float(pause) if pause and pause.isdigit() else wait
+                logger.warning("%s/%s: %s; again in %.1f s.", self.url, path, cause, seconds)
+                time.sleep(min(seconds, LONGEST_WAIT))
+                wait *= 2
+        raise RuntimeError(
+            f"The teacher {self.url}/{path} did not answer in {self.retries + 1} attempts ({cause}). "
+            "Is the server running (tools/teacher_server.py is an example)? Answers so far are kept; "
+            "start the run again to go on."
+        )
+
+    def _request(self, path: str, body: dict | None) -> urllib.request.Request:
+        headers = {"Content-Type": "application/json"}
+        if os.environ.get(TOKEN_VARIABLE):
+            headers["Authorization"] = f"Bearer {os.environ[TOKEN_VARIABLE]}"
+        data = None if body is None else json.dumps(body).encode()
+        return urllib.request.Request(f"{self.url}/{path}", data=data, headers=headers)
+
+
+class ResponseCache:
+    """Embeddings by key in one SQLite file, which several processes may use at once."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        with self._open() as database:
+            database.execute("CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, row BLOB)")
+
+    def _open(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=60.0)
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
+        """The rows (D,) that are known."""
+        found = {}
+        with self._open() as database:
+            for key in set(keys):
+                row = database.execute("SELECT row FROM answers WHERE key = ?", (key,)).fetchone()
+                if row is not None:
+                    found[key] = np.frombuffer(row[0], dtype=np.float32)
+        return found
+
+    def put(self, rows: dict[bytes, np.ndarray]) -> None:
+        """Keep rows (D,)."""
+        values = [(key, row.astype(np.float32).tobytes()) for key, row in rows.items()]
+        with self._open() as database:
+            database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", values)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 -> a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

@@ -1,0 +1,328 @@
+"""Students: image networks without a classifier, by name.
+
+``torchvision:<model>``, ``timm:<model>.<tag>``, ``clip:<backbone>``, ``toy:student``, and the short
+names of the published runs (``SHORT_NAMES``). The weight tag of a timm model is never left to
+timm's default: the bare name ``vit_base_patch16_224`` selects other weights than the published
+runs used.
+"""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from clip import load_backbone
+from clip.blocks import BlockView, TowerHook
+from clip.vision import ModifiedResNet, VisionTransformer
+from dassl.utils import did_you_mean
+
+SHORT_NAMES = {
+    "rn50": "torchvision:resnet50",
+    "vitb": "timm:vit_base_patch16_224.augreg_in21k_ft_in1k",
+    "vits": "timm:vit_small_patch16_224.augreg_in21k_ft_in1k",
+    "deits": "timm:deit_small_distilled_patch16_224.fb_in1k",
+    "deitb": "timm:deit_base_distilled_patch16_224.fb_in1k",
+    "toy": "toy:student",
+}
+HEAD_WIDTH = 64  # of every attention head in OpenAI's towers
+SOURCES = ("torchvision", "timm", "clip", "toy")
+TORCHVISION_HEADS = ("fc", "classifier", "heads", "head")
+# attributes of networks whose positions are tied to one image size
+FIXED_SIZE_MARKS = ("pos_embed", "positional_embedding", "attnpool", "relative_position_bias_table")
+DEFAULT_SIZE = 224  # pixels; the input of every published student
+
+
+class Student(nn.Module):
+    """S: images (B, 3, H, W), normalised -> features (B, n), not normalised.
+
+    BatchNorm statistics never change, also in training mode, unless ``freeze_bn`` is False; the
+    affine weights of BatchNorm are trained like all others.
+
+    Args:
+        network: returns (B, n).
+        width: n.
+        name: full name, as "timm:<model>.<tag>".
+        input_size: pixels.
+        freeze_bn: keep every BatchNorm in eval mode.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        width: int,
+        *,
+        name: str = "",
+        input_size: int = DEFAULT_SIZE,
+        freeze_bn: bool = True,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.width = width
+        self.name = name
+        self.input_size = input_size
+        self.freeze_bn = freeze_bn
+        self.train(network.training)  # BatchNorm is frozen from the start
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether the network reads images of other sizes than ``input_size``."""
+        return not any(hasattr(self.network, name) for name in FIXED_SIZE_MARKS)
+
+    def train(self, mode: bool = True) -> "Student":
+        super().train(mode)
+        if self.freeze_bn:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def taps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Features (B, n) and the outputs of the tapped modules, in order of depth.
+
+        Maps are (B, C, H, W), tokens (B, L, W) or (L, B, W): channels in dimension 1 or last.
+
+        Raises:
+            ValueError: if nobody has said where this architecture is tapped.
+        """
+        return tap_outputs(self.network, images, self.name)
+
+
+def full_name(name: str) -> str:
+    """The full name behind a short one; ValueError for an unknown one."""
+    name = SHORT_NAMES.get(name, name)
+    source, _, model = name.partition(":")
+    if source not in SOURCES or not model:
+        raise ValueError(
+            f'MODEL.BACKBONE.NAME is "{name}", which is no known student. '
+            f"{did_you_mean(name, [*SHORT_NAMES, *SHORT_NAMES.values()])} Known: "
+            f"{', '.join(SHORT_NAMES)}, torchvision:<model>, timm:<model>.<tag>, clip:<backbone>."
+        )
+    return name
+
+
+def build_student(
+    name: str,
+    *,
+    pretrained: bool = True,
+    weights: str = "",
+    freeze_bn: bool = True,
+    input_size: int = 0,
+) -> Student:
+    """Build a student by name, with every parameter trainable.
+
+    Args:
+        name: a short or full name.
+        pretrained: False asks for random initialisation (MODEL.BACKBONE.PRETRAINED).
+        weights: a local weight file in place of the published download.
+        freeze_bn: see ``Student``.
+        input_size: pixels, for networks that take several sizes; 0 is the network's own.
+
+    Raises:
+        ValueError: for an unknown name.
+        FileNotFoundError: if the weights are neither here nor to be had, saying how to get them.
+    """
+    name = full_name(name)
+    source, model = name.split(":", 1)
+    if weights and not Path(weights).is_file():
+        raise FileNotFoundError(f"MODEL.BACKBONE.WEIGHTS: there is no file {weights}.")
+    build = {"torchvision": _torchvision, "timm": _timm, "clip": _clip, "toy": _toy}[source]
+    network, width, size = build(model, pretrained, weights)
+    student = Student(
+        network.requires_grad_(True),
+        width,
+        name=name,
+        input_size=input_size or size,
+        freeze_bn=freeze_bn,
+    )
+    return student.float()
+
+
+def empty_student(name: str, state: Mapping[str, Tensor], *, input_size: int) -> Student:
+    """The architecture of a student, for weights that are at hand; nothing is downloaded.
+
+    Args:
+        name: full name.
+        state: weights of the network; a CLIP tower's shape is read from them.
+        input_size: pixels.
+    """
+    source, _, model = name.partition(":")
+    if source != "clip":
+        return build_student(name, pretrained=False, input_size=input_size)
+    if model.startswith("open_clip:") or Path(model).exists():
+        tower = copy.deepcopy(load_backbone(model, precision="fp32").visual)
+    else:
+        tower = tower_like(state, input_size)
+    return Student(tower, tower.output_dim, name=name, input_size=input_size).float()
+
+
+def tower_like(state: Mapping[str, Tensor], input_size: int) -> nn.Module:
+    """An untrained image tower of OpenAI's layout with the shapes of ``state``."""
+    if "class_embedding" in state:
+        width, _, patch, _ = state["conv1.weight"].shape
+        depth = sum(key.endswith(".ln_1.weight") for key in state)
+        heads = width // HEAD_WIDTH
+        return VisionTransformer(input_size, patch, width, depth, heads, state["proj"].shape[1])
+    depths = [
+        len({key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")})
+        for stage in range(1, 5)
+    ]
+    width = state["conv3.weight"].shape[0]
+    dimension = state["attnpool.c_proj.weight"].shape[0]
+    heads = width * 32 // HEAD_WIDTH
+    return ModifiedResNet(depths, dimension, heads, input_size, width)
+
+
+def _missing(name: str, where: str, error: Exception) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"The pre-trained weights of the student {name} are not here and could not be downloaded "
+        f"({type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}). "
+        f"Source: {where}. Either run once with network access, or fetch the file elsewhere and set "
+        "MODEL.BACKBONE.WEIGHTS to its path, or ask for random initialisation with "
+        "MODEL.BACKBONE.PRETRAINED False (its results mean nothing beside published ones)."
+    )
+
+
+def _torchvision(model: str, pretrained: bool, weights: str) -> tuple[nn.Module, int, int]:
+    from torchvision import models
+
+    if model not in models.list_models(module=models):
+        known = models.list_models(module=models)
+        raise ValueError(
+            f'torchvision has no classification model "{model}". {did_you_mean(model, known)}'
+        )
+    entry = "IMAGENET1K_V1" if pretrained and not weights else None
+    try:
+        network = models.get_model(model, weights=entry)
+    except OSError as error:
+        url = models.get_model_weights(model)["IMAGENET1K_V1"].url
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise _missing(f"torchvision:{model}", f"{url} -> {folder}", error) from error
+    if weights:
+        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    head = next((name for name in TORCHVISION_HEADS if hasattr(network, name)), None)
+    if head is None:
+        raise ValueError(
+            f"torchvision:{model} has no classifier under the names {', '.join(TORCHVISION_HEADS)}."
+        )
+    setattr(network, head, nn.Identity())
+    return network, _probe_width(network, DEFAULT_SIZE), DEFAULT_SIZE
+
+
+def _timm(model: str, pretrained: bool, weights: str) -> tuple[nn.Module, int, int]:
+    import timm
+
+    architecture, _, tag = model.partition(".")
+    if architecture not in timm.list_models():
+        close = did_you_mean(architecture, timm.list_models())
+        raise ValueError(f'timm has no model "{architecture}". {close}')
+    tags = timm.list_pretrained(f"{architecture}.*") or timm.list_pretrained(architecture)
+    if model not in tags and (pretrained or tag) and not weights:
+        raise ValueError(
+            f"timm:{model} needs a weight tag: timm's default for a bare name changes between "
+            f"versions. Known: {', '.join(f'timm:{known}' for known in tags) or 'none'}."
+        )
+    overlay = {"file": weights, "hf_hub_id": None, "url": ""} if weights else None
+    try:
+        network = timm.create_model(
+            model,
+            pretrained=pretrained or bool(weights),
+            num_classes=0,
+            pretrained_cfg_overlay=overlay,
+        )
+    except (OSError, RuntimeError) as error:
+        if weights or not pretrained:
+            raise
+        hub = f"https://huggingface.co/timm/{model} -> the Hugging Face cache (HF_HOME)"
+        raise _missing(f"timm:{model}", hub, error) from error
+    size = network.default_cfg["input_size"][-1]
+    return network, network.num_features, size
+
+
+def _clip(model: str, pretrained: bool, weights: str) -> tuple[nn.Module, int, int]:
+    if not pretrained:
+        raise ValueError(
+            f"MODEL.BACKBONE.PRETRAINED is False, but the student clip:{model} is by definition a "
+            "copy of CLIP's image tower. Use a timm: or torchvision: student to start at random."
+        )
+    tower = copy.deepcopy(load_backbone(weights or model, precision="fp32").visual)
+    return tower, tower.output_dim, tower.input_resolution
+
+
+def _toy(model: str, pretrained: bool, weights: str) -> tuple[nn.Module, int, int]:
+    from trainers.common.toy_nets import load_toy_net
+
+    network = load_toy_net(model, pretrained=pretrained, weights=weights)
+    return network, network.width, network.input_size
+
+
+@torch.no_grad()
+def _probe_width(network: nn.Module, size: int) -> int:
+    was_training = network.training
+    width = network.eval()(torch.zeros(1, 3, size, size)).shape[1]
+    network.train(was_training)
+    return width
+
+
+def _tap_modules(network: nn.Module) -> list[str]:
+    """Names of the modules whose outputs are tapped (specification of MIRO)."""
+    names = {name for name, _ in network.named_modules()}
+    stages = ["layer1", "layer2", "layer3", "layer4"]
+    if hasattr(network, "dist_token") or not names:
+        return []
+    if names.issuperset(stages):
+        stem = "avgpool" if hasattr(network, "attnpool") else "maxpool"
+        return [stem, *stages] if stem in names else stages
+    if hasattr(network, "blocks"):
+        return [f"blocks.{i}" for i in _tap_depths(len(network.blocks))]
+    return []
+
+
+def _tap_depths(depth: int) -> list[int]:
+    """Blocks 2, 5, 8, 11 of twelve; the same fractions of another depth."""
+    return sorted({max(depth * k // 4 - 1, 0) for k in range(1, 5)})
+
+
+class _TokenTaps(TowerHook):
+    """Keeps what some blocks of a CLIP tower return, with all their tokens."""
+
+    all_rows = True
+
+    def __init__(self, depths: list[int]) -> None:
+        self.depths = depths
+        self.outputs: list[Tensor] = []
+
+    def block(self, i: int, block: BlockView, x: Tensor) -> Tensor:
+        x = block(x)
+        if i in self.depths:
+            self.outputs.append(x)
+        return x
+
+
+def tap_outputs(network: nn.Module, images: Tensor, name: str) -> tuple[Tensor, list[Tensor]]:
+    """Features and tapped activations of one forward pass; see ``Student.taps``."""
+    outputs: list[Tensor] = []
+
+    def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
+        outputs.append(output)
+
+    is_clip_vit = hasattr(network, "class_embedding")
+    modules = ["conv1"] if is_clip_vit else _tap_modules(network)
+    if not modules:
+        raise ValueError(
+            f"{name or type(network).__name__} has no known taps. MIRO works with ResNets, timm "
+            "ViTs (not the distilled DeiTs) and CLIP image towers."
+        )
+    handles = [network.get_submodule(module).register_forward_hook(keep) for module in modules]
+    try:
+        if is_clip_vit:
+            hook = _TokenTaps(_tap_depths(network.transformer.layers))
+            return network(images, hook=hook), outputs + hook.outputs
+        return network(images), outputs
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,254 @@
+"""Teachers: frozen image and text encoders, in this process or behind an endpoint.
+
+A black-box teacher is two callables, image -> embedding and text -> embedding; nothing else of it
+is used. Every query is counted, because clients pay per query.
+"""
+
+import hashlib
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clip import load_backbone, tokenize, weights_digest
+from clip.model import CLIP
+from dassl.utils import atomic_write, cache_dir
+
+TEXT_BATCH = 256  # prompts per call
+NORMS = ("imagenet", "clip")
+PROMPT_STYLES = {
+    1: ("{}",),
+    2: ("a photo of a {}",),  # no final period
+    3: ("an art of a {}", "a clipart of a {}", "a photo of a {} product", "a photo of a {}"),
+    5: ("a clipart of a {}", "a photo of a {} product", "a photo of a {}"),
+    6: ("a photo of a {}",),  # with the class index as the name
+}
+
+
+def prompt_templates(style: int) -> tuple[str, ...]:
+    """The templates of a prompt style; ValueError for one that there is not."""
+    if style not in PROMPT_STYLES:
+        known = ", ".join(map(str, PROMPT_STYLES))
+        why = " Style 4 fails in the official code, too." if style == 4 else ""
+        raise ValueError(f"The prompt style (PROMPT_STYLE) is {style}; allowed: {known}.{why}")
+    return PROMPT_STYLES[style]
+
+
+def prompt_names(style: int, classnames: Sequence[str]) -> list[str]:
+    """What a prompt style fills in: the class names, or their indices (style 6)."""
+    return [str(i) for i in range(len(classnames))] if style == 6 else list(classnames)
+
+
+@dataclass
+class Queries:
+    """What a teacher was asked: items, not calls."""
+
+    images: int = 0
+    texts: int = 0
+    cached_images: int = 0  # answered from a cache, hence free
+    cached_texts: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """For results.json."""
+        return asdict(self)
+
+
+class Teacher(ABC):
+    """F_I and F_T with their logit scale.
+
+    Attributes:
+        name: what results and caches call it.
+        scale: exp(logit_scale).
+        queries: counts of what was asked.
+    """
+
+    def __init__(self, name: str, scale: float) -> None:
+        self.name = name
+        self.scale = scale
+        self.queries = Queries()
+
+    @torch.no_grad()
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), normalised as the student's -> unit embeddings (B, D)."""
+        self.queries.images += len(images)
+        return F.normalize(self._images(images).float(), dim=-1)
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> unit embeddings (N, D)."""
+        parts = [texts[i : i + TEXT_BATCH] for i in range(0, len(texts), TEXT_BATCH)]
+        self.queries.texts += len(texts)
+        return torch.cat([F.normalize(self._texts(list(part)).float(), dim=-1) for part in parts])
+
+    @property
+    def digest(self) -> str:
+        """Identifies the text encoder for the cache on disk; empty: do not keep."""
+        return ""
+
+    @abstractmethod
+    def _images(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, D)."""
+
+    @abstractmethod
+    def _texts(self, texts: list[str]) -> Tensor:
+        """N texts -> (N, D)."""
+
+
+class Renormalise(nn.Module):
+    """(x * std + mean - other_mean) / other_std, per channel."""
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        other_mean: Sequence[float],
+        other_std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        mean, std, other_mean, other_std = (
+            torch.tensor(values).view(-1, 1, 1) for values in (mean, std, other_mean, other_std)
+        )
+        self.register_buffer("gain", std / other_std)
+        self.register_buffer("offset", (mean - other_mean) / other_std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * self.gain + self.offset
+
+
+class ClipTeacher(Teacher):
+    """A CLIP backbone, frozen, eval mode, single precision.
+
+    Args:
+        clip: the backbone.
+        renormalise: applied to the images first; None feeds the student's images as they are,
+            which is what produced the published numbers.
+    """
+
+    def __init__(self, clip: CLIP, *, renormalise: nn.Module | None = None) -> None:
+        super().__init__(getattr(clip, "backbone_name", "clip"), clip.logit_scale.exp().item())
+        self.clip = clip
+        self.renormalise = renormalise
+        self.size = clip.visual.input_resolution
+
+    def _images(self, images: Tensor) -> Tensor:
+        if self.renormalise is not None:
+            images = self.renormalise(images)
+        if images.shape[-1] != self.size:  # a student of another input size than the teacher's
+            images = F.interpolate(images, size=self.size, mode="bilinear", antialias=True)
+        return self.clip.encode_image(images.to(self.clip.dtype))
+
+    def _texts(self, texts: list[str]) -> Tensor:
+        return self.clip.encode_text(tokenize(texts).to(self.clip.logit_scale.device))
+
+    @property
+    def digest(self) -> str:
+        return weights_digest(self.clip)
+
+
+class CallableTeacher(Teacher):
+    """Any two functions.
+
+    Args:
+        encode_image: (B, 3, H, W) images as the student sees them -> (B, D).
+        encode_text: list of N texts -> (N, D).
+        scale: what a cosine is multiplied by to become a logit.
+        name: for the results.
+    """
+
+    def __init__(
+        self,
+        encode_image: Callable[[Tensor], Tensor],
+        encode_text: Callable[[list[str]], Tensor],
+        *,
+        scale: float = 100.0,
+        name: str = "callable",
+    ) -> None:
+        super().__init__(name, scale)
+        self.image_function = encode_image
+        self.text_function = encode_text
+
+    def _images(self, images: Tensor) -> Tensor:
+        return self.image_function(images).to(images.device)
+
+    def _texts(self, texts: list[str]) -> Tensor:
+        return self.text_function(texts)
+
+
+def class_embeddings(
+    teacher: Teacher, classnames: Sequence[str], templates: Sequence[str], *, keep: bool = False
+) -> Tensor:
+    """t_c = normalise(mean over templates of normalise(F_T(template(name)))).
+
+    Args:
+        teacher: gives F_T.
+        classnames: C names; "_" becomes a blank.
+        templates: each holds one {}.
+        keep: store the result on disk, for teachers with a digest.
+
+    Returns:
+        (C, D) unit rows.
+    """
+    names = [name.replace("_", " ") for name in classnames]
+    prompts = [template.format(name) for template in templates for name in names]
+    path = None
+    if keep and teacher.digest:
+        key = hashlib.sha256("\0".join([teacher.digest, *prompts]).encode()).hexdigest()[:32]
+        path = cache_dir() / "texts" / f"{key}.pt"
+        if path.is_file():
+            teacher.queries.cached_texts += len(prompts)
+            return torch.load(path, weights_only=True)
+    rows = teacher.encode_text(prompts)  # (T * C, D)
+    rows = rows.unflatten(0, (len(templates), len(names))).mean(dim=0)
+    rows = F.normalize(rows, dim=-1)
+    if path is not None:
+        with atomic_write(path) as temporary:
+            torch.save(rows.cpu(), temporary)
+    return rows
+
+
+def build_teacher(
+    spec: str,
+    *,
+    device: str | torch.device,
+    scale: float,
+    norm: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Teacher:
+    """A teacher by name.
+
+    Args:
+        spec: a CLIP backbone by name; ``http(s)://...``, an endpoint as in ``http_teacher``;
+            ``python:<module>:<function>``, a function without arguments that returns a ``Teacher``.
+        device: where a CLIP backbone runs.
+        scale: logit scale of an endpoint that does not tell its own (TRAINER.VL2V.SCALE).
+        norm: ``imagenet``, the student's images as they are; ``clip``, CLIP's own statistics.
+        mean, std: the statistics with which the student's images are normalised.
+    """
+    if norm not in NORMS:
+        raise ValueError(f'INPUT.TEACHER_NORM is "{norm}"; allowed: {", ".join(NORMS)}.')
+    if spec.startswith(("http://", "https://")):
+        from trainers.common.http_teacher import HttpTeacher
+
+        return HttpTeacher(spec, scale=scale, mean=mean, std=std)
+    if spec.startswith("python:"):
+        return _from_python(spec)
+    clip = load_backbone(spec, device=device)
+    renormalise = None
+    if norm == "clip":
+        renormalise = Renormalise(mean, std, clip.image_mean, clip.image_std).to(device)
+    return ClipTeacher(clip, renormalise=renormalise)
+
+
+def _from_python(spec: str) -> Teacher:
+    parts = spec.split(":")
+    if len(parts) != 3:
+        raise ValueError(f'The teacher is "{spec}"; expected python:<module>:<function>.')
+    teacher = getattr(importlib.import_module(parts[1]), parts[2])()
+    if not isinstance(teacher, Teacher):
+        raise TypeError(f"{spec} returned {type(teacher).__name__}, not a Teacher.")
+    return teacher

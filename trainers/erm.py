@@ -1,0 +1,103 @@
+"""Empirical risk minimisation, linear probing, and probing then fine-tuning.
+
+Gulrajani, Lopez-Paz: "In Search of Lost Domain Generalization", ICLR 2021, arXiv 2007.01434 (ERM);
+Kumar et al.: "Fine-Tuning can Distort Pretrained Features", ICLR 2022, arXiv 2202.10054 (LP-FT);
+with CLIP's image encoder and a head made of class texts: the row "CLIP fine-tuning" of VL2V-ADiP.
+Parity is tested in tests/golden/vl2v_adip (``baselines_*``).
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode
+from yacs.config import CfgNode as CN
+
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import did_you_mean
+from trainers.common.dg_model import StudentClassifier, TextHead
+from trainers.common.staged import StagedTrainer
+from trainers.common.step_trainer import StepTrainer, step_cfg
+from trainers.common.students import full_name
+from trainers.common.teacher import build_teacher, class_embeddings, prompt_templates
+
+HEADS = ("linear", "projected", "text")
+PROJECTED_WIDTH = 512  # D of the capacity control, erm_prj
+
+
+class CrossEntropy:
+    """CE(h(P(S(x))), y), the mean over the batch."""
+
+    def __call__(
+        self, network: StudentClassifier, images: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Normalised images (B, 3, H, W), labels (B,) -> {"loss"}."""
+        return {"loss": F.cross_entropy(network(images), labels)}
+
+
+def erm_cfg() -> CfgNode:
+    """The nodes that ERM, LP and LPFT share."""
+    cfg = step_cfg()
+    node = cfg.TRAINER.ERM = CN()
+    # linear: Lin(S) | projected: Lin(P(S)), P affine to 512 | text: CLIP's own texts (clip:
+    # students), all of it trained
+    node.HEAD = "linear"
+    node.PROMPT_STYLE = 2  # text: see TRAINER.VL2V.PROMPT_STYLE
+    return cfg
+
+
+@TRAINER_REGISTRY.register()
+class ERM(StepTrainer):
+    """All of the student and its head learn by cross-entropy."""
+
+    trained_parts = ("student", "projection", "head")
+    default_cfg = staticmethod(erm_cfg)
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        head = cfg.TRAINER.ERM.HEAD
+        if head not in HEADS:
+            raise ValueError(f'TRAINER.ERM.HEAD is "{head}". {did_you_mean(head, HEADS)}')
+        student = full_name(cfg.MODEL.BACKBONE.NAME)
+        if head == "text" and not student.startswith("clip:"):
+            raise ValueError(
+                f"TRAINER.ERM.HEAD text starts from CLIP's class texts, so that the student must be "
+                f"a CLIP image tower; MODEL.BACKBONE.NAME is {student}. Set it to clip:ViT-B/16."
+            )
+
+    def build_projection(self, student_width: int) -> nn.Module:
+        if self.cfg.TRAINER.ERM.HEAD == "projected":
+            return nn.Linear(student_width, PROJECTED_WIDTH)
+        return nn.Identity()
+
+    def build_head(self, width: int) -> nn.Module:
+        cfg = self.cfg
+        if cfg.TRAINER.ERM.HEAD != "text":
+            return super().build_head(width)
+        teacher = build_teacher(
+            full_name(cfg.MODEL.BACKBONE.NAME).split(":", 1)[1],
+            device=self.device,
+            scale=1.0,
+            norm="imagenet",
+            mean=cfg.INPUT.PIXEL_MEAN,
+            std=cfg.INPUT.PIXEL_STD,
+        )
+        templates = prompt_templates(cfg.TRAINER.ERM.PROMPT_STYLE)
+        return TextHead(class_embeddings(teacher, self.classnames, templates), teacher.scale)
+
+    def build_objective(self) -> CrossEntropy:
+        return CrossEntropy()
+
+
+@TRAINER_REGISTRY.register()
+class LP(ERM):
+    """A linear probe: the student is frozen, the head learns."""
+
+    trained_parts = ("head",)
+    hands_on = True
+
+
+@TRAINER_REGISTRY.register()
+class LPFT(StagedTrainer):
+    """LP, then ERM from its best checkpoint."""
+
+    stages = (("lp", "LP"), ("ft", "ERM"))
+    default_cfg = staticmethod(erm_cfg)

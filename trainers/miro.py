@@ -1,0 +1,108 @@
+"""MIRO: mutual information regularisation with oracle.
+
+Cha et al.: "Domain Generalization by Mutual-Information Regularization with Pre-trained Models",
+ECCV 2022, arXiv 2203.10789. Parity is tested in tests/golden/vl2v_adip (``miro_*``). License of the
+official code: MIT.
+"""
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode
+from yacs.config import CfgNode as CN
+
+from dassl.engine import TRAINER_REGISTRY
+from trainers.common.dg_model import StudentClassifier
+from trainers.common.step_trainer import StepTrainer, step_cfg
+from trainers.common.students import Student
+
+VARIANCE_INIT = 0.1
+VARIANCE_EPS = 1e-5
+
+
+class MIROObjective(nn.Module):
+    """CE + ld sum_l mean((f_l - f0_l)^2 / var_l + log var_l) / 2, var = softplus(b) + 1e-5.
+
+    f_l, f0_l: tapped activations of the student and of its frozen pre-trained copy. Learned beside
+    the network: one b per channel and tap, initially log(exp(0.1 - 1e-5) - 1).
+
+    Args:
+        oracle: the pre-trained student; frozen here.
+        widths: channels of each tap.
+        weight: ld; TRAINER.MIRO.LD.
+    """
+
+    def __init__(self, oracle: Student, widths: list[int], *, weight: float) -> None:
+        super().__init__()
+        self.oracle = oracle.requires_grad_(False).eval()
+        start = math.log(math.expm1(VARIANCE_INIT - VARIANCE_EPS))
+        self.b = nn.ParameterList(nn.Parameter(torch.full((w,), start)) for w in widths)
+        self.weight = weight
+
+    def train(self, mode: bool = True) -> "MIROObjective":
+        super().train(mode)
+        self.oracle.eval()
+        return self
+
+    def forward(
+        self, network: StudentClassifier, images: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Normalised images (B, 3, H, W), labels (B,) -> {"loss", "loss_ce", "loss_reg"}."""
+        with torch.no_grad():
+            targets = self.oracle.taps(images)[1]
+        features, taps = network.student.taps(images)
+        label = F.cross_entropy(network.classify(features), labels)
+        reg = sum(map(self.tap_loss, taps, targets, self.b))
+        return {
+            "loss": label + self.weight * reg,
+            "loss_ce": label.detach(),
+            "loss_reg": reg.detach(),
+        }
+
+    @staticmethod
+    def tap_loss(tap: Tensor, target: Tensor, b: Tensor) -> Tensor:
+        """Half the Gaussian negative log-likelihood of a tap, averaged over all its elements.
+
+        Args:
+            tap, target: (B, C, H, W), or tokens with channels last.
+            b: (C,).
+        """
+        variance = F.softplus(b) + VARIANCE_EPS
+        if tap.dim() == 4:
+            variance = variance[:, None, None]
+        return ((tap - target).square() / variance + variance.log()).mean() / 2
+
+
+def tap_widths(student: Student) -> list[int]:
+    """Channels of every tap."""
+    size = student.input_size
+    probe = next(student.parameters()).new_zeros(1, 3, size, size)
+    with torch.no_grad():
+        taps = student.taps(probe)[1]
+    return [tap.shape[1] if tap.dim() == 4 else tap.shape[-1] for tap in taps]
+
+
+@TRAINER_REGISTRY.register()
+class MIRO(StepTrainer):
+    """All of the student and a linear head learn; b learns at LR * LR_MULT."""
+
+    trained_parts = ("student", "head")
+
+    @staticmethod
+    def default_cfg() -> CfgNode:
+        cfg = step_cfg()
+        node = cfg.TRAINER.MIRO = CN()
+        node.LD = 0.1  # weight of the regularisation
+        node.LR_MULT = 10.0  # learning rate of the variances, in units of OPTIM.LR
+        return cfg
+
+    def build_objective(self) -> MIROObjective:
+        oracle = copy.deepcopy(self.network.student)
+        return MIROObjective(oracle, tap_widths(oracle), weight=self.cfg.TRAINER.MIRO.LD)
+
+    def param_groups(self) -> list[dict]:
+        lr = self.cfg.OPTIM.LR * self.cfg.TRAINER.MIRO.LR_MULT
+        return [*super().param_groups(), {"params": list(self.objective.b), "lr": lr}]

@@ -1,0 +1,134 @@
+"""Naive distillation baselines of VL2V-ADiP: one stage, all of the student learns at once.
+
+Addepalli et al., CVPR 2024, arXiv 2310.08255, "naive distillation" rows. Parity is tested in
+tests/golden/vl2v_adip (``baselines_*``).
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode
+from yacs.config import CfgNode as CN
+
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import did_you_mean
+from trainers.common.dg_model import StudentClassifier, TextHead
+from trainers.common.distill_trainer import DistillTrainer, distill_cfg, distillation_losses
+from trainers.common.teacher import Teacher
+
+LOGIT_LOSSES = ("kd_kl", "kd_cos")  # a linear head, CE plus a term on class probabilities
+EMBEDDING_LOSSES = {"img_only": 1.0, "txt_only": 0.0, "one_stage": None}  # lam of section 2
+TEMPERATURE = 0.1  # tau of the official code; divides the scaled logits of the teacher as well
+
+
+def kd_losses(
+    logits: Tensor, labels: Tensor, teacher_logits: Tensor, *, kind: str, weight: float
+) -> dict[str, Tensor]:
+    """Cross-entropy plus agreement with the teacher's class probabilities.
+
+    q = softmax(z_T / tau), r = softmax(z / tau), CE = -mean log r_y
+    kd_cos: CE - lam mean_b cos(r, q)
+    kd_kl:  CE + lam mean_{b,c} q (log q - r)
+
+    Args:
+        logits: z (B, C) of the student.
+        labels: (B,).
+        teacher_logits: z_T (B, C), scaled.
+        kind: kd_cos | kd_kl.
+        weight: lam.
+    """
+    student, teacher = logits / TEMPERATURE, (teacher_logits / TEMPERATURE).softmax(dim=-1)
+    label = F.cross_entropy(student, labels)
+    if kind == "kd_cos":
+        agreement = -F.cosine_similarity(student.softmax(dim=-1), teacher, dim=-1).mean()
+    else:
+        # parity: probabilities stand where log-probabilities belong, and the mean runs over B * C
+        agreement = F.kl_div(student.softmax(dim=-1), teacher, reduction="none").mean()
+    return {
+        "loss": label + weight * agreement,
+        "loss_ce": label.detach(),
+        "loss_kd": agreement.detach(),
+    }
+
+
+class NaiveKDObjective:
+    """One of the losses by name.
+
+    Args:
+        teacher: gives F_I.
+        class_texts: (C, D) unit rows.
+        kind: a name of LOGIT_LOSSES or EMBEDDING_LOSSES.
+        weight: lam.
+    """
+
+    def __init__(self, teacher: Teacher, class_texts: Tensor, *, kind: str, weight: float) -> None:
+        self.teacher = teacher
+        self.teacher_head = TextHead(class_texts, teacher.scale).requires_grad_(False)
+        self.kind = kind
+        self.weight = weight
+
+    def __call__(
+        self, network: StudentClassifier, images: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Normalised images (B, 3, H, W), labels (B,) -> losses."""
+        if self.kind in LOGIT_LOSSES:
+            targets = self.teacher_head(self.teacher.encode_image(images))
+            return kd_losses(network(images), labels, targets, kind=self.kind, weight=self.weight)
+        weight = EMBEDDING_LOSSES[self.kind]
+        embeddings = network.embed(images)
+        # txt_only needs no image of the teacher: nothing is asked of it
+        targets = embeddings.detach() if weight == 0.0 else self.teacher.encode_image(images)
+        return distillation_losses(
+            embeddings,
+            targets,
+            self.teacher_head.weight[labels],
+            weight=self.weight if weight is None else weight,
+        )
+
+
+@TRAINER_REGISTRY.register()
+class NaiveKD(DistillTrainer):
+    """kd_kl and kd_cos learn student and linear head, the others student and projection."""
+
+    stage = "train"
+
+    @staticmethod
+    def default_cfg() -> CfgNode:
+        cfg = distill_cfg(stages=())
+        # kd_kl | kd_cos | img_only | txt_only | one_stage
+        cfg.TRAINER.NAIVEKD = CN({"LOSS": "kd_kl"})
+        return cfg
+
+    @property
+    def kind(self) -> str:
+        """Name of the loss."""
+        return self.cfg.TRAINER.NAIVEKD.LOSS
+
+    @property
+    def trained_parts(self) -> tuple[str, ...]:
+        return ("student", "head" if self.kind in LOGIT_LOSSES else "projection")
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        known, kind = (*LOGIT_LOSSES, *EMBEDDING_LOSSES), cfg.TRAINER.NAIVEKD.LOSS
+        if kind not in known:
+            raise ValueError(f'TRAINER.NAIVEKD.LOSS is "{kind}". {did_you_mean(kind, known)}')
+
+    def build_projection(self, student_width: int) -> nn.Module:
+        if self.kind in LOGIT_LOSSES:
+            return nn.Identity()
+        return nn.Linear(student_width, self.class_texts.shape[1])
+
+    def build_head(self, width: int) -> nn.Module:
+        if self.kind in LOGIT_LOSSES:
+            return nn.Linear(width, self.num_classes)
+        return super().build_head(width)
+
+    def build_objective(self) -> NaiveKDObjective:
+        objective = NaiveKDObjective(
+            self.teacher,
+            self.class_texts,
+            kind=self.kind,
+            weight=self.cfg.TRAINER.VL2V.LAMBDA,
+        )
+        objective.teacher_head.to(self.device)
+        return objective

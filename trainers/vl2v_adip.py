@@ -1,0 +1,99 @@
+"""VL2V-ADiP: align a student to a vision-language teacher, distill it, predict without the teacher.
+
+Addepalli, Asokan, Sharma, Babu: "Leveraging Vision-Language Models for Improving Domain
+Generalization in Image Classification", CVPR 2024, arXiv 2310.08255. Parity is tested in
+tests/golden/vl2v_adip. The official code (val-iisc/VL2V-ADiP) builds on DomainBed, SWAD and MIRO
+(MIT).
+"""
+
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from dassl.engine import TRAINER_REGISTRY
+from trainers.common.dg_model import StudentClassifier
+from trainers.common.distill_trainer import DistillTrainer, distill_cfg, distillation_losses
+from trainers.common.staged import StagedTrainer
+from trainers.common.students import full_name
+from trainers.common.teacher import Teacher
+
+
+class VL2VObjective:
+    """The loss of all three trainers: p follows the teacher's image and the label's text.
+
+    Args:
+        teacher: gives F_I.
+        weight: lam, the share of the image term.
+    """
+
+    def __init__(self, teacher: Teacher, weight: float) -> None:
+        self.teacher = teacher
+        self.weight = weight
+
+    def __call__(
+        self, network: StudentClassifier, images: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Normalised images (B, 3, H, W), labels (B,) -> {"loss", "loss_img", "loss_txt"}."""
+        return distillation_losses(
+            network.embed(images),
+            self.teacher.encode_image(images),
+            network.head.weight[labels],
+            weight=self.weight,
+        )
+
+
+class _VL2VTrainer(DistillTrainer):
+    """What Align, Distill and the white-box setting share."""
+
+    default_cfg = staticmethod(distill_cfg)
+
+    def build_objective(self) -> VL2VObjective:
+        return VL2VObjective(self.teacher, self.cfg.TRAINER.VL2V.LAMBDA)
+
+
+@TRAINER_REGISTRY.register()
+class VL2VAlign(_VL2VTrainer):
+    """Stage 1: only the projection P learns; the student is frozen."""
+
+    stage = "align"
+    trained_parts = ("projection",)
+    hands_on = True
+
+    def build_projection(self, student_width: int) -> nn.Module:
+        return nn.Linear(student_width, self.class_texts.shape[1])
+
+
+@TRAINER_REGISTRY.register()
+class VL2VDistill(VL2VAlign):
+    """Stage 2: all of the student learns, from the best checkpoint of stage 1; P is frozen."""
+
+    stage = "distill"
+    trained_parts = ("student",)
+    hands_on = False
+    earlier_stage = "align"
+
+
+@TRAINER_REGISTRY.register()
+class VL2VSD(_VL2VTrainer):
+    """White box: a trainable copy of the teacher's image encoder, no P, one stage."""
+
+    stage = "distill"
+    trained_parts = ("student",)
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        student = full_name(cfg.MODEL.BACKBONE.NAME)
+        expected = f"clip:{cfg.TRAINER.VL2V.TEACHER}"
+        if student != expected:
+            raise ValueError(
+                f"VL2VSD distils a CLIP into its own image encoder, but MODEL.BACKBONE.NAME is "
+                f"{student} and TRAINER.VL2V.TEACHER is {cfg.TRAINER.VL2V.TEACHER}. Set "
+                f"MODEL.BACKBONE.NAME {expected}."
+            )
+
+
+@TRAINER_REGISTRY.register()
+class VL2VADiP(StagedTrainer):
+    """Align, then Distill."""
+
+    stages = (("align", "VL2VAlign"), ("distill", "VL2VDistill"))
+    default_cfg = staticmethod(distill_cfg)
