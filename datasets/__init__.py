@@ -16,6 +16,9 @@ from . import (
     oxford_pets,
     stanford_cars,
     sun397,
+    toy_domains,
+    toy_factors,
+    toy_objects,
     ucf101,
 )
 
@@ -35,5 +38,8 @@ __all__ = [
     "oxford_pets",
     "stanford_cars",
     "sun397",
+    "toy_domains",
+    "toy_factors",
+    "toy_objects",
     "ucf101",
 ]

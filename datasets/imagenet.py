@@ -10,8 +10,8 @@ from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 from .files import Piece, data_root, require_images
 from .imagenet_classes import default_classnames
 from .listings import list_images
-from .records import Record
-from .sampling import Draw, draw_shots, items_digest, labelled_images, selects_on_val
+from .records import Record, fingerprint
+from .sampling import Draw, draw_from, items_digest, labelled_images, selects_on_val
 from .split_dataset import to_items
 from .subsampling import kept_labels, subsample_classes
 
@@ -42,8 +42,10 @@ class ImageNet(DatasetBase):
             if piece.role == "needed":
                 piece.require(self.config, self.section)
         names = classnames_of(root, type(self).dataset_dir)
-        train, test, ids = self.read_lists(folder / "images", names)
-        train, val = self._draw(cfg, train)
+        listings = self.list_folders(folder / "images")
+        ids = list(listings["train"])
+        test = folder_records(listings["val"], ids, names, prefix="val")
+        train, val = self._draw(cfg, listings["train"], names)
         images = folder / "images"
         lists = [train, test] if val is None else [train, test, val]
         if not cfg.DATALOADER.SKIP_BAD_IMAGES:
@@ -73,10 +75,8 @@ class ImageNet(DatasetBase):
             ),
         ]
 
-    def read_lists(
-        self, images: Path, names: dict[str, str]
-    ) -> tuple[list[Record], list[Record], list[str]]:
-        """(train, val) records and the id of every label."""
+    def list_folders(self, images: Path) -> dict[str, dict[str, list[str]]]:
+        """Split ("train", "val") -> class folder -> its images."""
         listings = {}
         for split in ("train", "val"):
             listings[split] = list_images(images / split, dataset=self.config, section=self.section)
@@ -88,12 +88,11 @@ class ImageNet(DatasetBase):
                 f"{images / 'train'} lacks. Is the training folder complete? See DATASETS.md, "
                 f"section {self.section}."
             )
-        lists = (
-            folder_records(listings[split], ids, names, prefix=split) for split in ("train", "val")
-        )
-        return *lists, ids
+        return listings
 
-    def _draw(self, cfg: CfgNode, train: list[Record]) -> tuple[list[Record], list[Record] | None]:
+    def _draw(
+        self, cfg: CfgNode, listing: dict[str, list[str]], names: dict[str, str]
+    ) -> tuple[list[Record], list[Record] | None]:
         """Training records, and validation records if the run selects on them."""
         selects = selects_on_val(cfg)
         if selects and cfg.DATASET.NUM_SHOTS < 1:
@@ -102,9 +101,16 @@ class ImageNet(DatasetBase):
                 "DATASET.NUM_SHOTS -1 trains on every other image. Set DATASET.NUM_SHOTS, or "
                 "TEST.SELECT_ON last."
             )
-        shots, val = draw_shots(
-            train,
-            [],
+
+        def records() -> tuple[list[Record], list[Record]]:
+            return folder_records(listing, list(listing), names, prefix="train"), []
+
+        if cfg.DATASET.NUM_SHOTS < 1:
+            return records()[0], None
+        # 1.28 M records are made only when there is no kept draw
+        shots, val = draw_from(
+            records,
+            fingerprint((wnid, names.get(wnid, ""), *paths) for wnid, paths in listing.items()),
             Draw.from_cfg(cfg, val_from_train=selects),
             Path(self.split_fewshot_dir),
             sample=self.generate_fewshot_dataset,

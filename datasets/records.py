@@ -92,8 +92,8 @@ def fingerprint(*lists: Iterable[Sequence]) -> str:
     digest = hashlib.sha256()
     for items in lists:
         for item in items:
-            digest.update(json.dumps(list(item)).encode())
-        digest.update(b"|")
+            digest.update("\t".join(map(str, item)).encode() + b"\n")
+        digest.update(b"\n")
     return digest.hexdigest()
 
 

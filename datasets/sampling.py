@@ -90,19 +90,31 @@ def draw_shots(
     """
     if draw.num_shots < 1:
         return train, val
-    _warn_small_classes(train, draw.num_shots)
     split = fingerprint(train, () if draw.val_from_train else val)
+    return draw_from(lambda: (train, val), split, draw, folder, sample=sample)
+
+
+def draw_from(
+    lists: Callable[[], Lists], split: str, draw: Draw, folder: Path, *, sample: Sampler
+) -> Lists:
+    """``draw_shots`` for lists that are made only if they are needed.
+
+    Args:
+        lists: makes the whole (train, val) lists.
+        split: their fingerprint, which a kept draw must have.
+    """
     path = folder / draw.file_name
     kept = None
     if draw.seed >= 0:
-        kept = _read(path, split) or _read_original(path, train, val, draw)
+        kept = _read(path, split) or _read_original(path, lists, draw)
     if kept is not None:
         print(f"Reading the {draw.num_shots}-shot draw of seed {draw.seed} from {folder}")
-    shots, val_shots = kept or _draw(train, val, draw, sample)
+    shots, val_shots = kept or _draw(*lists(), draw, sample)
+    _warn_small_classes(shots, draw.num_shots)
     if draw.seed >= 0 and (kept is None or not path.exists()):
         _write(path, (shots, val_shots), split, draw)
     keeps_whole = draw.val_per_class == WHOLE and not draw.val_from_train
-    return shots, val if keeps_whole else val_shots
+    return shots, lists()[1] if keeps_whole else val_shots
 
 
 def _draw(train: list[Record], val: list[Record], draw: Draw, sample: Sampler) -> Lists:
@@ -136,8 +148,8 @@ def seeded(seed: int) -> Iterator[None]:
         random.setstate(state)
 
 
-def _warn_small_classes(train: Sequence[Record], num_shots: int) -> None:
-    sizes = Counter(record.classname for record in train)
+def _warn_small_classes(shots: Sequence[Record], num_shots: int) -> None:
+    sizes = Counter(record.classname for record in shots)
     small = sorted(name for name, size in sizes.items() if size < num_shots)
     if small:
         logger.warning(
@@ -166,7 +178,7 @@ def _read(path: Path, split: str) -> Lists | None:
     return train, val
 
 
-def _read_original(path: Path, train: list[Record], val: list[Record], draw: Draw) -> Lists | None:
+def _read_original(path: Path, lists: Callable[[], Lists], draw: Draw) -> Lists | None:
     """A draw that the original code pickled, where ours would be the same kind of draw."""
     if draw.val_shots != VAL_SHOTS or draw.val_from_train:
         return None
@@ -174,7 +186,7 @@ def _read_original(path: Path, train: list[Record], val: list[Record], draw: Dra
     if path.exists() or not pickled.exists():
         return None
     try:
-        return read_pickled_draw(pickled, train, val)
+        return read_pickled_draw(pickled, *lists())
     except ValueError as err:
         logger.warning("The few-shot draw %s is not used: %s", pickled, err)
         return None
@@ -205,8 +217,9 @@ def _write(path: Path, drawn: Lists, split: str, draw: Draw) -> None:
 def items_digest(items: Sequence[Datum], folder: Path) -> str:
     """SHA-256 (hex) of the items' relative paths and labels, in order."""
     digest = hashlib.sha256()
+    start = str(folder) + os.sep
     for item in items:
-        relative = Path(os.path.relpath(item.impath, folder)).as_posix()
+        relative = item.impath.removeprefix(start).replace(os.sep, "/")
         digest.update(f"{relative}\t{item.label}\n".encode())
     return digest.hexdigest()
 

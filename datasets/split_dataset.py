@@ -1,10 +1,11 @@
-"""Base of the ten few-shot sets that come with a ``split_zhou_<Class>.json``.
+"""Base of the few-shot sets that have a train / val / test split (``split_zhou_<Class>.json``).
 
 Order of work, as in CoOp's dataset files: read or rebuild the split, draw the shots over all
 classes (train first, then val), then keep base or new classes of all lists together.
 """
 
 import logging
+import os
 from abc import abstractmethod
 from pathlib import Path
 
@@ -26,13 +27,15 @@ MIRROR_NOTE = (
 
 def to_items(records: list[Record], folder: Path) -> list[Datum]:
     """Records -> Datum items below ``folder``."""
+    start = str(folder) + os.sep
     return [
-        Datum(impath=str(folder / r.path), label=r.label, classname=r.classname) for r in records
+        Datum(start + r.path.replace("/", os.sep), label=r.label, classname=r.classname)
+        for r in records
     ]
 
 
 class SplitDataset(DatasetBase):
-    """A dataset with a train / val / test split file.
+    """A dataset with a train / val / test split.
 
     Class attributes:
         dataset_dir: folder below DATASET.ROOT.
