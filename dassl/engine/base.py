@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from dassl.data import set_epoch
 from dassl.data.seeding import set_epoch
 from dassl.utils import tolist_if_not
 
