@@ -5,10 +5,10 @@ import os
 import random
 import time
 
+import engine_toy
 import pytest
 import torch
 
-import engine_toy
 from dassl.engine import build_trainer
 from dassl.engine.resume import RESUME_FILE
 from dassl.utils import load_checkpoint, set_random_seed
