@@ -1,0 +1,306 @@
+"""train.py: the config it makes, what it refuses, what it writes."""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import engine_toy
+import pytest
+from yacs.config import CfgNode as CN
+
+import train
+from dassl.engine import TRAINER_REGISTRY, cli
+from dassl.engine.cli import make_config, make_parser
+from dassl.engine.run import run
+
+REPOSITORY = Path(train.__file__).parent
+DATASET_YAML = """
+DATASET:
+  NAME: EngineColours
+INPUT:
+  SIZE: (8, 8)
+"""
+RECIPE_YAML = """
+DATALOADER:
+  NUM_WORKERS: 0
+  TRAIN_X:
+    BATCH_SIZE: 4
+OPTIM:
+  NAME: sgd
+  LR: 0.01
+  MAX_EPOCH: 2
+"""
+
+
+@TRAINER_REGISTRY.register()
+class EngineDeclaring(engine_toy.EngineToy):
+    """A trainer that declares keys in and outside TRAINER, and another engine default."""
+
+    follows_backbone_size = True
+
+    @staticmethod
+    def default_cfg():
+        own = CN({"ALPHA": 0.5, "TaskRes": CN({"ENHANCED_BASE": "none"})})
+        return CN({"TRAINER": own, "LOSS": CN({"GM": False}), "OPTIM": CN({"MAX_EPOCH": 7})})
+
+
+@pytest.fixture
+def world(tmp_path):
+    """Images and YAML files in a temporary folder."""
+    engine_toy.make_images(tmp_path)
+    (tmp_path / "colours.yaml").write_text(DATASET_YAML)
+    (tmp_path / "fast.yaml").write_text(RECIPE_YAML)
+    (tmp_path / "slow.yaml").write_text("OPTIM: {MAX_EPOCH: 9}\n")
+    return tmp_path
+
+
+def words(world, *more, output="run", trainer="EngineToy"):
+    return [
+        *("--root", str(world), "--trainer", trainer),
+        *("--dataset-config-file", str(world / "colours.yaml")),
+        *("--config-file", str(world / "fast.yaml"), "--output-dir", str(world / output)),
+        *more,
+    ]
+
+
+def config(world, *more, **options):
+    return make_config(make_parser().parse_args(words(world, *more, **options)))
+
+
+def start(world, *more, **options):
+    args = make_parser().parse_args(words(world, *more, **options))
+    stdout = sys.stdout
+    try:
+        return run(args, make_config(args))
+    finally:
+        sys.stdout = stdout  # the log file's copy of stdout ends with the run
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+# ------------------------------------------------------------------ config
+def test_recipes_merge_in_order_and_flags_and_pairs_come_last(world):
+    slow = str(world / "slow.yaml")
+
+    assert config(world, "--config-file", slow).OPTIM.MAX_EPOCH == 9
+    cfg = config(
+        world, "--config-file", slow, "--seed", "0", "OPTIM.MAX_EPOCH", "4", "OPTIM.LR", "1"
+    )
+    assert (cfg.OPTIM.MAX_EPOCH, cfg.OPTIM.LR, cfg.SEED) == (4, 1.0, 0)
+
+
+def test_the_run_node_names_recipe_and_dataset_file(world):
+    cfg = config(world, "--config-file", str(world / "slow.yaml"))
+
+    assert (cfg.RUN.RECIPE, cfg.RUN.DATASET) == ("fast", "colours")
+
+
+def test_keys_that_a_trainer_declares_belong_to_it_alone(world):
+    cfg = config(world, trainer="EngineDeclaring")
+
+    assert (cfg.TRAINER.ALPHA, cfg.LOSS.GM) == (0.5, False)
+    assert "LOSS" not in config(world)
+
+
+def test_a_declared_engine_default_gives_way_to_the_recipe(world):
+    (world / "fast.yaml").write_text("OPTIM: {NAME: sgd}\n")
+
+    assert config(world, trainer="EngineDeclaring").OPTIM.MAX_EPOCH == 7
+    cfg = config(world, "--config-file", str(world / "slow.yaml"), trainer="EngineDeclaring")
+    assert cfg.OPTIM.MAX_EPOCH == 9
+
+
+def test_the_input_size_stays_open_for_trainers_that_follow_the_backbone(world):
+    (world / "colours.yaml").write_text("DATASET: {NAME: EngineColours}\n")
+
+    assert tuple(config(world, trainer="EngineDeclaring").INPUT.SIZE) == (0, 0)
+    assert tuple(config(world).INPUT.SIZE) == (224, 224)
+    explicit = config(world, "INPUT.SIZE", "(8, 8)", trainer="EngineDeclaring")
+    assert tuple(explicit.INPUT.SIZE) == (8, 8)
+
+
+def test_list_flags_reach_their_keys(world):
+    flags = ("--source-domains", "a", "b", "--target-domains", "c", "--transforms", "random_flip")
+    cfg = config(world, *flags, "--backbone", "RN50", "--skip-bad-images")
+
+    assert tuple(cfg.DATASET.SOURCE_DOMAINS) == ("a", "b")
+    assert tuple(cfg.DATASET.TARGET_DOMAINS) == ("c",)
+    assert tuple(cfg.INPUT.TRANSFORMS) == ("random_flip",)
+    assert cfg.MODEL.BACKBONE.NAME == "RN50" and cfg.DATALOADER.SKIP_BAD_IMAGES
+
+
+def test_the_enhanced_base_flag_sets_the_key_of_taskres(world):
+    cfg = config(world, "--enhanced-base", "base.pt", trainer="EngineDeclaring")
+
+    assert cfg.TRAINER.TaskRes.ENHANCED_BASE == "base.pt"
+    with pytest.raises(ValueError, match="belongs to TaskRes"):
+        config(world, "--enhanced-base", "base.pt")
+
+
+def test_the_default_output_folder_follows_the_tree(world):
+    args = make_parser().parse_args(words(world, "--seed", "3", "DATASET.NUM_SHOTS", "2"))
+    args.output_dir = ""
+
+    path = Path(make_config(args).OUTPUT_DIR)
+
+    assert path == Path("output/fewshot/colours/EngineToy/fast_2shots/seed3")
+
+
+@pytest.mark.parametrize(
+    ("more", "trainer", "text"),
+    [
+        (("OPTIM.MAX_EPOK", "3"), "EngineToy", "OPTIM.MAX_EPOCH"),
+        (("OPTIM.LR", "fast"), "EngineToy", "OPTIM.LR"),
+        ((), "EngineTpy", '"EngineToy"'),
+        (("--config-file", "fsat.yaml"), "EngineToy", "no such file"),
+    ],
+)
+def test_a_typo_gets_an_answer_that_helps(world, more, trainer, text):
+    with pytest.raises((KeyError, ValueError, FileNotFoundError), match=text):
+        config(world, *more, trainer=trainer)
+
+
+def test_an_unknown_dataset_name_gets_a_suggestion():
+    args = make_parser().parse_args(["--trainer", "EngineToy", "--dataset", "oxford_pet"])
+
+    with pytest.raises(ValueError, match="oxford_pets"):
+        make_config(args)
+
+
+def test_without_a_dataset_the_embedded_one_is_used_and_said(caplog):
+    args = make_parser().parse_args(["--trainer", "EngineToy"])
+
+    with caplog.at_level(logging.INFO):
+        path = cli.find_dataset_yaml(args)
+
+    assert path.stem == "toy_objects" and "embedded toy_objects" in caplog.text
+
+
+def test_no_trainer_lists_the_trainers(world):
+    with pytest.raises(ValueError, match=r"Use --trainer NAME\. Known: .*EngineToy"):
+        config(world, trainer="")
+
+
+# ------------------------------------------------------------------ runs
+def test_a_run_leaves_config_log_metrics_results_and_checkpoint(world):
+    results = start(world, "--seed", "1")
+
+    folder = world / "run"
+    assert results == read(folder / "results.json")
+    assert results["finished"] and results["epoch"] == 2 and results["selection"] == "last"
+    assert set(results["metrics"]["test"]) >= {"accuracy", "error_rate", "macro_f1"}
+    assert results["labelled_images"] == {"train": 12, "val": 0}
+    assert results["trainable_parameters"] == results["total_parameters"] == 3 * 8 * 8 * 3 + 3
+    assert len(results["fewshot_digest"]) == 64 and results["versions"]["torch"]
+    written = {"config.yaml", "log.txt", "metrics.jsonl", "results.json", "toy/model.pth.tar-2"}
+    assert written <= set(results["files"])
+    log = (folder / "log.txt").read_text()
+    assert "** Arguments **" in log and "Finish training" in log and "* accuracy: " in log
+    assert not list(folder.glob("resume*"))
+
+
+def test_a_finished_run_is_not_repeated(world, caplog):
+    first = start(world, "--seed", "1")
+    before = (world / "run" / "results.json").stat().st_mtime_ns
+
+    with caplog.at_level(logging.INFO):
+        again = start(world, "--seed", "1")
+
+    assert again == first and "This run is finished" in caplog.text
+    assert (world / "run" / "results.json").stat().st_mtime_ns == before
+
+
+def test_a_folder_of_another_config_is_refused_naming_the_keys(world):
+    start(world, "--seed", "1")
+
+    with pytest.raises(ValueError, match=r"OPTIM\.LR was 0\.01, now 0\.5.*--output-dir"):
+        start(world, "--seed", "1", "OPTIM.LR", "0.5")
+
+
+def test_paths_and_workers_are_no_reason_to_refuse(world):
+    first = start(world, "--seed", "1")
+
+    assert start(world, "--seed", "1", "DATALOADER.NUM_WORKERS", "3", "VERBOSE", "False") == first
+
+
+def test_evaluation_gives_the_accuracy_of_the_run_and_trains_nothing(world):
+    trained = start(world, "--seed", "1")
+    flags = ("--seed", "1", "--eval-only", "--model-dir", str(world / "run"), "--load-epoch", "2")
+
+    results = start(world, *flags, output="eval")
+
+    assert results["metrics"]["test"] == trained["metrics"]["test"]
+    assert results["source"] == "colours" and results["seconds"]["train"] == 0
+    assert not (world / "eval" / "toy").exists()
+
+
+def test_evaluation_in_the_training_folder_keeps_the_training_results(world):
+    trained = start(world, "--seed", "1")
+
+    start(
+        world, "--seed", "1", "--eval-only", "--model-dir", str(world / "run"), "--load-epoch", "2"
+    )
+
+    assert read(world / "run" / "results.json") == trained
+    assert (world / "run" / "results_eval.json").is_file()
+
+
+def test_evaluation_without_a_model_folder_is_refused(world):
+    with pytest.raises(ValueError, match="--eval-only needs --model-dir"):
+        start(world, "--eval-only")
+
+
+def test_evaluation_of_a_missing_folder_is_refused(world):
+    with pytest.raises(FileNotFoundError, match="--model-dir nowhere"):
+        start(world, "--eval-only", "--model-dir", "nowhere")
+
+
+def test_a_run_killed_before_its_results_file_is_completed_without_training_again(world):
+    start(world, "--seed", "1")
+    checkpoint = world / "run" / "toy" / "model.pth.tar-2"
+    before = checkpoint.stat().st_mtime_ns
+    (world / "run" / "results.json").unlink()
+
+    results = start(world, "--seed", "1")
+
+    assert results["finished"] and results["epoch"] == 2
+    assert checkpoint.stat().st_mtime_ns == before
+
+
+def test_no_train_builds_everything_and_trains_nothing(world):
+    assert start(world, "--no-train") is None
+    assert not (world / "run" / "toy").exists()
+
+
+def test_the_same_seed_gives_the_same_run(world):
+    first, second = (start(world, "--seed", "0", output=name) for name in "ab")
+
+    assert first["metrics"] == second["metrics"]
+    assert first["fewshot_digest"] == second["fewshot_digest"]
+
+
+# ------------------------------------------------------------------ process
+def test_a_foreign_package_of_the_same_name_is_refused_with_its_path(tmp_path, monkeypatch):
+    foreign = tmp_path / "clip"
+    foreign.mkdir()
+    (foreign / "__init__.py").write_text("")
+    monkeypatch.setattr(train, "PACKAGES", ("clip",))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    for name in [name for name in sys.modules if name.split(".")[0] == "clip"]:
+        monkeypatch.delitem(sys.modules, name)
+
+    with pytest.raises(ImportError, match=str(foreign)):
+        train.check_packages()
+
+
+def test_a_wrong_command_line_ends_with_one_line_and_no_traceback(tmp_path):
+    command = [sys.executable, str(REPOSITORY / "train.py"), "--trainer", "TaskRez"]
+
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+
+    assert done.returncode == 2
+    assert "TaskRes" in done.stderr and "Traceback" not in done.stderr
