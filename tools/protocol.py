@@ -17,6 +17,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -37,7 +38,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     )
     add = parser.add_argument
     add("protocol", help="fewshot, zeroshot, testtime, base2new, xd, dg or lodo")
-    add("--trainer", required=True, help="registered name, e.g. TaskRes")
+    add("--trainer", required=True, help="registered name, e.g. TaskRes, or several: A,B")
     add(
         "--dataset",
         default="toy_objects",
@@ -62,8 +63,8 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     return parser.parse_known_args(argv)
 
 
-def make_request(args: argparse.Namespace, rest: Sequence[str]) -> Request:
-    """The request behind a command line.
+def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request]:
+    """The requests behind a command line, one per trainer.
 
     Raises:
         ValueError: arguments that the protocol sets itself, or seeds that are no numbers.
@@ -78,9 +79,9 @@ def make_request(args: argparse.Namespace, rest: Sequence[str]) -> Request:
         seeds = tuple(int(word) for word in _words(args.seeds))
     except ValueError as err:
         raise ValueError(f'SEEDS is "{args.seeds}", expected numbers such as "1 2 3".') from err
-    return Request(
+    first = Request(
         protocol=args.protocol,
-        trainer=args.trainer,
+        trainer="",
         datasets=tuple(_words(args.dataset)),
         shots=args.shots,
         seeds=seeds,
@@ -97,6 +98,16 @@ def make_request(args: argparse.Namespace, rest: Sequence[str]) -> Request:
         with_zeroshot=not args.no_zeroshot,
         rest=tuple(rest),
     )
+    return [replace(first, trainer=trainer) for trainer in _words(args.trainer)]
+
+
+def plan_all(requests: Sequence[Request]) -> list[Run]:
+    """The runs of all requests; a run that several share (zero-shot) appears once."""
+    runs: dict[Path, Run] = {}
+    for request in requests:
+        for run in make_plan(request):
+            runs.setdefault(run.output_dir, run)
+    return list(runs.values())
 
 
 def _words(text: str) -> list[str]:
@@ -104,7 +115,11 @@ def _words(text: str) -> list[str]:
 
 
 def execute(runs: Sequence[Run], launcher: Launcher, *, keep_going: bool = False) -> list[Run]:
-    """Run what is not finished, in order; returns the runs that failed or could not start."""
+    """Run everything in order; returns the runs that failed or could not start.
+
+    train.py skips what is finished, resumes what was interrupted and refuses a folder of another
+    config: it alone sees whether config files or an evaluated model have changed since.
+    """
     failed: list[Run] = []
     for number, run in enumerate(runs, 1):
         head = f"[{number}/{len(runs)}] {run.output_dir.as_posix()}"
@@ -112,16 +127,17 @@ def execute(runs: Sequence[Run], launcher: Launcher, *, keep_going: bool = False
             print(f"{head}: left out, {run.needs.output_dir.as_posix()} did not finish.")
             failed.append(run)
             continue
-        if run.is_finished():
-            print(f"{head}: finished before, skipped.")
-            continue
         print(f"{head}\n{run.command()}", flush=True)
         status = launcher.call("train.py", run.arguments())
         if status == 0 and run.results():
             continue
         failed.append(run)
         reason = f"exit status {status}" if status else "it wrote no results.json"
-        print(f"{head}: failed ({reason}). To see it alone:\n  {run.command()}", file=sys.stderr)
+        print(
+            f"{head}: failed ({reason}). To see it alone:\n  {run.command()}\n"
+            f"Other options than in an earlier run? Give this one a name: --tag NAME.",
+            file=sys.stderr,
+        )
         if not (keep_going or run.tolerant):
             break
     return failed
@@ -129,7 +145,7 @@ def execute(runs: Sequence[Run], launcher: Launcher, *, keep_going: bool = False
 
 def check(request: Request, runs: Sequence[Run], launcher: Launcher) -> int:
     """Look for data, weights and disk before the first run; returns an exit status."""
-    todo = [run for run in runs if not run.is_finished()]
+    todo = [run for run in runs if not run.results()]
     datasets = sorted({run.dataset for run in todo if not run.dataset.startswith("toy_")})
     backbones = sorted({run.backbone for run in todo if run.backbone})
     if not todo:
@@ -143,8 +159,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     args, rest = parse_args(argv)
     try:
-        request = make_request(args, rest)
-        runs = make_plan(request)
+        requests = make_requests(args, rest)
+        runs = plan_all(requests)
     except (ValueError, FileNotFoundError) as err:
         print(f"Error: {err}", file=sys.stderr)
         return 1
@@ -153,13 +169,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     launcher = Launcher()
     try:
-        if not args.no_check and (status := check(request, runs, launcher)):
+        if not args.no_check and (status := check(requests[0], runs, launcher)):
             return status
         failed = execute(runs, launcher, keep_going=args.keep_going)
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
         return 130
-    print(f"\n{closing_text(request, runs)}")
+    print(f"\n{closing_text(requests, runs)}")
     serious = [run for run in failed if not run.tolerant]
     if serious:
         print(f"\n{len(serious)} of {len(runs)} runs did not finish.", file=sys.stderr)

@@ -16,12 +16,12 @@ Each trainer keeps the answer as data in `configs/trainers/<Trainer>/recipes.yam
     seeds: [1]                                      # where SEEDS is not given (default 1 2 3)
 
 Conditions are `dataset`, `shots`, `protocol`, `backbone` and `recipe` (the name of the main file),
-each a value or a list; `*` and `?` are wildcards, all conditions of a line must hold. A `file` is the
-name of a YAML in the trainer's folder, or `Other/name` for one of another trainer. `{backbone}`
-stands for the backbone in file name form (`ViT-B/16` -> `vit_b16`); where that file does not exist
-the one of the trainer's own backbone is taken and `--backbone` replaces its backbone.
-`<recipe>_<dataset>.yaml` is added by itself where it exists. Without a recipes.yaml the folder's
-`toy.yaml` serves the toy sets and its only other file everything else.
+each a value or a list, with the wildcards of file names (`*`, `?`, `[!a]`); all conditions of a
+line must hold. A `file` is the name of a YAML in the trainer's folder, or `Other/name` for one of
+another trainer. `{backbone}` stands for the backbone in file name form (`ViT-B/16` -> `vit_b16`);
+where that file does not exist, the one of the trainer's own backbone is taken and `--backbone`
+replaces its backbone. `<recipe>_<dataset>.yaml` is added by itself where it exists. Without a
+recipes.yaml the folder's `toy.yaml` serves the toy sets and its only other file everything else.
 """
 
 from __future__ import annotations

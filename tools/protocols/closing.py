@@ -14,7 +14,7 @@ from tools.results.report import as_text, build_tables
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def closing_text(request: Request, runs: Sequence[Run]) -> str:
+def closing_text(requests: Sequence[Request], runs: Sequence[Run]) -> str:
     """Table, files and commands as one text; empty where no run is finished."""
     finished = [run for run in runs if run.results()]
     if not finished:
@@ -24,7 +24,7 @@ def closing_text(request: Request, runs: Sequence[Run]) -> str:
     hidden = {run.output_dir for run in finished if id(run) in stages}
     shown = [record for record in records if record.path not in hidden] or records
     tables = as_text(build_tables(shown, published=True))
-    return "\n\n".join([tables, _files(finished), _next_steps(request, finished)])
+    return "\n\n".join([tables, _files(finished), _next_steps(requests[-1], finished)])
 
 
 def _files(finished: Sequence[Run]) -> str:

@@ -60,13 +60,6 @@ class Run:
             return {}
         return data if isinstance(data, dict) and data.get("finished") else {}
 
-    def is_finished(self) -> bool:
-        """Whether it ran to its end with these very arguments; else train.py decides."""
-        command = self.results().get("command") or ()
-        words = shlex.split(command) if isinstance(command, str) else [str(w) for w in command]
-        position = next((i for i, word in enumerate(words) if word.endswith("train.py")), None)
-        return position is not None and words[position + 1 :] == self.arguments()
-
 
 @dataclass(frozen=True)
 class Request:
@@ -103,7 +96,7 @@ class Request:
             shots=self.shots if shots is None else shots,
             protocol=self.protocol,
             backbone=self.backbone,
-            recipe=self.recipe,
+            recipe=None if trainer else self.recipe,
             config_files=self.config_files,
         )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+FAST_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser where it is built in
 PUBLISHED_DIR = Path(__file__).resolve().parents[2] / "configs" / "published"
 
 
@@ -57,7 +58,9 @@ def load_published(directory: Path = PUBLISHED_DIR) -> tuple[Entry, ...]:
     """
     entries = []
     for path in sorted(directory.glob("*.yaml")):
-        for index, item in enumerate(yaml.safe_load(path.read_text(encoding="utf-8")) or []):
+        for index, item in enumerate(
+            yaml.load(path.read_text(encoding="utf-8"), Loader=FAST_LOADER) or []
+        ):
             unknown = sorted(set(item) - KEYS)
             missing = [k for k in ("source", "confidence", "trainer", "protocol") if k not in item]
             if not (item.get("accuracy") or (item.get("base") and item.get("new"))):

@@ -119,7 +119,7 @@ def wide_table(
     lines, data = [], []
     for row, cells in methods.items():
         line = dict(zip(("trainer", "classifier", "recipe", "backbone", "shots", "rule"), row))
-        line["shots"] = str(line["shots"])
+        line["shots"] = str(line["shots"] or "")
         line["seeds"] = str(max(len(cell.seeds) for cell in cells.values()))
         data.append(dict(line) | {name: cell.mean for name, cell in cells.items()})
         line |= {header: cells[name].text() if name in cells else "" for name, header in columns}

@@ -1,0 +1,42 @@
+# shellcheck shell=bash
+# Shared by all scripts. Environment: DATA (default ./data), SEEDS (default "1 2 3"),
+# OUTPUT (default ./output), PYTHON (default python).
+# Checks, table and next steps: tools/protocol.py.
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+PYTHON="${PYTHON:-$(command -v python || command -v python3)}"
+rest=()
+
+# usage: print the header of the script.
+usage() {
+    sed -n '2,/^# shellcheck/{/^# shellcheck/!s/^# \{0,1\}//p;}' "$0"
+    exit 0
+}
+
+# is_key WORD: whether it is a flag or a config key (OPTIM.LR), not a positional argument.
+is_key() {
+    [[ $1 == -* || $1 =~ ^[A-Z][A-Za-z0-9_]*\.[A-Za-z0-9_.]+$ || $1 == USE_CUDA || $1 == VERBOSE ]]
+}
+
+# arguments "NAME..." "$@": fill the variables from the leading words; the others go to train.py.
+arguments() {
+    local names=$1 name
+    shift
+    if [[ ${1:-} == -h || ${1:-} == --help ]]; then usage; fi
+    for name in $names; do
+        if [[ $# -eq 0 ]] || is_key "$1"; then break; fi
+        printf -v "$name" '%s' "$1"
+        shift
+    done
+    rest=("$@")
+    if [[ $# -gt 0 ]] && ! is_key "$1"; then
+        echo "Error: unexpected argument \"$1\" (positional arguments: $names; -h for help)." >&2
+        exit 2
+    fi
+}
+
+# protocol NAME OPTIONS...: all runs of a protocol, with what was given for train.py at the end.
+protocol() {
+    "$PYTHON" "$root/tools/protocol.py" "$@" ${rest[@]+"${rest[@]}"}
+}

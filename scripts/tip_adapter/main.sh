@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# bash scripts/tip_adapter/main.sh [DATASET=toy_objects] [SHOTS=16] [train.py arguments]
+# Tip-Adapter (training-free) and Tip-Adapter-F.
+# More arguments go to train.py (--backbone ViT-B/16, KEY VALUE). Environment: DATA, SEEDS, OUTPUT.
+# shellcheck source=scripts/common.sh
+source "$(dirname "$0")/../common.sh"
+
+dataset=toy_objects shots=16
+arguments "dataset shots" "$@"
+protocol fewshot --trainer TipAdapter,TipAdapterF --dataset "$dataset" --shots "$shots"

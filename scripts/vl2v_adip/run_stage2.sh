@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# bash scripts/vl2v_adip/run_stage2.sh [STUDENT=toy] [DATASET=toy_domains] [TRIAL_SEED] [...]
+# VL2V-ADiP, stage 2 (distill) on stage 1, which runs first where it is not finished.
+# STUDENT: rn50, vitb, vits, deits, toy, or timm:<model>.<tag>, clip:<backbone> (vits settings).
+# DATASET: pacs, vlcs, office_home, terra_incognita, domain_net, toy_domains,
+# domain_folder (any <domain>/<class>/*; DATA is that folder).
+# More arguments go to train.py (--backbone ViT-B/16, KEY VALUE). Environment: DATA, SEEDS, OUTPUT.
+# shellcheck source=scripts/common.sh
+source "$(dirname "$0")/../common.sh"
+
+student=toy dataset=toy_domains trial_seed=""
+arguments "student dataset trial_seed" "$@"
+backbone=()
+case $student in
+    timm:* | clip:* | torchvision:*) backbone=(--backbone "$student") student=vits ;;
+esac
+if [[ -n $trial_seed ]]; then export SEEDS="$trial_seed"; fi
+protocol lodo --trainer VL2VADiP --stage distill --dataset "$dataset" --recipe "$student" \
+    ${backbone[@]+"${backbone[@]}"}

@@ -1,0 +1,310 @@
+"""The result parser: tables from results.json, logs of other programs, the originals' lines."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from parse_test_res import legacy_report, main
+from tools.results.published import load_published
+from tools.results.statistics import harmonic_mean, mean
+
+LOG = "epoch [1/2] batch [5/5] loss 1.0\n* accuracy: 50.0%\n{signal}\n=> result\n{lines}\n"
+
+
+def write_run(folder, accuracy, **fields):
+    """A run folder as train.py leaves it."""
+    content = {
+        "protocol": "fewshot",
+        "part": "",
+        "trainer": "TaskRes",
+        "recipe": "rn50_ep200",
+        "backbone": "RN50",
+        "dataset": "imagenet",
+        "shots": 16,
+        "seed": 1,
+        "subsample_classes": "all",
+        "target_domains": [],
+        "source": "",
+        "selection": "last",
+        "metrics": {"test": {"accuracy": accuracy, "macro_f1": accuracy - 1}},
+        "command": "train.py",
+        "finished": True,
+        **fields,
+    }
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(content))
+    return folder
+
+
+def write_log(folder, accuracy, signal="Finish training"):
+    folder.mkdir(parents=True)
+    lines = f"* accuracy: {accuracy}%\n* error: 1.0%\n* macro_f1: {accuracy - 1}%"
+    (folder / "log.txt").write_text(LOG.format(signal=signal, lines=lines))
+
+
+def parse(capsys, *arguments):
+    """Exit status, stdout of one call."""
+    status = main([str(argument) for argument in arguments])
+    return status, capsys.readouterr().out
+
+
+def test_seeds_are_averaged_with_the_population_deviation(tmp_path, capsys):
+    for seed, accuracy in ((1, 71.0), (2, 72.0), (3, 73.0)):
+        write_run(tmp_path / f"seed{seed}", accuracy, seed=seed)
+
+    status, text = parse(capsys, tmp_path)
+
+    assert status == 0
+    assert "72.00 ± 0.82" in text
+
+
+def test_ci95_replaces_the_deviation(tmp_path, capsys):
+    for seed, accuracy in ((1, 71.0), (2, 73.0)):
+        write_run(tmp_path / f"seed{seed}", accuracy, seed=seed)
+
+    text = parse(capsys, tmp_path, "--ci95")[1]
+
+    assert "72.00 ± 1.39" in text  # 1.96 * 1 / sqrt(2)
+
+
+def test_runs_are_grouped_by_their_results_and_not_by_their_path(tmp_path, capsys):
+    write_run(tmp_path / "a" / "seed1", 70.0, seed=1)
+    write_run(tmp_path / "elsewhere" / "x", 72.0, seed=2)
+    write_run(tmp_path / "a" / "seed2", 50.0, seed=2, shots=1)
+
+    text = parse(capsys, tmp_path)[1]
+
+    assert "71.00 ± 1.00" in text
+    assert "50.00" in text
+
+
+def test_runs_that_differ_in_options_only_are_kept_apart(tmp_path, capsys):
+    write_run(tmp_path / "rn50" / "seed1", 70.0)
+    write_run(tmp_path / "rn50_lr01" / "seed1", 60.0)
+
+    text = parse(capsys, tmp_path)[1]
+
+    assert "70.00" in text and "60.00" in text and "65.00" not in text
+    assert "rn50_lr01" in text
+
+
+def test_numbers_chosen_on_test_labels_are_marked(tmp_path, capsys):
+    write_run(tmp_path / "seed1", 75.0, selection="test", trainer="DMN")
+
+    text = parse(capsys, tmp_path)[1]
+
+    assert "75.00 †" in text
+    assert "test labels" in text
+
+
+def test_every_classifier_of_a_run_is_a_row(tmp_path, capsys):
+    metrics = {name: {"accuracy": value} for name, value in (("test", 75.0), ("dynamic", 74.0))}
+    write_run(tmp_path / "seed1", 0.0, metrics={**metrics, "val": {"accuracy": 11.0}})
+
+    text = parse(capsys, tmp_path)[1]
+
+    assert "dynamic" in text and "74.00" in text
+    assert "11.00" not in text
+    assert "11.00" in parse(capsys, tmp_path, "--all-splits")[1]
+
+
+def test_the_average_of_base2new_takes_h_of_the_averages(tmp_path, capsys):
+    halves = {"dtd": (80.0, 60.0), "eurosat": (90.0, 40.0)}
+    for dataset, (base, new) in halves.items():
+        for part, accuracy in (("base", base), ("new", new)):
+            folder = tmp_path / part / dataset / "seed1"
+            write_run(folder, accuracy, protocol="base2new", part=part, dataset=dataset)
+
+    status = main([str(tmp_path), "--base2new", "--json"])
+    rows = json.loads(capsys.readouterr().out)[0]["rows"]
+
+    average = next(row for row in rows if row["dataset"] == "average of 2")
+    assert status == 0
+    assert average["H"] == pytest.approx(harmonic_mean(85.0, 50.0))
+    assert average["H"] != pytest.approx((68.5714 + 55.3846) / 2, abs=0.1)
+
+
+def test_published_numbers_stand_beside_with_their_source(tmp_path, capsys):
+    for part, accuracy in (("base", 83.0), ("new", 65.0)):
+        write_run(
+            tmp_path / part,
+            accuracy,
+            protocol="base2new",
+            part=part,
+            dataset="dtd",
+            trainer="MMA",
+            backbone="ViT-B/16",
+        )
+
+    text = parse(capsys, tmp_path, "--published")[1]
+
+    assert "83.20" in text and "65.63" in text and "73.38" in text
+    assert "MMA paper" in text and "misprint" in text
+
+
+def test_a_transfer_table_averages_the_targets_and_finds_the_source_run(tmp_path, capsys):
+    source = write_run(tmp_path / "fewshot" / "seed1", 64.0)
+    targets = {"imagenetv2": 56.0, "imagenet_sketch": 36.0}
+    for dataset, accuracy in targets.items():
+        write_run(
+            tmp_path / "dg" / dataset / "seed1",
+            accuracy,
+            protocol="dg",
+            dataset=dataset,
+            source="imagenet",
+            command=f"python train.py --model-dir {source} --eval-only",
+        )
+
+    text = parse(capsys, tmp_path / "dg")[1]
+
+    assert "64.00" in text
+    assert "46.00" in text
+
+
+def test_left_out_domains_are_columns_with_an_average(tmp_path, capsys):
+    for domain, accuracy in (("photo", 90.0), ("sketch", 70.0)):
+        write_run(
+            tmp_path / domain,
+            accuracy,
+            protocol="lodo",
+            dataset="pacs",
+            trainer="ERM",
+            target_domains=[domain],
+            selection="source_val",
+        )
+
+    text = parse(capsys, tmp_path)[1]
+
+    assert "photo" in text and "sketch" in text and "80.00" in text
+
+
+def test_csv_and_json_keep_full_precision(tmp_path, capsys):
+    write_run(tmp_path / "seed1", 71.123456)
+
+    text = parse(capsys, tmp_path, "--csv")[1]
+    row = next(csv.DictReader(io.StringIO(text)))
+
+    assert float(row["mean"]) == 71.123456
+    parse(capsys, tmp_path, "--json", tmp_path / "table.json")
+    assert json.loads((tmp_path / "table.json").read_text())[0]["rows"][0]["mean"] == 71.123456
+
+
+def test_an_output_option_before_the_directory_does_not_swallow_it(tmp_path, capsys):
+    write_run(tmp_path / "seed1", 71.0)
+
+    status, text = parse(capsys, "--markdown", tmp_path)
+
+    assert status == 0
+    assert "|" in text and "71.00" in text
+
+
+@pytest.mark.parametrize("signal", ["Finish training", "Finished training"])
+def test_foreign_logs_are_read_with_both_end_signals(tmp_path, capsys, signal):
+    write_log(tmp_path / "exp" / "seed1", 70.0, signal)
+    write_log(tmp_path / "exp" / "seed2", 72.0, signal)
+
+    text = parse(capsys, tmp_path)[1]
+
+    assert "71.00 ± 1.00" in text
+
+
+def test_the_foreign_base2new_layout_becomes_a_base2new_table(tmp_path, capsys):
+    for level, accuracy in (("train_base", 80.0), ("test_new", 60.0)):
+        signal = "Finish training" if level == "train_base" else ""
+        write_log(
+            tmp_path / level / "dtd" / "shots_16" / "CoOp" / "cfg" / "seed1", accuracy, signal
+        )
+
+    text = parse(capsys, tmp_path, "--base2new")[1]
+
+    assert "CoOp/cfg" in text and "68.57" in text
+
+
+def test_an_evaluation_log_without_test_log_is_named_with_the_way_out(tmp_path, capsys):
+    write_log(tmp_path / "seed1", 70.0, signal="Loading")
+
+    status = main([str(tmp_path)])
+    captured = capsys.readouterr()
+
+    assert status == 1
+    assert "--test-log" in captured.err
+    assert main([str(tmp_path), "--test-log"]) == 0
+
+
+def test_an_unfinished_run_is_warned_about_and_left_out(tmp_path, capsys, caplog):
+    write_run(tmp_path / "seed1", 70.0)
+    write_run(tmp_path / "seed2", 10.0, seed=2, finished=False)
+    (tmp_path / "seed3").mkdir()
+    (tmp_path / "seed3" / "config.yaml").write_text("")
+    (tmp_path / "seed3" / "log.txt").write_text("")
+
+    text = parse(capsys, tmp_path)[1]
+
+    assert "70.00" in text
+    assert "seed2 is unfinished" in caplog.text
+    assert "seed3 is unfinished" in caplog.text
+
+
+def test_a_wrong_directory_is_answered_with_what_is_there(tmp_path, capsys):
+    (tmp_path / "fewshot").mkdir()
+
+    status = main([str(tmp_path / "fewshots")])
+
+    assert status == 1
+    assert "Did you mean" in capsys.readouterr().err
+
+
+def test_an_unknown_metric_is_answered_with_the_known_ones(tmp_path, capsys):
+    write_run(tmp_path / "seed1", 70.0)
+
+    status = main([str(tmp_path), "--keyword", "f1"])
+
+    assert status == 1
+    assert "accuracy, macro_f1" in capsys.readouterr().err
+
+
+def test_dassl_style_prints_one_decimal_and_coop_style_two(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seed, accuracy in ((1, 71.3), (2, 72.0)):
+        write_log(tmp_path / "exp" / f"seed{seed}", accuracy)
+
+    dassl = legacy_report("exp", style="dassl").splitlines()
+    coop = legacy_report("exp", style="coop").splitlines()
+
+    assert dassl[2] == "file: exp/seed1/log.txt. accuracy: 71.3%. "
+    assert dassl[-2:] == ["* average accuracy: 71.7% +- 0.4%", "==="]
+    assert coop[-3:] == ["Summary of directory: exp", "* accuracy: 71.65% +- 0.35%", "==="]
+
+
+def test_multi_exp_closes_with_the_mean_of_the_means(tmp_path, capsys):
+    write_log(tmp_path / "a" / "seed1", 70.0)
+    write_log(tmp_path / "b" / "seed1", 80.0)
+
+    text = parse(capsys, tmp_path, "--multi-exp", "--style", "coop")[1]
+
+    assert text.splitlines()[-2:] == ["Average performance", "* accuracy: 75.00%"]
+
+
+def test_published_averages_agree_with_their_rows():
+    for entry in load_published():
+        if len(entry.base) == 12:
+            base = mean([value for name, value in entry.base.items() if name != "average"])
+            new = mean([value for name, value in entry.new.items() if name != "average"])
+            assert base == pytest.approx(entry.average["base"], abs=0.011)
+            assert new == pytest.approx(entry.average["new"], abs=0.011)
+        elif isinstance(entry.average, (int, float)) and "printed average" not in entry.note:
+            transfer = entry.protocol in ("dg", "xd")
+            rest = [v for k, v in entry.accuracy.items() if not (transfer and k == "imagenet")]
+            assert mean(rest) == pytest.approx(entry.average, abs=0.09), entry
+
+
+def test_published_data_sets_have_a_config():
+    known = {"average", "toy_objects"}
+    from tools.results.published import PUBLISHED_DIR
+
+    known |= {path.stem for path in (PUBLISHED_DIR.parent / "datasets").glob("*.yaml")}
+
+    for entry in load_published():
+        assert set(entry.accuracy) | set(entry.base) | set(entry.new) <= known, entry.source

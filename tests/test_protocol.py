@@ -1,0 +1,327 @@
+"""Recipes, plans of protocols, and their execution."""
+
+import json
+
+import pytest
+import yaml
+
+from tools.protocol import execute, main, make_requests, parse_args, plan_all
+from tools.protocols.launcher import Launcher
+from tools.protocols.plan import Request, make_plan
+from tools.protocols.sets import domains_of, transfer_targets
+from tools.recipes import TRAINERS_DIR, resolve, slug
+
+
+def plan(*words):
+    """Runs of a command line of tools/protocol.py."""
+    return plan_all(make_requests(*parse_args(list(words))))
+
+
+def commands(runs):
+    return [run.command() for run in runs]
+
+
+class FakeLauncher:
+    """Does what train.py leaves behind, without training; fails where told."""
+
+    def __init__(self, fails=()):
+        self.fails = fails
+        self.calls = []
+
+    def call(self, script, arguments):
+        folder = arguments[arguments.index("--output-dir") + 1]
+        self.calls.append(folder)
+        if any(word in folder for word in self.fails):
+            return 1
+        from pathlib import Path
+
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        content = {"finished": True, "metrics": {"test": {"accuracy": 50.0}}}
+        (Path(folder) / "results.json").write_text(json.dumps(content))
+        return 0
+
+
+@pytest.fixture
+def trainers(tmp_path):
+    """A folder of trainers with two recipe files and a recipes.yaml to fill in."""
+
+    def make(rules, files=("rn50_ep50", "rn50_ep100", "vit_b16_ep50", "toy")):
+        folder = tmp_path / "Method"
+        folder.mkdir()
+        for name in files:
+            backbone = {"vit_b16_ep50": "ViT-B/16", "toy": "toy/ViT"}.get(name, "RN50")
+            content = {"MODEL": {"BACKBONE": {"NAME": backbone}}}
+            (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+        if rules is not None:
+            (folder / "recipes.yaml").write_text(yaml.safe_dump(rules))
+        return tmp_path
+
+    return make
+
+
+RULES = {
+    "backbone": "RN50",
+    "recipe": [
+        {"file": "toy", "dataset": "toy_*"},
+        {"file": "{backbone}_ep50", "shots": [1, 2]},
+        {"file": "{backbone}_ep100"},
+    ],
+    "add": [{"opts": {"TRAINER.X": 1.0}, "dataset": "dtd"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("ViT-B/16", "vit_b16"), ("RN50x16", "rn50x16"), ("toy/ViT", "toy_vit")],
+)
+def test_a_backbone_has_a_file_name_form(name, expected):
+    assert slug(name) == expected
+
+
+def test_the_first_line_that_fits_gives_the_recipe(trainers):
+    folder = trainers(RULES)
+
+    names = {
+        shots: resolve("Method", "dtd", shots=shots, directory=folder).name for shots in (1, 16)
+    }
+
+    assert names == {1: "rn50_ep50", 16: "rn50_ep100"}
+    assert resolve("Method", "toy_objects", directory=folder).name == "toy"
+
+
+def test_added_options_follow_their_condition(trainers):
+    folder = trainers(RULES)
+
+    assert resolve("Method", "dtd", directory=folder).opts == ("TRAINER.X", "1.0")
+    assert resolve("Method", "food101", directory=folder).opts == ()
+
+
+def test_a_backbone_chooses_its_own_file_or_replaces_the_backbone(trainers):
+    folder = trainers(RULES)
+
+    own = resolve("Method", "dtd", shots=1, backbone="ViT-B/16", directory=folder)
+    other = resolve("Method", "dtd", shots=1, backbone="RN101", directory=folder)
+
+    assert (own.label, own.replaces_backbone) == ("vit_b16_ep50", False)
+    assert (other.label, other.backbone) == ("rn50_ep50_rn101", "RN101")
+    assert other.arguments()[-2:] == ["--backbone", "RN101"]
+
+
+def test_a_file_for_recipe_and_dataset_is_added_by_itself(trainers):
+    folder = trainers(RULES)
+    (folder / "Method" / "rn50_ep100_dtd.yaml").write_text("{}")
+
+    files = resolve("Method", "dtd", directory=folder).files
+
+    assert [path.stem for path in files] == ["rn50_ep100", "rn50_ep100_dtd"]
+
+
+def test_an_unknown_recipe_is_answered_with_a_close_one(trainers):
+    folder = trainers(RULES)
+
+    with pytest.raises(FileNotFoundError, match="Did you mean rn50_ep50"):
+        resolve("Method", "dtd", recipe="rn50_ep5", directory=folder)
+
+
+def test_an_unknown_key_in_recipes_yaml_is_refused(trainers):
+    folder = trainers({"recipe": [{"file": "toy", "datasett": "dtd"}]})
+
+    with pytest.raises(ValueError, match="datasett"):
+        resolve("Method", "dtd", directory=folder)
+
+
+def test_several_recipes_without_rules_ask_for_a_choice(trainers):
+    folder = trainers(None)
+
+    with pytest.raises(FileNotFoundError, match="--recipe NAME"):
+        resolve("Method", "dtd", directory=folder)
+    assert resolve("Method", "toy_objects", directory=folder).name == "toy"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(TRAINERS_DIR.glob("*/recipes.yaml")), ids=lambda p: p.parent.name
+)
+def test_every_line_of_every_recipes_yaml_names_an_existing_file(path):
+    rules = yaml.safe_load(path.read_text())
+    own = rules.get("backbone", "")
+
+    for line in [*rules.get("recipe", ()), *rules.get("add", ())]:
+        if "file" in line:
+            name = line["file"].replace("{backbone}", slug(own))
+            folder = TRAINERS_DIR if "/" in name else path.parent
+            assert (folder / f"{name}.yaml").is_file(), f"{path}: {name}"
+
+
+def test_fewshot_plans_zeroshot_first_and_then_every_seed():
+    runs = plan("fewshot", "--trainer", "TaskRes", "--seeds", "1 2 3", "--output", "out")
+
+    assert [run.output_dir.as_posix() for run in runs] == [
+        "out/zeroshot/toy_objects/ZeroshotCLIP/toy_0shots/seed1",
+        *(f"out/fewshot/toy_objects/TaskRes/toy_16shots/seed{seed}" for seed in (1, 2, 3)),
+    ]
+    assert "--eval-only" in runs[0].flags
+
+
+def test_arguments_for_train_come_last_and_flags_before_pairs():
+    words = ["--transforms", "random_flip", "OPTIM.LR", "0.1", "USE_CUDA", "False"]
+    run = plan("fewshot", "--trainer", "TaskRes", "--seeds", "1", *words)[-1]
+    zeroshot = plan("fewshot", "--trainer", "TaskRes", "--seeds", "1", *words)[0]
+
+    arguments = run.arguments()
+
+    assert arguments[-4:] == ["OPTIM.LR", "0.1", "USE_CUDA", "False"]
+    assert arguments.index("--transforms") < arguments.index("RUN.PROTOCOL")
+    assert "OPTIM.LR" not in zeroshot.arguments()
+    assert "USE_CUDA" in zeroshot.arguments()
+
+
+def test_base2new_tests_new_classes_with_the_model_of_the_base_classes():
+    runs = plan("base2new", "--trainer", "CoOp", "--seeds", "1", "--no-zeroshot")
+
+    base, new = runs
+
+    assert new.needs is base
+    assert "train_base" in base.output_dir.parts and "test_new" in new.output_dir.parts
+    assert base.arguments()[-2:] == ["DATASET.SUBSAMPLE_CLASSES", "base"]
+    assert new.arguments()[new.arguments().index("--model-dir") + 1] == base.output_dir.as_posix()
+
+
+def test_transfer_shares_its_source_with_the_fewshot_protocol():
+    words = ["--trainer", "TaskRes", "--dataset", "imagenet", "--seeds", "1", "--no-zeroshot"]
+    fewshot = plan("fewshot", *words)
+    runs = plan("dg", *words)
+
+    assert commands(runs)[0] == commands(fewshot)[0]
+    assert [run.dataset for run in runs[1:]] == list(transfer_targets("dg", "imagenet"))
+    assert all(run.needs is runs[0] for run in runs[1:])
+
+
+def test_an_enhanced_base_is_trained_first_and_handed_on(tmp_path):
+    words = ["--trainer", "TaskRes", "--base-trainer", "TaskResBase", "--tag", "enhanced"]
+    base, run = plan("fewshot", *words, "--seeds", "1", "--no-zeroshot", "--output", str(tmp_path))
+    weights = base.output_dir / "strong_base" / "ToyObjects" / "toyvit_16shots" / "model.pth.tar"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+
+    arguments = run.arguments()
+
+    assert arguments[arguments.index("--enhanced-base") + 1] == weights.as_posix()
+    assert "RUN.RECIPE" in arguments and "toy_enhanced" in arguments
+
+
+def test_lodo_leaves_each_domain_out():
+    request = Request("lodo", "Unknown", datasets=("pacs",), seeds=(0,), with_zeroshot=False)
+
+    runs = make_plan(request)
+
+    assert [run.output_dir.name for run in runs] == [
+        f"te_{name}" for name in domains_of("pacs", "")
+    ]
+    assert runs[-1].flags[-2:] == ["--target-domains", "sketch"]
+
+
+def test_a_stage_is_planned_with_the_stages_before_it():
+    request = Request(
+        "lodo", "VL2VADiP", datasets=("pacs",), seeds=(0,), stage="distill",
+        domains=("photo",), with_zeroshot=False, config_files=("configs/datasets/pacs.yaml",),
+    )  # fmt: skip
+
+    align, distill = make_plan(request)
+
+    assert (align.output_dir.name, distill.output_dir.name) == ("align", "distill")
+    assert distill.arguments()[-2:] == ["MODEL.INIT_WEIGHTS", align.output_dir.as_posix()]
+
+
+def test_domains_of_a_folder_are_its_subfolders(tmp_path):
+    for name in ("sketch", "photo", "Snow_1", ".cache"):
+        (tmp_path / name).mkdir()
+
+    assert domains_of("domain_folder", str(tmp_path)) == ("photo", "sketch")
+
+
+def test_several_trainers_share_their_zeroshot_run():
+    runs = plan("fewshot", "--trainer", "TaskRes,CoOp", "--seeds", "1")
+
+    names = [run.output_dir.parts[-3] for run in runs]
+
+    assert names == ["ZeroshotCLIP", "TaskRes", "CoOp"]
+
+
+def test_flags_that_the_protocol_sets_itself_are_refused(capsys):
+    status = main(["fewshot", "--trainer", "TaskRes", "--seed", "3"])
+
+    assert status == 1
+    assert "SEEDS" in capsys.readouterr().err
+
+
+def test_an_unknown_protocol_is_answered_with_the_known_ones(capsys):
+    status = main(["fewshots", "--trainer", "TaskRes"])
+
+    assert status == 1
+    assert "base2new" in capsys.readouterr().err
+
+
+def test_a_failed_run_stops_the_protocol_and_says_its_command(tmp_path, capsys):
+    runs = plan(
+        "base2new",
+        "--trainer",
+        "CoOp",
+        "--seeds",
+        "1 2",
+        "--no-zeroshot",
+        "--output",
+        str(tmp_path),
+    )
+    launcher = FakeLauncher(fails=["train_base"])
+
+    failed = execute(runs, launcher)
+
+    assert failed == runs[:1]
+    assert len(launcher.calls) == 1
+    assert runs[0].command() in capsys.readouterr().err
+
+
+def test_keep_going_leaves_out_only_what_depends_on_the_failed_run(tmp_path):
+    runs = plan(
+        "base2new",
+        "--trainer",
+        "CoOp",
+        "--seeds",
+        "1 2",
+        "--no-zeroshot",
+        "--output",
+        str(tmp_path),
+    )
+    launcher = FakeLauncher(fails=["train_base/toy_objects/CoOp/toy_16shots/seed1"])
+
+    failed = execute(runs, launcher, keep_going=True)
+
+    assert failed == runs[:2]
+    assert len(launcher.calls) == 3
+
+
+def test_a_failed_zeroshot_row_does_not_stop_the_method(tmp_path):
+    runs = plan("fewshot", "--trainer", "TaskRes", "--seeds", "1", "--output", str(tmp_path))
+    launcher = FakeLauncher(fails=["ZeroshotCLIP"])
+
+    failed = execute(runs, launcher)
+
+    assert failed == runs[:1]
+    assert runs[1].results()
+
+
+def test_the_launcher_isolates_a_crash_and_passes_the_exit_status_on(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys\n"
+        "open(sys.argv[1], 'a').write('x')\n"
+        "if sys.argv[2] == 'crash': os.abort()\n"
+        "sys.exit(int(sys.argv[2]))\n"
+    )
+    launcher = Launcher(preload=())
+
+    statuses = [launcher.call(str(script), [str(tmp_path / "n"), word]) for word in ("3", "crash")]
+    statuses.append(launcher.call(str(script), [str(tmp_path / "n"), "0"]))
+
+    assert statuses[0] == 3 and statuses[1] < 0 and statuses[2] == 0
+    assert (tmp_path / "n").read_text() == "xxx"

@@ -1,0 +1,139 @@
+"""The shell scripts: every one plans its runs; missing data and weights stop it at once."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.protocol import main
+from tools.recipes import TRAINERS_DIR
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted((ROOT / "scripts").glob("*/*.sh"))
+BASH = shutil.which("bash")
+
+pytestmark = pytest.mark.skipif(BASH is None, reason="the scripts need bash")
+
+
+def run(script, *words, **environment):
+    """Completed process of one script."""
+    known = {**os.environ, "PYTHON": sys.executable, **environment}
+    return subprocess.run(
+        [BASH, str(script), *words], capture_output=True, text=True, env=known, cwd=ROOT
+    )
+
+
+@pytest.fixture
+def recorder(tmp_path, monkeypatch):
+    """Run a script with a stand-in for Python; returns the arguments of its protocol calls."""
+    stub = tmp_path / "python"
+    stub.write_text(
+        f'#!/bin/sh\n(for word; do printf "%s\\n" "$word"; done; echo END) >> {tmp_path}/calls\n'
+    )
+    stub.chmod(0o755)
+
+    def record(script, *words, **environment):
+        answer = run(script, *words, **{"PYTHON": str(stub), "SEEDS": "1", **environment})
+        assert answer.returncode == 0, answer.stderr
+        calls = (tmp_path / "calls").read_text().split("END\n")
+        words = [call.splitlines() for call in calls if call]
+        return [call[1:] for call in words if call[0].endswith("protocol.py")]
+
+    monkeypatch.setenv("SEEDS", "1")
+    return record
+
+
+def trainers_of(script):
+    """Trainers that a script calls."""
+    found = re.search(r"--trainer ([\w,]+)", script.read_text())
+    return found.group(1).split(",")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_every_script_says_its_use(script):
+    answer = run(script, "-h")
+
+    assert answer.returncode == 0
+    assert answer.stdout.startswith(f"bash scripts/{script.parent.name}/{script.name}")
+    assert "SEEDS" in answer.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_every_script_plans_its_runs_on_the_toy_world_by_default(script, recorder, capsys):
+    calls = recorder(script)
+    trainers = [name for name in trainers_of(script) if (TRAINERS_DIR / name).is_dir()]
+    if not trainers:
+        pytest.skip("this trainer has no recipes")
+
+    status = main([*calls[0], "--dry-run"])
+
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    assert "--dataset toy_" in printed.out
+
+
+def test_positional_arguments_fill_from_the_left_and_the_rest_goes_to_train(recorder):
+    call = recorder(ROOT / "scripts" / "taskres" / "main.sh", "dtd", "4", "OPTIM.LR", "0.1")[0]
+
+    assert call[call.index("--dataset") + 1] == "dtd"
+    assert call[call.index("--shots") + 1] == "4"
+    assert call[-2:] == ["OPTIM.LR", "0.1"]
+
+
+def test_config_keys_are_never_taken_for_positional_arguments(recorder):
+    call = recorder(ROOT / "scripts" / "taskres" / "main.sh", "OPTIM.LR", "0.1")[0]
+
+    assert call[call.index("--dataset") + 1] == "toy_objects"
+    assert call[-2:] == ["OPTIM.LR", "0.1"]
+
+
+def test_the_ablation_runs_the_method_and_three_variants(recorder):
+    calls = recorder(ROOT / "scripts" / "amu" / "ablation.sh", "dtd", "4", "OPTIM.LR", "0.1")
+
+    assert len(calls) == 4
+    assert calls[0][-2:] == ["OPTIM.LR", "0.1"]
+    assert calls[3][-2:] == ["TRAINER.AMU.AUX_INIT", "random"]
+
+
+def test_a_student_by_name_runs_with_the_settings_of_vits(recorder):
+    script = ROOT / "scripts" / "vl2v_adip" / "run.sh"
+
+    call = recorder(script, "timm:resnet18.a1_in1k", "pacs", "0")[0]
+
+    assert call[call.index("--recipe") + 1] == "vits"
+    assert call[call.index("--backbone") + 1] == "timm:resnet18.a1_in1k"
+
+
+def test_an_argument_too_many_is_refused():
+    answer = run(ROOT / "scripts" / "taskres" / "main.sh", "dtd", "4", "more")
+
+    assert answer.returncode == 2
+    assert 'unexpected argument "more"' in answer.stderr
+
+
+def test_seeds_come_from_the_environment():
+    answer = run(ROOT / "scripts" / "taskres" / "main.sh", "--dry-run", SEEDS="4 5")
+
+    assert re.findall(r"TaskRes/toy_16shots/seed(\d)", answer.stdout) == ["4", "5"]
+
+
+def test_a_run_without_data_and_weights_says_all_that_is_missing(tmp_path):
+    answer = run(
+        ROOT / "scripts" / "taskres" / "main.sh",
+        "imagenet",
+        "16",
+        DATA=str(tmp_path / "nowhere"),
+        OUTPUT=str(tmp_path / "output"),
+        CLIP_CACHE=str(tmp_path / "weights"),
+    )
+
+    assert answer.returncode != 0
+    assert str(tmp_path / "nowhere") in answer.stderr
+    assert "DATASETS.md" in answer.stderr
+    assert str(tmp_path / "weights") in answer.stderr and "RN50.pt" in answer.stderr
+    assert "https://" in answer.stderr
+    assert not (tmp_path / "output").exists()
