@@ -1,15 +1,34 @@
 """MMA: adapted towers, amplified gradients, training steps, class split, parser, layer analysis."""
 
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import torch
 from yacs.config import CfgNode
 
+from clip import tokenize
 from clip.model import TowerHook
 from dassl.config import get_cfg_default
+from dassl.data.datasets import Datum
 from dassl.optim import build_lr_scheduler, build_optimizer
+from datasets.subsampling import subsample_classes
 from golden_checks.common import Case
+from tools.layers import (
+    centroid_gap,
+    class_means,
+    image_levels,
+    linear_cka,
+    nearest_mean_accuracy,
+    text_levels,
+)
+from tools.results.statistics import harmonic_mean
 from trainers.common.prompts import encode_prompts, eot_positions
 from trainers.mma import AdapterLearner
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def check(case: Case) -> None:
@@ -148,3 +167,71 @@ def _check_training(case: Case, clip, learner: AdapterLearner, images, labels) -
         other.load_state_dict(other.import_state(learner.state_dict(), None, []))
         _compare(case, "eval_logits_new", other(clip, case.tensor("eval_images")))
         _compare(case, "text_features_new", other.raw_text_features(clip))
+
+
+def check_split(case: Case) -> None:
+    names = {int(label): name for label, name in case.config["classnames_by_label"].items()}
+    lists = []
+    for split in ("train", "val", "test"):
+        labels = case.arrays[f"{split}_labels"].tolist()
+        lists.append([_item(k, label, names.get(label, "?")) for k, label in enumerate(labels)])
+    for subsample in ("all", "base", "new"):
+        kept = subsample_classes(*lists, subsample=subsample)
+        for split, items in zip(("train", "val", "test"), kept):
+            case.compare(f"{subsample}/{split}_index", [int(item.impath) for item in items])
+            case.compare(f"{subsample}/{split}_label", [item.label for item in items])
+        by_label = {item.label: item.classname for item in kept[0]}
+        classnames = [by_label[label] for label in sorted(by_label)]
+        assert classnames == case.spec[f"expected_classnames_{subsample}"]
+
+
+def _item(position: int, label: int, classname: str) -> Datum:
+    """An item whose path is its position; no file is read."""
+    item = object.__new__(Datum)
+    item._impath, item._label, item._domain, item._classname = str(position), label, 0, classname
+    return item
+
+
+def check_parser(case: Case) -> None:
+    for row in case.arrays["harmonic"]:
+        base, new, expected = row.tolist()
+        assert abs(harmonic_mean(base, new) - expected) <= case.spec["atol"]
+    for name, entry in case.spec["cases"].items():
+        with tempfile.TemporaryDirectory() as folder:
+            for path, text in entry["tree"].items():
+                file = Path(folder, "exp", path)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text, encoding="utf-8")
+            command = [sys.executable, str(ROOT / "parse_test_res.py"), "exp", "--style", "coop"]
+            done = subprocess.run(
+                [*command, *entry["args"]], cwd=folder, capture_output=True, text=True, check=True
+            )
+        printed = [line for line in done.stdout.splitlines() if line.strip()]
+        assert printed == entry["stdout"], f"{name}: {printed}"
+
+
+def check_layers(case: Case) -> None:
+    clip = case.load_clip()
+    arrays, names = case.arrays, case.spec["classnames"]
+    text = text_levels(clip, names, template=case.spec["template"])
+    image = image_levels(clip, case.tensor("images"))
+    case.compare("tokens", tokenize([case.spec["template"].format(name) for name in names]))
+    for tower, levels in (("text", text), ("image", image)):
+        _compare(case, f"{tower}_token", torch.stack(levels.token))
+        means = torch.stack([levels.mean[level] for level in (0, 6, 12)])
+        _compare(case, f"{tower}_mean_l0_l6_l12", means)
+        _compare(case, f"{tower}_proj", levels.proj)
+        datasets = arrays["text_dataset"] if tower == "text" else arrays["image_dataset"]
+        halves = arrays[f"{tower}_train"], arrays[f"{tower}_test"]
+        accuracies = [
+            nearest_mean_accuracy(features, torch.tensor(datasets), *map(torch.tensor, halves))
+            for features in levels.default()
+        ]
+        assert np.array_equal(np.array(accuracies), arrays[f"{tower}_dataset_acc"])
+    classes = case.tensor("image_class")
+    gaps = [
+        linear_cka(t, class_means(i, classes, len(names)))
+        for t, i in zip(text.default(), image.default())
+    ]
+    case.compare("cka", gaps, rtol=0, atol=1e-4)
+    case.compare("centroid_gap", centroid_gap(text.proj, image.proj), rtol=0, atol=1e-4)

@@ -28,15 +28,16 @@ def _train_and_compare(case: Case, clip, method, watched: dict[str, Tensor]) -> 
     with torch.no_grad():
         raw = method.raw_image_features(clip, case.tensor("images"))
     case.compare("image_features", raw)
+    size = case.config.get("batch_size", len(labels))
+    batches = list(zip(raw.split(size), labels.split(size)))
 
-    def logits() -> Tensor:
-        text = method.text_features(clip)
-        return method.logits(clip, method.image_features(raw), text)
+    def logits(features: Tensor) -> Tensor:
+        return method.logits(clip, method.image_features(features), method.text_features(clip))
 
     def loss_of(step: int) -> Tensor:
-        return method.losses(clip, raw, labels)["loss"]
+        return method.losses(clip, *batches[step % len(batches)])["loss"]
 
-    case.compare("logits_init", logits())
+    case.compare("logits_init", logits(batches[0][0]))
     loss = loss_of(0)
     case.compare("loss_init", loss)
     loss.backward()
@@ -47,7 +48,7 @@ def _train_and_compare(case: Case, clip, method, watched: dict[str, Tensor]) -> 
     case.compare("lrs", rates)
     for name, parameter in watched.items():
         case.compare(f"final_{name}", parameter)
-    case.compare("logits_final", logits())
+    case.compare("logits_final", logits(raw))
 
 
 def check_residual(case: Case) -> None:

@@ -86,6 +86,34 @@ def load_exactly(module: nn.Module, state: dict[str, Tensor], path: Path) -> Non
     module.load_state_dict(state)
 
 
+PER_CLASS = ("token_prefix", "token_suffix")
+
+
+def picked_state(module: nn.Module, state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The module's tensors out of its own file, or out of a whole model where they carry a prefix.
+
+    Prompt tensors that belong to class names are always those of this run.
+
+    Raises:
+        ValueError: if a tensor is in neither form.
+    """
+    own = module.state_dict()
+    picked = {}
+    for key, value in own.items():
+        if key in PER_CLASS:
+            picked[key] = value
+        elif key in state or prefix + key in state:
+            picked[key] = state.get(key, state.get(prefix + key))
+    missing = [key for key in own if key not in picked]
+    if missing:
+        raise ValueError(
+            f"The checkpoint has no {', '.join(missing[:4])}{', ...' if len(missing) > 4 else ''} "
+            f"({len(missing)} of {len(own)} tensors of {type(module).__name__}). It was trained "
+            "with another method or another prompt depth."
+        )
+    return picked
+
+
 def select_rows(source: Sequence[str], target: Sequence[str]) -> list[int]:
     """Row of every target class in the source classes; the first match counts.
 

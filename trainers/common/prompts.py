@@ -183,12 +183,14 @@ class LearnedPrompt(nn.Module):
         ctx_init: str = "",
         class_specific: bool = False,
         position: str = "end",
+        learned_words: int | None = None,
     ) -> None:
         """Build prompts for C class names.
 
         Args:
             n_ctx: number of context tokens M; ignored when ``ctx_init`` is given.
             ctx_init: initial words, one token each; ``_`` counts as a blank.
+            learned_words: only so many of the words are learned, the others stay fixed.
             class_specific: one context per class; ignored when ``ctx_init`` is given.
             position: of the class name: "end", "middle" or "front".
 
@@ -205,6 +207,8 @@ class LearnedPrompt(nn.Module):
         words = ctx_init.replace("_", " ").strip()
         length = len(words.split(" ")) if words else n_ctx
         prefix_text = words or " ".join(["X"] * length)
+        if words and learned_words is not None:
+            length = min(length, learned_words)
         tokens = _tokenize_prompts([f"{prefix_text} {name}." for name in names], length)
         tokens = tokens.to(clip.logit_scale.device)
         longest = int(eot_positions(tokens).max()) + 1
@@ -253,6 +257,7 @@ class ContextPrompt(LearnedPrompt, Method):
         ctx_init: str = "",
         class_specific: bool = False,
         position: str = "end",
+        learned_words: int | None = None,
         chunk: int = 0,
     ) -> None:
         """Args: as ``LearnedPrompt``; chunk: TRAIN.TEXT_CHUNK, see ``encode_prompts``."""
@@ -263,6 +268,7 @@ class ContextPrompt(LearnedPrompt, Method):
             ctx_init=ctx_init,
             class_specific=class_specific,
             position=position,
+            learned_words=learned_words,
         )
         self.chunk = chunk
 

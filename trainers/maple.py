@@ -1,0 +1,130 @@
+"""MaPLe: multi-modal prompt learning.
+
+Khattak, Rasheed, Maaz, Khan, Khan: MaPLe: Multi-modal Prompt Learning, CVPR 2023, arXiv 2210.03117.
+Parity is tested in tests/golden/maple. License of the official code: MIT.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from yacs.config import CfgNode
+from yacs.config import CfgNode as CN
+
+from clip.model import CLIP
+from dassl.engine import TRAINER_REGISTRY
+from trainers.common import ClipTrainer, Method
+from trainers.common.deep_prompts import ImagePromptHook, TextPromptHook
+from trainers.common.loading import picked_state
+from trainers.common.prompts import ContextPrompt, encode_prompts
+
+
+class MaPLePrompt(ContextPrompt):
+    """Text prompts ctx, P_1..P_{J-1}; image prompts V_0 = proj(ctx), V_i = proj_i(P_i).
+
+    Learned: ctx (n, W_t), P_i (n, W_t), and the J linear maps W_t -> W_v. With n <= 4 the context
+    starts at words; words beyond the first n stay fixed embeddings.
+    """
+
+    def __init__(
+        self,
+        clip: CLIP,
+        classnames: Sequence[str],
+        *,
+        n_ctx: int,
+        ctx_init: str,
+        depth: int,
+        chunk: int = 0,
+    ) -> None:
+        """Args: depth: J, blocks that get prompts, the input counted; TRAINER.MAPLE.PROMPT_DEPTH."""
+        _check_depth(clip, depth)
+        super().__init__(
+            clip,
+            classnames,
+            n_ctx=n_ctx,
+            ctx_init=ctx_init if n_ctx <= 4 else "",
+            learned_words=n_ctx,
+            chunk=chunk,
+        )
+        text_width, image_width = clip.transformer.width, clip.visual.transformer.width
+        device = clip.logit_scale.device
+        self.proj = nn.Linear(text_width, image_width, device=device)
+        self.compound_prompts_text = nn.ParameterList(
+            nn.Parameter(0.02 * torch.randn(n_ctx, text_width, device=device))
+            for _ in range(depth - 1)
+        )
+        # parity: the official projections start as copies of one random initialisation
+        template = nn.Linear(text_width, image_width, device=device)
+        self.compound_prompt_projections = nn.ModuleList(
+            nn.Linear(text_width, image_width, device=device) for _ in range(depth - 1)
+        )
+        for layer in self.compound_prompt_projections:
+            layer.load_state_dict(template.state_dict())
+
+    def raw_text_features(self, clip: CLIP) -> Tensor:
+        """(C, D), before L2 normalisation."""
+        return encode_prompts(
+            clip,
+            self.tokenized_prompts,
+            embeddings=self.embeddings(),
+            hook=TextPromptHook(list(self.compound_prompts_text)),
+            chunk=self.chunk if self.training else 0,
+        )
+
+    def image_hook(self) -> ImagePromptHook:
+        """The image prompts that the text prompts are mapped to."""
+        pairs = zip(self.compound_prompt_projections, self.compound_prompts_text)
+        deep = [project(prompt) for project, prompt in pairs]
+        return ImagePromptHook(self.proj(self.ctx.to(self.proj.weight.dtype)), deep)
+
+    def raw_image_features(self, clip: CLIP, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, D), prompted, before L2 normalisation."""
+        return clip.encode_image(images.to(clip.dtype), hook=self.image_hook())
+
+    def import_state(
+        self,
+        state: dict[str, Tensor],
+        source_classes: Sequence[str] | None,
+        classes: Sequence[str],
+    ) -> dict[str, Tensor]:
+        """Prompts serve any classes; official files hold the whole model under prompt_learner."""
+        return picked_state(self, state, prefix="prompt_learner.")
+
+
+def _check_depth(clip: CLIP, depth: int) -> None:
+    deepest = min(clip.transformer.layers, clip.visual.transformer.layers)
+    if not 1 <= depth <= deepest:
+        raise ValueError(
+            f"TRAINER.MAPLE.PROMPT_DEPTH is {depth}; expected 1 to {deepest}, the depth that both "
+            "towers of this backbone have."
+        )
+
+
+@TRAINER_REGISTRY.register()
+class MaPLe(ClipTrainer):
+    """Trains coupled prompts in both towers by cross-entropy."""
+
+    node = "MAPLE"
+    model_name = "MultiModalPromptLearner"
+    needs_vit = True
+
+    @staticmethod
+    def default_cfg() -> CfgNode:
+        node = CN()
+        node.N_CTX = 2  # prompt tokens per tower
+        node.CTX_INIT = "a photo of a"  # initial words; used when N_CTX is at most 4
+        node.PREC = "amp"  # fp32 | amp | fp16
+        node.PROMPT_DEPTH = 9  # blocks with prompts, the input counted
+        return CN({"TRAINER": CN({"MAPLE": node})})
+
+    @classmethod
+    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
+        node = cfg.TRAINER.MAPLE
+        return MaPLePrompt(
+            clip,
+            classnames,
+            n_ctx=node.N_CTX,
+            ctx_init=node.CTX_INIT,
+            depth=node.PROMPT_DEPTH,
+            chunk=cfg.TRAIN.TEXT_CHUNK,
+        )
