@@ -247,24 +247,22 @@ def encode_together(
     paths = list(dict.fromkeys(item.impath for item in items))
     labels = view_labels(views, seed)
     images = banks[0].identify(paths)
-    sinks = {}
+    sinks: dict[Path, BankSink] = {}
     for bank in banks:
         pipeline = bank.pipeline(views)
         sink = BankSink(bank.encoder, pipeline, bank.batch_size, bank.store(pipeline), labels)
         sinks.setdefault(sink.store.folder, sink)
+    of_bank = [bank.store(bank.pipeline(views)).folder for bank in banks]
     if not _find(sinks.values(), images):
         _fill_stores(banks[0], list(sinks.values()), paths, images)
         for bank in banks:
             bank.describe(bank.pipeline(views))
     place = {path: i for i, path in enumerate(paths)}
     rows = np.array([place[item.impath] for item in items], dtype=np.int64)
-    found = []
-    for bank in banks:
-        sink = sinks[bank.store(bank.pipeline(views)).folder]
-        bank.encoded += sink.encoded
-        sink.encoded = 0
-        found.append(FeatureView(sink.store, sink.records[:, rows], items))
-    return found
+    for bank, sink in zip(banks, of_bank, strict=True):
+        bank.encoded += sinks[sink].encoded
+    views_of = {s: FeatureView(k.rows, k.records[:, rows], items) for s, k in sinks.items()}
+    return [views_of[sink] for sink in of_bank]
 
 
 def _find(sinks: Iterable[BankSink], images: np.ndarray) -> bool:

@@ -108,7 +108,8 @@ class BankSink(Sink):
     """Appends to a store the views that it lacks.
 
     Attributes:
-        records: (V, N) record numbers in the store, -1 where a row is missing (after ``find``).
+        rows: the store's rows when ``find`` looked.
+        records: (V, N) record numbers of them, -1 where a row is missing.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class BankSink(Sink):
         keys = row_keys(images, self.labels)
         self.records = self.store.locate(keys.reshape(-1)).reshape(keys.shape)
         self.records[:, images == b""] = -1
+        self.rows = self.store.rows
         return bool((self.records >= 0).all())
 
     def wanted(self, i: int) -> list[str | None]:

@@ -46,9 +46,9 @@ class Segment:
     """
 
     def __init__(self, index: Path, dim: int) -> None:
-        self.path = index.with_suffix(".rows")
-        self.size = index.stat().st_size
+        self.index_name, self.path = index.name, index.with_suffix(".rows")
         raw = index.read_bytes()
+        self.size = len(raw)
         records = np.frombuffer(raw[: len(raw) // RECORD.itemsize * RECORD.itemsize], RECORD)
         stored = self.path.stat().st_size // (4 * dim) if self.path.exists() else 0
         records = _complete(records[:stored])
@@ -110,73 +110,40 @@ def _complete(records: np.ndarray) -> np.ndarray:
     return records if len(records) - begin == last["size"] else records[:begin]
 
 
-class Store:
-    """All segments of a folder; the oldest row of a key is the one that counts.
+class Rows:
+    """Segments at one moment, with record numbers through all of them.
+
+    Numbers stay valid whatever is written later; a reader keeps the ``Rows`` that it searched.
 
     Args:
-        folder: made on the first write.
+        segments: oldest first.
         dim: width D of a row.
     """
 
-    def __init__(self, folder: Path, dim: int) -> None:
-        self.folder = folder
-        self.dim = dim
-        self.segments: list[Segment] = []
-        self._signature: list[tuple[str, int]] = []
-        self.refresh()
+    def __init__(self, segments: list[Segment], dim: int) -> None:
+        self.segments, self.dim = segments, dim
+        self._starts = np.cumsum([0, *map(len, segments)])
 
-    def refresh(self) -> None:
-        """Take notice of what was written since."""
-        files = sorted(self.folder.glob("*.index"))
-        signature = [(path.name, path.stat().st_size) for path in files]
-        if signature == self._signature and self.segments:
-            return
-        self._signature = signature
-        known = {(s.path.name, s.size): s for s in self.segments}
-        self.segments = [
-            known.get((path.with_suffix(".rows").name, size)) or Segment(path, self.dim)
-            for path, (_, size) in zip(files, signature, strict=True)
-        ]
-        self._index()
+    def keys(self) -> np.ndarray:
+        """(R,) of dtype S16."""
+        return np.concatenate([np.empty(0, dtype="S16"), *(s.keys for s in self.segments)])
 
-    def _index(self) -> None:
-        keys = [segment.keys for segment in self.segments]
-        self._starts = np.cumsum([0, *map(len, keys)])
-        keys = np.concatenate(keys) if keys else np.empty(0, dtype="S16")
-        usable = np.flatnonzero(self._states() != BAD)
-        order = np.argsort(keys[usable], kind="stable")
-        self._records = usable[order]  # record numbers, sorted by key, older first
-        self._keys = keys[self._records]
+    def usable(self) -> np.ndarray:
+        """Record numbers that were not found damaged."""
+        states = np.concatenate([np.empty(0, dtype=np.uint8), *(s.state for s in self.segments)])
+        return np.flatnonzero(states != BAD)
 
-    def _states(self) -> np.ndarray:
-        states = [segment.state for segment in self.segments]
-        return np.concatenate(states) if states else np.empty(0, dtype=np.uint8)
+    def verify(self, records: np.ndarray) -> int:
+        """Check rows against their checksums; returns the number of damaged ones."""
+        parts = self._by_segment(records)
+        return sum(segment.verify(np.unique(rows)) for segment, rows, _ in parts)
 
-    def locate(self, keys: np.ndarray) -> np.ndarray:
-        """Find rows and check them.
-
-        Args:
-            keys: (n,) of dtype S16.
-
-        Returns:
-            (n,) record numbers for ``gather``; -1 where there is no undamaged row.
-        """
-        while True:
-            records = self._find(keys)
-            damaged = sum(
-                segment.verify(np.unique(rows))
-                for segment, rows, _ in self._by_segment(records[records >= 0])
-            )
-            if not damaged:
-                return records
-            logger.warning("%d damaged rows in %s are made anew.", damaged, self.folder)
-            self._index()
-
-    def _find(self, keys: np.ndarray) -> np.ndarray:
-        if not len(self._keys):
-            return np.full(len(keys), -1, dtype=np.int64)
-        place = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
-        return np.where(self._keys[place] == keys, self._records[place], -1)
+    def gather(self, records: np.ndarray) -> np.ndarray:
+        """(n,) record numbers -> (n, D) float32."""
+        rows = np.empty((len(records), self.dim), dtype=np.float32)
+        for segment, numbers, place in self._by_segment(records):
+            rows[place] = segment.take(numbers)
+        return rows
 
     def _by_segment(
         self, records: np.ndarray
@@ -193,12 +160,65 @@ class Store:
             place = np.flatnonzero(owner == number)
             yield self.segments[number], records[place] - self._starts[number], place
 
-    def gather(self, records: np.ndarray) -> np.ndarray:
-        """(n,) record numbers -> (n, D) float32."""
-        rows = np.empty((len(records), self.dim), dtype=np.float32)
-        for segment, numbers, place in self._by_segment(records):
-            rows[place] = segment.take(numbers)
-        return rows
+
+class Store:
+    """All segments of a folder; the oldest row of a key is the one that counts.
+
+    Args:
+        folder: made on the first write.
+        dim: width D of a row.
+
+    Attributes:
+        rows: what ``locate`` gives record numbers of.
+    """
+
+    def __init__(self, folder: Path, dim: int) -> None:
+        self.folder = folder
+        self.rows = Rows([], dim)
+        self._signature: list[tuple[str, int]] = []
+        self._index()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take notice of what was written since."""
+        files = sorted(self.folder.glob("*.index"))
+        signature = [(path.name, path.stat().st_size) for path in files]
+        if signature == self._signature:
+            return
+        dim = self.rows.dim
+        known = {(s.index_name, s.size): s for s in self.rows.segments}
+        segments = [known.get(s) or Segment(path, dim) for path, s in zip(files, signature)]
+        self._signature, self.rows = signature, Rows(segments, dim)
+        self._index()
+
+    def _index(self) -> None:
+        keys, usable = self.rows.keys(), self.rows.usable()
+        order = np.argsort(keys[usable], kind="stable")
+        self._records = usable[order]  # record numbers, sorted by key, older first
+        self._keys = keys[self._records]
+
+    def locate(self, keys: np.ndarray) -> np.ndarray:
+        """Find rows and check them.
+
+        Args:
+            keys: (n,) of dtype S16.
+
+        Returns:
+            (n,) record numbers in ``rows``; -1 where there is no undamaged row.
+        """
+        while True:
+            records = self._find(keys)
+            damaged = self.rows.verify(records[records >= 0])
+            if not damaged:
+                return records
+            logger.warning("%d damaged rows in %s are made anew.", damaged, self.folder)
+            self._index()
+
+    def _find(self, keys: np.ndarray) -> np.ndarray:
+        if not len(self._keys):
+            return np.full(len(keys), -1, dtype=np.int64)
+        place = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
+        return np.where(self._keys[place] == keys, self._records[place], -1)
 
 
 class Writer:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dassl.data.datasets import Datum
 
-from .feature_store import Store
+from .feature_store import Rows
 
 ROWS_AT_ONCE = 8192  # of a mean over views
 
@@ -17,13 +17,13 @@ class FeatureView:
     """(V, N, D) raw features, float32, not normalised; nothing is in memory until it is asked for.
 
     Args:
-        store: holds the rows.
-        records: (V, N) record numbers in the store; -1 for skipped images.
+        stored: the rows on disk.
+        records: (V, N) record numbers of them; -1 for skipped images.
         items: the N images.
     """
 
-    def __init__(self, store: Store, records: np.ndarray, items: Sequence[Datum]) -> None:
-        self._store, self._records, self._items = store, records, items
+    def __init__(self, stored: Rows, records: np.ndarray, items: Sequence[Datum]) -> None:
+        self._stored, self._records, self._items = stored, records, items
 
     def __len__(self) -> int:
         """Number of images N."""
@@ -37,7 +37,7 @@ class FeatureView:
     @property
     def dim(self) -> int:
         """Feature width D."""
-        return self._store.dim
+        return self._stored.dim
 
     @property
     def valid(self) -> Tensor:
@@ -69,7 +69,7 @@ class FeatureView:
                 f"{path} was skipped because it cannot be read: it has no features. Work on "
                 "bank.readable(items), or leave out the rows where view.valid is False."
             )
-        return torch.from_numpy(self._store.gather(records))
+        return torch.from_numpy(self._stored.gather(records))
 
     def all(self, view: int | None = None) -> Tensor:
         """All rows of one view, (N, D); of all views, (V, N, D), if it is None."""
