@@ -16,6 +16,7 @@ from .factors import (
     BACKGROUNDS,
     COLOR_RGB,
     COLORS,
+    OFFSETS,
     POSITIONS,
     SHAPES,
     STYLES,
@@ -46,7 +47,7 @@ class Shift:
 
 
 NO_SHIFT = Shift()
-SHIFT = Shift(drift=0.35, context=0.5, material=0.3)
+SHIFT = Shift(drift=0.5, context=0.5, material=0.3)
 NO_CONTEXT = Shift(drift=SHIFT.drift)
 
 
@@ -126,6 +127,39 @@ def _factor(name: str, values: np.ndarray | None = None):
     return scenes
 
 
+def textures(context: float, finer: float) -> Callable[[np.random.RandomState, np.ndarray], Scenes]:
+    """Photos of textures finer than in pre-training; often a class has its own place and colour."""
+
+    def scenes(rng: np.random.RandomState, labels: np.ndarray) -> Scenes:
+        has_place = rng.random_sample(len(labels)) < context
+        has_color = rng.random_sample(len(labels)) < context
+        fixed = {
+            "style": np.zeros(len(labels), dtype=np.int64),
+            "texture": labels,
+            "background": np.where(has_place, (3 * labels + 1) % len(BACKGROUNDS), -1),
+            "color": np.where(has_color, (7 * labels + 2) % len(COLORS), -1),
+        }
+        drawn = sample_scenes(rng, len(labels), fixed=fixed)
+        drawn.frequency *= finer
+        return drawn
+
+    return scenes
+
+
+def layout(drift: float) -> Callable[[np.random.RandomState, np.ndarray], Scenes]:
+    """Photos whose object lies between the named position and the next one."""
+
+    def scenes(rng: np.random.RandomState, labels: np.ndarray) -> Scenes:
+        fixed = {"style": np.zeros(len(labels), dtype=np.int64), "position": labels}
+        drawn = sample_scenes(rng, len(labels), fixed=fixed)
+        step = OFFSETS[(labels + 2) % len(POSITIONS)] - OFFSETS[labels]
+        limit = np.maximum(1.0 - 0.92 * drawn.radius, 0.0)[:, None]
+        drawn.center = np.clip(drawn.center + drift * step, -limit, limit)
+        return drawn
+
+    return scenes
+
+
 def domain_scenes(rng: np.random.RandomState, labels: np.ndarray, style: int) -> Scenes:
     """Images of ``DOMAIN_SHAPES`` in one style."""
     shapes = np.array([SHAPES.index(name) for name in DOMAIN_SHAPES])[labels]
@@ -151,7 +185,7 @@ _SETS = (
     ToyDefinition("toy_shapes", 103, SHAPES, _split(64), _factor("shape")),
     ToyDefinition("toy_colors", 104, _names("{} object", COLORS), _split(104), _factor("color")),
     ToyDefinition(
-        "toy_textures", 105, _names("{} object", TEXTURES), _split(128), _factor("texture")
+        "toy_textures", 105, _names("{} object", TEXTURES), _split(128), textures(0.7, 1.4)
     ),
     ToyDefinition(
         "toy_scenes",
@@ -161,7 +195,7 @@ _SETS = (
         _factor("background"),
     ),
     ToyDefinition(
-        "toy_layout", 107, _names("object at the {}", POSITIONS), _split(256), _factor("position")
+        "toy_layout", 107, _names("object at the {}", POSITIONS), _split(256), layout(0.4)
     ),
     _variant("toy_objects_v2", 111, distractor_rate=1.0, noise=0.09),
     _variant("toy_objects_small", 112, size=0),
