@@ -59,8 +59,8 @@ class ERM(StepTrainer):
         student = full_name(cfg.MODEL.BACKBONE.NAME)
         if head == "text" and not student.startswith("clip:"):
             raise ValueError(
-                f"TRAINER.ERM.HEAD text starts from CLIP's class texts, so that the student must be "
-                f"a CLIP image tower; MODEL.BACKBONE.NAME is {student}. Set it to clip:ViT-B/16."
+                f"TRAINER.ERM.HEAD text starts from CLIP's class texts, so that the student must "
+                f"be a CLIP image tower; MODEL.BACKBONE.NAME is {student}. Set it to clip:ViT-B/16."
             )
 
     def build_projection(self, student_width: int) -> nn.Module:

@@ -76,8 +76,11 @@ class VL2VDistill(VL2VAlign):
 class VL2VSD(_VL2VTrainer):
     """White box: a trainable copy of the teacher's image encoder, no P, one stage."""
 
-    stage = "distill"
     trained_parts = ("student",)
+
+    @staticmethod
+    def default_cfg() -> CfgNode:
+        return distill_cfg(stages=())
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)

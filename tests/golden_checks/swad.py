@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import torch
-from golden_checks.common import Case
 
+from golden_checks.common import Case
 from trainers.common.step_selection import StepSelection
 from trainers.common.swad import LossValley, Segment
 

@@ -7,13 +7,13 @@ from collections import OrderedDict
 
 import numpy as np
 import torch
-from golden_checks.common import Case
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dassl.config import get_cfg_default
 from dassl.optim import build_optimizer
+from golden_checks.common import Case
 from trainers.common.dg_model import StudentClassifier, TextHead
 from trainers.common.step_selection import StepSelection, split_metrics, summarise
 from trainers.common.students import Student

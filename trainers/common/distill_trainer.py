@@ -33,10 +33,11 @@ def distill_cfg(stages: tuple[str, ...] = STAGES) -> CfgNode:
     node.PROMPT_STYLE = 2  # 1 | 2 | 3 | 5 | 6, see trainers/common/teacher.py
     cfg.INPUT.TEACHER_NORM = "imagenet"  # imagenet: the student's images | clip: CLIP's statistics
     cfg.SWAD.ENABLED = True
+    cfg.SWAD.RESET = "cumulative"
     if stages:
         # first step that may be saved, per stage
-        node.MODEL_SAVE = CN({stage: MODEL_SAVE for stage in stages})
-        cfg.SWAD.RESET = CN({stage: "cumulative" for stage in stages})
+        node.MODEL_SAVE = CN(dict.fromkeys(stages, MODEL_SAVE))
+        cfg.SWAD.RESET = CN(dict.fromkeys(stages, "cumulative"))
         del cfg.STEPS["MODEL_SAVE"]
     return cfg
 

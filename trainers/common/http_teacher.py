@@ -99,7 +99,7 @@ class HttpTeacher(Teacher):
     def _answers(
         self, items: list[bytes], *, kind: str, encode: Callable[[bytes], str]
     ) -> tuple[Tensor, int]:
-        """Embeddings (N, D) of N items, and how many of them were asked for and not in the cache."""
+        """Embeddings (N, D) of N items, and how many of them had to be asked for."""
         keys = [hashlib.sha256(kind.encode() + item).digest() for item in items]
         known = self.cache.get(keys)
         missing = {key: item for key, item in zip(keys, items) if key not in known}
@@ -143,9 +143,9 @@ class HttpTeacher(Teacher):
                 time.sleep(min(seconds, LONGEST_WAIT))
                 wait *= 2
         raise RuntimeError(
-            f"The teacher {self.url}/{path} did not answer in {self.retries + 1} attempts ({cause}). "
-            "Is the server running (tools/teacher_server.py is an example)? Answers so far are kept; "
-            "start the run again to go on."
+            f"The teacher {self.url}/{path} gave no answer in {self.retries + 1} tries ({cause}). "
+            "Is the server running (tools/teacher_server.py is an example)? Answers so far are "
+            "kept; start the run again to go on."
         )
 
     def _request(self, path: str, body: dict | None) -> urllib.request.Request:

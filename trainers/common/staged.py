@@ -1,4 +1,4 @@
-"""Trainers made of stages: a stage is a run in ``<out>/<stage>/``, started from the one before it."""
+"""Trainers made of stages: each is a run in ``<out>/<stage>/`` that starts from the one before."""
 
 import logging
 import sys

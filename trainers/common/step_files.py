@@ -68,10 +68,10 @@ class StepFiles:
             return
         if self.hands_on or self.kept.valley is None:
             raise RuntimeError(
-                f"No checkpoint was saved: the best train_out ({self.kept.best:.2f}%) was reached at "
-                f"step {self.kept.reported_step}, before MODEL_SAVE ({self.model_save}), and never "
-                "matched again. Lower MODEL_SAVE (STEPS.MODEL_SAVE, or TRAINER.VL2V.MODEL_SAVE.<STAGE>"
-                ") or train longer (STEPS.N)."
+                f"No checkpoint was saved: the best train_out ({self.kept.best:.2f}%) was reached "
+                f"at step {self.kept.reported_step}, before MODEL_SAVE ({self.model_save}), and "
+                "never matched again. Lower MODEL_SAVE (STEPS.MODEL_SAVE, for the VL2V trainers "
+                "TRAINER.VL2V.MODEL_SAVE.<STAGE>) or train longer (STEPS.N)."
             )
 
     def write_deployed(self) -> None:
@@ -94,13 +94,13 @@ class StepFiles:
         """
         if self.earlier_stage and self.init_path() is None:
             raise ValueError(
-                f"{type(self).__name__} starts from the stage {self.earlier_stage}, and there is no "
-                f"finished one beside {self.output_dir}. Set MODEL.INIT_WEIGHTS to its folder, or "
-                "run both stages with one command (VL2VADiP)."
+                f"{type(self).__name__} starts from the stage {self.earlier_stage}, and there is "
+                f"no finished one beside {self.output_dir}. Set MODEL.INIT_WEIGHTS to its folder, "
+                "or run both stages with one command (VL2VADiP)."
             )
 
     def init_path(self) -> Path | None:
-        """The file to start from: ``best`` of MODEL.INIT_WEIGHTS or of the stage beside this one."""
+        """Where to start from: ``best`` of MODEL.INIT_WEIGHTS, or of the stage beside this one."""
         start = self.cfg.MODEL.INIT_WEIGHTS
         if start:
             return Path(start) / "best" if Path(start).is_dir() else Path(start)

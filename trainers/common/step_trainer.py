@@ -7,7 +7,6 @@ An engine epoch is the stretch up to the next evaluation: epoch 0 is step 0, epo
 import datetime
 import logging
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -335,7 +334,7 @@ class StepTrainer(StepFiles, TrainerX):
         return {**summarise(parts, {}), **record}
 
     def evaluate_target(self, *, report: bool) -> dict[str, float]:
-        """The target's ``in`` part (and ``out`` with full records); keeps what is to be reported."""
+        """The target's ``in`` part, with full records ``out``; keeps what is to be reported."""
         self.set_model_mode("eval")
         record = {}
         for name in ("test_in", "test_out"):

@@ -1,0 +1,206 @@
+"""Step-based runs: streams, evaluation, files, resume, stages."""
+
+import json
+
+import pytest
+import torch
+from step_world import make_domains, step_config, step_run
+
+import datasets  # noqa: F401
+import trainers  # noqa: F401
+from dassl.engine import build_trainer
+from dassl.utils import load_checkpoint
+from trainers.common.dg_data import DomainBatches
+
+
+@pytest.fixture(scope="module")
+def domains(tmp_path_factory):
+    return make_domains(tmp_path_factory.mktemp("domains"))
+
+
+def read_lines(folder):
+    """The evaluations in metrics.jsonl."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [line for line in map(json.loads, lines) if "tr_outloss" in line]
+
+
+def test_a_draw_is_a_function_of_seed_stage_target_domain_and_step():
+    rows = [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9]]
+    batches = DomainBatches(rows, 3, key=(1, "align", "sketch"))
+    batches.set_steps(5, 8)
+
+    whole = list(batches)
+    batches.set_steps(6, 7)
+    alone = list(batches)
+
+    assert alone[0] == whole[1]
+    assert whole[0] != whole[1]
+    assert all(row in rows[i // 3] for draw in whole for i, (row, _) in enumerate(draw))
+    others = [(2, "align", "sketch"), (1, "distill", "sketch"), (1, "align", "photo")]
+    for key in others:
+        assert DomainBatches(rows, 3, key=key).draw(6) != whole[1]
+
+
+def test_epochs_are_the_stretches_between_evaluations(domains, tmp_path):
+    step_run(domains, tmp_path, "ERM", "STEPS.N", "14", "STEPS.FREQ", "4")
+
+    assert [line["step"] for line in read_lines(tmp_path)] == [0, 4, 8, 12]
+
+
+def test_erm_learns_colours_on_the_domain_left_out(domains, tmp_path):
+    words = ["STEPS.N", "41", "STEPS.FREQ", "10", "OPTIM.LR", "3e-3", "INPUT.TRANSFORMS"]
+    results = step_run(domains, tmp_path, "ERM", *words, "('random_flip','normalize')")
+
+    assert results["metrics"]["test"]["accuracy"] > 60
+    assert results["selection"] == "source_val"
+    assert results["metrics"]["training-domain validation"]["accuracy"] == pytest.approx(
+        results["metrics"]["test"]["accuracy"]
+    )
+
+
+def test_the_target_is_evaluated_only_where_the_protocol_needs_it(domains, tmp_path):
+    step_run(domains, tmp_path / "needed", "ERM")
+    step_run(domains, tmp_path / "all", "ERM", "STEPS.RECORDS", "all")
+
+    needed, every = read_lines(tmp_path / "needed"), read_lines(tmp_path / "all")
+    assert all("test_in" in line and "test_out" in line for line in every)
+    best = -1.0
+    for line, full in zip(needed, every):
+        assert ("test_in" in line) == (line["train_out"] > best)
+        best = max(best, line["train_out"])
+        assert line["train_out"] == full["train_out"]
+        assert line.get("test_in", full["test_in"]) == full["test_in"]
+
+
+@pytest.mark.parametrize("trainer", ["ERM", "MIRO", "VL2VAlign"])
+def test_a_run_that_was_killed_ends_with_the_same_bits(domains, tmp_path, monkeypatch, trainer):
+    monkeypatch.setenv("VLTUNE_RESUME_SECONDS", "0")
+    words = ["SWAD.ENABLED", "True", "SWAD.N_CONVERGE", "1", "SWAD.N_TOLERANCE", "2"]
+    whole = step_run(domains, tmp_path / "whole", trainer, *words)
+
+    class Killed(Exception):
+        pass
+
+    cls = type(build_trainer(step_config(domains, tmp_path / "other", trainer, *words)))
+    original = cls.before_epoch
+
+    def die(self):
+        if self.epoch == 3:
+            raise Killed
+        original(self)
+
+    monkeypatch.setattr(cls, "before_epoch", die)
+    with pytest.raises(Killed):
+        step_run(domains, tmp_path / "killed", trainer, *words)
+    monkeypatch.setattr(cls, "before_epoch", original)
+    resumed = step_run(domains, tmp_path / "killed", trainer, *words)
+
+    assert resumed["metrics"] == whole["metrics"]
+    for name in ("best", "swad"):
+        states = [
+            load_checkpoint(str(tmp_path / run / name))["state_dict"] for run in ("whole", "killed")
+        ]
+        assert states[0].keys() == states[1].keys()
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_the_features_of_a_frozen_student_are_computed_once(domains, tmp_path):
+    trainer = build_trainer(step_config(domains, tmp_path, "LP", "STEPS.RECORDS", "all"))
+    trainer.train()
+
+    sizes = [len(part) for part in trainer.evaluation.parts.values()]
+    assert trainer.evaluation.encoded_images == sum(sizes)
+
+
+def test_a_student_that_learns_is_never_read_from_stale_features(domains, tmp_path):
+    trainer = build_trainer(step_config(domains, tmp_path, "ERM"))
+    trainer.train()
+
+    with torch.no_grad():
+        fresh = trainer.evaluation.logits(trainer.network.eval(), "test_in")[0]
+        trainer.network.head.weight.mul_(2.0)
+        changed = trainer.evaluation.logits(trainer.network, "test_in")[0]
+    assert trainer.evaluation.features == {}
+    assert not torch.equal(fresh, changed)
+
+
+def test_batchnorm_statistics_never_change_but_its_affine_weights_learn(domains, tmp_path):
+    trainer = build_trainer(step_config(domains, tmp_path, "ERM"))
+    before = {k: v.clone() for k, v in trainer.network.state_dict().items()}
+
+    trainer.train()
+
+    after = trainer.network.state_dict()
+    prefix = "student.network.bn1."
+    assert torch.equal(after[f"{prefix}running_mean"], before[f"{prefix}running_mean"])
+    assert torch.equal(after[f"{prefix}running_var"], before[f"{prefix}running_var"])
+    assert not torch.equal(after[f"{prefix}weight"], before[f"{prefix}weight"])
+
+
+def test_a_best_checkpoint_before_model_save_is_explained(domains, tmp_path):
+    with pytest.raises(RuntimeError, match="MODEL_SAVE"):
+        step_run(domains, tmp_path, "LP", "STEPS.MODEL_SAVE", "1000")
+
+
+def test_lp_then_ft_hands_the_best_head_on_and_skips_a_finished_stage(domains, tmp_path):
+    results = step_run(domains, tmp_path, "LPFT")
+
+    start = load_checkpoint(str(tmp_path / "lp" / "best"))["state_dict"]
+    assert (tmp_path / "ft" / "results.json").is_file()
+    assert "lp: training-domain validation" in results["metrics"]
+    trainer = build_trainer(
+        step_config(domains, tmp_path / "x", "ERM", "MODEL.INIT_WEIGHTS", str(tmp_path / "lp"))
+    )
+    assert torch.equal(trainer.network.head.weight.detach(), start["head.weight"])
+    stamp = (tmp_path / "lp" / "results.json").stat().st_mtime_ns
+    (tmp_path / "results.json").unlink()
+    again = step_run(domains, tmp_path, "LPFT")
+    assert again["metrics"] == results["metrics"]
+    assert (tmp_path / "lp" / "results.json").stat().st_mtime_ns == stamp
+
+
+def test_a_stage_of_another_target_domain_is_refused(domains, tmp_path):
+    step_run(domains, tmp_path / "lp", "LP")
+
+    cfg = step_config(domains, tmp_path / "ft", "ERM", "MODEL.INIT_WEIGHTS", str(tmp_path / "lp"))
+    cfg.defrost()
+    cfg.DATASET.TARGET_DOMAINS = ("night",)
+    with pytest.raises(ValueError, match="target_domains"):
+        build_trainer(cfg)
+
+
+def test_cutmix_mixes_and_still_depends_on_the_seed_alone(domains, tmp_path):
+    words = ["STEPS.CUTMIX_BETA", "1.0", "STEPS.CUTMIX_PROB", "0.5"]
+    first = step_run(domains, tmp_path / "a", "ERM", *words)
+    second = step_run(domains, tmp_path / "b", "ERM", *words)
+    plain = step_run(domains, tmp_path / "c", "ERM")
+
+    losses = [[x["loss"] for x in read_lines(tmp_path / run)] for run in ("a", "b", "c")]
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+    assert first["metrics"] == second["metrics"]
+    assert plain["finished"]
+
+
+@pytest.mark.parametrize("trainer", ["ERM", "LP", "MIRO"])
+def test_the_number_of_workers_changes_nothing(domains, tmp_path, trainer):
+    step_run(domains, tmp_path / "none", trainer, "STEPS.N", "4")
+    step_run(domains, tmp_path / "two", trainer, "STEPS.N", "4", "DATALOADER.NUM_WORKERS", "2")
+
+    losses = [[x["loss"] for x in read_lines(tmp_path / run)] for run in ("none", "two")]
+    assert losses[0] == losses[1]
+
+
+def test_evaluation_loads_what_is_deployed(domains, tmp_path):
+    trained = step_run(domains, tmp_path, "ERM", "SWAD.ENABLED", "True")
+    trainer = build_trainer(step_config(domains, tmp_path / "eval", "ERM"))
+
+    trainer.load_model(str(tmp_path))
+    accuracy = trainer.test()
+
+    assert accuracy == pytest.approx(trained["metrics"]["test"]["accuracy"])
+
+
+def test_a_foreign_selection_rule_is_refused(domains, tmp_path):
+    with pytest.raises(ValueError, match="source_val"):
+        build_trainer(step_config(domains, tmp_path, "ERM", "TEST.SELECT_ON", "test"))

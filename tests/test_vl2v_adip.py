@@ -1,0 +1,410 @@
+"""VL2V-ADiP end to end: stages, white box, baselines, black-box teachers, deployment."""
+
+import threading
+import urllib.error
+
+import pytest
+import torch
+from step_world import CLASSES, make_domains, make_teacher, step_config, step_run
+
+import datasets  # noqa: F401
+import trainers  # noqa: F401
+from clip import available_models
+from dassl.engine import build_trainer
+from dassl.utils import load_checkpoint
+from tools import export
+from tools.teacher_server import TeacherServer
+from trainers.common.deploy import load_deployed, replace_classes
+from trainers.common.dg_model import StudentClassifier, TextHead, import_official
+from trainers.common.http_teacher import HttpTeacher
+from trainers.common.step_files import load_network
+from trainers.common.students import Student, build_student, empty_student, full_name
+from trainers.common.teacher import (
+    CallableTeacher,
+    ClipTeacher,
+    Renormalise,
+    class_embeddings,
+    prompt_names,
+    prompt_templates,
+)
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.fixture(scope="module")
+def domains(tmp_path_factory):
+    return make_domains(tmp_path_factory.mktemp("domains"))
+
+
+@pytest.fixture(scope="module")
+def distilled(domains, tmp_path_factory):
+    """A run of both stages: (folder, results)."""
+    folder = tmp_path_factory.mktemp("run")
+    words = ("INPUT.TRANSFORMS", "('random_flip','normalize')", "STEPS.N", "31", "STEPS.FREQ", "10")
+    return folder, step_run(domains, folder, "VL2VADiP", *words, "OPTIM.LR", "3e-3")
+
+
+# --------------------------------------------------------------------- the two stages
+def test_both_stages_run_and_the_student_follows_the_teacher(distilled):
+    folder, results = distilled
+
+    assert results["metrics"]["test"]["accuracy"] > 60
+    rows = {"training-domain validation", "SWAD", "SWAD (inD)", "test", "teacher queries"}
+    assert rows <= set(results["metrics"])
+    for stage in ("align", "distill"):
+        present = {path.name for path in (folder / stage).iterdir()}
+        expected = {"config.yaml", "log.txt", "metrics.jsonl", "results.json", "best", "swad"}
+        assert expected <= present
+
+
+def test_align_moves_the_projection_only_and_distill_the_student_only(distilled):
+    folder = distilled[0]
+    align = load_checkpoint(str(folder / "align" / "best"))["state_dict"]
+    distill = load_checkpoint(str(folder / "distill" / "best"))["state_dict"]
+    swad = load_checkpoint(str(folder / "align" / "swad"))["state_dict"]
+
+    for key in align:
+        if key.startswith(("projection.", "head.")):
+            assert torch.equal(align[key], distill[key])
+        elif "running" not in key and "num_batches" not in key:
+            assert torch.equal(align[key], swad[key])
+    assert not torch.equal(align["projection.weight"], swad["projection.weight"])
+    key = "student.network.conv1.weight"
+    assert not torch.equal(align[key], distill[key])
+
+
+def test_no_gradient_enters_the_frozen_student_of_align(domains, tmp_path):
+    trainer = build_trainer(step_config(domains, tmp_path, "VL2VAlign"))
+    batch = next(iter(trainer.train_loader_x))
+    images, labels = trainer.parse_batch_train(batch)[:2]
+
+    trainer.losses(images, labels)["loss"].backward()
+
+    grads = {name for name, p in trainer.network.named_parameters() if p.grad is not None}
+    assert grads == {"projection.weight", "projection.bias"}
+    assert trainer.network.student(images).grad_fn is None
+
+
+def test_an_interrupted_stage_goes_on_where_it_was(domains, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLTUNE_RESUME_SECONDS", "0")
+    whole = step_run(domains, tmp_path / "whole", "VL2VADiP")
+    from trainers.vl2v_adip import VL2VDistill
+
+    class Killed(Exception):
+        pass
+
+    def die(self):
+        if self.epoch == 2:
+            raise Killed
+        super(VL2VDistill, self).before_epoch()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VL2VDistill, "before_epoch", die, raising=False)
+        with pytest.raises(Killed):
+            step_run(domains, tmp_path / "killed", "VL2VADiP")
+    resumed = step_run(domains, tmp_path / "killed", "VL2VADiP")
+
+    assert resumed["metrics"] == whole["metrics"]
+
+
+def test_distill_alone_takes_the_stage_beside_it_or_says_what_is_missing(domains, tmp_path):
+    with pytest.raises(ValueError, match="VL2VADiP"):
+        step_run(domains, tmp_path / "distill", "VL2VDistill")
+    step_run(domains, tmp_path / "run" / "align", "VL2VAlign")
+
+    results = step_run(domains, tmp_path / "run" / "distill", "VL2VDistill")
+
+    assert results["finished"]
+
+
+def test_queries_count_images_and_texts(distilled):
+    queries = distilled[1]["metrics"]["teacher queries"]
+
+    assert queries["images"] == 31 * 2 * 4  # steps x source domains x images
+    assert queries["texts"] == len(CLASSES)
+
+
+@pytest.mark.parametrize("kind", ["kd_kl", "kd_cos", "img_only", "txt_only", "one_stage"])
+def test_every_naive_distillation_runs(domains, tmp_path, kind):
+    words = ("STEPS.N", "4", "TRAINER.NAIVEKD.LOSS", kind)
+    results = step_run(domains, tmp_path, "NaiveKD", *words)
+
+    asked = results["metrics"]["teacher queries"]["images"]
+    assert asked == (0 if kind == "txt_only" else 4 * 8)
+
+
+def test_a_projected_head_has_512_dimensions(domains, tmp_path):
+    trainer = build_trainer(step_config(domains, tmp_path, "ERM", "TRAINER.ERM.HEAD", "projected"))
+
+    assert trainer.network.head.weight.shape == (len(CLASSES), 512)
+
+
+def test_white_box_refuses_a_student_that_is_not_the_teacher(domains, tmp_path):
+    with pytest.raises(ValueError, match="clip:"):
+        build_trainer(step_config(domains, tmp_path, "VL2VSD"))
+
+
+def test_official_checkpoints_are_three_renames(distilled):
+    model, checkpoint = load_deployed(distilled[0])
+    ours = checkpoint["state_dict"]
+    names = {"student.network.": "featurizer.network.", "projection.": "proj_lyr."}
+    names["head."] = "classifier."
+    official = {}
+    for key, value in ours.items():
+        prefix = next(p for p in names if key.startswith(p))
+        official[names[prefix] + key[len(prefix) :]] = value
+    official["clip_cls.weight"] = ours["head.weight"]
+
+    assert set(import_official(official)) == set(ours)
+    load_network(model.network, {"model_dict": official}, "file")
+    with pytest.raises(ValueError, match="neither ours"):
+        import_official({"layer.weight": ours["head.weight"]})
+
+
+# --------------------------------------------------------------------- students
+@pytest.mark.parametrize(
+    ("short", "full"),
+    [
+        ("rn50", "torchvision:resnet50"),
+        ("vitb", "timm:vit_base_patch16_224.augreg_in21k_ft_in1k"),
+        ("vits", "timm:vit_small_patch16_224.augreg_in21k_ft_in1k"),
+        ("deits", "timm:deit_small_distilled_patch16_224.fb_in1k"),
+    ],
+)
+def test_short_names_name_the_published_weights(short, full):
+    assert full_name(short) == full
+
+
+@pytest.mark.parametrize("name", ["RN50", "vitx", "timm:", "resnet50"])
+def test_an_unknown_student_lists_the_known_ones(name):
+    with pytest.raises(ValueError, match="vits"):
+        full_name(name)
+
+
+def test_a_timm_model_without_weight_tag_is_refused():
+    with pytest.raises(ValueError, match="needs a weight tag"):
+        build_student("timm:vit_tiny_patch16_224")
+
+
+def test_missing_weights_are_explained(monkeypatch):
+    import timm
+
+    def offline(*args, **kwargs):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(FileNotFoundError, match="MODEL.BACKBONE.PRETRAINED False"):
+        build_student("vits")
+
+
+def test_random_initialisation_needs_no_weights():
+    student = build_student("timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k", pretrained=False)
+
+    assert student(torch.zeros(2, 3, 224, 224)).shape == (2, 192)
+    assert not student.takes_any_size
+
+
+def test_deit_averages_class_and_distillation_tokens():
+    name = "timm:deit_tiny_distilled_patch16_224.fb_in1k"
+    student = build_student(name, pretrained=False).eval()
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+
+    tokens = student.network.forward_features(images)
+
+    torch.testing.assert_close(student(images), (tokens[:, 0] + tokens[:, 1]) / 2)
+
+
+@pytest.mark.skipif("toy/ViT" not in available_models(), reason="no embedded toy backbone")
+def test_a_clip_student_is_its_image_tower_and_rebuilds_without_the_clip():
+    student = build_student("clip:toy/ViT")
+    size = student.input_size
+    images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+    again = empty_student("clip:toy/ViT", student.network.state_dict(), input_size=size)
+    again.network.load_state_dict(student.network.state_dict())
+
+    assert torch.equal(again.eval()(images), student.eval()(images))
+    assert len(student.taps(images)[1]) == 5
+
+
+# --------------------------------------------------------------------- teachers
+def test_prompt_styles_are_those_of_the_official_code():
+    assert prompt_templates(2) == ("a photo of a {}",)
+    assert prompt_names(6, ["dog", "cat"]) == ["0", "1"]
+    with pytest.raises(ValueError, match="Style 4"):
+        prompt_templates(4)
+
+
+def test_underscores_of_class_names_become_blanks():
+    seen = []
+
+    def encode_text(texts):
+        seen.extend(texts)
+        return torch.ones(len(texts), 4)
+
+    class_embeddings(CallableTeacher(torch.flatten, encode_text), ["red_panda"], ["a {}"])
+
+    assert seen == ["a red panda"]
+
+
+def test_renormalising_equals_normalising_anew():
+    pixels = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    other = Renormalise(MEAN, STD, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
+
+    expected = (pixels - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)) / torch.tensor(
+        [0.1, 0.2, 0.3]
+    ).view(3, 1, 1)
+    torch.testing.assert_close(other((pixels - mean) / std), expected)
+
+
+@pytest.fixture
+def endpoint():
+    """A running teacher server."""
+    server = TeacherServer(("127.0.0.1", 0), make_teacher(), mean=MEAN, std=STD)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def address(server):
+    return f"http://127.0.0.1:{server.server_address[1]}"
+
+
+def test_an_endpoint_answers_like_the_teacher_behind_it(endpoint, tmp_path):
+    pixels = torch.randint(0, 256, (3, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    images = (pixels / 255 - mean) / std
+    remote = HttpTeacher(address(endpoint), mean=MEAN, std=STD, cache=tmp_path / "c.sqlite")
+
+    near = make_teacher()
+    assert remote.scale == near.scale
+    torch.testing.assert_close(
+        remote.encode_image(images), near.encode_image(images), rtol=1e-5, atol=1e-6
+    )
+    torch.testing.assert_close(remote.encode_text(["a red"]), near.encode_text(["a red"]))
+
+
+def test_an_endpoint_is_asked_for_nothing_twice(endpoint, tmp_path):
+    images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = torch.cat([images, images[:1]])
+    cache = tmp_path / "c.sqlite"
+    first = HttpTeacher(address(endpoint), cache=cache)
+    first.encode_image(images)
+    second = HttpTeacher(address(endpoint), cache=cache)
+    again = second.encode_image(images)
+
+    assert first.queries.images == 3  # the fourth is the first one again
+    assert second.queries.images == 0
+    assert second.queries.cached_images == 4
+    assert endpoint.teacher.queries.images == 3
+    torch.testing.assert_close(again[0], again[3])
+
+
+def test_a_failing_endpoint_is_tried_again(endpoint, tmp_path, monkeypatch):
+    remote = HttpTeacher(address(endpoint), cache=tmp_path / "c.sqlite", wait=0.0, retries=2)
+    send, failures = remote._request, [503, 503]
+
+    def flaky(path, body):
+        if failures:
+            raise urllib.error.HTTPError(remote.url, failures.pop(), "busy", {}, None)
+        return send(path, body)
+
+    monkeypatch.setattr(remote, "_request", flaky)
+    assert remote.encode_text(["red"]).shape == (1, 8)
+    failures.extend([503, 503, 503])
+    with pytest.raises(RuntimeError, match="3 tries"):
+        remote.encode_text(["green"])
+    failures.append(403)
+    with pytest.raises(RuntimeError, match="403"):
+        remote.encode_text(["green"])
+
+
+def test_a_run_through_an_endpoint_pays_once(endpoint, domains, tmp_path):
+    words = ("TRAINER.VL2V.TEACHER", address(endpoint), "STEPS.N", "4")
+    first = step_run(domains, tmp_path / "a", "VL2VAlign", *words)
+    second = step_run(domains, tmp_path / "b", "VL2VAlign", *words)
+
+    rows = [r["metrics"]["teacher queries"] for r in (first, second)]
+    assert rows[0]["images"] + rows[0]["cached_images"] == 4 * 8
+    assert rows[1]["images"] == 0
+    assert first["metrics"]["test"] == second["metrics"]["test"]
+
+
+# --------------------------------------------------------------------- deployment
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_an_exported_student_gives_the_same_logits(distilled, tmp_path, suffix):
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript")
+    output = tmp_path / f"student{suffix}"
+
+    about = export.main(["--model-dir", str(distilled[0]), "--output", str(output)])
+
+    assert output.is_file()
+    assert about["classnames"] == list(CLASSES)
+    assert about["largest_relative_difference"] <= export.TOLERANCE
+
+
+def test_an_export_that_disagrees_is_refused(distilled):
+    model, checkpoint = load_deployed(distilled[0])
+
+    with pytest.raises(RuntimeError, match="differ"):
+        export.largest_difference(model, lambda x: model(x) + 1.0, checkpoint["input_size"])
+
+
+def test_class_texts_are_replaced_by_new_class_names(distilled, tmp_path):
+    names = "red,green"
+    about = export.main(
+        ["--model-dir", str(distilled[0]), "--output", str(tmp_path / "s.pt2")]
+        + ["--classnames", names]
+    )
+    model, _ = load_deployed(distilled[0])
+    pixels = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    before = model(pixels)
+    replace_classes(model.network, make_teacher(), ["red", "green"], prompt_templates(2))
+    after = model(pixels)
+
+    assert about["classnames"] == ["red", "green"]
+    torch.testing.assert_close(after, before[:, [CLASSES.index("red"), CLASSES.index("green")]])
+
+
+def test_learned_heads_take_no_new_class_names():
+    student = Student(torch.nn.Flatten(), 12)
+    network = StudentClassifier(student, torch.nn.Identity(), torch.nn.Linear(12, 3))
+
+    with pytest.raises(ValueError, match="text head"):
+        replace_classes(network, make_teacher(), ["a"], ["{}"])
+
+
+def test_the_text_head_is_the_scaled_cosine():
+    texts = torch.nn.functional.normalize(torch.randn(3, 5), dim=-1)
+    rows = torch.randn(4, 5)
+
+    expected = 7.0 * torch.nn.functional.cosine_similarity(rows[:, None], texts[None], dim=-1)
+    torch.testing.assert_close(TextHead(texts, 7.0)(rows), expected)
+
+
+def test_prediction_needs_the_checkpoint_only(distilled):
+    from trainers.vl2v_adip import VL2VADiP
+
+    checkpoint = load_checkpoint(str(distilled[0] / "network" / "model-best.pth.tar"))
+    predictor = VL2VADiP.load_predictor(checkpoint, torch.device("cpu"))
+    pixels = torch.zeros(2, 3, 32, 32)
+    pixels[0, 0] = pixels[1, 2] = 0.8
+
+    chosen = predictor(pixels).argmax(dim=-1).tolist()
+
+    assert [predictor.classnames[i] for i in chosen] == ["red", "blue"]
+
+
+@pytest.mark.skipif("toy/ViT" not in available_models(), reason="no embedded toy backbone")
+def test_a_clip_teacher_resizes_images_of_another_size():
+    from clip import load_backbone
+
+    clip = load_backbone("toy/ViT")
+    teacher = ClipTeacher(clip)
+
+    assert teacher.encode_image(torch.randn(2, 3, 48, 48)).shape == (2, clip.visual.output_dim)

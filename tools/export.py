@@ -1,0 +1,182 @@
+"""Export a trained student: one file that needs neither this package nor the teacher.
+
+python tools/export.py --model-dir output/lodo/pacs/VL2VADiP/vits/seed0/te_sketch --output student.pt2
+python tools/export.py --model-dir RUN --output student.onnx            # needs onnx, onnxscript
+python tools/export.py --model-dir RUN --output student.pt2 --classnames "cat,dog,red panda"
+
+The exported program takes pixels (B, 3, H, W) in [0, 1] and gives logits (B, C). After writing, the
+file is read again and its logits are compared with the original's.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dassl.utils import atomic_write
+from trainers.common.deploy import DeployedClassifier, load_deployed, replace_classes
+from trainers.common.teacher import build_teacher, prompt_templates
+
+logger = logging.getLogger("export")
+TOLERANCE = 1e-4  # largest difference of logits, relative to the largest logit
+EXAMPLE_BATCH, CHECK_BATCHES = 2, (1, 3)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line of this script."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model-dir", type=Path, required=True, help="folder of a finished run, or a checkpoint")
+    add("--output", type=Path, required=True, help="file to write: *.pt2 (torch.export) or *.onnx")
+    add("--classnames", help="new classes: names separated by commas, or a file, one per line")
+    add("--template", action="append", help="sentence with one {} (default: as distilled)")
+    add("--text-encoder", default="", help="default: the teacher that the run names")
+    return parser.parse_args(argv)
+
+
+def read_names(given: str) -> list[str]:
+    """Class names of the command line; ValueError if there are none."""
+    path = Path(given)
+    text = path.read_text(encoding="utf-8") if path.is_file() else given.replace(",", "\n")
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    if not names:
+        raise ValueError(f"--classnames {given!r} holds no name.")
+    return names
+
+
+def new_classes(model: DeployedClassifier, checkpoint: dict, args: argparse.Namespace) -> list[str]:
+    """Replace the class texts as asked; returns the class names of the exported model."""
+    if not args.classnames:
+        return list(checkpoint["classnames"])
+    names = read_names(args.classnames)
+    spec = args.text_encoder or checkpoint.get("teacher", "")
+    if not spec:
+        raise ValueError("The run names no teacher: give --text-encoder NAME.")
+    teacher = build_teacher(
+        spec,
+        device="cpu",
+        scale=checkpoint.get("logit_scale", 100.0),
+        norm="imagenet",
+        mean=checkpoint["pixel_mean"],
+        std=checkpoint["pixel_std"],
+    )
+    templates = args.template or prompt_templates(checkpoint.get("prompt_style", 2))
+    replace_classes(model.network, teacher, names, templates)
+    return names
+
+
+def export_program(model: DeployedClassifier, pixels: Tensor, path: Path) -> Callable:
+    """Write a torch.export program; returns what runs the file."""
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(model, (pixels,), dynamic_shapes=({0: batch},))
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        torch.export.save(program, file)
+    return torch.export.load(str(path)).module()
+
+
+def export_onnx(model: DeployedClassifier, pixels: Tensor, path: Path) -> Callable:
+    """Write an ONNX file; returns what runs it (onnxruntime, else ONNX's reference).
+
+    Raises:
+        ImportError: saying what to install.
+    """
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise ImportError(f"ONNX export needs: pip install {' '.join(missing)}")
+    import onnx
+
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.onnx.export(
+        model, (pixels,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False
+    )
+    with atomic_write(path) as temporary:
+        program.save(str(temporary))
+    onnx.checker.check_model(str(path))
+    try:
+        from onnxruntime import InferenceSession
+
+        session = InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+    except ImportError:
+        from onnx.reference import ReferenceEvaluator
+
+        session = ReferenceEvaluator(str(path))
+        name = session.input_names[0]
+    return lambda x: torch.from_numpy(np.asarray(session.run(None, {name: x.numpy()})[0]))
+
+
+FORMATS = {".pt2": export_program, ".onnx": export_onnx}
+
+
+@torch.no_grad()
+def largest_difference(model: DeployedClassifier, exported: Callable, size: int) -> float:
+    """Largest difference of logits on random pixels, relative to the largest logit.
+
+    Raises:
+        RuntimeError: if it is beyond the tolerance.
+    """
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for batch in CHECK_BATCHES:
+        pixels = torch.rand(batch, 3, size, size, generator=generator)
+        original, other = model(pixels), exported(pixels)
+        worst = max(worst, ((original - other).abs().max() / original.abs().max()).item())
+    if not worst <= TOLERANCE:
+        raise RuntimeError(
+            f"Exported and original logits differ by {worst:.1e} of the largest logit (allowed "
+            f"{TOLERANCE:.0e}): do not use the file."
+        )
+    return worst
+
+
+def main(argv: Sequence[str] | None = None) -> dict:
+    """Export, check, and describe in ``<output>.json``; returns the description."""
+    args = parse_args(argv)
+    if args.output.suffix not in FORMATS:
+        raise ValueError(f"--output {args.output}: expected a name ending in .pt2 or .onnx.")
+    model, checkpoint = load_deployed(args.model_dir)
+    classnames = new_classes(model, checkpoint, args)
+    size = checkpoint["input_size"]
+    pixels = torch.rand(EXAMPLE_BATCH, 3, size, size)
+    exported = FORMATS[args.output.suffix](model, pixels, args.output)
+    difference = largest_difference(model, exported, size)
+    about = {
+        "classnames": classnames,
+        "input": ["batch", 3, size, size],
+        "input_range": [0.0, 1.0],
+        "student": checkpoint["backbone"],
+        "trainer": checkpoint["trainer"],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "largest_relative_difference": difference,
+    }
+    description = args.output.with_name(f"{args.output.name}.json")
+    description.write_text(json.dumps(about, indent=4), encoding="utf-8")
+    logger.info(
+        "Wrote %s (%d classes, %d x %d pixels in [0, 1]) and %s; logits agree to %.1e.",
+        args.output,
+        len(classnames),
+        size,
+        size,
+        description.name,
+        difference,
+    )
+    return about
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        main()
+    except (ValueError, OSError, ImportError, RuntimeError) as err:
+        sys.exit(f"export.py: {err}")

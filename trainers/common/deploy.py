@@ -1,0 +1,88 @@
+"""The deployed form of a step-based classifier: pixels in, logits out, nothing else needed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dassl.utils import load_checkpoint
+from trainers.common.dg_model import StudentClassifier, TextHead
+from trainers.common.step_files import DEPLOYED, network_of
+from trainers.common.teacher import Teacher, class_embeddings
+
+
+class DeployedClassifier(nn.Module):
+    """logits = network((pixels - mean) / std), with the normalisation inside.
+
+    Args:
+        network: student, projection, head.
+        mean, std: per channel, of pixels in [0, 1].
+    """
+
+    def __init__(
+        self, network: StudentClassifier, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, C) logits."""
+        return self.network((pixels - self.mean) / self.std)
+
+
+def load_deployed(model_dir: Path) -> tuple[DeployedClassifier, dict]:
+    """The classifier of a finished run (or of a checkpoint file), and the checkpoint.
+
+    Raises:
+        FileNotFoundError: if there is no checkpoint; says where it looked.
+        ValueError: if the checkpoint belongs to a trainer of another kind.
+    """
+    places = [model_dir / "network" / DEPLOYED, model_dir / "swad", model_dir / "best"]
+    path = model_dir if model_dir.is_file() else next((p for p in places if p.is_file()), None)
+    if path is None:
+        looked = ", ".join(str(place) for place in places)
+        raise FileNotFoundError(f"No checkpoint of a step-based run: looked for {looked}.")
+    checkpoint = load_checkpoint(str(path))
+    if "pixel_mean" not in checkpoint:
+        raise ValueError(
+            f"{path} was written by {checkpoint.get('trainer', 'other code')}, which tunes a CLIP. "
+            "Only students (VL2VADiP, VL2VSD, ERM, LP, LPFT, MIRO, NaiveKD) deploy alone."
+        )
+    network = network_of(checkpoint)
+    deployed = DeployedClassifier(network, checkpoint["pixel_mean"], checkpoint["pixel_std"])
+    return deployed.eval(), checkpoint
+
+
+def replace_classes(
+    network: StudentClassifier,
+    teacher: Teacher,
+    classnames: Sequence[str],
+    templates: Sequence[str],
+) -> None:
+    """Give a distilled student other classes: new rows of its text head.
+
+    Args:
+        network: with a text head, changed in place.
+        teacher: the text encoder that it was distilled from.
+        classnames: C' new names.
+        templates: each holds one {}.
+
+    Raises:
+        ValueError: if the head is no text head, or the encoder is another one.
+    """
+    if not isinstance(network.head, TextHead):
+        raise ValueError(
+            "The classes of this classifier are learned rows, not texts: only students with a text "
+            "head (VL2V trainers; NaiveKD img_only, txt_only, one_stage) take new class names."
+        )
+    texts = class_embeddings(teacher, classnames, templates)
+    dimension = network.head.weight.shape[1]
+    if texts.shape[1] != dimension:
+        raise ValueError(
+            f"The text encoder {teacher.name} gives {texts.shape[1]} numbers, the student "
+            f"{dimension}. Use the teacher that it was distilled from."
+        )
+    network.head = TextHead(texts.to(network.head.weight), teacher.scale).requires_grad_(False)
