@@ -116,6 +116,17 @@ def test_a_file_for_recipe_and_dataset_is_added_by_itself(trainers):
     assert [path.stem for path in files] == ["rn50_ep100", "rn50_ep100_dtd"]
 
 
+def test_a_variant_chooses_lines_and_ends_the_folder_name(trainers):
+    line = {"file": "rn50_ep50", "variant": "fast"}
+    folder = trainers({**RULES, "recipe": [line, *RULES["recipe"]]})
+
+    fast = resolve("Method", "dtd", variant="fast", directory=folder)
+    plain = resolve("Method", "dtd", directory=folder)
+
+    assert (fast.name, fast.label) == ("rn50_ep50", "rn50_ep50_fast")
+    assert plain.label == "rn50_ep100"
+
+
 def test_an_unknown_recipe_is_answered_with_a_close_one(trainers):
     folder = trainers(RULES)
 

@@ -50,6 +50,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     add("--output", default=os.environ.get("OUTPUT", "./output"), help="(environment OUTPUT)")
     add("--backbone", help="instead of the recipe's own, e.g. ViT-B/16")
     add("--recipe", help="instead of the one that recipes.yaml chooses")
+    add("--variant", default="", help="setting of the method that recipes.yaml knows")
     add("--config-file", action="append", default=[], help="instead of any recipe; repeatable")
     add("--tag", default="", help="ends the recipe's name; for runs with other options")
     add("--targets", default="", help="xd, dg: data sets to test on")
@@ -89,6 +90,7 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
         output=Path(args.output),
         backbone=args.backbone,
         recipe=args.recipe,
+        variant=args.variant,
         config_files=tuple(args.config_file),
         tag=args.tag,
         targets=tuple(_words(args.targets)),
@@ -176,10 +178,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
         return 130
     print(f"\n{closing_text(requests, runs)}")
-    serious = [run for run in failed if not run.tolerant]
-    if serious:
-        print(f"\n{len(serious)} of {len(runs)} runs did not finish.", file=sys.stderr)
-    return 1 if serious else 0
+    if not any(not run.tolerant for run in failed):
+        return 0
+    missing = sum(not run.results() for run in runs)
+    print(f"\n{missing} of {len(runs)} runs are not finished.", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

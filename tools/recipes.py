@@ -15,9 +15,10 @@ Each trainer keeps the answer as data in `configs/trainers/<Trainer>/recipes.yam
     eval_only: true                                 # nothing to train (zero-shot, test-time)
     seeds: [1]                                      # where SEEDS is not given (default 1 2 3)
 
-Conditions are `dataset`, `shots`, `protocol`, `backbone` and `recipe` (the name of the main file),
-each a value or a list, with the wildcards of file names (`*`, `?`, `[!a]`); all conditions of a
-line must hold. A `file` is the name of a YAML in the trainer's folder, or `Other/name` for one of
+Conditions are `dataset`, `shots`, `protocol`, `backbone`, `variant` (a setting of the method,
+given by --variant, e.g. DMN's training_free; it ends the folder's name) and `recipe` (the name of the main
+file), each a value or a list, with the wildcards of file names (`*`, `?`, `[!a]`). All conditions
+of a line must hold. A `file` is the name of a YAML in the trainer's folder, or `Other/name` for one of
 another trainer. `{backbone}` stands for the backbone in file name form (`ViT-B/16` -> `vit_b16`);
 where that file does not exist, the one of the trainer's own backbone is taken and `--backbone`
 replaces its backbone. `<recipe>_<dataset>.yaml` is added by itself where it exists. Without a
@@ -37,7 +38,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINERS_DIR = ROOT / "configs" / "trainers"
-CONDITIONS = ("dataset", "shots", "protocol", "backbone", "recipe")
+CONDITIONS = ("dataset", "shots", "protocol", "backbone", "variant", "recipe")
 TOP_KEYS = {"backbone", "recipe", "add", "eval_only", "seeds"}
 
 
@@ -50,13 +51,17 @@ class Recipe:
     opts: tuple[str, ...]
     backbone: str
     replaces_backbone: bool = False
+    variant: str = ""
     eval_only: bool = False
     seeds: tuple[int, ...] = (1, 2, 3)
 
     @property
     def label(self) -> str:
-        """Name for folders: the recipe, and the backbone where it is not the recipe's own."""
-        return f"{self.name}_{slug(self.backbone)}" if self.replaces_backbone else self.name
+        """Name for folders: the recipe, its variant, and the backbone where it is not its own."""
+        words = [self.name]
+        words += [self.variant] if self.variant and self.variant not in self.name else []
+        words += [slug(self.backbone)] if self.replaces_backbone else []
+        return "_".join(words)
 
     def arguments(self) -> list[str]:
         """Command-line arguments for train.py; flags first, `opts` apart (they come last)."""
@@ -89,6 +94,7 @@ def resolve(
     protocol: str = "fewshot",
     backbone: str | None = None,
     recipe: str | None = None,
+    variant: str = "",
     config_files: Sequence[str | Path] = (),
     directory: Path = TRAINERS_DIR,
 ) -> Recipe:
@@ -101,6 +107,7 @@ def resolve(
         protocol: fewshot, base2new, xd, dg, lodo, testtime or zeroshot.
         backbone: overrides the recipe's own.
         recipe: overrides the choice of the main file.
+        variant: setting of the method that lines of recipes.yaml may ask for.
         config_files: replace the look-up altogether; the first one names the recipe.
         directory: where the trainers' folders are.
 
@@ -111,7 +118,9 @@ def resolve(
     rules = _rules(directory / trainer)
     own = str(rules.get("backbone") or "")
     facts = {"dataset": dataset, "shots": shots, "protocol": protocol, "backbone": backbone or own}
+    facts["variant"] = variant
     fixed = {
+        "variant": variant,
         "eval_only": bool(rules.get("eval_only", False)),
         "seeds": tuple(rules.get("seeds", (1, 2, 3))),
     }

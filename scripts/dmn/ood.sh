@@ -9,4 +9,4 @@ source "$(dirname "$0")/../common.sh"
 datasets=toy_objects_v2,toy_objects_small,toy_objects_painting
 datasets+=,toy_objects_cartoon,toy_objects_sketch
 arguments "datasets" "$@"
-protocol testtime --trainer DMN --dataset "$datasets"
+protocol testtime --trainer DMN --variant zero_shot --dataset "$datasets"

@@ -7,4 +7,4 @@ source "$(dirname "$0")/../common.sh"
 
 dataset=toy_objects shots=16
 arguments "dataset shots" "$@"
-protocol fewshot --trainer DMN --recipe training_free --dataset "$dataset" --shots "$shots"
+protocol fewshot --trainer DMN --variant training_free --dataset "$dataset" --shots "$shots"

@@ -7,4 +7,4 @@ source "$(dirname "$0")/../common.sh"
 
 dataset=toy_objects
 arguments "dataset" "$@"
-protocol testtime --trainer DMN --dataset "$dataset"
+protocol testtime --trainer DMN --variant zero_shot --dataset "$dataset"

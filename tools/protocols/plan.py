@@ -74,6 +74,7 @@ class Request:
     output: Path = Path("output")
     backbone: str | None = None
     recipe: str | None = None
+    variant: str = ""
     config_files: tuple[str, ...] = ()
     tag: str = ""
     targets: tuple[str, ...] = ()
@@ -97,6 +98,7 @@ class Request:
             protocol=self.protocol,
             backbone=self.backbone,
             recipe=None if trainer else self.recipe,
+            variant=self.variant,
             config_files=self.config_files,
         )
 

@@ -1,9 +1,10 @@
 """Published numbers: `configs/published/*.yaml`, one list of entries per trainer.
 
 An entry states `source` and `confidence` (free text), what was run (`trainer`, `protocol`, and
-where they matter `backbone`, `recipe`, `shots`, `classifier`, `variant`), the `rule` that chose the
-numbers where it is not `last`, and the numbers in percent by dataset config name: `accuracy`, or
-`base` and `new`. Optional: `average` (as printed in the source) and `note`.
+where they matter `backbone`, `shots`, `classifier`, `variant`, and in `recipe` a part of the
+recipe's name), the `rule` that chose the numbers where it is not `last`, and the numbers in percent
+by dataset config name: `accuracy`, or `base` and `new`. Optional: `average` (as printed in the
+source) and `note`.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def find_published(
             entry.protocol == protocol
             and (not trainer or entry.trainer == trainer)
             and (not backbone or not entry.backbone or entry.backbone == backbone)
-            and (not entry.recipe or not recipe or entry.recipe == recipe)
+            and (not entry.recipe or not recipe or entry.recipe in recipe)
             and (shots is None or entry.shots is None or entry.shots == shots)
             and (not classifier or entry.classifier in ("", classifier))
             and (not dataset or dataset in numbers)
