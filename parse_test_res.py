@@ -57,10 +57,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             metavar="FILE",
             help=f"write {name} (default: stdout)",
         )
-    args = parser.parse_args(argv)
+    return _with_directories(parser.parse_args(argv))
+
+
+def _with_directories(args: argparse.Namespace) -> argparse.Namespace:
+    """Hand a folder that an output option took (`--json DIRECTORY`) back to the directories."""
     for name in FORMATS:
         value = getattr(args, name)
-        if value and value != "-" and Path(value).is_dir():  # --json DIRECTORY
+        if value and value != "-" and Path(value).is_dir():
             args.directories.append(value)
             setattr(args, name, "-")
     args.directories = args.directories or ["output"]

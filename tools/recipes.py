@@ -15,14 +15,15 @@ Each trainer keeps the answer as data in `configs/trainers/<Trainer>/recipes.yam
     eval_only: true                                 # nothing to train (zero-shot, test-time)
     seeds: [1]                                      # where SEEDS is not given (default 1 2 3)
 
-Conditions are `dataset`, `shots`, `protocol`, `backbone`, `variant` (a setting of the method,
-given by --variant, e.g. DMN's training_free; it ends the folder's name) and `recipe` (the name of the main
-file), each a value or a list, with the wildcards of file names (`*`, `?`, `[!a]`). All conditions
-of a line must hold. A `file` is the name of a YAML in the trainer's folder, or `Other/name` for one of
-another trainer. `{backbone}` stands for the backbone in file name form (`ViT-B/16` -> `vit_b16`);
-where that file does not exist, the one of the trainer's own backbone is taken and `--backbone`
-replaces its backbone. `<recipe>_<dataset>.yaml` is added by itself where it exists. Without a
-recipes.yaml the folder's `toy.yaml` serves the toy sets and its only other file everything else.
+Conditions are `dataset`, `shots`, `protocol`, `backbone`, `variant` (a setting of the method, given
+by --variant, e.g. DMN's training_free; it ends the folder's name) and `recipe` (the name of the
+main file), each a value or a list, with the wildcards of file names (`*`, `?`, `[!a]`). All
+conditions of a line must hold. A `file` is the name of a YAML in the trainer's folder, or
+`Other/name` for one of another trainer. `{backbone}` stands for the backbone in file name form
+(`ViT-B/16` -> `vit_b16`); where that file does not exist, the one of the trainer's own backbone is
+taken and `--backbone` replaces its backbone. `<recipe>_<dataset>.yaml` is added by itself where it
+exists. Without a recipes.yaml the folder's `toy.yaml` serves the toy sets and its only other file
+everything else.
 """
 
 from __future__ import annotations
@@ -134,18 +135,27 @@ def resolve(
 
     facts["recipe"] = main.stem
     facts["backbone"] = backbone or str(_node(main, "MODEL.BACKBONE.NAME") or own)
-    files, opts = [main], []
+    files, opts = _additions(trainer, rules, facts, directory)
+    files.insert(0, main)
+    extra = main.with_name(f"{main.stem}_{dataset}.yaml")
+    if extra.is_file() and extra not in files:
+        files.append(extra)
+    _must_exist(files)
+    return _with_backbone(main.stem, files, tuple(opts), backbone, fixed)
+
+
+def _additions(
+    trainer: str, rules: dict, facts: dict, directory: Path
+) -> tuple[list[Path], list[str]]:
+    """Files and options of the `add` lines that fit."""
+    files, opts = [], []
     for line in rules.get("add", ()):
         if _fits(line, facts):
             if "file" in line:
                 files.append(_path(trainer, line["file"], facts["backbone"], directory))
             for key, value in (line.get("opts") or {}).items():
                 opts += [key, str(value)]
-    extra = main.with_name(f"{main.stem}_{dataset}.yaml")
-    if extra.is_file() and extra not in files:
-        files.append(extra)
-    _must_exist(files)
-    return _with_backbone(main.stem, files, tuple(opts), backbone, fixed)
+    return files, opts
 
 
 def _with_backbone(

@@ -14,6 +14,6 @@ backbone=()
 case $student in
     timm:* | clip:* | torchvision:*) backbone=(--backbone "$student") student=vits ;;
 esac
-if [[ -n $trial_seed ]]; then export SEEDS="$trial_seed"; fi
+export SEEDS="${trial_seed:-${SEEDS:-0}}" # the official scripts run trial seed 0
 protocol lodo --trainer VL2VADiP --dataset "$dataset" --recipe "$student" \
     ${backbone[@]+"${backbone[@]}"}

@@ -52,12 +52,10 @@ def base2new_table(
         if published:
             lines += _published_lines(dataset, methods, footnotes)
     for row, method in methods.items():
-        numbers = _average(method, metric)
         if len(method.complete()) > 1:
-            shown = {name: f"{numbers[name]:.2f}" for name in ("Base", "Novel", "H")}
-            label = {"dataset": f"average of {len(method.complete())}"}
-            lines.append(label | _labels(row) | shown)
-            data.append(label | _labels(row) | numbers)
+            line, numbers = _average_line(method, metric)
+            lines.append(_labels(row) | line)
+            data.append(_labels(row) | line | numbers)
     if published and any(len(method.complete()) > 1 for method in methods.values()):
         lines += _published_lines("average", methods, footnotes)
     headers, rows, constants = _fold(lines, keep=("dataset", "trainer", "Base", "Novel", "H"))
@@ -94,13 +92,14 @@ def _dataset_line(
     return line, numbers
 
 
-def _average(method: _Method, metric: str) -> dict[str, float]:
+def _average_line(method: _Method, metric: str) -> tuple[dict[str, str], dict[str, float]]:
+    """Means over the data sets that have both halves, and H of these means."""
     names = method.complete()
-    if not names:
-        return {}
     base = mean([method.halves[name]["base"].cell(metric).mean for name in names])
     new = mean([method.halves[name]["new"].cell(metric).mean for name in names])
-    return {"Base": base, "Novel": new, "H": harmonic_mean(base, new)}
+    numbers = {"Base": base, "Novel": new, "H": harmonic_mean(base, new)}
+    shown = {name: f"{value:.2f}" for name, value in numbers.items()}
+    return {"dataset": f"average of {len(names)}"} | shown, numbers
 
 
 def _published_lines(

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from tools.protocols.sets import TRANSFER_TARGETS
 from tools.results.base2new import base2new_table
-from tools.results.published import find_published
+from tools.results.published import Entry, find_published
 from tools.results.records import Record, load_records
 from tools.results.series import Series, group
 from tools.results.tables import PROTOCOL_TITLES, Table, list_table, wide_table
@@ -92,15 +92,7 @@ def _transfer_tables(
         rows = zeroshot + _source_series(own) + own
         shown = [source, *names] if source else names
         columns = [(name, SHORT_NAMES.get(name, name)) for name in shown]
-        entries = []
-        if published:
-            trainers = {item.key.trainer for item in rows}
-            entries = [
-                entry
-                for backbone in sorted(backbones)
-                for entry in find_published(protocol=protocol, backbone=backbone)
-                if entry.trainer in trainers
-            ]
+        entries = _transfer_entries(protocol, rows, backbones) if published else []
         tables.append(
             wide_table(
                 rows,
@@ -113,6 +105,17 @@ def _transfer_tables(
             )
         )
     return tables
+
+
+def _transfer_entries(protocol: str, rows: Sequence[Series], backbones: set[str]) -> list[Entry]:
+    """Published rows of the measured trainers and backbones."""
+    trainers = {item.key.trainer for item in rows}
+    return [
+        entry
+        for backbone in sorted(backbones)
+        for entry in find_published(protocol=protocol, backbone=backbone)
+        if entry.trainer in trainers
+    ]
 
 
 def _column_order(dataset: str) -> tuple:

@@ -107,15 +107,7 @@ def wide_table(
         averaged: names of the columns that enter the average.
     """
     footnotes = Footnotes()
-    methods: dict[tuple, dict[str, Cell]] = {}
-    for item in series:
-        key = item.key
-        name = key.target or key.dataset
-        cell = item.cell(metric, ci95=ci95)
-        if cell is not None:
-            label = "" if key.classifier == "test" else key.classifier
-            row = (key.trainer, label, key.recipe, key.backbone, key.shots, key.rule)
-            methods.setdefault(row, {})[name] = cell
+    methods = _cells_by_method(series, metric, ci95=ci95)
     lines, data = [], []
     for row, cells in methods.items():
         line = dict(zip(("trainer", "classifier", "recipe", "backbone", "shots", "rule"), row))
@@ -129,20 +121,43 @@ def wide_table(
         if complete:
             data[-1]["average"] = mean(present)
         lines.append(line)
-    for entry in published:
-        line = {"trainer": f"{entry.trainer} {footnotes.mark(entry)}", "backbone": entry.backbone}
-        line |= {"recipe": "published", "shots": "" if entry.shots is None else str(entry.shots)}
-        line |= {"rule": entry.rule, "classifier": entry.classifier}
-        line |= {head: _number(entry.accuracy.get(name)) for name, head in columns}
-        present = [entry.accuracy[name] for name in averaged if name in entry.accuracy]
-        if averaged and len(present) == len(averaged):
-            line["average"] = f"{mean(present):.2f}"
-        lines.append(line)
+    lines += [_published_line(entry, columns, averaged, footnotes) for entry in published]
     keep = ("trainer", *(header for _, header in columns), "average")
     headers, rows, constants = _fold(lines, keep=keep)
     has_test_rule = any(item.key.rule == "test" for item in series)
     notes = [TEST_RULE_NOTE] if has_test_rule else []
     return Table(_titled(title, constants), headers, rows, data, notes + footnotes.lines())
+
+
+def _published_line(
+    entry: Entry,
+    columns: Sequence[tuple[str, str]],
+    averaged: Sequence[str],
+    footnotes: Footnotes,
+) -> dict[str, str]:
+    """A published row of a wide table."""
+    line = {"trainer": f"{entry.trainer} {footnotes.mark(entry)}", "backbone": entry.backbone}
+    line |= {"recipe": "published", "shots": "" if entry.shots is None else str(entry.shots)}
+    line |= {"rule": entry.rule, "classifier": entry.classifier}
+    line |= {head: _number(entry.accuracy.get(name)) for name, head in columns}
+    present = [entry.accuracy[name] for name in averaged if name in entry.accuracy]
+    if averaged and len(present) == len(averaged):
+        line["average"] = f"{mean(present):.2f}"
+    return line
+
+
+def _cells_by_method(
+    series: Sequence[Series], metric: str, *, ci95: bool
+) -> dict[tuple, dict[str, Cell]]:
+    """Method labels -> column name (target domain or data set) -> cell."""
+    methods: dict[tuple, dict[str, Cell]] = {}
+    for item in series:
+        key, cell = item.key, item.cell(metric, ci95=ci95)
+        if cell is not None:
+            label = "" if key.classifier == "test" else key.classifier
+            row = (key.trainer, label, key.recipe, key.backbone, key.shots, key.rule)
+            methods.setdefault(row, {})[key.target or key.dataset] = cell
+    return methods
 
 
 def _published_text(item: Series, footnotes: Footnotes) -> str:
