@@ -258,11 +258,12 @@ def test_several_trainers_share_their_zeroshot_run():
     assert names == ["ZeroshotCLIP", "TaskRes", "CoOp"]
 
 
-def test_flags_that_the_protocol_sets_itself_are_refused(capsys):
-    status = main(["fewshot", "--trainer", "TaskRes", "--seed", "3"])
+@pytest.mark.parametrize("word", ["--seed", "DATASET.NUM_SHOTS"])
+def test_what_the_protocol_sets_itself_is_refused(capsys, word):
+    status = main(["fewshot", "--trainer", "TaskRes", word, "3"])
 
     assert status == 1
-    assert "SEEDS" in capsys.readouterr().err
+    assert word in capsys.readouterr().err
 
 
 def test_an_unknown_protocol_is_answered_with_the_known_ones(capsys):

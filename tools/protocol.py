@@ -27,6 +27,7 @@ from tools.protocols.launcher import Launcher
 from tools.protocols.plan import Request, Run, make_plan
 
 OWN_FLAGS = ("--output-dir", "--seed", "--eval-only", "--model-dir", "--load-epoch", "--no-train")
+OWN_KEYS = ("OUTPUT_DIR", "SEED", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -70,11 +71,12 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
     Raises:
         ValueError: arguments that the protocol sets itself, or seeds that are no numbers.
     """
-    taken = [word for word in rest if word in OWN_FLAGS]
+    taken = [word for word in rest if word in OWN_FLAGS + OWN_KEYS]
     if taken:
         raise ValueError(
             f"{', '.join(taken)}: the protocol sets this itself. Use SEEDS or --seeds for the "
-            f"seeds, OUTPUT or --output for the folder, train.py for a single run."
+            f"seeds, OUTPUT or --output for the folder, --shots for the shots, train.py for a "
+            f"single run."
         )
     try:
         seeds = tuple(int(word) for word in _words(args.seeds))
