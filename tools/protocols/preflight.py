@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 GIGABYTE = 10**9
+NOT_OPENAI = ("toy/", "toy:", "timm:", "torchvision:")  # embedded, or loaded by other packages
 NEEDED_SPACE = 0.5 * GIGABYTE  # checkpoints and feature banks of a few runs
 
 
@@ -57,7 +58,7 @@ def _check_command(name: str, root: str) -> str:
 
 def weights_problems(backbones: Iterable[str], *, may_download: bool) -> list[str]:
     """One text per backbone without weights; they are downloaded if nothing else is missing."""
-    names = [name for name in backbones if not name.startswith(("toy/", "timm:", "torchvision:"))]
+    names = [name for name in backbones if not name.startswith(NOT_OPENAI)]
     if not names:
         return []
     from clip import clip
