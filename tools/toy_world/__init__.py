@@ -1,0 +1,1 @@
+"""Making, showing and accepting the toy world."""
