@@ -119,11 +119,11 @@ def predict(
     predictor, paths: Sequence[Path], batch_size: int
 ) -> Iterator[tuple[Path, torch.Tensor]]:
     """Yield (path, (C,) probabilities) for every image."""
-    from trainers.common.augment import test_pixels
+    from trainers.common.predictor import pixels_of
 
     for first in range(0, len(paths), batch_size):
         batch = paths[first : first + batch_size]
-        pixels = torch.stack([test_pixels(read_image(str(p)), predictor.size) for p in batch])
+        pixels = pixels_of([read_image(str(path)) for path in batch], predictor.size)
         yield from zip(batch, predictor(pixels).cpu())
 
 

@@ -8,7 +8,7 @@ from yacs.config import CfgNode
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 
 from .files import Piece, data_root, require_images
-from .imagenet_classes import default_classnames
+from .imagenet_classes import default_classnames, imagenet_wnids
 from .listings import list_images
 from .records import Record, fingerprint
 from .sampling import Draw, draw_from, items_digest, labelled_images, selects_on_val
@@ -25,6 +25,7 @@ class ImageNet(DatasetBase):
 
     Attributes:
         class_ids: WordNet id of every label.
+        imagenet_ids: the ids of all 1000 classes, in the label order of ImageNet.
         fewshot_digest, labelled_images: as in ``SplitDataset``.
     """
 
@@ -58,6 +59,7 @@ class ImageNet(DatasetBase):
         )
         super().__init__(train_x=train, val=val[0] if val else test, test=test)
         self.class_ids = [ids[label] for label in kept]
+        self.imagenet_ids = imagenet_wnids()
         self.fewshot_digest = items_digest(train, images)
         self.labelled_images = labelled_images(cfg, train, val[0] if val else None)
 

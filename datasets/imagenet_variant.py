@@ -13,7 +13,7 @@ from dassl.data.datasets import DatasetBase
 
 from .files import Piece, data_root, images_by_class, require_images
 from .imagenet import classnames_of, folder_records, name_files
-from .imagenet_classes import variant_wnids
+from .imagenet_classes import imagenet_wnids, variant_wnids
 from .records import Record
 from .sampling import items_digest
 from .split_dataset import to_items
@@ -27,6 +27,7 @@ class ImageNetVariant(DatasetBase):
 
     Attributes:
         class_ids: WordNet id of every label.
+        imagenet_ids: the ids of all 1000 classes, in the label order of ImageNet.
         fewshot_digest, labelled_images: as in ``SplitDataset``; no label is read in training.
     """
 
@@ -52,6 +53,7 @@ class ImageNetVariant(DatasetBase):
         (items, *_) = subsample_classes(to_items(records, images), subsample=subsample)
         super().__init__(train_x=items, test=items)
         self.class_ids = [ids[label] for label in kept]
+        self.imagenet_ids = imagenet_wnids()
         self.fewshot_digest = items_digest([], images)
         self.labelled_images = {"train": 0, "val": 0}
 

@@ -88,7 +88,10 @@ class TaskResidual(Method):
 
         Source: taskres section 5 (domain generalisation, base-to-new).
         """
+        count = len(state["base_text_features"]) if "base_text_features" in state else None
         if source_classes is None or list(source_classes) == list(classes):
+            return state
+        if count != len(source_classes):  # an official file that was trained on fewer classes
             return state
         rows: dict[str, int] = {}
         for row, name in enumerate(source_classes):

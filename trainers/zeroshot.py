@@ -42,7 +42,7 @@ class ZeroshotClassifier(Method):
 class ZeroshotCLIP(FeatureTrainer):
     """One template per dataset, no training."""
 
-    trainable = False
+    uses_training_images = False
 
     @classmethod
     def templates(cls, cfg: CfgNode) -> list[str]:

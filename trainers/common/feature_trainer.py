@@ -36,7 +36,7 @@ class FeatureTrainer(ClipTrainer):
         super().build_data_loader()
         self.bank = self.build_bank()
         dataset = self.dm.dataset
-        self.train_loader_x = self._train_loader(dataset.train_x)
+        self.train_loader_x = self._train_loader(self.bank.readable(dataset.train_x))
         self.val_loader = self._test_loader(dataset.val) if dataset.val else None
         self.test_loader = self._test_loader(dataset.test)
 
@@ -76,7 +76,7 @@ class FeatureTrainer(ClipTrainer):
             stored = self.bank.train(items, views=self.cfg.TRAIN.NUM_VIEWS)
             generator = epoch_generator(seed, epoch, stream=1)
             views = torch.randint(stored.num_views, (len(items),), generator=generator)
-            return lambda rows: stored.rows(rows, view=views[rows])
+            return lambda rows: stored.rows(rows, views[rows])
 
         size = self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE
         return FeatureLoader(
@@ -96,6 +96,8 @@ class FeatureTrainer(ClipTrainer):
         return self.cfg.SEED if self.cfg.SEED >= 0 else torch.initial_seed() % 2**62
 
     def _test_loader(self, items: Sequence[Datum]) -> "FeatureLoader":
+        items = self.bank.readable(items)
+
         def stored(epoch: int) -> Callable[[Tensor], Tensor]:
             return self.bank.test(items).rows
 

@@ -16,18 +16,17 @@ logger = logging.getLogger(__name__)
 
 
 def checkpoint_path(directory: str | Path, name: str, epoch: int | None) -> Path:
-    """Path of the checkpoint of an epoch; without one, the last that was saved.
+    """Path of the checkpoint of an epoch; without one, the selected or the last that was saved.
 
     Raises:
         FileNotFoundError: if it is not there; lists what is.
     """
     folder = Path(directory) / name
+    path = folder / "model-best.pth.tar"  # what a selection rule kept
     if epoch is not None:
         path = folder / f"model.pth.tar-{epoch}"
-    elif (folder / "checkpoint").is_file():
+    elif not path.is_file() and (folder / "checkpoint").is_file():
         path = folder / (folder / "checkpoint").read_text(encoding="utf-8").strip().splitlines()[0]
-    else:
-        path = folder / "model-best.pth.tar"
     if path.is_file():
         return path
     present = sorted(p.name for p in folder.glob("model*")) if folder.is_dir() else []
@@ -51,13 +50,19 @@ def load_method(trainer: "ClipTrainer", directory: str, epoch: int | None = None
     logger.info("Load %s to %s (epoch=%s%s)", path, trainer.model_name, checkpoint["epoch"], result)
 
 
-def class_keys(trainer: "ClipTrainer", checkpoint: dict) -> tuple[list[str] | None, list[str]]:
+def class_keys(
+    trainer: "ClipTrainer", checkpoint: dict
+) -> tuple[list[str] | None, list[str]]:
     """What identifies classes in the file and in this run: WordNet ids if both know them, or names.
 
-    Official files name no classes: then the first entry is None.
+    Official files name no classes. On a data set whose classes are ImageNet's such a file counts as
+    trained on all of ImageNet; otherwise the first entry is None.
     """
-    own_ids = list(getattr(trainer.dm.dataset, "class_ids", []))
+    dataset = trainer.dm.dataset
+    own_ids = list(getattr(dataset, "class_ids", []))
     ids = list(checkpoint.get("class_ids") or [])
+    if own_ids and "classnames" not in checkpoint:
+        ids = list(dataset.imagenet_ids)
     if own_ids and ids:
         return ids, own_ids
     return checkpoint.get("classnames"), trainer.classnames

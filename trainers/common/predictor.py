@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from torch import Tensor
 from yacs.config import CfgNode
 
@@ -11,6 +12,8 @@ from clip import load_backbone
 from clip.model import CLIP
 from dassl.config import get_cfg_default
 
+from .augment import Augmentation
+from .encoder import unit_pixels
 from .loading import load_exactly
 from .method import Method
 
@@ -43,6 +46,12 @@ def normalise_pixels(clip: CLIP, pixels: Tensor) -> Tensor:
     mean = pixels.new_tensor(clip.image_mean)[:, None, None]
     std = pixels.new_tensor(clip.image_std)[:, None, None]
     return (pixels - mean) / std
+
+
+def pixels_of(images: Sequence[Image.Image], size: int) -> Tensor:
+    """N images of any size -> (N, 3, size, size) in [0, 1]: the test view of every backbone."""
+    view = Augmentation.from_input(size).test.build()
+    return unit_pixels(torch.stack([view(image) for image in images]))
 
 
 def config_of(checkpoint: dict, trainer: type) -> CfgNode:

@@ -1,0 +1,97 @@
+"""A made-up dataset and backbone on which every trainer runs in seconds."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dassl.config import get_cfg_default
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+from dassl.engine import TRAINER_REGISTRY, build_trainer
+from dassl.utils import set_random_seed
+from golden_checks import tiny_clip
+from tools.recipes import resolve
+
+CLASSNAMES = ("golden_retriever", "red circle", "Boeing 747")
+SPLITS = {"train": 4, "val": 2, "test": 3}  # images per class
+
+
+def made_image(split: str, label: int, number: int) -> Image.Image:
+    """A noisy 40 x 44 image whose brightest channel is its class."""
+    rng = np.random.RandomState(1000 * label + 10 * number + len(split))
+    pixels = rng.randint(0, 120, size=(44, 40, 3))
+    pixels[..., label] += 120
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+class MadeUp(DatasetBase):
+    """Three classes of noise images under DATASET.ROOT, written where missing."""
+
+    def __init__(self, cfg) -> None:
+        splits = {name: self.items(Path(cfg.DATASET.ROOT), name) for name in SPLITS}
+        super().__init__(train_x=splits["train"], val=splits["val"], test=splits["test"])
+        self.fewshot_digest = "made up"
+        self.labelled_images = {"train": len(splits["train"]), "val": 0}
+
+    @staticmethod
+    def items(root: Path, split: str) -> list[Datum]:
+        items = []
+        for label, name in enumerate(CLASSNAMES):
+            for number in range(SPLITS[split]):
+                path = root / split / f"{label}_{number}.png"
+                if not path.is_file():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    made_image(split, label, number).save(path)
+                items.append(Datum(impath=str(path), label=label, classname=name))
+        return items
+
+
+if "MadeUp" not in DATASET_REGISTRY.registered_names():
+    DATASET_REGISTRY.register(MadeUp)
+
+
+@cache
+def backbone_file(folder: Path, name: str = "tiny_vit") -> str:
+    """Path of a tiny checkpoint in OpenAI's layout."""
+    path = folder / f"{name}.pt"
+    torch.save(tiny_clip.torch_state_dict(name, 0), path)
+    return str(path)
+
+
+def made_config(trainer: str, folder: Path, *opts, backbone: str = "tiny_vit"):
+    """The trainer's toy recipe, cut down to one short epoch on the made-up images."""
+    import trainers  # noqa: F401  (registers every trainer)
+
+    cfg = get_cfg_default()
+    cfg.set_new_allowed(True)
+    defaults = getattr(TRAINER_REGISTRY.get(trainer), "default_cfg", None)
+    if defaults is not None:
+        cfg.merge_from_other_cfg(defaults())
+    cfg.set_new_allowed(False)
+    cfg.INPUT.SIZE = (0, 0)
+    recipe = resolve(trainer, "toy_objects")
+    for file in recipe.files:
+        cfg.merge_from_file(str(file))
+    cfg.merge_from_list(list(recipe.opts))
+    cfg.TRAINER.NAME = trainer
+    cfg.DATASET.NAME, cfg.DATASET.ROOT = "MadeUp", str(folder / "images")
+    cfg.DATASET.NUM_SHOTS = 4
+    cfg.MODEL.BACKBONE.NAME = backbone_file(folder, backbone)
+    cfg.OUTPUT_DIR = str(folder / f"out_{trainer}")
+    cfg.SEED, cfg.DATALOADER.NUM_WORKERS = 1, 0
+    cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.DATALOADER.TEST.BATCH_SIZE = 4, 4
+    cfg.OPTIM.MAX_EPOCH = min(cfg.OPTIM.MAX_EPOCH, 1)
+    cfg.TRAIN.NUM_VIEWS = 2
+    cfg.USE_CUDA = cfg.VERBOSE = False
+    cfg.merge_from_list(list(opts))
+    cfg.freeze()
+    return cfg
+
+
+def made_trainer(trainer: str, folder: Path, *opts, backbone: str = "tiny_vit"):
+    """A seeded trainer on the made-up images."""
+    cfg = made_config(trainer, folder, *opts, backbone=backbone)
+    set_random_seed(cfg.SEED)
+    return build_trainer(cfg)
