@@ -92,6 +92,7 @@ class Attention(nn.Module):
         *,
         read: int | Tensor | None = None,
         prefix: Tensor | None = None,
+        memory: Tensor | None = None,
         mask: Tensor | None = None,
         is_causal: bool = False,
     ) -> Tensor:
@@ -107,11 +108,12 @@ class Attention(nn.Module):
         """
         width, n = x.shape[-1], x.shape[1]
         weight, bias = self.in_proj_weight, self.in_proj_bias
-        if read is None:
+        if read is None and memory is None:
             q, k, v = F.linear(x, weight, bias).chunk(3, dim=-1)
         else:
             q = F.linear(pick_rows(x, read), weight[:width], bias[:width])
-            k, v = F.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)
+            source = x if memory is None else memory
+            k, v = F.linear(source, weight[width:], bias[width:]).chunk(2, dim=-1)
         if prefix is not None:
             shared = F.linear(prefix, weight[width:], bias[width:]).expand(-1, n, -1)
             prefix_k, prefix_v = shared.chunk(2, dim=-1)
@@ -181,6 +183,19 @@ class ResidualAttentionBlock(nn.Module):
             self.ln_1(x), read=read, prefix=normed_prefix, mask=mask, is_causal=is_causal
         )
         x = pick_rows(x, read) + attended
+        return x + self.mlp(self.ln_2(x))
+
+    def read_from(self, x: Tensor, memory: Tensor) -> Tensor:
+        """Run the block for tokens that attend to others only, neither to each other nor themselves.
+
+        Args:
+            x: (K, N, W) tokens that ask; nothing attends to them.
+            memory: (M, N, W) tokens that answer, as they enter this block.
+
+        Returns:
+            (K, N, W).
+        """
+        x = x + self.attn(self.ln_1(x), memory=self.ln_1(memory))
         return x + self.mlp(self.ln_2(x))
 
     def _mask(

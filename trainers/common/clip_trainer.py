@@ -98,7 +98,8 @@ class ClipTrainer(TrainerX):
 
     def build_model(self) -> None:
         """Build and register the method; only its trainable tensors get an optimiser."""
-        self.method = self.build_method(self.cfg, self.clip, self.classnames).to(self.device)
+        self.method = self.make_method().to(self.device)
+        self.prepare_method()
         self.optim = self.sched = None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "amp")
         if any(p.requires_grad for p in self.method.parameters()):
@@ -109,6 +110,13 @@ class ClipTrainer(TrainerX):
         else:
             self.max_epoch = 0  # nothing to train
         self.register_model(self.model_name, self.method, self.optim, self.sched)
+
+    def prepare_method(self) -> None:
+        """Make room in the method for what depends on the data (a cache's size), if anything."""
+
+    def make_method(self) -> Method:
+        """Build the method of this run; override where it needs more than the class names."""
+        return self.build_method(self.cfg, self.clip, self.classnames)
 
     def param_groups(self) -> list[dict] | None:
         """Optimiser groups where a method's parameters differ in learning rate; None: one group."""
@@ -198,6 +206,11 @@ class ClipTrainer(TrainerX):
     def encode_pixels(cls, cfg: CfgNode, clip: CLIP, method: Method, pixels: Tensor) -> Tensor:
         """[0, 1] pixels (B, 3, H, W) -> what the method's ``image_features`` reads."""
         return method.raw_image_features(clip, normalise_pixels(clip, pixels))
+
+    @classmethod
+    def prediction_cfg(cls, cfg: CfgNode) -> CfgNode:
+        """The training's config as ``build_method`` needs it when only the checkpoint is there."""
+        return cfg
 
     @classmethod
     def load_predictor(cls, checkpoint: dict, device: torch.device) -> Predictor:

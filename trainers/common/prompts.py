@@ -33,6 +33,7 @@ def encode_prompts(
     embeddings: Tensor | None = None,
     hook: TowerHook | None = None,
     chunk: int = 0,
+    shared: int = 0,
 ) -> Tensor:
     """Encode prompts in one batch per length.
 
@@ -43,6 +44,8 @@ def encode_prompts(
         hook: a text-tower hook. Its per-prompt tensors must not depend on the order of prompts.
         chunk: prompts per block of work that is recomputed in the backward pass; bounds memory
             (TRAIN.TEXT_CHUNK), 0 keeps all activations.
+        shared: leading tokens that are the same in all prompts, computed once per call of the
+            tower; a hook must treat tokens by content then, not by position.
 
     Returns:
         (N, D) raw features, in the order of ``tokens``.
@@ -55,16 +58,22 @@ def encode_prompts(
             ids = tokens[rows, : position + 1]
             part = None if embeddings is None else embeddings[rows, : position + 1]
             order.append(rows)
-            parts.append(_encode(clip, ids, part, hook, recompute=chunk > 0))
+            parts.append(_encode(clip, ids, part, hook, recompute=chunk > 0, shared=shared))
     inverse = torch.cat(order).argsort()
     return torch.cat(parts)[inverse]
 
 
 def _encode(
-    clip: CLIP, ids: Tensor, embeddings: Tensor | None, hook: TowerHook | None, *, recompute: bool
+    clip: CLIP,
+    ids: Tensor,
+    embeddings: Tensor | None,
+    hook: TowerHook | None,
+    *,
+    recompute: bool,
+    shared: int,
 ) -> Tensor:
     def run(values: Tensor | None) -> Tensor:
-        return clip.encode_text(ids, embeddings=values, hook=hook)
+        return clip.encode_text(ids, embeddings=values, hook=hook, shared=shared)
 
     if recompute and torch.is_grad_enabled():
         return checkpoint(run, embeddings, use_reentrant=False)
@@ -233,16 +242,23 @@ class LearnedPrompt(nn.Module):
         ctx = torch.empty((n_classes, *shape) if class_specific else shape, dtype=clip.dtype)
         return nn.init.normal_(ctx, std=0.02).to(weight.device)
 
-    def embeddings(self, ctx: Tensor | None = None) -> Tensor:
+    def embeddings(self, ctx: Tensor | None = None, *, position: str | None = None) -> Tensor:
         """Assemble (C, L, W) token embeddings, positions not added.
 
         Args:
             ctx: (M, W) or (C, M, W) used in place of the trained context.
+            position: of the class name, in place of the prompt's own.
         """
         ctx = self.ctx if ctx is None else ctx
         if ctx.dim() == 2:
             ctx = ctx.expand(len(self.token_prefix), -1, -1)
-        return _LAYOUTS[self.position](ctx, self.token_prefix, self.token_suffix, self.name_lengths)
+        layout = _LAYOUTS[position or self.position]
+        return layout(ctx, self.token_prefix, self.token_suffix, self.name_lengths)
+
+    @property
+    def shared_length(self) -> int:
+        """Leading tokens that all prompts share: start token and context, where it stands first."""
+        return 1 + len(self.ctx) if self.ctx.dim() == 2 and self.position == "end" else 0
 
 
 class ContextPrompt(LearnedPrompt, Method):
@@ -279,6 +295,7 @@ class ContextPrompt(LearnedPrompt, Method):
             self.tokenized_prompts,
             embeddings=self.embeddings(),
             chunk=self.chunk if self.training else 0,
+            shared=self.shared_length,
         )
 
     def text_features(self, clip: CLIP) -> Tensor:

@@ -1,0 +1,258 @@
+"""LASP and LASP-V: language-aware soft prompting.
+
+Bulat, Tzimiropoulos: LASP: Text-to-Text Optimization for Language-Aware Soft Prompting of Vision &
+Language Models, CVPR 2023, arXiv 2210.01115. Parity is tested in tests/golden/lasp.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from yacs.config import CfgNode
+from yacs.config import CfgNode as CN
+
+from clip.model import CLIP
+from dassl.data.datasets import build_dataset
+from dassl.engine import TRAINER_REGISTRY
+from trainers.common import ClipTrainer, Method, cross_entropy_losses
+from trainers.common.loading import picked_state
+from trainers.common.prompts import ContextPrompt, template_features
+from trainers.common.templates import check_templates, template_lists
+
+NOISE_PROBABILITY, NOISE = 0.5, 0.05  # of the hand-written features, spec prompt_baselines 6
+NORM_LR = 0.1  # learning rate of the LayerNorms, relative to OPTIM.LR
+MAX_GRADIENT_NORM = 1.0  # with PREC amp
+OFFICIAL_BLOCKS = "image_encoder.transformer.resblocks."
+
+
+class LASPPrompt(ContextPrompt):
+    """loss = CE(s f t^T, y) + W * L_tt, t_c = normalise(T(P(ctx))_c + w).
+
+    L_tt = mean over templates m and classes j of -log softmax_i(s t_i . h_{m,j}) at i = j, where
+    h_{m,j} are unit features of hand-written templates. Learned: ctx (n, W_t), w (1, D), weights
+    and biases of ln_1 and ln_2 of all image blocks. Classes here are A = base names, then extra
+    ones whose images are never seen; L_tt runs over all of A, CE over the first C or over A.
+    """
+
+    def __init__(
+        self,
+        clip: CLIP,
+        classnames: Sequence[str],
+        *,
+        templates: Sequence[str],
+        weight: float,
+        ctx_init: str,
+        n_ctx: int = 4,
+        extra_names: Sequence[str] = (),
+        virtual: bool = False,
+        correction: bool = True,
+        tune_norms: bool = True,
+        chunk: int = 0,
+    ) -> None:
+        """Build prompts for C class names and the extra ones.
+
+        Args:
+            templates: hand-written sentences, one ``{}`` each.
+            weight: of L_tt; 0 leaves it out.
+            extra_names: further class names of the dataset, never with images.
+            virtual: True classifies images among A (LASP-V), False among the C classes.
+            correction: learn w.
+            tune_norms: learn the LayerNorms of the image blocks.
+        """
+        names = [*classnames, *extra_names]
+        super().__init__(clip, names, n_ctx=n_ctx, ctx_init=ctx_init, chunk=chunk)
+        self.weight, self.count = weight, len(names) if virtual else len(classnames)
+        embed_dim, device = clip.text_projection.shape[1], clip.logit_scale.device
+        self.w = nn.Parameter(torch.zeros(1, embed_dim, device=device)) if correction else None
+        self.vision_norms = nn.ModuleList(_copied_norms(clip) if tune_norms else [])
+        written = template_features(clip, names, templates) if weight else None
+        self.register_buffer("written", written, persistent=False)  # (M, A, D), raw
+
+    def all_text_features(self, clip: CLIP) -> Tensor:
+        """(A, D) unit rows: base classes, then the extra ones."""
+        raw = self.raw_text_features(clip)
+        return F.normalize(raw if self.w is None else raw + self.w, dim=-1)
+
+    def text_features(self, clip: CLIP) -> Tensor:
+        """(C, D) unit rows of the visual classifier; (A, D) in LASP-V."""
+        return self.all_text_features(clip)[: self.count]
+
+    def raw_image_features(self, clip: CLIP, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, D) with this module's LayerNorms, before L2 normalisation."""
+        images = images.to(clip.dtype)
+        if not len(self.vision_norms):
+            return clip.encode_image(images)
+        own = {
+            f"transformer.resblocks.{name}": value
+            for name, value in self.vision_norms.named_parameters()
+        }
+        return functional_call(clip.visual, own, (images,))
+
+    def draw_noise(self) -> Tensor | None:
+        """Standard normal (M, A, D) in half of the calls, else None."""
+        if torch.rand(()) >= NOISE_PROBABILITY:
+            return None
+        return torch.randn_like(self.written)
+
+    def text_to_text(self, clip: CLIP, text_features: Tensor, noise: Tensor | None) -> Tensor:
+        """L_tt for (A, D) unit rows; the softmax runs over the learned prompts."""
+        written = F.normalize(self.written, dim=-1)
+        if noise is not None:
+            written = written + NOISE * noise
+        logits = clip.logit_scale.exp() * written @ text_features.t()  # (M, j, i)
+        targets = torch.arange(logits.shape[1], device=logits.device).repeat(len(logits))
+        return F.cross_entropy(logits.flatten(0, 1), targets)
+
+    def losses(self, clip: CLIP, raw_image_features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Total "loss" and its parts "loss_ce" and "loss_tt" (not weighted)."""
+        noise = self.draw_noise() if self.weight else None
+        return self.losses_with(clip, raw_image_features, labels, noise=noise)
+
+    def losses_with(
+        self, clip: CLIP, raw_image_features: Tensor, labels: Tensor, *, noise: Tensor | None
+    ) -> dict[str, Tensor]:
+        """``losses`` for a given noise (M, A, D), or none."""
+        text_features = self.all_text_features(clip)
+        image_features = self.image_features(raw_image_features)
+        logits = self.logits(clip, image_features, text_features[: self.count])
+        losses = cross_entropy_losses(logits, labels)
+        if not self.weight:
+            return losses
+        distance = self.text_to_text(clip, text_features, noise)
+        total = losses["loss"] + self.weight * distance
+        return {**losses, "loss": total, "loss_ce": losses["loss"], "loss_tt": distance}
+
+    def import_state(
+        self,
+        state: dict[str, Tensor],
+        source_classes: Sequence[str] | None,
+        classes: Sequence[str],
+    ) -> dict[str, Tensor]:
+        """Learned tensors serve any classes; official files hold the whole model."""
+        renamed = {
+            f"vision_norms.{key.removeprefix(OFFICIAL_BLOCKS)}"
+            if key.startswith(OFFICIAL_BLOCKS)
+            else key: value
+            for key, value in state.items()
+        }
+        return picked_state(self, renamed, prefix="prompt_learner.")
+
+
+def _copied_norms(clip: CLIP) -> Iterable[nn.Module]:
+    """ln_1 and ln_2 of every image block, float32, trainable."""
+    for block in clip.visual.transformer.resblocks:
+        pair = nn.Module()
+        for name in ("ln_1", "ln_2"):
+            norm = getattr(block, name)
+            copied = nn.LayerNorm(norm.normalized_shape, norm.eps, device=norm.weight.device)
+            copied.load_state_dict(norm.state_dict())
+            pair.add_module(name, copied)
+        yield pair
+
+
+@TRAINER_REGISTRY.register()
+class LASP(ClipTrainer):
+    """Trains context, correction and LayerNorms; sees the NAMES of all classes of the dataset."""
+
+    node = "LASP"
+
+    @staticmethod
+    def default_cfg() -> CfgNode:
+        node = CN()
+        node.ENABLE = True  # False leaves the text-to-text loss out
+        node.N_CTX = 16  # context tokens; ignored when CTX_INIT is given
+        node.CTX_INIT = ""  # initial words; the recipes set "a photo of a"
+        node.PREC = "amp"  # fp32 | amp | fp16; gradients are clipped with amp only
+        node.LASP_PROMPTS = []  # hand-written templates; empty: the 35 of the released code
+        node.LASP_LOSS_WEIGHT = 1.0  # of the text-to-text loss; the recipes set 5 or 10
+        node.ENABLE_CORRECTION = False  # learn w; the recipes set True
+        node.TRAIN_W = True  # False keeps w at 0
+        node.FINETUNE_VIT_LN = True  # tune the LayerNorms of the image blocks
+        dataset = CN({"INCLUDE_ALL_CLASSES": False})  # LASP-V: new names compete in training
+        return CN({"TRAINER": CN({"LASP": node}), "DATASET": dataset})
+
+    @property
+    def needs_vit(self) -> bool:
+        """Only the LayerNorms ask for a transformer image tower."""
+        return self.settings.FINETUNE_VIT_LN
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        if cfg.TRAINER.LASP.LASP_PROMPTS:
+            check_templates(cfg.TRAINER.LASP.LASP_PROMPTS)
+
+    @classmethod
+    def build_method(
+        cls,
+        cfg: CfgNode,
+        clip: CLIP,
+        classnames: Sequence[str],
+        extra_names: Sequence[str] = (),
+    ) -> Method:
+        """Args: extra_names: class names of the dataset outside this run's."""
+        node = cfg.TRAINER.LASP
+        method = LASPPrompt(
+            clip,
+            classnames,
+            templates=node.LASP_PROMPTS or template_lists()["lasp_35"],
+            weight=node.LASP_LOSS_WEIGHT if node.ENABLE else 0.0,
+            ctx_init=node.CTX_INIT,
+            n_ctx=node.N_CTX,
+            extra_names=extra_names,
+            virtual=cfg.DATASET.INCLUDE_ALL_CLASSES,
+            correction=node.ENABLE_CORRECTION,
+            tune_norms=node.FINETUNE_VIT_LN,
+            chunk=cfg.TRAIN.TEXT_CHUNK,
+        )
+        if method.w is not None:
+            method.w.requires_grad_(node.TRAIN_W)
+        return method
+
+    def make_method(self) -> Method:
+        """Give the method the names of all classes of the dataset, base and new."""
+        return self.build_method(self.cfg, self.clip, self.classnames, self.extra_names())
+
+    def extra_names(self) -> list[str]:
+        """Class names that DATASET.SUBSAMPLE_CLASSES left out, in the dataset's order."""
+        if self.cfg.DATASET.SUBSAMPLE_CLASSES == "all":
+            return []
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATASET.SUBSAMPLE_CLASSES, cfg.VERBOSE = "all", False
+        own = set(self.classnames)
+        return [name for name in build_dataset(cfg).classnames if name not in own]
+
+    def param_groups(self) -> list[dict] | None:
+        """LayerNorms at a tenth of the learning rate, then everything else."""
+        return lasp_groups(self.method, self.cfg.OPTIM.LR)
+
+    def optimise(self, loss: Tensor) -> None:
+        """One step; with PREC amp gradients are clipped to a global norm of 1."""
+        if self.settings.PREC != "amp":
+            super().optimise(loss)
+            return
+        self.detect_anomaly(loss)
+        self.optim.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optim)
+        nn.utils.clip_grad_norm_(self.method.parameters(), MAX_GRADIENT_NORM)
+        self.scaler.step(self.optim)
+        self.scaler.update()
+
+    def model_inference(self, images: Tensor) -> Tensor:
+        """(B, C) logits of this run's classes: extra names never compete in an evaluation.
+
+        The released code lets them compete when LASP-V is tested right after training.
+        """
+        return super().model_inference(images)[:, : self.num_classes]
+
+
+def lasp_groups(method: LASPPrompt, lr: float) -> list[dict] | None:
+    """Optimiser groups: LayerNorms at lr / 10 first; None where no LayerNorm is tuned."""
+    norms = list(method.vision_norms.parameters())
+    if not norms:
+        return None
+    others = [p for name, p in method.named_parameters() if not name.startswith("vision_norms.")]
+    return [{"params": norms, "lr": lr * NORM_LR}, {"params": others}]

@@ -1,0 +1,223 @@
+"""ProDA: prompt distribution learning.
+
+Lu, Liu, Zhang, Liu, Tian: Prompt Distribution Learning, CVPR 2022, arXiv 2205.03340. No official
+code is published; parity with a public port is tested in tests/golden/proda.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode
+from yacs.config import CfgNode as CN
+
+from clip import tokenize
+from clip.model import CLIP
+from dassl.engine import TRAINER_REGISTRY
+from trainers.common import FeatureTrainer, Method, cross_entropy_losses
+from trainers.common.prompts import LearnedPrompt, encode_prompts
+
+
+class PromptDistribution(LearnedPrompt, Method):
+    """K contexts; class vectors are modelled as a Gaussian over prompts.
+
+    Training on prompts S: mu_c = mean_k z_{c,k}, z~ = z - mu, Sigma_d = sum_k z~ z~^T / (|S| + 1);
+    logits_bc = s f_b . mu_c + s^2 / 2 sum_d f_bd^2 (S_d[y,y] + S_d[c,c] - 2 S_d[y,c]), an upper
+    bound of the expected loss; loss = CE + ALPHA * mean_{k != l} |e_k . e_l|, e_k the unit feature
+    of context k without class name. Test: mu_c over all K prompts, not unit. Learned: ctx
+    (K, n, W), N(0, 0.02^2). The class name stands in front in the first K/4 prompts, in the middle
+    in the next K/4, at the end in the others.
+    """
+
+    def __init__(
+        self,
+        clip: CLIP,
+        classnames: Sequence[str],
+        *,
+        prompts: int,
+        n_ctx: int,
+        alpha: float,
+        chunk: int = 0,
+    ) -> None:
+        """Args: prompts: K; n_ctx: n; alpha: weight of the orthogonality term."""
+        super().__init__(clip, classnames, n_ctx=n_ctx)
+        self.alpha, self.chunk = alpha, chunk
+        shape = (prompts, *self.ctx.shape)
+        self.ctx = nn.Parameter(0.02 * torch.randn(shape, device=self.ctx.device).to(clip.dtype))
+        tokens = tokenize(" ".join(["X"] * n_ctx) + ".").to(self.ctx.device)
+        with torch.no_grad():
+            embeddings = clip.token_embedding(tokens[:, : int(tokens.argmax()) + 1])
+        self.register_buffer("nameless_tokens", tokens, persistent=False)
+        self.register_buffer("nameless", embeddings.to(clip.dtype), persistent=False)
+
+    def position_of(self, prompt: int) -> str:
+        """Where the class name stands in a prompt."""
+        count = len(self.ctx)
+        if count == 1 or prompt >= count / 2:
+            return "end"
+        return "front" if prompt < count / 4 else "middle"
+
+    def prompt_features(self, clip: CLIP, members: Sequence[int]) -> Tensor:
+        """Unit features of all classes in the prompts ``members``: (S, C, D)."""
+        embeddings = [self.embeddings(self.ctx[k], position=self.position_of(k)) for k in members]
+        raw = encode_prompts(
+            clip,
+            self.tokenized_prompts.repeat(len(members), 1),
+            embeddings=torch.cat(embeddings),
+            chunk=self.chunk if self.training else 0,
+        )
+        return F.normalize(raw, dim=-1).unflatten(0, (len(members), -1))
+
+    def text_features(self, clip: CLIP) -> Tensor:
+        """(C, D): mean over all prompts of unit features, not normalised again."""
+        # one prompt at a time: the others' activations are not needed at once
+        return sum(self.prompt_features(clip, [k])[0] for k in range(len(self.ctx))) / len(self.ctx)
+
+    def orthogonality(self, clip: CLIP) -> Tensor:
+        """Mean absolute cosine between the contexts, class names left out; 0 for one context."""
+        count, length = self.ctx.shape[:2]
+        if count == 1:
+            return self.ctx.new_zeros(())
+        start, rest = self.nameless[:, :1], self.nameless[:, 1 + length :]
+        parts = [start.expand(count, -1, -1), self.ctx, rest.expand(count, -1, -1)]
+        tokens = self.nameless_tokens.expand(count, -1)
+        e = F.normalize(encode_prompts(clip, tokens, embeddings=torch.cat(parts, dim=1)), dim=-1)
+        off_diagonal = ~torch.eye(count, dtype=torch.bool, device=e.device)
+        return (e @ e.t())[off_diagonal].abs().mean()
+
+    def bounded_logits(
+        self, clip: CLIP, image_features: Tensor, features: Tensor, labels: Tensor
+    ) -> Tensor:
+        """Logits (B, C) whose cross-entropy bounds the expected one.
+
+        Args:
+            image_features: (B, D) unit rows.
+            features: (S, C, D) unit rows of ``prompt_features``.
+            labels: (B,).
+        """
+        scale = clip.logit_scale.exp()
+        mean = features.mean(dim=0)
+        centred = features - mean  # (S, C, D)
+        squared = image_features**2
+        variance = (centred**2).sum(dim=0)  # (C, D), times |S| + 1
+        own = (squared * variance[labels]).sum(dim=1, keepdim=True)
+        cross = torch.einsum("bd,sbd,scd->bc", squared, centred[:, labels], centred)
+        spread = (own + squared @ variance.t() - 2 * cross) / (len(features) + 1)
+        return scale * image_features @ mean.t() + scale**2 / 2 * spread
+
+    def losses(
+        self,
+        clip: CLIP,
+        raw_image_features: Tensor,
+        labels: Tensor,
+        *,
+        members: Sequence[int] | None = None,
+    ) -> dict[str, Tensor]:
+        """Total "loss", its parts "loss_bound" and "loss_orth" (not weighted).
+
+        Args:
+            members: prompts of this step; None: all.
+        """
+        members = range(len(self.ctx)) if members is None else members
+        features = self.prompt_features(clip, list(members))
+        logits = self.bounded_logits(
+            clip, self.image_features(raw_image_features), features, labels
+        )
+        losses, distance = cross_entropy_losses(logits, labels), self.orthogonality(clip)
+        total = losses["loss"] + self.alpha * distance
+        return {**losses, "loss": total, "loss_bound": losses["loss"], "loss_orth": distance}
+
+    def import_state(
+        self,
+        state: dict[str, Tensor],
+        source_classes: Sequence[str] | None,
+        classes: Sequence[str],
+    ) -> dict[str, Tensor]:
+        """Contexts serve any classes; prefix and suffix belong to this run's."""
+        per_class = ("token_prefix", "token_suffix")
+        own = self.state_dict()
+        learned = {key: state[key] for key in own if key in state and key not in per_class}
+        return {**learned, **{key: own[key] for key in per_class}}
+
+
+class PromptOrder:
+    """Yields mini-batches of prompts: a new random permutation for every pass over the K prompts."""
+
+    def __init__(self, prompts: int, size: int) -> None:
+        """Args: prompts: K; size: prompts per step; all of them are taken in order if K == size.
+
+        Raises:
+            ValueError: if K is no multiple of the size.
+        """
+        if size < 1 or prompts % size:
+            raise ValueError(
+                f"TRAINER.PRODA.N_PROMPT {prompts} is no multiple of PROMPT_BS {size}: every pass "
+                "over the prompts consumes them PROMPT_BS at a time."
+            )
+        self.prompts, self.size = prompts, size
+        self.left: list[int] = []
+
+    def next(self) -> list[int]:
+        """The prompts of the next step."""
+        if self.prompts == self.size:
+            return list(range(self.prompts))
+        if not self.left:
+            self.left = torch.randperm(self.prompts).tolist()
+        members, self.left = self.left[: self.size], self.left[self.size :]
+        return members
+
+
+@TRAINER_REGISTRY.register()
+class ProDA(FeatureTrainer):
+    """Trains a distribution of prompts on an upper bound of the expected cross-entropy."""
+
+    node = "PRODA"
+
+    @staticmethod
+    def default_cfg() -> CfgNode:
+        node = CN()
+        node.N_CTX = 16  # context tokens per prompt
+        node.N_PROMPT = 32  # K, prompts
+        node.PROMPT_BS = 4  # prompts per step; a divisor of N_PROMPT
+        node.ALPHA = 0.1  # weight of the orthogonality term
+        node.PREC = "amp"  # fp32 | fp16 | amp
+        return CN({"TRAINER": CN({"PRODA": node})})
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        PromptOrder(cfg.TRAINER.PRODA.N_PROMPT, cfg.TRAINER.PRODA.PROMPT_BS)
+
+    @classmethod
+    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
+        node = cfg.TRAINER.PRODA
+        return PromptDistribution(
+            clip,
+            classnames,
+            prompts=node.N_PROMPT,
+            n_ctx=node.N_CTX,
+            alpha=node.ALPHA,
+            chunk=cfg.TRAIN.TEXT_CHUNK,
+        )
+
+    def build_model(self) -> None:
+        super().build_model()
+        self.order = PromptOrder(self.settings.N_PROMPT, self.settings.PROMPT_BS)
+
+    def forward_backward(self, batch: dict) -> dict[str, float]:
+        """One step on the next mini-batch of prompts."""
+        features, labels = self.parse_batch_train(batch)[:2]
+        with self.autocast():
+            losses = self.method.losses(
+                self.clip, self.raw_features(features), labels, members=self.order.next()
+            )
+        self.optimise(losses["loss"])
+        self.step_schedule()
+        return {name: value.item() for name, value in losses.items()}
+
+    def extra_state(self) -> dict:
+        return {**super().extra_state(), "prompts_left": list(self.order.left)}
+
+    def load_extra_state(self, state: dict) -> None:
+        super().load_extra_state(state)
+        self.order.left = [int(k) for k in state["prompts_left"]]

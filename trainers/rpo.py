@@ -1,0 +1,215 @@
+"""RPO: read-only prompt optimisation.
+
+Lee, Song, Suh, Choi, Lee, Kim: Read-only Prompt Optimization for Vision-Language Few-shot Learning,
+ICCV 2023, arXiv 2308.14960. Parity is tested in tests/golden/rpo.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from yacs.config import CfgNode
+from yacs.config import CfgNode as CN
+
+from clip import tokenize
+from clip.model import CLIP, BlockView, TowerHook
+from dassl.engine import TRAINER_REGISTRY
+from trainers.common import ClipTrainer, Method
+from trainers.common.loading import picked_state
+from trainers.common.prompts import eot_positions
+from trainers.common.templates import template_lists
+
+NOISE = 0.1  # length of the random vector added to every initial prompt
+
+
+class ReadOnlyHook(TowerHook):
+    """Runs prompts through a tower that does not see them: they read, nothing reads them.
+
+    After the call ``rows`` (K, N, W) is what the last block gives for the prompts.
+    """
+
+    def __init__(self, prompts: Tensor) -> None:
+        """Args: prompts (K, W), as they enter block 0."""
+        self.rows = prompts[:, None]
+
+    def block(self, i: int, block: BlockView, x: Tensor) -> Tensor:
+        """Run block i on x (L, N, W) and on the prompts."""
+        self.rows = block.read_from(self.rows.to(x.dtype).expand(-1, x.shape[1], -1), x)
+        return block(x)
+
+
+class _Recorder(TowerHook):
+    """Keeps the tokens that enter every block."""
+
+    def __init__(self) -> None:
+        self.states: list[Tensor] = []
+
+    def block(self, i: int, block: BlockView, x: Tensor) -> Tensor:
+        self.states.append(x)
+        return block(x)
+
+
+def text_mask(eot: int, prompts: int, length: int) -> Tensor:
+    """(L, L) bool, True = forbidden: query q may read key k iff k <= q and k <= EOT.
+
+    ``ReadOnlyHook`` computes what a tower with this mask gives for rows EOT+1 .. EOT+K.
+
+    Raises:
+        ValueError: if the prompts do not fit behind the sentence.
+    """
+    if eot + 1 + prompts > length:
+        raise ValueError(
+            f"A sentence of {eot + 1} tokens and TRAINER.RPO.K {prompts} prompts exceed the "
+            f"{length} positions of the text tower. Use fewer prompts or a shorter DATASET.PROMPT."
+        )
+    positions = torch.arange(length)
+    return (positions[None] > positions[:, None]) | (positions[None] > eot)
+
+
+def image_mask(tokens: int, prompts: int) -> Tensor:
+    """(L + K, L + K) bool, True = forbidden: nobody reads the last K tokens."""
+    return (torch.arange(tokens + prompts) >= tokens).expand(tokens + prompts, -1)
+
+
+class ReadOnlyPrompts(Method):
+    """K prompt pairs u_k, v_k; logits_bc = s / K * sum_k f_{b,k} . w_{c,k}.
+
+    Learned: text_prompt (K, W_t), start: the end-of-text embedding + 0.1 unit noise; img_prompt
+    (K, W_v), start: the class embedding + 0.1 unit noise. Frozen: CLIP. Text prompts stand behind
+    the sentence and read its tokens, image prompts read CLS and patches; no position is added.
+    """
+
+    def __init__(
+        self, clip: CLIP, classnames: Sequence[str], *, prompts: int, template: str, chunk: int = 0
+    ) -> None:
+        """Build K prompt pairs.
+
+        Args:
+            prompts: K.
+            template: sentence with one ``_`` for the class name, which is put in as it is.
+            chunk: classes per block of work recomputed in backward (TRAIN.TEXT_CHUNK), 0: all.
+
+        Raises:
+            ValueError: if K < 1, the template has no ``_``, or a sentence is too long.
+        """
+        super().__init__()
+        _check(prompts, template)
+        self.chunk = chunk
+        device = clip.logit_scale.device
+        sentences = [template.replace("_", name) for name in classnames]
+        tokens = tokenize(sentences).to(device)
+        text_mask(int(eot_positions(tokens).max()), prompts, clip.context_length)
+        self.register_buffer("tokenized_prompts", tokens, persistent=False)
+        end = clip.token_embedding.weight[int(tokens.max())].detach().float()
+        self.text_prompt = nn.Parameter(_noisy(end, prompts))
+        self.img_prompt = nn.Parameter(_noisy(clip.visual.class_embedding.detach(), prompts))
+        self.sentences = _sentence_states(clip, tokens)
+
+    def raw_text_features(self, clip: CLIP) -> Tensor:
+        """(C, K, D), before L2 normalisation."""
+        order, parts = [], []
+        chunk = self.chunk if self.training else 0
+        for members, states in self.sentences:
+            for part in torch.arange(len(members), device=members.device).split(
+                chunk or len(members)
+            ):
+                order.append(members[part])
+                parts.append(self._read_sentences(clip, [s[:, part] for s in states], chunk > 0))
+        return torch.cat(parts)[torch.cat(order).argsort()]
+
+    def _read_sentences(self, clip: CLIP, states: list[Tensor], recompute: bool) -> Tensor:
+        """Frozen tokens entering every block, each (L, N, W) -> (N, K, D)."""
+
+        def run(prompts: Tensor) -> Tensor:
+            rows = prompts.to(clip.dtype)[:, None].expand(-1, states[0].shape[1], -1)
+            for block, tokens in zip(clip.transformer.resblocks, states):
+                rows = block.read_from(rows, tokens)
+            return clip.project_text(rows).transpose(0, 1)
+
+        if recompute and torch.is_grad_enabled():
+            return checkpoint(run, self.text_prompt, use_reentrant=False)
+        return run(self.text_prompt)
+
+    def text_features(self, clip: CLIP) -> Tensor:
+        """(C, K, D) unit rows."""
+        return F.normalize(self.raw_text_features(clip), dim=-1)
+
+    def raw_image_features(self, clip: CLIP, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, K, D), before L2 normalisation."""
+        hook = ReadOnlyHook(clip.visual.ln_pre(self.img_prompt))
+        clip.encode_image(images.to(clip.dtype), hook=hook)
+        return clip.project_image(hook.rows).transpose(0, 1)
+
+    def logits(self, clip: CLIP, image_features: Tensor, text_features: Tensor) -> Tensor:
+        """(B, K, D), (C, K, D) -> (B, C): mean over the K pairs of scaled cosines."""
+        cosines = torch.einsum("bkd,ckd->bc", image_features, text_features)
+        return clip.logit_scale.exp() * cosines / len(self.text_prompt)
+
+    def import_state(
+        self,
+        state: dict[str, Tensor],
+        source_classes: Sequence[str] | None,
+        classes: Sequence[str],
+    ) -> dict[str, Tensor]:
+        """Prompts belong to no class; of an official whole-model file only they are taken."""
+        return picked_state(self, state, prefix="prompt_learner.")
+
+
+@torch.no_grad()
+def _sentence_states(clip: CLIP, tokens: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
+    """Per sentence length: rows (n,) and the tokens entering each block, (L, n, W) each.
+
+    Valid as long as the backbone does not change: nothing that is learned enters here.
+    """
+    groups = []
+    positions = eot_positions(tokens)
+    for position in positions.unique().tolist():
+        members = (positions == position).nonzero().flatten()
+        recorder = _Recorder()
+        clip.encode_text(tokens[members, : position + 1], hook=recorder)
+        groups.append((members, recorder.states))
+    return groups
+
+
+def _noisy(start: Tensor, rows: int) -> Tensor:
+    noise = torch.randn(rows, len(start), device=start.device)
+    return start.float() + NOISE * F.normalize(noise, dim=-1)
+
+
+def _check(prompts: int, template: str) -> None:
+    if prompts < 1:
+        raise ValueError(f"TRAINER.RPO.K is {prompts}; expected at least 1.")
+    if template.count("_") != 1:
+        raise ValueError(
+            f"DATASET.PROMPT is {template!r}; expected a sentence with one '_' for the class "
+            f"name, as {template_lists()['rpo']!r}."
+        )
+
+
+@TRAINER_REGISTRY.register()
+class RPO(ClipTrainer):
+    """Trains the prompt pairs by cross-entropy."""
+
+    node = "RPO"
+    needs_vit = True
+
+    @staticmethod
+    def default_cfg() -> CfgNode:
+        node = CN()
+        node.K = 1  # prompt pairs; the recipe sets 24
+        node.CTX_INIT = ""  # in the official node, without effect
+        node.PREC = "amp"  # fp32 | amp | fp16
+        dataset = CN({"PROMPT": template_lists()["rpo"]})  # sentence; _ stands for the raw name
+        return CN({"TRAINER": CN({"RPO": node}), "DATASET": dataset})
+
+    @classmethod
+    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
+        return ReadOnlyPrompts(
+            clip,
+            classnames,
+            prompts=cfg.TRAINER.RPO.K,
+            template=cfg.DATASET.PROMPT,
+            chunk=cfg.TRAIN.TEXT_CHUNK,
+        )
