@@ -4,6 +4,7 @@ Yu, Lu, Jin, Chen, Wang: Task Residual for Tuning Vision-Language Models, CVPR 2
 2211.10277. Parity is tested in tests/golden/taskres. The official code states no license.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from trainers.common import FeatureTrainer, Method
 from trainers.common.prompts import pre_projection_features, template_features
 from trainers.common.templates import ensemble_templates
 
+logger = logging.getLogger(__name__)
 VARIANTS = ("text", "image", "both")
+NO_BASE_FILE = ("", "none", "train")  # ENHANCED_BASE values that are no path
 
 
 class TaskResidual(Method):
@@ -193,7 +196,9 @@ def default_cfg() -> CfgNode:
     """The node TRAINER.TaskRes."""
     node = CN()
     node.RESIDUAL_SCALE = 1.0  # alpha; the recipes set 0.5 (OxfordFlowers 1.0)
-    node.ENHANCED_BASE = "none"  # none | path of a tuned text projection
+    node.ENHANCED_BASE = "none"  # none | path of a tuned text projection | train: tune it first
+    node.BASE_LR = 2e-4  # learning rate of that first stage; ImageNet 2e-5
+    node.BASE_EPOCHS = 50  # length of that first stage
     node.VARIANT = "text"  # text (the paper's) | image | both
     node.LEARNABLE_ALPHA = False  # train alpha with the residuals
     node.REPLACE_UNDERSCORES = False  # class names are used verbatim in the official code
@@ -212,7 +217,7 @@ class TaskRes(FeatureTrainer):
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
         node = cfg.TRAINER.TaskRes
         templates = ensemble_templates(cfg)
-        if node.ENHANCED_BASE in ("", "none"):
+        if node.ENHANCED_BASE in NO_BASE_FILE:
             base = regular_base(
                 clip, classnames, templates, replace_underscores=node.REPLACE_UNDERSCORES
             )
@@ -230,6 +235,40 @@ class TaskRes(FeatureTrainer):
             variant=node.VARIANT,
             learn_alpha=node.LEARNABLE_ALPHA,
         )
+
+    def before_train(self) -> None:
+        """Tune the text projection first where ENHANCED_BASE is train."""
+        if self.settings.ENHANCED_BASE == "train":
+            path = self._train_base()
+            base = enhanced_base(
+                self.clip,
+                self.classnames,
+                ensemble_templates(self.cfg),
+                read_enhanced_base(path),
+                replace_underscores=self.settings.REPLACE_UNDERSCORES,
+            )
+            self.method.base_text_features.copy_(base)
+        super().before_train()
+
+    def _train_base(self) -> Path:
+        """The first stage in <output>/base, resumed or reused if it is there; its file."""
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.TRAINER.NAME, cfg.OUTPUT_DIR = "TaskResBase", str(Path(self.output_dir) / "base")
+        cfg.TRAINER.TaskRes.ENHANCED_BASE = "none"
+        cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH = self.settings.BASE_LR, self.settings.BASE_EPOCHS
+        cfg.freeze()
+        path = enhanced_base_path(cfg, cfg.OUTPUT_DIR)
+        if not path.is_file():
+            logger.info("Tuning the text projection first, in %s.", cfg.OUTPUT_DIR)
+            TaskResBase(cfg).train()
+        return path
+
+    @classmethod
+    def prediction_cfg(cls, cfg: CfgNode) -> CfgNode:
+        """The checkpoint holds the base: no enhanced-base file is needed to predict."""
+        cfg.TRAINER.TaskRes.ENHANCED_BASE = "none"
+        return cfg
 
     def checkpoint_meta(self) -> dict:
         """The scale belongs to the residual, so it is kept beside it."""

@@ -76,7 +76,7 @@ def config_of(checkpoint: dict, trainer: type) -> CfgNode:
 
 def clip_predictor(trainer: type, checkpoint: dict, device: torch.device) -> Predictor:
     """Rebuild a ClipTrainer's method from its checkpoint alone."""
-    cfg = config_of(checkpoint, trainer)
+    cfg = trainer.prediction_cfg(config_of(checkpoint, trainer))
     classnames = list(checkpoint["classnames"])
     clip = load_backbone(checkpoint["backbone"], device=device)
     method = trainer.build_method(cfg, clip, classnames).to(device).eval()
