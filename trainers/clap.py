@@ -1,0 +1,192 @@
+"""ZS-LP and CLAP: a linear probe that starts at, and is held near, the zero-shot prototypes.
+
+Silva-Rodriguez, Hajimiri, Ben Ayed, Dolz: A Closer Look at the Few-Shot Adaptation of Large
+Vision-Language Models, CVPR 2024, arXiv 2312.12730. Its formulas are tested in tests/test_clap.py.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode
+from yacs.config import CfgNode as CN
+
+from clip.model import CLIP
+from dassl.data.datasets import Datum
+from dassl.engine import TRAINER_REGISTRY
+from trainers.common import FeatureTrainer, Method, cross_entropy_losses
+from trainers.common.feature_trainer import FeatureLoader
+from trainers.common.loading import select_rows
+from trainers.common.prompts import template_features
+from trainers.common.templates import ensemble_templates
+
+CONSTRAINTS = ("none", "l2")
+
+
+class Prototypes(Method):
+    """logits = exp(log_logit_scale) * normalise(f) normalise(w)^T;  w (C, D) is learned.
+
+    loss = CE + mean_c lambda_c |w_c - t_c|^2 (CLAP, constraint l2) or CE alone (ZS-LP, none).
+    w starts at t (C, D), the mean un-normalised text feature of each class, which stays frozen like
+    the multipliers lambda (C,).
+    """
+
+    def __init__(self, base_text_features: Tensor, *, constraint: str = "l2") -> None:
+        """Args: base_text_features (C, D), not normalised.
+
+        Raises:
+            ValueError: for an unknown constraint.
+        """
+        super().__init__()
+        if constraint not in CONSTRAINTS:
+            raise ValueError(
+                f"TRAINER.CLAP.CONSTRAINT is {constraint!r}; expected {' or '.join(CONSTRAINTS)}."
+            )
+        self.constraint = constraint
+        self.register_buffer("base_text_features", base_text_features)
+        self.register_buffer("multipliers", base_text_features.new_zeros(len(base_text_features)))
+        self.prototypes = nn.Parameter(base_text_features.clone())
+
+    def text_features(self, clip: CLIP) -> Tensor:
+        """(C, D) unit rows."""
+        return F.normalize(self.prototypes, dim=-1)
+
+    def penalty(self) -> Tensor:
+        """mean_c lambda_c |w_c - t_c|^2."""
+        squared = (self.prototypes - self.base_text_features).square().sum(dim=-1)
+        return (self.multipliers * squared).mean()
+
+    def losses(self, clip: CLIP, raw_image_features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy "loss_ce", and for l2 the penalty "loss_l2"."""
+        features = self.image_features(raw_image_features)
+        losses = cross_entropy_losses(self.logits(clip, features, self.text_features(clip)), labels)
+        if self.constraint == "none":
+            return losses
+        penalty = self.penalty()
+        total = losses["loss"] + penalty
+        return {"loss": total, "loss_ce": losses["loss"], "loss_l2": penalty, "acc": losses["acc"]}
+
+    @torch.no_grad()
+    def zero_shot_confidence(self, clip: CLIP, raw_image_features: Tensor) -> Tensor:
+        """(B, D) -> (B, C) zero-shot probabilities."""
+        text_features = F.normalize(self.base_text_features, dim=-1)
+        features = self.image_features(raw_image_features)
+        return self.logits(clip, features, text_features).softmax(dim=-1)
+
+    def import_state(
+        self,
+        state: dict[str, Tensor],
+        source_classes: Sequence[str] | None,
+        classes: Sequence[str],
+    ) -> dict[str, Tensor]:
+        """Rows of this run's classes."""
+        if source_classes is None or list(source_classes) == list(classes):
+            return state
+        rows = select_rows(source_classes, classes)
+        return {key: value[rows] for key, value in state.items()}
+
+
+def class_multipliers(probabilities: Tensor, labels: Tensor, sums: Tensor, counts: Tensor) -> None:
+    """Add a block of zero-shot probabilities (B, C) of labels (B,) to sums and counts (C,).
+
+    lambda_c = sums / counts: the mean probability of class c over the rows of class c.
+    """
+    own = probabilities.gather(1, labels[:, None]).flatten()
+    sums.index_add_(0, labels, own)
+    counts.index_add_(0, labels, torch.ones_like(own))
+
+
+class RowLoader(FeatureLoader):
+    """All V * N rows shuffled in every epoch; only as many batches as N images give are used."""
+
+    views: int = 1
+
+    def order(self) -> Tensor:
+        """Places in V * N rows: view * N + image."""
+        generator = torch.Generator().manual_seed(
+            (self.shuffle_seed * 1_000_003 + self.epoch) % 2**63
+        )
+        rows = torch.randperm(self.views * len(self.items), generator=generator)
+        return rows[: len(self) * self.batch_size]
+
+    def __iter__(self):
+        features = self.open_epoch(self.epoch)
+        for rows in self.order().split(self.batch_size):
+            images = rows % len(self.items)
+            yield {
+                "img": features(rows),
+                "label": self.labels[images],
+                "domain": self.domains[images],
+                "index": images,
+                "impath": [self.items[i].impath for i in images.tolist()],
+            }
+
+
+@TRAINER_REGISTRY.register()
+class CLAP(FeatureTrainer):
+    """Trains the prototypes on VIEWS stored training views of every shot."""
+
+    node = "CLAP"
+    model_name = "adapter"
+
+    @staticmethod
+    def default_cfg() -> CfgNode:
+        node = CN()
+        node.CONSTRAINT = "l2"  # l2: CLAP | none: ZS-LP
+        node.VIEWS = 20  # augmented views of each shot, encoded once
+        node.PREC = "fp32"  # fp32 | amp | fp16
+        return CN({"TRAINER": CN({"CLAP": node})})
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        if cfg.TRAINER.CLAP.VIEWS < 1:
+            raise ValueError(f"TRAINER.CLAP.VIEWS is {cfg.TRAINER.CLAP.VIEWS}; expected >= 1.")
+
+    @property
+    def view_mode(self) -> str:
+        """The method's own stored views."""
+        return f"bank:{self.settings.VIEWS}"
+
+    @classmethod
+    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
+        features = template_features(
+            clip, classnames, ensemble_templates(cfg), replace_underscores=False
+        )
+        return Prototypes(features.mean(dim=0).float(), constraint=cfg.TRAINER.CLAP.CONSTRAINT)
+
+    def _train_loader(self, items: Sequence[Datum]) -> RowLoader:
+        def stored(epoch: int) -> Callable[[Tensor], Tensor]:
+            view = self.bank.train(items, views=self.settings.VIEWS)
+            return lambda rows: view.rows(rows % len(items), view=rows // len(items))
+
+        size = self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE
+        loader = RowLoader(
+            items,
+            stored,
+            batch_size=size,
+            shuffle_seed=self.run_seed,
+            drop_last=len(items) >= size,
+        )
+        loader.views = self.settings.VIEWS
+        return loader
+
+    def before_train(self) -> None:
+        super().before_train()
+        if self.start_epoch == 0:
+            self.method.multipliers.copy_(self.multipliers())
+
+    @torch.no_grad()
+    def multipliers(self) -> Tensor:
+        """lambda (C,) over all VIEWS * N training rows."""
+        items = self.dm.dataset.train_x
+        stored = self.bank.train(items, views=self.settings.VIEWS)
+        labels = torch.tensor([item.label for item in items], device=self.device)
+        sums = torch.zeros(self.num_classes, device=self.device)
+        counts = torch.zeros_like(sums)
+        for view in range(stored.num_views):
+            for rows in torch.arange(len(items)).split(self.cfg.DATALOADER.TEST.BATCH_SIZE):
+                raw = stored.rows(rows, view).to(self.device)
+                probabilities = self.method.zero_shot_confidence(self.clip, raw)
+                class_multipliers(probabilities, labels[rows], sums, counts)
+        return sums / counts.clamp(min=1)

@@ -1,0 +1,203 @@
+"""Linear probe: L2-regularised logistic regression on frozen image features.
+
+Radford et al., ICML 2021, arXiv 2103.00020, in the few-shot form of CoOp (Zhou et al., IJCV 2022,
+``lpclip``). Parity is tested in tests/golden/linear_probe. License of the official code: MIT.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+from yacs.config import CfgNode as CN
+
+from clip.model import CLIP
+from dassl.data.datasets import Datum
+from dassl.engine import TRAINER_REGISTRY
+from trainers.common import FeatureTrainer, Method
+from trainers.common.c_search import Memo, lpclip_rows, search_c
+from trainers.common.loading import select_rows
+
+logger = logging.getLogger(__name__)
+DRAWS = ("coop", "lpclip")
+TOLERANCE = 1e-4  # the solver's default, which the official script uses
+
+
+class LinearClassifier(Method):
+    """logits = f W^T + b on raw features f (B, D), not normalised; W (C, D), b (C,) are buffers."""
+
+    def __init__(self, num_classes: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(num_classes, dim))
+        self.register_buffer("bias", torch.zeros(num_classes))
+
+    def text_features(self, clip: CLIP) -> Tensor:
+        """(C, D): the class weights, not unit rows; no text enters."""
+        return self.weight
+
+    def image_features(self, raw_image_features: Tensor) -> Tensor:
+        """(B, D) raw, as they are."""
+        return raw_image_features
+
+    def logits(self, clip: CLIP | None, image_features: Tensor, text_features: Tensor) -> Tensor:
+        """(B, D), (C, D) -> (B, C)."""
+        return torch.addmm(self.bias, image_features.float(), text_features.t())
+
+    def import_state(
+        self,
+        state: dict[str, Tensor],
+        source_classes: Sequence[str] | None,
+        classes: Sequence[str],
+    ) -> dict[str, Tensor]:
+        """Rows of this run's classes."""
+        if source_classes is None or list(source_classes) == list(classes):
+            return state
+        rows = select_rows(source_classes, classes)
+        return {key: value[rows] for key, value in state.items()}
+
+
+def fit_logistic_regression(
+    features: np.ndarray,
+    labels: np.ndarray,
+    c: float,
+    *,
+    max_iter: int = 1000,
+    tolerance: float = TOLERANCE,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Minimise |w|^2 / 2 + c * sum of cross-entropies by L-BFGS; the intercept is free.
+
+    Args:
+        features: (n, D).
+        labels: (n,) all classes 0 ... C-1 occur.
+        c: inverse strength of the regularisation.
+
+    Returns:
+        weight (C, D) and bias (C,), float64. For two classes the binary form's halves.
+    """
+    from sklearn.linear_model import LogisticRegression  # slow to import, needed here only
+
+    model = LogisticRegression(solver="lbfgs", C=c, max_iter=max_iter, tol=tolerance)
+    model.fit(features.astype(np.float64), labels)
+    weight, bias = model.coef_, model.intercept_
+    if len(weight) == 1:  # two classes share one row, which stands for their difference
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return weight, bias
+
+
+def accuracy(
+    classifier: tuple[np.ndarray, np.ndarray], features: np.ndarray, labels: np.ndarray
+) -> float:
+    """Fraction of rows (n, D) whose class scores highest."""
+    weight, bias = classifier
+    return float(((features @ weight.T + bias).argmax(axis=1) == labels).mean())
+
+
+@TRAINER_REGISTRY.register()
+class LinearProbe(FeatureTrainer):
+    """Searches C on the validation split (``val``, ``test``) or takes C as given (``last``)."""
+
+    node = "LINEARPROBE"
+    model_name = "linear_probe"
+    drop_last = False
+
+    @staticmethod
+    def default_cfg() -> CfgNode:
+        node = CN()
+        # coop: the draw that all methods here share | lpclip: the official script's own draw
+        node.DRAW = "coop"
+        node.NUM_STEP = 8  # refinements after the coarse search
+        node.C = 1.0  # used with TEST.SELECT_ON last, where nothing may be searched
+        node.MAX_ITER = 1000  # of a fit
+        return CN({"TRAINER": CN({"LINEARPROBE": node})})
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        node = cfg.TRAINER.LINEARPROBE
+        if node.DRAW not in DRAWS:
+            raise ValueError(
+                f"TRAINER.LINEARPROBE.DRAW is {node.DRAW!r}; expected {' or '.join(DRAWS)}."
+            )
+        if node.C <= 0 or node.NUM_STEP < 1:
+            raise ValueError(
+                f"TRAINER.LINEARPROBE.C is {node.C} and NUM_STEP {node.NUM_STEP}; expected C > 0 "
+                "and at least one step."
+            )
+        if node.DRAW == "lpclip" and cfg.DATASET.NUM_SHOTS < 1:
+            raise ValueError("TRAINER.LINEARPROBE.DRAW lpclip needs DATASET.NUM_SHOTS >= 1.")
+
+    # ----------------------------------------------------------------- set-up
+    def build_data_loader(self) -> None:
+        """With DRAW lpclip: read the whole splits and draw from them as the script does."""
+        if self.settings.DRAW == "coop":
+            super().build_data_loader()
+            return
+        shots, val_shots = self.cfg.DATASET.NUM_SHOTS, self.cfg.DATASET.VAL_SHOTS
+        _set(self.cfg, NUM_SHOTS=-1, VAL_SHOTS=-1)
+        try:
+            super().build_data_loader()
+        finally:
+            _set(self.cfg, NUM_SHOTS=shots, VAL_SHOTS=val_shots)
+        self._draw_as_lpclip(shots)
+
+    def _draw_as_lpclip(self, shots: int) -> None:
+        dataset = self.dm.dataset
+        if not dataset.val:
+            raise ValueError(
+                f"{self.cfg.DATASET.NAME} has no validation split to draw from. Use "
+                "TRAINER.LINEARPROBE.DRAW coop."
+            )
+        splits = dataset.train_x, dataset.val
+        rows = lpclip_rows(
+            *([item.label for item in items] for items in splits), shots=shots, seed=self.run_seed
+        )
+        train, val = ([items[i] for i in chosen] for items, chosen in zip(splits, rows))
+        dataset._train_x, dataset._val = train, val
+        self.train_loader_x = self._train_loader(train)
+        self.val_loader = self._test_loader(val)
+
+    @classmethod
+    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
+        return LinearClassifier(len(classnames), clip.visual.output_dim)
+
+    # ----------------------------------------------------------------- fitting
+    def before_train(self) -> None:
+        """Fit; the test view serves every split, as in the official script."""
+        super().before_train()
+        dataset = self.dm.dataset
+        train = self._rows(dataset.train_x)
+        fits = Memo(lambda c: fit_logistic_regression(*train, c, max_iter=self.settings.MAX_ITER))
+        if self.selection == "last":
+            self.chosen_c = self.settings.C
+        else:
+            chooser = dataset.test if self.selection == "test" else dataset.val
+            held_out = self._rows(chooser)
+            path = search_c(lambda c: accuracy(fits(c), *held_out), self.settings.NUM_STEP)
+            self.chosen_c = path.kept[-1]
+            best = 100 * max(path.coarse)
+            logger.info("Coarse search: best accuracy %.2f%%", best)
+        weight, bias = fits(self.chosen_c)
+        logger.info("C = %.4g after %d fits", self.chosen_c, len(fits))
+        self.method.weight.copy_(torch.from_numpy(weight))
+        self.method.bias.copy_(torch.from_numpy(bias))
+
+    def _rows(self, items: Sequence[Datum]) -> tuple[np.ndarray, np.ndarray]:
+        features = self.bank.test(items).all(view=0).double().numpy()
+        return features, np.array([item.label for item in items])
+
+    def _deploy(self) -> None:
+        super()._deploy()
+        self.save_model(-1, self.output_dir)
+
+    def checkpoint_meta(self) -> dict:
+        return {**super().checkpoint_meta(), "C": float(getattr(self, "chosen_c", 0.0))}
+
+
+def _set(cfg: CfgNode, **values: int) -> None:
+    is_frozen = cfg.is_frozen()
+    cfg.defrost()
+    for key, value in values.items():
+        cfg.DATASET[key] = value
+    if is_frozen:
+        cfg.freeze()
