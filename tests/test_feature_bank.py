@@ -1,73 +1,20 @@
-"""The feature bank: rows once computed, shared, checked, never stale; several writers."""
+"""The feature bank: what rows are, who shares them, how views are read, bad images."""
 
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from bank_kit import AUGMENTATION, encoder, items, make_bank, network, segments
 from PIL import Image
-from torch import nn
 
 from dassl.data.datasets import Datum
 from dassl.utils import BadImageError
-from trainers.common import identities, pixels
-from trainers.common.augment import Augmentation
+from trainers.common import pixels
 from trainers.common.encoder import NetworkEncoder
 from trainers.common.feature_bank import FeatureBank, encode_together, fresh_together
-from trainers.common.feature_store import Store, Writer, only_writer
 
-ROOT = Path(__file__).parents[1]
-SIZE = 16
-TRANSFORMS = ("random_resized_crop", "random_flip", "colorjitter")
-AUGMENTATION = Augmentation.from_input(SIZE, TRANSFORMS=TRANSFORMS)
-
-
-def network(seed: int = 0, dim: int = 6) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(3, dim, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-
-def encoder(seed: int = 0, dim: int = 6, mean: float = 0.5) -> NetworkEncoder:
-    return NetworkEncoder(network(seed, dim), (mean,) * 3, (0.25,) * 3, size=SIZE)
-
-
-def save_image(path: Path, seed: int) -> None:
-    low = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
-    Image.fromarray(low).resize((35, 25), Image.Resampling.BICUBIC).save(path)
-
-
-def settle(folder: Path) -> None:
-    """Make files look as if they had been written a while ago."""
-    for path in folder.iterdir():
-        os.utime(path, (1e9, 1e9))
-    time.sleep(identities.TOO_FRESH)
-
-
-@pytest.fixture
-def items(tmp_path) -> list[Datum]:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for i in range(11):
-        save_image(folder / f"{i:02}.png", i)
-    settle(folder)
-    return [Datum(str(path), label=i % 3) for i, path in enumerate(sorted(folder.iterdir()))]
-
-
-@pytest.fixture
-def make_bank(tmp_path):
-    """A new bank, as another run would make it, over one folder."""
-
-    def make(encoder_=None, augmentation=AUGMENTATION, **options) -> FeatureBank:
-        options = {"root": tmp_path / "features", "batch_size": 4, **options}
-        return FeatureBank(encoder_ or encoder(), augmentation, **options)
-
-    return make
+__all__ = ["items", "make_bank"]  # fixtures
 
 
 def poison_reading(monkeypatch) -> None:
@@ -76,16 +23,6 @@ def poison_reading(monkeypatch) -> None:
 
     monkeypatch.setattr(pixels, "decode", refuse)
     monkeypatch.setattr(Image, "open", refuse)
-
-
-def segments(bank: FeatureBank, suffix: str) -> list[Path]:
-    return sorted(bank.root.glob(f"*/*/*{suffix}"))
-
-
-def damage(path: Path, offset: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 0xFF
-    path.write_bytes(bytes(data))
 
 
 # ---------------------------------------------------------------------- what rows are
@@ -283,196 +220,6 @@ def test_views_of_another_size_than_the_encoders_are_refused():
         FeatureBank(encoder(), AUGMENTATION.at(24))
 
 
-# ---------------------------------------------------------------------- stale and damaged
-def test_other_weights_normalisation_or_views_are_other_stores(items, make_bank):
-    make_bank().test(items)
-
-    for bank in (
-        make_bank(encoder(seed=1)),
-        make_bank(encoder(mean=0.4)),
-        make_bank(augmentation=Augmentation.from_input(SIZE, INTERPOLATION="bilinear")),
-    ):
-        bank.test(items)
-        assert bank.encoded == len(items)
-
-
-def test_a_changed_image_is_encoded_anew(items, make_bank):
-    before = make_bank().test(items).all(0)
-    stat = os.stat(items[3].impath)
-    save_image(Path(items[3].impath), 99)
-    os.utime(items[3].impath, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-
-    bank = make_bank()
-    after = bank.test(items).all(0)
-
-    assert bank.encoded == 1
-    assert (after - before).abs().amax(1).nonzero().flatten().tolist() == [3]
-
-
-def test_a_damaged_row_is_made_anew_and_only_that(items, make_bank, caplog):
-    before = make_bank().test(items).all(0)
-    damage(segments(make_bank(), ".rows")[0], offset=4 * 6 * 5 + 2)
-
-    bank = make_bank()
-    after = bank.test(items).all(0)
-
-    torch.testing.assert_close(after, before, rtol=1e-6, atol=1e-6)
-    assert bank.encoded == 1 and "1 damaged rows" in caplog.text
-    again = make_bank()
-    again.test(items)
-    assert again.encoded == 0
-
-
-@pytest.mark.parametrize("suffix", [".rows", ".index"])
-@pytest.mark.parametrize("keep", [0, 1, 30, 100, 150])
-def test_a_truncated_segment_costs_its_missing_rows_only(items, make_bank, suffix, keep):
-    before = make_bank().test(items).all(0)
-    path = segments(make_bank(), suffix)[0]
-    path.write_bytes(path.read_bytes()[:keep])
-
-    bank = make_bank()
-
-    torch.testing.assert_close(bank.test(items).all(0), before, rtol=1e-6, atol=1e-6)
-    assert bank.encoded in (7, 11)  # batches of 4 are kept whole or not at all
-
-
-@pytest.mark.parametrize("offset", range(0, 28, 3))
-def test_a_damaged_index_never_gives_a_wrong_row(items, make_bank, offset):
-    before = make_bank().test(items).all(0)
-    damage(segments(make_bank(), ".index")[0], offset)
-
-    torch.testing.assert_close(make_bank().test(items).all(0), before, rtol=1e-6, atol=1e-6)
-
-
-def test_a_damaged_list_of_files_costs_one_reading(items, make_bank):
-    before = make_bank().test(items).all(0)
-    path = next((make_bank().root / "identities").iterdir())
-    damage(path, 20)
-
-    bank = make_bank()
-
-    torch.testing.assert_close(bank.test(items).all(0), before, rtol=0, atol=0)
-    assert bank.encoded == 0
-
-
-def test_an_interrupted_run_goes_on_with_the_same_bits(items, make_bank, tmp_path, monkeypatch):
-    whole = make_bank(root=tmp_path / "whole").train(items, views=2).all()
-    bank = make_bank()
-    batches = []
-
-    class Stopping:
-        def __init__(self, inner):
-            self.inner = inner
-
-        def __getattr__(self, name):
-            return getattr(self.inner, name)
-
-        def __call__(self, pixels_):
-            batches.append(len(pixels_))
-            if len(batches) == 3:
-                raise KeyboardInterrupt
-            return self.inner(pixels_)
-
-    bank.encoder = Stopping(bank.encoder)
-    with pytest.raises(KeyboardInterrupt):
-        bank.train(items, views=2)
-
-    resumed = make_bank()
-
-    torch.testing.assert_close(resumed.train(items, views=2).all(), whole, rtol=0, atol=0)
-    assert resumed.encoded == 22 - 8
-
-
-# ---------------------------------------------------------------------- several writers
-CHILD = textwrap.dedent(
-    """
-    import sys
-    sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
-    import test_feature_bank as t
-    from pathlib import Path
-    folder = Path(sys.argv[2])
-    items = [t.Datum(str(path)) for path in sorted((folder / "images").iterdir())]
-    bank = t.FeatureBank(t.encoder(), t.AUGMENTATION, root=folder / "features", batch_size=4)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    rows = bank.train(items, views=5).all()
-    print(bank.encoded, float(rows.sum()), flush=True)
-    """
-)
-
-
-def start_child(tmp_path: Path) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    command = [sys.executable, "-c", CHILD, str(ROOT), str(tmp_path)]
-    return subprocess.Popen(command, env=environment, **pipes)
-
-
-def test_several_processes_fill_one_bank_without_double_work(items, make_bank, tmp_path):
-    children = [start_child(tmp_path) for _ in range(2)]
-    for child in children:
-        assert child.stdout.readline() == "ready\n"
-
-    for child in children:
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    answers = [child.communicate()[0].split() for child in children]
-    encoded = [int(count) for count, _ in answers]
-
-    assert sum(encoded) == 5 * len(items)
-    assert len({total for _, total in answers}) == 1
-
-
-def test_a_killed_writer_leaves_a_usable_bank(items, make_bank, tmp_path):
-    child = start_child(tmp_path)
-    child.stdout.readline()
-    child.stdin.write("go\n")
-    child.stdin.flush()
-    deadline = time.monotonic() + 20
-    while not segments(make_bank(), ".index") and time.monotonic() < deadline:
-        time.sleep(0.001)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
-
-    rows = make_bank().train(items, views=5).all()
-
-    torch.testing.assert_close(rows, make_bank(root=tmp_path / "clean").train(items, views=5).all())
-
-
-def test_two_writers_without_locks_do_not_disturb_each_other(tmp_path):
-    store = Store(tmp_path, 3)
-    keys = np.array([bytes([i]) * 16 for i in range(4)], dtype="S16")
-    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
-    one, two = Writer(store), Writer(store)
-
-    one.append(keys[:2], rows[:2])
-    two.append(keys[1:], rows[1:])
-    one.append(keys[2:], rows[2:])
-    reader = Store(tmp_path, 3)
-
-    np.testing.assert_array_equal(reader.rows.gather(reader.locate(keys)), rows)
-    assert reader.locate(np.array([b"x" * 16], dtype="S16")).tolist() == [-1]
-    one.close()
-    two.close()
-
-
-def test_a_lock_is_let_go_after_an_error(tmp_path):
-    with pytest.raises(KeyError), only_writer(tmp_path):
-        raise KeyError
-
-    with only_writer(tmp_path):
-        pass
-
-
-def test_a_full_disk_says_where_and_what_to_do(items, make_bank, monkeypatch):
-    def fail(self):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Writer, "_open", fail)
-    with pytest.raises(RuntimeError, match="No space left.*VLTUNE_CACHE"):
-        make_bank().test(items)
-
-
 # ---------------------------------------------------------------------- bad images
 def break_image(item: Datum) -> None:
     path = Path(item.impath)
@@ -537,43 +284,3 @@ def test_images_of_every_mode_are_encoded(mode, tmp_path, make_bank):
     image.save(path)
 
     assert make_bank().test([Datum(str(path))]).all(0).isfinite().all()
-
-
-# ---------------------------------------------------------------------- memory
-MEMORY = textwrap.dedent(
-    """
-    import sys, resource
-    sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
-    from pathlib import Path
-    import torch
-    import test_feature_bank as t
-    folder = Path(sys.argv[2])
-    torch.set_num_threads(1)
-    net = torch.nn.Sequential(
-        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 16384)
-    )
-    encoder = t.NetworkEncoder(net, (0.5,) * 3, (0.5,) * 3, size=t.SIZE)
-    items = [t.Datum(str(path)) for path in sorted((folder / "images").iterdir())]
-    bank = t.FeatureBank(encoder, t.AUGMENTATION, root=folder / "wide", batch_size=8)
-    def peak():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    def run(views):
-        view = bank.train(items, views=views)
-        for v in range(views):
-            for i in range(len(items)):
-                view.rows([i], v)
-        return peak()
-    print(run(20), run(400))
-    """
-)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="measures resident memory as Linux counts it")
-def test_memory_does_not_grow_with_the_number_of_rows(items, tmp_path):
-    command = [sys.executable, "-c", MEMORY, str(ROOT), str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    answer = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-
-    few, many = map(int, answer.stdout.split())  # MiB; the rows are 14 and 275 MiB
-    assert many - few < 100
