@@ -186,7 +186,7 @@ class ResidualAttentionBlock(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
     def read_from(self, x: Tensor, memory: Tensor) -> Tensor:
-        """Run the block for tokens that attend to others only, neither to each other nor themselves.
+        """Run the block for tokens that attend to others only, not to each other or themselves.
 
         Args:
             x: (K, N, W) tokens that ask; nothing attends to them.

@@ -15,7 +15,7 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
-from trainers.common.prompts import LearnedPrompt, encode_prompts
+from trainers.common.prompts import TEXT_BATCH, LearnedPrompt, encode_prompts
 
 
 class CoCoOpPrompt(LearnedPrompt, Method):
@@ -50,10 +50,18 @@ class CoCoOpPrompt(LearnedPrompt, Method):
     def conditional_text_features(self, clip: CLIP, image_features: Tensor) -> Tensor:
         """(B, D) unit image features -> (B, C, D) unit rows, one classifier per image."""
         shift = self.meta_net(image_features)  # (B, W)
-        embeddings = [self.embeddings(self.ctx + row) for row in shift]
-        tokens = self.tokenized_prompts.repeat(len(shift), 1)
-        chunk = self.chunk if self.training else 0
-        raw = encode_prompts(clip, tokens, embeddings=torch.cat(embeddings), chunk=chunk)
+        at_once = max(1, TEXT_BATCH // len(self.tokenized_prompts))
+        return torch.cat([self._encode(clip, part) for part in shift.split(at_once)])
+
+    def _encode(self, clip: CLIP, shift: Tensor) -> Tensor:
+        """(n, W) shifts of the context -> (n, C, D) unit rows."""
+        raw = encode_prompts(
+            clip,
+            self.tokenized_prompts.repeat(len(shift), 1),
+            embeddings=torch.cat([self.embeddings(self.ctx + row) for row in shift]),
+            chunk=self.chunk if self.training else 0,
+            shared=self.shared_length if len(shift) == 1 else 0,
+        )
         return F.normalize(raw, dim=-1).unflatten(0, (len(shift), -1))
 
     def logits(self, clip: CLIP, image_features: Tensor, text_features: None = None) -> Tensor:

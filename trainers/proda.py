@@ -142,7 +142,7 @@ class PromptDistribution(LearnedPrompt, Method):
 
 
 class PromptOrder:
-    """Yields mini-batches of prompts: a new random permutation for every pass over the K prompts."""
+    """Mini-batches of prompts: a new random permutation for every pass over the K prompts."""
 
     def __init__(self, prompts: int, size: int) -> None:
         """Args: prompts: K; size: prompts per step; all of them are taken in order if K == size.

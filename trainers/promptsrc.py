@@ -126,7 +126,7 @@ def gaussian_weights(mean: float, std: float, epochs: int) -> Tensor:
 
 @TRAINER_REGISTRY.register()
 class PromptSRC(ClipTrainer):
-    """Trains prompts of both towers, regulated by the frozen model, and averages them over epochs."""
+    """Trains prompts of both towers, regulated by the frozen model; averages them over epochs."""
 
     node = "PROMPTSRC"
     model_name = "VLPromptLearner"

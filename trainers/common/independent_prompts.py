@@ -145,7 +145,7 @@ class VisualPrompt(Method):
 
 
 def own_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the deep prompts of an official file (``...resblocks.i.VPT_shallow``); i counts from 1.
+    """Rename the deep prompts (``...resblocks.i.VPT_shallow``, i >= 1) of an official file.
 
     ``image_encoder.VPT`` -> ``vision.first``, image block i -> ``vision.deep.{i-1}``, text block i
     -> ``text_deep.{i-1}``; other names stay.
