@@ -1,6 +1,6 @@
 """Export a trained student: one file that needs neither this package nor the teacher.
 
-python tools/export.py --model-dir output/lodo/pacs/VL2VADiP/vits/seed0/te_sketch --output student.pt2
+python tools/export.py --model-dir output/lodo/pacs/VL2VADiP/vits/seed0/te_sketch --output s.pt2
 python tools/export.py --model-dir RUN --output student.onnx            # needs onnx, onnxscript
 python tools/export.py --model-dir RUN --output student.pt2 --classnames "cat,dog,red panda"
 

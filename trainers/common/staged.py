@@ -79,7 +79,7 @@ class StagedTrainer(TrainerBase):
         """Keep what an earlier stage measured, under its name."""
         for name, metrics in results["metrics"].items():
             if name != "test":
-                self.add_result(f"{stage}: {name}", metrics)
+                self.results[f"{stage}: {name}"] = metrics
 
     def run_stage(self, index: int) -> dict:
         """One stage; the content of its ``results.json``."""

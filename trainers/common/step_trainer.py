@@ -393,6 +393,7 @@ class StepTrainer(StepFiles, TrainerX):
             self.network.load_trained(raw)
             bounds = {"start": segment.start, "end": segment.end, "segments": segment.count}
             self.add_result("SWAD", {"accuracy": target["test_in"], **bounds})
+            self.results["SWAD"]["reset"] = self.swad_reset  # which rule made the segments
             self.add_result("SWAD (inD)", {"accuracy": sources["train_out"]})
         else:
             print(f"Deploy the best checkpoint (step {self.kept.saved_step})")
