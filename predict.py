@@ -6,6 +6,7 @@ python predict.py --backbone ViT-B/16 --classnames "cat,dog,red panda" images/
 
 import argparse
 import csv
+import importlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -78,8 +79,9 @@ def find_checkpoint(model_dir: Path, epoch: int | None) -> Path:
 
 def tuned_predictor(model_dir: Path, epoch: int | None, device: torch.device):
     """The predictor of a run's checkpoint."""
-    import trainers  # noqa: F401  (registers every trainer)
     from dassl.engine import TRAINER_REGISTRY
+
+    importlib.import_module("trainers")  # registers every trainer
 
     path = find_checkpoint(model_dir, epoch)
     checkpoint = load_checkpoint(str(path))

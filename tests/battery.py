@@ -1,5 +1,6 @@
 """A made-up dataset and backbone on which every trainer runs in seconds."""
 
+import importlib
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import set_random_seed
 from golden_checks import tiny_clip
 from tools.recipes import resolve
+
+importlib.import_module("trainers")  # registers every trainer
 
 CLASSNAMES = ("golden_retriever", "red circle", "Boeing 747")
 SPLITS = {"train": 4, "val": 2, "test": 3}  # images per class
@@ -62,8 +65,6 @@ def backbone_file(folder: Path, name: str = "tiny_vit") -> str:
 
 def made_config(trainer: str, folder: Path, *opts, backbone: str = "tiny_vit"):
     """The trainer's toy recipe, cut down to one short epoch on the made-up images."""
-    import trainers  # noqa: F401  (registers every trainer)
-
     cfg = get_cfg_default()
     cfg.set_new_allowed(True)
     defaults = getattr(TRAINER_REGISTRY.get(trainer), "default_cfg", None)

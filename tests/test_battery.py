@@ -5,16 +5,13 @@ from functools import cache
 
 import pytest
 import torch
-
-import trainers
 from battery import CLASSNAMES, SPLITS, made_image, made_trainer
+
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import load_checkpoint
 from trainers.common import ClipTrainer
 from trainers.common.loading import checkpoint_path
 from trainers.common.predictor import pixels_of
-
-assert trainers.__file__
 
 
 def clip_trainers() -> list[str]:

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from battery import CLASSNAMES, made_trainer
+
 from trainers.taskres import (
     TaskResidual,
     enhanced_base,

@@ -175,6 +175,12 @@ class ClipTrainer(TrainerX):
         if self.cfg.OPTIM.STEP_PER == "batch" or (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
 
+    def after_train(self) -> None:
+        """Keep the method of a training-free run as epoch 0, then deploy and test."""
+        if self.max_epoch == 0:
+            self.save_model(-1, self.output_dir)
+        super().after_train()
+
     def extra_state(self) -> dict:
         return {**super().extra_state(), "scaler": self.scaler.state_dict()}
 

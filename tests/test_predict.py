@@ -1,0 +1,90 @@
+"""predict.py on a made-up run and on images of one's own."""
+
+import csv
+import json
+
+import pytest
+from battery import CLASSNAMES, backbone_file, made_image, made_trainer
+
+import predict
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A trained TaskRes run whose dataset is gone, and a folder with two photographs."""
+    folder = tmp_path_factory.mktemp("predict")
+    trainer = made_trainer("TaskRes", folder)
+    trainer.train()
+    (folder / "mine").mkdir()
+    for label in (0, 1):
+        made_image("test", label, 9).save(folder / "mine" / f"photo{label}.png")
+    for path in (folder / "images").rglob("*.png"):
+        path.unlink()
+    return folder
+
+
+def model_dir(run) -> str:
+    return str(run / "out_TaskRes")
+
+
+def test_a_tuned_model_needs_neither_dataset_nor_config(run, capsys):
+    predict.main([str(run / "mine"), "--model-dir", model_dir(run), "--topk", "2"])
+
+    printed = capsys.readouterr().out
+    assert "photo0.png" in printed
+    assert any(name in printed for name in CLASSNAMES)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_predictions_are_written_with_their_probabilities(run, suffix):
+    output = run / f"predictions.{suffix}"
+
+    predict.main(
+        [str(run / "mine"), "--model-dir", model_dir(run), "--output", str(output), "--topk", "3"]
+    )
+
+    text = output.read_text(encoding="utf-8")
+    rows = json.loads(text) if suffix == "json" else list(csv.DictReader(text.splitlines()))
+    first = [row for row in rows if row["image"].endswith("photo0.png")]
+    assert [int(row["rank"]) for row in first] == [1, 2, 3]
+    assert sum(float(row["probability"]) for row in first) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_zero_shot_needs_class_names_only(run, capsys):
+    names = "cat,red circle"
+    backbone = backbone_file(run)
+
+    predict.main([str(run / "mine"), "--backbone", backbone, "--classnames", names])
+
+    assert "red circle" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.jpg"], "No image or folder none.jpg"),
+        (["{mine}", "--topk", "0"], "--topk is 0"),
+        (["{mine}", "--load-epoch", "9"], r"model\.pth\.tar-9\. There are: model\.pth\.tar-1"),
+        (["{mine}", "--output", "x.txt"], "expected a file ending in .csv or .json"),
+    ],
+)
+def test_bad_arguments_say_what_is_wrong(run, arguments, message):
+    arguments = [a.replace("{mine}", str(run / "mine")) for a in arguments]
+
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        predict.main([*arguments, "--model-dir", model_dir(run)])
+
+
+def test_a_folder_without_images_names_what_was_looked_for(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"No images under .*\*\.jpg"):
+        predict.main([str(tmp_path), "--model-dir", model_dir(run)])
+
+
+def test_a_directory_without_checkpoint_says_what_it_expects(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match="the one that holds results.json"):
+        predict.main([str(run / "mine"), "--model-dir", str(tmp_path)])
+
+
+def test_a_backbone_without_class_names_says_what_to_add(run):
+    with pytest.raises(ValueError, match="--backbone needs --classnames"):
+        predict.main([str(run / "mine"), "--backbone", backbone_file(run)])
