@@ -184,7 +184,9 @@ def test_only_settings_that_matter_change_the_key_of_a_pipeline():
     other_mean = Augmentation.from_input(24, TRANSFORMS=crop, PIXEL_MEAN=[0.1, 0.2, 0.3])
     other_scale = Augmentation.from_input(24, TRANSFORMS=crop, RRCROP_SCALE=(0.5, 1.0))
 
-    assert other_mean.train.key == base.train.key
+    same = Augmentation.from_input(24, TRANSFORMS=crop, RRCROP_SCALE=(0.08, 1))
+
+    assert same.train.key == other_mean.train.key == base.train.key
     assert other_scale.train.key != base.train.key
     assert other_scale.test.key == base.test.key
     assert base.at(32).train.key != base.train.key and base.at(24).train.key == base.train.key

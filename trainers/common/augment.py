@@ -152,7 +152,7 @@ class Augmentation:
         Raises:
             ValueError: if INPUT.SIZE is not square.
         """
-        settings = {key: _plain(value) for key, value in cfg.INPUT.items()}
+        settings = {key: _plain(key, value) for key, value in cfg.INPUT.items()}
         if len(set(settings["SIZE"])) != 1:
             raise ValueError(f"INPUT.SIZE is {settings['SIZE']}; views are square.")
         return cls(InputPipeline(settings, is_train=False), InputPipeline(settings, is_train=True))
@@ -195,8 +195,11 @@ class Augmentation:
         )
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, (tuple, list)) else value
+def _plain(key: str, value: Any) -> Any:
+    """Lists in place of tuples; 1 and 1.0 are the same, except in sizes."""
+    if not isinstance(value, (tuple, list)):
+        return value
+    return [float(v) if isinstance(v, int) and key != "SIZE" else v for v in value]
 
 
 def view_seed(label: str, image: bytes) -> int:
