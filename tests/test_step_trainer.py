@@ -8,8 +8,10 @@ from step_world import make_domains, step_config, step_run
 
 import datasets  # noqa: F401
 import trainers  # noqa: F401
+from dassl.data.datasets import Datum
 from dassl.engine import build_trainer
 from dassl.utils import load_checkpoint
+from trainers.common import dg_data
 from trainers.common.dg_data import DomainBatches
 
 
@@ -204,3 +206,50 @@ def test_evaluation_loads_what_is_deployed(domains, tmp_path):
 def test_a_foreign_selection_rule_is_refused(domains, tmp_path):
     with pytest.raises(ValueError, match="source_val"):
         build_trainer(step_config(domains, tmp_path, "ERM", "TEST.SELECT_ON", "test"))
+
+
+def count_reads(monkeypatch):
+    """The paths that are decoded from now on."""
+    seen = []
+    original = dg_data.read_image
+
+    def read(path):
+        seen.append(path)
+        return original(path)
+
+    monkeypatch.setattr(dg_data, "read_image", read)
+    return seen
+
+
+def test_resized_images_are_read_once_and_again_when_a_file_changes(tmp_path, monkeypatch):
+    folder = make_domains(tmp_path / "domains", per_class=2)
+    paths = sorted(str(path) for path in (folder / "night").rglob("*.png"))
+    items = [Datum(impath=path, label=0) for path in paths]
+    seen = count_reads(monkeypatch)
+
+    def pixels():
+        images = dg_data.ResizedImages(items, size=(8, 12))
+        return torch.cat(list(images.batches(4)))
+
+    first, second = pixels(), pixels()
+    assert len(seen) == len(items)
+    assert torch.equal(first, second)
+    assert first.shape == (len(items), 3, 8, 12)
+
+    make_domains(tmp_path / "other", per_class=2)
+    (tmp_path / "other" / "paper" / "red" / "00.png").replace(paths[0])
+    third = pixels()
+    assert not torch.equal(first[0], third[0])
+    assert torch.equal(first[1:], third[1:])
+
+
+def test_a_truncated_store_of_resized_images_is_written_anew(tmp_path):
+    folder = make_domains(tmp_path / "domains", per_class=1)
+    paths = sorted(str(path) for path in folder.rglob("*.png"))
+    images = dg_data.ResizedImages([Datum(impath=p, label=0) for p in paths], size=(8, 8))
+    whole = torch.cat(list(images.batches(4)))
+
+    data = images.path.read_bytes()
+    images.path.write_bytes(data[: len(data) // 2])
+
+    assert torch.equal(torch.cat(list(images.batches(4))), whole)
