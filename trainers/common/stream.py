@@ -1,0 +1,334 @@
+"""Test-time evaluation: a stream of test images, views in, probabilities out, no labels.
+
+Images come in a seeded, recorded order; their views are encoded ahead in batches across images;
+then the method sees them chunk by chunk and answers in order. Labels join after the last image. The
+state (memory, position, answers) can be saved and continued.
+"""
+
+import hashlib
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dassl.data.datasets import Datum
+from dassl.utils import atomic_write, load_checkpoint
+
+from .augment import Augmentation
+from .encoder import ClipEncoder
+from .feature_bank import AUGMENTATION_SEED, FeatureBank
+from .feature_trainer import FeatureTrainer
+from .stream_report import accuracies, write_stream_report
+from .test_views import TestViews, view_pipeline
+
+logger = logging.getLogger(__name__)
+STATE_FILE = "stream_state.pth.tar"
+FUSED = "fused"
+EVALUATED_AT_ONCE = 4096  # images per call of the evaluator
+
+
+@dataclass
+class Step:
+    """What a method answers for n images.
+
+    Args:
+        scores: classifier -> (n, C) probabilities.
+        notes: further columns of the record, (n,) each.
+    """
+
+    scores: dict[str, Tensor]
+    notes: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def join(cls, steps: Sequence["Step"]) -> "Step":
+        """Steps one after the other."""
+        return cls(
+            {k: torch.cat([s.scores[k] for s in steps]) for k in steps[0].scores},
+            {k: torch.cat([s.notes[k] for s in steps]) for k in steps[0].notes},
+        )
+
+
+class Stream:
+    """A pass over N test images: order, position, and the answers so far. It knows no label.
+
+    Args:
+        count: N.
+        seed: of the order.
+        keeps_scores: keep every classifier's probabilities, not only predictions.
+    """
+
+    def __init__(self, count: int, seed: int, *, keeps_scores: bool = False) -> None:
+        self.seed, self.keeps_scores = seed, keeps_scores
+        self.order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+        self.position = 0
+        self.parts: dict[str, list[Tensor]] = {}  # predictions, scores and notes by column
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def add(self, step: Step, fused: Tensor) -> None:
+        """Take the answers for the next n images."""
+        scores = {**step.scores, FUSED: fused}
+        for name, rows in scores.items():
+            self._append(f"pred/{name}", rows.argmax(dim=-1))
+            if self.keeps_scores or name == FUSED:
+                self._append(f"score/{name}", rows)
+        for name, rows in step.notes.items():
+            self._append(f"note/{name}", rows)
+        self.position += len(fused)
+
+    def _append(self, name: str, rows: Tensor) -> None:
+        self.parts.setdefault(name, []).append(rows.detach().cpu())
+
+    def column(self, name: str) -> Tensor:
+        """All rows of a column so far."""
+        return torch.cat(self.parts[name])
+
+    def group(self, kind: str) -> dict[str, Tensor]:
+        """Columns of a kind: pred, score or note."""
+        names = [name for name in self.parts if name.startswith(f"{kind}/")]
+        return {name.split("/", 1)[1]: self.column(name) for name in names}
+
+    @property
+    def order_digest(self) -> str:
+        """SHA-256 of the order."""
+        return hashlib.sha256(self.order.numpy().tobytes()).hexdigest()
+
+    def state(self) -> dict:
+        """What going on needs."""
+        columns = {name: self.column(name) for name in self.parts}
+        return {
+            "seed": self.seed,
+            "order": self.order,
+            "position": self.position,
+            "keeps_scores": self.keeps_scores,
+            "columns": columns,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict) -> "Stream":
+        """The stream that ``state`` was taken from."""
+        stream = cls(0, state["seed"], keeps_scores=state["keeps_scores"])
+        stream.order, stream.position = state["order"], state["position"]
+        stream.parts = {name: [rows] for name, rows in state["columns"].items()}
+        return stream
+
+
+def run_stream(
+    stream: Stream,
+    views: TestViews,
+    steps: Callable[[Tensor], Step],
+    combine: Callable[[dict[str, Tensor]], Tensor],
+    *,
+    stop: int,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Feed the images from the stream's position to ``stop`` and keep the answers.
+
+    Args:
+        stream: is moved on.
+        views: of the images that the stream orders.
+        steps: (n, V, D) raw features -> answers.
+        combine: scores -> (n, C) fused scores.
+        stop: position to stop before.
+        device: where the method is.
+
+    Raises:
+        FloatingPointError: if an answer is not a number.
+    """
+    for _, raw in views.chunks(stream.order[stream.position : stop]):
+        step = steps(raw.to(device))
+        fused = combine(step.scores)
+        if fused.isnan().any():
+            raise FloatingPointError(
+                f"The answers for images {stream.position} to {stream.position + len(raw)} of the "
+                "stream are not numbers. Check the backbone's weights and the images' features."
+            )
+        stream.add(step, fused)
+
+
+class StreamTrainer(FeatureTrainer):
+    """A trainer that is evaluated on a stream. A subclass overrides ``begin_stream``, ``steps``.
+
+    Its node has N_VIEWS, VIEW_KIND, STREAM_SEED, STREAM_LENGTH and STREAM_STATE. Test views are
+    kept in the feature bank where TRAIN.VIEWS is ``bank`` (runs of all seeds then share them), and
+    drawn by the run's seed where it is ``fresh``.
+    """
+
+    view_scale = (0.08, 1.0)  # share of the area of augmented test views
+
+    # ----------------------------------------------------------------- what a method overrides
+    @abstractmethod
+    def begin_stream(self) -> None:
+        """Prepare an empty state."""
+
+    @abstractmethod
+    def steps(self, views: Tensor) -> Step:
+        """(n, V, D) raw features of n images in stream order -> their answers, in order."""
+
+    def combine(self, scores: dict[str, Tensor]) -> Tensor:
+        """The scores that the accuracy of the run is computed from, (n, C)."""
+        return next(iter(scores.values()))
+
+    def searches_on(self, split: str) -> bool:
+        """Whether ``learn_from_labels`` is wanted after a stream over this split."""
+        return False
+
+    def learn_from_labels(self, split: str, scores: dict[str, Tensor], labels: Tensor) -> None:
+        """Choose hyperparameters from a finished stream's (N, C) scores and its labels."""
+
+    def stream_state(self) -> dict:
+        """What of the method's state going on needs; tensors and plain values."""
+        return {}
+
+    def load_stream_state(self, state: dict) -> None:
+        """Take what ``stream_state`` gave."""
+
+    def stream_facts(self) -> dict:
+        """Further entries of the stream's JSON record."""
+        return {}
+
+    # ----------------------------------------------------------------- set-up
+    def build_augmentation(self) -> Augmentation:
+        """Views of the training images and the plain test view."""
+        return Augmentation.from_cfg(self.cfg)
+
+    def build_bank(self) -> FeatureBank:
+        return self._bank(self.build_augmentation())
+
+    def _bank(self, augmentation: Augmentation) -> FeatureBank:
+        return FeatureBank(
+            ClipEncoder(self.clip),
+            augmentation,
+            workers=self.cfg.DATALOADER.NUM_WORKERS,
+            device=self.device,
+            skip_bad_images=self.cfg.DATALOADER.SKIP_BAD_IMAGES,
+        )
+
+    def test_views(self, items: Sequence[Datum]) -> TestViews:
+        """The views of test images; view 0 as in any evaluation."""
+        plain = self.bank.augmentation.test
+        kind, name = self.settings.VIEW_KIND, self.cfg.DATASET.NAME
+        pipeline = view_pipeline(kind, name, plain.size, self.view_scale)
+        stored = self.cfg.TRAIN.VIEWS == "bank"
+        return TestViews(
+            self._bank(Augmentation(plain, pipeline)),
+            items,
+            views=self.settings.N_VIEWS,
+            seed=AUGMENTATION_SEED if stored else self.run_seed,
+            stored=stored,
+        )
+
+    # ----------------------------------------------------------------- evaluation
+    def test(self, split: str | None = None) -> float:
+        """Stream a split from an empty state; returns the accuracy of the fused answer, percent."""
+        split = self.cfg.TEST.SPLIT if split is None else split
+        return self.run_stream("val" if split == "val" and self.dm.dataset.val else "test")
+
+    @torch.no_grad()
+    def run_stream(self, split: str) -> float:
+        """One stream over a split, its record and its results."""
+        self.set_model_mode("eval")
+        items = list(self.dm.dataset.val if split == "val" else self.dm.dataset.test)
+        if not items:
+            raise ValueError(f"{self.cfg.DATASET.NAME} has no {split} images to stream.")
+        logger.info("Stream of %d %s images", len(items), split)
+        self.begin_stream()
+        stream = self._start(split, len(items))
+        length = self.settings.STREAM_LENGTH
+        stop = len(items) if length < 0 or split == "val" else stream.position + length
+        views = self.test_views(items)
+        try:
+            run_stream(stream, views, self.steps, self.combine, stop=stop, device=self.device)
+        finally:
+            views.bank.close()
+        if length >= 0 and split == "test":
+            self.save_stream(stream)
+        return self._conclude(split, stream, items)
+
+    def _start(self, split: str, count: int) -> Stream:
+        """A new stream, or the one of STREAM_STATE."""
+        path, keeps = self.settings.STREAM_STATE, self.searches_on(split)
+        if split != "test" or not path:
+            seed = self.settings.STREAM_SEED
+            return Stream(count, self.run_seed if seed < 0 else seed, keeps_scores=keeps)
+        if not Path(path).is_file():
+            raise FileNotFoundError(
+                f"TRAINER.{self.node}.STREAM_STATE {path}: no such file. A run with "
+                f"TRAINER.{self.node}.STREAM_LENGTH N writes <output>/{STATE_FILE}."
+            )
+        state = load_checkpoint(path)
+        if len(state["stream"]["order"]) != count or state["dataset"] != self.cfg.DATASET.NAME:
+            raise ValueError(
+                f"{path} belongs to a stream of {len(state['stream']['order'])} images of "
+                f"{state['dataset']}; this run streams {count} of {self.cfg.DATASET.NAME}."
+            )
+        if keeps and not state["stream"]["keeps_scores"]:
+            raise ValueError(
+                f"{path} was written without the classifiers' probabilities. Begin the stream with "
+                "TEST.SELECT_ON test if its weights are to be searched on it."
+            )
+        self.load_stream_state(state["method"])
+        return Stream.from_state(state["stream"])
+
+    def save_stream(self, stream: Stream) -> Path:
+        """Write <output>/stream_state.pth.tar; returns its path."""
+        path = Path(self.output_dir) / STATE_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = {
+            "dataset": self.cfg.DATASET.NAME,
+            "stream": stream.state(),
+            "method": self.stream_state(),
+        }
+        with atomic_write(path) as temporary:
+            torch.save(state, temporary)
+        logger.info("Stream stopped after %d of %d images: %s", stream.position, len(stream), path)
+        return path
+
+    def _conclude(self, split: str, stream: Stream, items: Sequence[Datum]) -> float:
+        """Labels join here."""
+        seen = stream.order[: stream.position].tolist()
+        labels = torch.tensor([items[i].label for i in seen])
+        fused = stream.column(f"score/{FUSED}")
+        if self.searches_on(split):
+            scores = stream.group("score")
+            scores.pop(FUSED)
+            self.learn_from_labels(split, scores, labels)
+            fused = self.combine(scores)
+        predictions = {**stream.group("pred"), FUSED: fused.argmax(dim=-1)}
+        self.evaluator.reset()
+        for rows in torch.arange(len(labels)).split(EVALUATED_AT_ONCE):
+            self.evaluator.process(fused[rows], labels[rows])
+        results = self.evaluator.evaluate()
+        self.add_result(split, results)
+        parts = accuracies(predictions, labels)
+        if split == "test":
+            for name, accuracy in parts.items():
+                if name != FUSED:
+                    metrics = {"accuracy": accuracy, "error_rate": 100.0 - accuracy}
+                    self.add_result(name, metrics)
+        facts = {
+            "split": split,
+            "images": len(labels),
+            "of": len(stream),
+            "seed": stream.seed,
+            "order_sha256": stream.order_digest,
+            "views": self.settings.N_VIEWS,
+            "rule": self.selection,
+            "accuracy": parts,
+            **self.stream_facts(),
+        }
+        files = write_stream_report(
+            self.output_dir, split, items, stream, predictions, labels, facts
+        )
+        logger.info(
+            "%s: %s. Order, predictions and curve: %s",
+            split,
+            ", ".join(f"{name} {value:.2f}%" for name, value in parts.items()),
+            ", ".join(map(str, files)),
+        )
+        return list(results.values())[0]

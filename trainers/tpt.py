@@ -1,0 +1,321 @@
+"""TPT: test-time prompt tuning.
+
+Shu, Nie, Huang, Yu, Goldstein, Anandkumar, Xiao: Test-Time Prompt Tuning for Zero-Shot
+Generalization in Vision-Language Models, NeurIPS 2022, arXiv 2209.07511. Parity is tested in
+tests/golden/tpt. License of the official code: MIT.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode
+from yacs.config import CfgNode as CN
+
+from clip.model import CLIP
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import load_checkpoint
+from trainers.cocoop import CoCoOpPrompt
+from trainers.common import Method
+from trainers.common.confidence import confident_count, least_entropy_views
+from trainers.common.cupl import swap_food_names
+from trainers.common.prompts import ContextPrompt, encode_prompts
+from trainers.common.stream import Step, StreamTrainer
+
+CLASS_WORD = "[CLS]"  # in CTX_INIT: the class name's place
+PLACEHOLDER_TOKENS = 4  # context length where no words are given and no file says another
+
+
+def average_entropy(logits: Tensor) -> Tensor:
+    """Entropy of the averaged softmax distributions of (k, C) logits, in nats.
+
+    a = logsumexp_v(log_softmax(L_v)) - log k, at least the smallest float; -sum_c a_c exp(a_c).
+    """
+    log_mean = logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(logits))
+    log_mean = log_mean.clamp_min(torch.finfo(log_mean.dtype).min)
+    return -(log_mean * log_mean.exp()).sum()
+
+
+def view_entropies(logits: Tensor) -> Tensor:
+    """(V, C) logits -> (V,) entropies of their softmax, in nats."""
+    return -(logits.softmax(dim=-1) * logits.log_softmax(dim=-1)).sum(dim=-1)
+
+
+@dataclass
+class Episode:
+    """One image's adaptation; lists have one entry per step.
+
+    Attributes:
+        logits_before: (V, C) of every view with the initial context.
+        selected: (k,) confident views, ascending.
+        losses, gradients, contexts: loss before, context gradient of, context after each step.
+        logits: (C,) of view 0 with the adapted context.
+    """
+
+    logits_before: Tensor
+    selected: Tensor
+    losses: list[Tensor] = field(default_factory=list)
+    gradients: list[Tensor] = field(default_factory=list)
+    contexts: list[Tensor] = field(default_factory=list)
+    logits: Tensor | None = None
+
+
+class TestTimePrompt(ContextPrompt):
+    """t_c = normalise(T([SOS, ctx, name_c, "."])); per image, ctx takes AdamW steps from its reset.
+
+    Loss: entropy of the mean prediction of the k lowest-entropy views. ``ctx`` (M, W) itself never
+    changes: it is the value that every image begins with.
+    """
+
+    __test__ = False  # not a test of pytest's
+
+    def __init__(
+        self,
+        clip: CLIP,
+        classnames: Sequence[str],
+        *,
+        ctx_init: str = "a_photo_of_a",
+        n_ctx: int = PLACEHOLDER_TOKENS,
+        chunk: int = 0,
+    ) -> None:
+        """Build prompts.
+
+        Args:
+            ctx_init: words, ``_`` counts as a blank; may hold [CLS] where the class name goes;
+                empty: random vectors.
+            n_ctx: context tokens without words.
+            chunk: TRAIN.TEXT_CHUNK, see ``encode_prompts``.
+        """
+        words = ctx_init.replace("_", " ").split()
+        split = words.index(CLASS_WORD) if CLASS_WORD in words else None
+        text = " ".join(word for word in words if word != CLASS_WORD)
+        super().__init__(clip, classnames, n_ctx=n_ctx, ctx_init=text, chunk=chunk)
+        self.split = None if split == len(self.ctx) else split
+        self.ctx.requires_grad_(False)
+
+    def embeddings(self, ctx: Tensor | None = None) -> Tensor:
+        """(C, L, W) token embeddings; the class name inside the context where [CLS] says so."""
+        if self.split is None:
+            return super().embeddings(ctx)
+        ctx, k = self.ctx if ctx is None else ctx, self.split
+        rows = [
+            torch.cat([prefix, ctx[:k], suffix[:n], ctx[k:], suffix[n:]])
+            for prefix, suffix, n in zip(
+                self.token_prefix, self.token_suffix, self.name_lengths, strict=True
+            )
+        ]
+        return torch.stack(rows)
+
+    def text_of(self, clip: CLIP, ctx: Tensor) -> Tensor:
+        """(M, W) context -> (C, D) unit rows."""
+        embeddings = self.embeddings(ctx)
+        tokens = self.tokenized_prompts
+        raw = encode_prompts(clip, tokens, embeddings=embeddings, chunk=self.chunk)
+        return F.normalize(raw, dim=-1)
+
+    def text_features(self, clip: CLIP) -> Tensor:
+        """(C, D) unit rows of the initial context."""
+        return self.text_of(clip, self.ctx)
+
+
+class Adapter:
+    """Adapts a context to one image after the other; nothing is carried over.
+
+    The first step is shared by all images: the context is the same, so one text graph is kept and
+    an image costs a vector-Jacobian product and one forward pass without graph per step.
+    """
+
+    def __init__(
+        self,
+        method: TestTimePrompt,
+        clip: CLIP,
+        *,
+        steps: int,
+        lr: float,
+        weight_decay: float,
+        confident: int,
+    ) -> None:
+        """Encode the initial context.
+
+        Args:
+            method: prompts and initial context.
+            clip: the frozen backbone.
+            steps: TRAINER.TPT.TTA_STEPS; 0 only classifies.
+            lr, weight_decay: of AdamW.
+            confident: number of views that the loss is over.
+        """
+        self.method, self.clip, self.steps = method, clip, steps
+        self.lr, self.weight_decay, self.confident = lr, weight_decay, confident
+        self.scale = clip.logit_scale.detach().exp()
+        self.start, self.text = self._graph(method.ctx)
+
+    def _graph(self, ctx: Tensor) -> tuple[Tensor, Tensor]:
+        """A context leaf and its text features, with graph where steps follow."""
+        leaf = ctx.detach().clone().requires_grad_(self.steps > 0)
+        with torch.set_grad_enabled(self.steps > 0):
+            return leaf, self.method.text_of(self.clip, leaf)
+
+    def adapt(self, views: Tensor, start: Tensor | None = None) -> Episode:
+        """One image.
+
+        Args:
+            views: (V, D) unit rows, view 0 not augmented.
+            start: (M, W) context to begin with; None: the method's own.
+        """
+        leaf, text = (self.start, self.text) if start is None else self._graph(start)
+        with torch.no_grad():
+            before = self.scale * views @ text.t()
+            selected = least_entropy_views(view_entropies(before), self.confident)
+        episode = Episode(before, selected)
+        if not self.steps:
+            episode.logits = before[0]
+            return episode
+        ctx = nn.Parameter(leaf.detach().clone())
+        optimizer = torch.optim.AdamW([ctx], lr=self.lr, weight_decay=self.weight_decay)
+        for step in range(self.steps):
+            if step:
+                leaf, text = self._graph(ctx)
+            loss, ctx.grad = self._gradient(leaf, text, views[selected])
+            optimizer.step()
+            episode.losses.append(loss)
+            episode.gradients.append(ctx.grad)
+            episode.contexts.append(ctx.detach().clone())
+        with torch.no_grad():
+            adapted = self.method.text_of(self.clip, ctx)
+            episode.logits = self.scale * views[0] @ adapted.t()
+        return episode
+
+    def _gradient(self, leaf: Tensor, text: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and its gradient w.r.t. the context, through the kept text graph."""
+        with torch.enable_grad():
+            features = text.detach().requires_grad_(True)
+            loss = average_entropy(self.scale * views @ features.t())
+            (cotangent,) = torch.autograd.grad(loss, features)
+        (gradient,) = torch.autograd.grad(text, leaf, cotangent, retain_graph=True)
+        return loss.detach(), gradient
+
+
+def read_context(path: str) -> dict[str, Tensor]:
+    """The learned tensors of a CoOp or CoCoOp checkpoint (ctx, meta_net.*).
+
+    Raises:
+        FileNotFoundError, ValueError: if there is no such file, or no context in it.
+    """
+    state = load_checkpoint(path)
+    state = state.get("state_dict", state)
+    state = {key.removeprefix("prompt_learner."): value for key, value in state.items()}
+    if "ctx" not in state:
+        raise ValueError(
+            f"TRAINER.TPT.CTX_FILE {path} holds no learned context (ctx), only: "
+            f"{', '.join(list(state)[:5])}. Give a checkpoint of CoOp (of CoCoOp with COCOOP True)."
+        )
+    if state["ctx"].dim() != 2:
+        raise ValueError(
+            f"TRAINER.TPT.CTX_FILE {path} holds class-specific contexts; TPT tunes one that all "
+            "classes share. Train CoOp with TRAINER.COOP.CSC False."
+        )
+    return {k: v.float() for k, v in state.items() if k == "ctx" or k.startswith("meta_net.")}
+
+
+class ConditionalStart(CoCoOpPrompt):
+    """CoCoOp's context for one image, the start of its adaptation."""
+
+    @torch.no_grad()
+    def start(self, raw_view: Tensor) -> Tensor:
+        """(D,) raw feature of view 0 -> (M, W).
+
+        parity: CoCoOp trains its meta-net on unit features; TPT's official code feeds raw ones.
+        """
+        return self.ctx + self.meta_net(raw_view[None].to(self.ctx.dtype))[0]
+
+
+@TRAINER_REGISTRY.register()
+class TPT(StreamTrainer):
+    """Tunes the context on each test image by itself; nothing is trained beforehand."""
+
+    node = "TPT"
+    uses_training_images = False
+
+    @staticmethod
+    def default_cfg() -> CfgNode:
+        node = CN()
+        node.CTX_INIT = "a_photo_of_a"  # initial words; [CLS] puts the class name between them
+        node.CTX_FILE = ""  # CoOp checkpoint to start from (CoCoOp's with COCOOP True)
+        node.N_VIEWS = 64  # views per test image, the un-augmented one included
+        node.SELECTION_P = 0.1  # share of the views that the loss is over
+        node.VIEW_KIND = "auto"  # augmented views: crop | augmix | auto (crop on ImageNet sets)
+        node.TTA_STEPS = 1  # steps per image; 0: the initial context alone
+        node.LR = 5e-3  # of AdamW
+        node.WEIGHT_DECAY = 0.01
+        node.COCOOP = False  # start from CoCoOp's context of the image
+        node.STREAM_SEED = -1  # order of the test stream; -1: SEED
+        node.STREAM_LENGTH = -1  # images in this run, the state is then saved; -1: all
+        node.STREAM_STATE = ""  # state file to continue from
+        node.LEGACY_FOOD101_NAMES = False  # swap two names, as in the published numbers
+        node.PREC = "fp32"
+        return CN({"TRAINER": CN({"TPT": node}), "OPTIM": CN({"MAX_EPOCH": 0})})
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        node = cfg.TRAINER.TPT
+        confident_count(node.N_VIEWS, node.SELECTION_P, key="TRAINER.TPT")
+        if node.COCOOP and not node.CTX_FILE:
+            raise ValueError(
+                "TRAINER.TPT.COCOOP True starts from CoCoOp's prompts: give its checkpoint, "
+                "TRAINER.TPT.CTX_FILE <run>/prompt_learner/model.pth.tar-<epoch>."
+            )
+        if node.TTA_STEPS < 0:
+            raise ValueError(f"TRAINER.TPT.TTA_STEPS is {node.TTA_STEPS}; expected 0 or more.")
+        if cfg.TEST.SELECT_ON != "last":
+            raise ValueError(
+                f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON!r}; TPT selects nothing, use last."
+            )
+
+    @classmethod
+    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
+        node = cfg.TRAINER.TPT
+        state = read_context(node.CTX_FILE) if node.CTX_FILE else {}
+        method = TestTimePrompt(
+            clip,
+            swap_food_names(classnames) if node.LEGACY_FOOD101_NAMES else classnames,
+            ctx_init="" if state else node.CTX_INIT,
+            n_ctx=len(state["ctx"]) if state else PLACEHOLDER_TOKENS,
+            chunk=cfg.TRAIN.TEXT_CHUNK,
+        )
+        if state:
+            method.load_state_dict(method.import_state(state, None, classnames))
+        return method
+
+    # ----------------------------------------------------------------- stream
+    def begin_stream(self) -> None:
+        node = self.settings
+        self.adapter = Adapter(
+            self.method,
+            self.clip,
+            steps=node.TTA_STEPS,
+            lr=node.LR,
+            weight_decay=node.WEIGHT_DECAY,
+            confident=confident_count(node.N_VIEWS, node.SELECTION_P, key="TRAINER.TPT"),
+        )
+        self.conditional = None
+        if node.COCOOP:
+            state = read_context(node.CTX_FILE)
+            prompts = ConditionalStart(self.clip, self.classnames, n_ctx=len(state["ctx"]))
+            prompts.load_state_dict(prompts.import_state(state, None, self.classnames))
+            self.conditional = prompts.to(self.device).eval().requires_grad_(False)
+
+    def steps(self, views: Tensor) -> Step:
+        """(n, V, D) raw features -> probabilities with the adapted and with the initial context."""
+        episodes = []
+        for image in views:
+            start = None if self.conditional is None else self.conditional.start(image[0])
+            episodes.append(self.adapter.adapt(F.normalize(image, dim=-1), start))
+        scores = {
+            "adapted": torch.stack([e.logits for e in episodes]).softmax(dim=-1),
+            "initial": torch.stack([e.logits_before[0] for e in episodes]).softmax(dim=-1),
+        }
+        entropies = [view_entropies(e.logits_before[e.selected]).mean() for e in episodes]
+        return Step(scores, {"selected_entropy": torch.stack(entropies)})
