@@ -26,7 +26,7 @@ class Predictor:
         classnames: C names, ordered by label.
         size: side of the square input in pixels.
         logits: (B, 3, size, size) pixels in [0, 1] -> (B, C) scores before softmax.
-        returns_probabilities: True for methods whose scores are probabilities already.
+        returns_probabilities: True for methods whose scores are (sums of) probabilities already.
     """
 
     classnames: Sequence[str]
@@ -38,7 +38,9 @@ class Predictor:
     def __call__(self, pixels: Tensor) -> Tensor:
         """(B, 3, size, size) in [0, 1] -> (B, C) probabilities."""
         scores = self.logits(pixels).float()
-        return scores if self.returns_probabilities else scores.softmax(dim=-1)
+        if self.returns_probabilities:
+            return scores / scores.sum(dim=-1, keepdim=True)
+        return scores.softmax(dim=-1)
 
 
 def normalise_pixels(clip: CLIP, pixels: Tensor) -> Tensor:
