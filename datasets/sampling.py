@@ -110,7 +110,8 @@ def draw_from(
     if kept is not None:
         print(f"Reading the {draw.num_shots}-shot draw of seed {draw.seed} from {folder}")
     shots, val_shots = kept or _draw(*lists(), draw, sample)
-    _warn_small_classes(shots, draw.num_shots)
+    if kept:  # a draw made now has warned already
+        _warn_small_classes(shots, draw.num_shots)
     if draw.seed >= 0 and (kept is None or not path.exists()):
         _write(path, (shots, val_shots), split, draw)
     keeps_whole = draw.val_per_class == WHOLE and not draw.val_from_train
