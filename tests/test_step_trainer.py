@@ -13,6 +13,7 @@ from dassl.engine import build_trainer
 from dassl.utils import load_checkpoint
 from trainers.common import dg_data
 from trainers.common.dg_data import DomainBatches
+from trainers.common.step_trainer import StepTrainer
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,27 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(domains, tmp_path, monkey
         ]
         assert states[0].keys() == states[1].keys()
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_a_run_that_was_killed_after_its_last_step_is_only_finished(domains, tmp_path, monkeypatch):
+    words = ["SWAD.ENABLED", "True", "STEPS.N", "7"]
+    whole = step_run(domains, tmp_path / "whole", "LP", *words)
+
+    class Killed(Exception):
+        pass
+
+    def die(self):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepTrainer, "record_results", die)
+        with pytest.raises(Killed):
+            step_run(domains, tmp_path / "killed", "LP", *words)
+    resumed = step_run(domains, tmp_path / "killed", "LP", *words)
+
+    assert resumed["metrics"] == whole["metrics"]
+    steps = [load_checkpoint(str(tmp_path / run / "swad"))["step"] for run in ("whole", "killed")]
+    assert steps == [6, 6]
 
 
 def test_the_features_of_a_frozen_student_are_computed_once(domains, tmp_path):

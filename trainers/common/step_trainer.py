@@ -253,6 +253,7 @@ class StepTrainer(StepFiles, TrainerX):
 
     def before_train(self) -> None:
         super().before_train()
+        self.batch_idx = self.freq - 1 if self.start_epoch > 1 else 0  # of the last step made
         if self.start_epoch == 0:
             self.check_init()
 
