@@ -146,11 +146,11 @@ def test_shots_beyond_a_class_give_all_it_has_and_warn(tmp_path, caplog):
         dataset = build(tmp_path, NUM_SHOTS=8)
 
     assert len(dataset.train_x) == 5 * 6
-    assert caplog.text.count("5 classes have fewer") == 1
+    assert caplog.text.count("5 classes have fewer than 8 images") == 1
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         build(tmp_path, NUM_SHOTS=8)
-    assert caplog.text.count("5 classes have fewer") == 1
+    assert caplog.text.count("5 classes have fewer training images") == 1
 
 
 @pytest.mark.parametrize(("val_shots", "expected"), [(-1, 10), (1, 5), (4, 10)])
