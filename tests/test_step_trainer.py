@@ -194,10 +194,11 @@ def test_a_stage_of_another_target_domain_is_refused(domains, tmp_path):
 
 
 def test_cutmix_mixes_and_still_depends_on_the_seed_alone(domains, tmp_path):
-    words = ["STEPS.CUTMIX_BETA", "1.0", "STEPS.CUTMIX_PROB", "0.5"]
+    short = ["STEPS.N", "4"]
+    words = [*short, "STEPS.CUTMIX_BETA", "1.0", "STEPS.CUTMIX_PROB", "0.9"]
     first = step_run(domains, tmp_path / "a", "ERM", *words)
     second = step_run(domains, tmp_path / "b", "ERM", *words)
-    plain = step_run(domains, tmp_path / "c", "ERM")
+    plain = step_run(domains, tmp_path / "c", "ERM", *short)
 
     losses = [[x["loss"] for x in read_lines(tmp_path / run)] for run in ("a", "b", "c")]
     assert losses[0] == losses[1]
@@ -206,10 +207,9 @@ def test_cutmix_mixes_and_still_depends_on_the_seed_alone(domains, tmp_path):
     assert plain["finished"]
 
 
-@pytest.mark.parametrize("trainer", ["ERM", "LP", "MIRO"])
-def test_the_number_of_workers_changes_nothing(domains, tmp_path, trainer):
-    step_run(domains, tmp_path / "none", trainer, "STEPS.N", "4")
-    step_run(domains, tmp_path / "two", trainer, "STEPS.N", "4", "DATALOADER.NUM_WORKERS", "2")
+def test_the_number_of_workers_changes_nothing(domains, tmp_path):
+    step_run(domains, tmp_path / "none", "LP", "STEPS.N", "4")
+    step_run(domains, tmp_path / "two", "LP", "STEPS.N", "4", "DATALOADER.NUM_WORKERS", "2")
 
     losses = [[x["loss"] for x in read_lines(tmp_path / run)] for run in ("none", "two")]
     assert losses[0] == losses[1]
