@@ -47,7 +47,7 @@ class Shift:
 
 
 NO_SHIFT = Shift()
-SHIFT = Shift(drift=0.5, context=0.5, material=0.3)
+SHIFT = Shift(drift=0.47, context=0.5, material=0.3)
 NO_CONTEXT = Shift(drift=SHIFT.drift)
 
 

@@ -1,7 +1,7 @@
 """Train a small toy ResNet: the supervised auxiliary encoder or the photo-trained student.
 
-aux: shape and texture labels, all styles, colours scrambled (it shall know what CLIP's captions
-tell least, and be blind to colour). student: all factor labels, photos only; it plays the network
+aux: shape and texture labels, photos, colours tinted (it shall know what CLIP's captions tell
+least, and not rely on colour). student: all factor labels, photos; it plays the network
 "pre-trained on ImageNet". simclr: no labels, two augmented views (Chen et al., ICML 2020).
 """
 
@@ -39,7 +39,7 @@ class NetTrainer:
         self.pool = Pool(args.pool, "full", 32)
         self.held_out = Pool(args.pool, "held_out", 32)
         self.rows = np.arange(len(self.pool))
-        if args.kind == "student":
+        if args.kind != "simclr":
             self.rows = np.flatnonzero(self.pool.factors[:, NAMES.index("style")] == 0)
         self.net = ToyNet().to(self.device, memory_format=torch.channels_last)
         outputs = [len(FACTORS[n]) for n in LABELS[args.kind]] or [64]
@@ -81,6 +81,12 @@ class NetTrainer:
             (x - 0.5) * gain * sign + 0.5 + 0.1 * torch.randn(n, 1, 1, 1, device=x.device)
         ).clamp(0, 1)
 
+    def tint(self, x: Tensor) -> Tensor:
+        """Per image: channels mixed a little, so that colours cannot be relied on."""
+        mix = torch.eye(3, device=x.device) + 0.25 * torch.randn(len(x), 3, 3, device=x.device)
+        mix = mix / mix.sum(dim=2, keepdim=True).clamp_min(0.3)
+        return torch.einsum("nij,njhw->nihw", mix, x).clamp(0, 1)
+
     def crop(self, x: Tensor) -> Tensor:
         """Per image: a random crop (side 0.65 to 1) and a small rotation."""
         n = len(x)
@@ -108,7 +114,7 @@ class NetTrainer:
             target = torch.cat([torch.arange(n, 2 * n), torch.arange(n)]).to(x.device)
             loss = F.cross_entropy(logits, target)
             return loss, [loss.item()]
-        x = self.scramble(self.shift(x)) if self.args.kind == "aux" else self.shift(x)
+        x = self.tint(self.shift(x)) if self.args.kind == "aux" else self.shift(x)
         rows = self.net(self.normalise(x))
         parts = []
         for head, name in zip(self.heads, LABELS[self.args.kind]):
@@ -145,7 +151,7 @@ class NetTrainer:
         """Accuracy of the heads on held-out images (photos only for the student)."""
         rows, factors = self.features(count)
         keep = np.ones(count, dtype=bool)
-        if self.args.kind == "student":
+        if self.args.kind != "simclr":
             keep = factors[:, NAMES.index("style")] == 0
         out = []
         for head, name in zip(self.heads, LABELS[self.args.kind]):
