@@ -1,0 +1,106 @@
+"""The README's commands, end to end on the toy world, cut down to seconds."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = [
+    pytest.mark.smoke,
+    pytest.mark.skipif(shutil.which("bash") is None, reason="the scripts need bash"),
+]
+SHORT = ("OPTIM.MAX_EPOCH", "2", "TRAIN.NUM_VIEWS", "1", "DATALOADER.TEST.BATCH_SIZE", "1000")
+
+
+def run(*command: str, output: Path, seeds: str = "1") -> str:
+    """Run a command in the repository; returns what it printed, and fails with it."""
+    environment = {**os.environ, "SEEDS": seeds, "OUTPUT": str(output), "PYTHON": sys.executable}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory) -> Path:
+    """The output folder after the quick start with two seeds and one shot."""
+    folder = tmp_path_factory.mktemp("output")
+    script = ("bash", "scripts/taskres/main.sh", "toy_layout", "1")
+    (folder / "printed.txt").write_text(
+        run(*script, *SHORT, output=folder, seeds="1 2"), encoding="utf-8"
+    )
+    return folder
+
+
+def test_the_quick_start_prints_zero_shot_and_tuned_accuracy(output):
+    printed = (output / "printed.txt").read_text(encoding="utf-8")
+
+    assert "ZeroshotCLIP" in printed
+    assert "TaskRes" in printed
+    assert "±" in printed
+    assert "predict.py" in printed
+
+
+def test_every_run_leaves_its_results(output):
+    runs = [json.loads(path.read_text()) for path in output.rglob("results.json")]
+
+    assert sorted(r["trainer"] for r in runs) == ["TaskRes", "TaskRes", "ZeroshotCLIP"]
+    assert all(r["finished"] and r["selection"] == "last" for r in runs)
+
+
+def test_the_parser_aggregates_the_seeds(output):
+    printed = run(sys.executable, "parse_test_res.py", str(output), output=output)
+
+    assert "TaskRes" in printed
+    assert "±" in printed
+
+
+def test_the_same_command_again_skips_what_is_finished(output):
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("model.pth.tar-*")}
+
+    run("bash", "scripts/taskres/main.sh", "toy_layout", "1", *SHORT, output=output, seeds="1 2")
+
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_finished_run_classifies_an_image_of_ones_own(output, tmp_path):
+    model_dir = next(path.parent for path in output.rglob("results.json") if "TaskRes" in str(path))
+    image = next(Path(os.environ["VLTUNE_CACHE"]).rglob("*.png"))
+    shutil.copy(image, tmp_path / "mine.png")
+
+    printed = run(
+        sys.executable,
+        "predict.py",
+        str(tmp_path / "mine.png"),
+        "--model-dir",
+        str(model_dir),
+        output=output,
+    )
+
+    assert "mine.png" in printed
+    assert "%" in printed
+
+
+def test_a_dataset_that_is_not_there_stops_with_what_is_missing(tmp_path):
+    done = subprocess.run(
+        ["bash", "scripts/taskres/main.sh", "imagenet", "16"],
+        cwd=ROOT,
+        env={**os.environ, "DATA": str(tmp_path / "none"), "OUTPUT": str(tmp_path / "out"),
+             "CLIP_CACHE": str(tmp_path / "weights"), "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+
+    assert done.returncode != 0
+    text = done.stdout + done.stderr
+    assert str(tmp_path / "none") in text
+    assert "DATASETS.md" in text
+    assert "RN50" in text
+    assert not (tmp_path / "out").exists()
