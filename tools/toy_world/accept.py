@@ -1,7 +1,7 @@
 """The acceptance table of the toy world, from runs of the package's own trainers (3 seeds).
 
-python tools/toy_world/accept.py                  # all lines; finished runs are not repeated
-python tools/toy_world/accept.py curves styles    # some of curves probes styles base2new aux domains
+python tools/toy_world/accept.py               # all lines; finished runs are not repeated
+python tools/toy_world/accept.py curves aux    # some of curves probes styles base2new aux domains
 
 Every run is an ordinary ``train.py`` run under --output. Nothing is selected on test data: recipes
 use the last step or the validation split.

@@ -167,7 +167,9 @@ class Captioner:
         rows = []
         for sentence in sentences:
             words = sentence.replace(".", " .").split()
-            rows.append([1, *(i for w in words for i in vocabulary.words[w]), vocabulary.end])
+            rows.append(
+                [vocabulary.start, *(i for w in words for i in vocabulary.words[w]), vocabulary.end]
+            )
         out = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
         for i, ids in enumerate(rows):
             out[i, : len(ids)] = torch.tensor(ids)
