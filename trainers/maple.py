@@ -36,7 +36,7 @@ class MaPLePrompt(ContextPrompt):
         depth: int,
         chunk: int = 0,
     ) -> None:
-        """Args: depth: J, blocks that get prompts, the input counted; TRAINER.MAPLE.PROMPT_DEPTH."""
+        """Args: depth: J, blocks with prompts, the input counted (TRAINER.MAPLE.PROMPT_DEPTH)."""
         _check_depth(clip, depth)
         super().__init__(
             clip,

@@ -50,9 +50,7 @@ def load_method(trainer: "ClipTrainer", directory: str, epoch: int | None = None
     logger.info("Load %s to %s (epoch=%s%s)", path, trainer.model_name, checkpoint["epoch"], result)
 
 
-def class_keys(
-    trainer: "ClipTrainer", checkpoint: dict
-) -> tuple[list[str] | None, list[str]]:
+def class_keys(trainer: "ClipTrainer", checkpoint: dict) -> tuple[list[str] | None, list[str]]:
     """What identifies classes in the file and in this run: WordNet ids if both know them, or names.
 
     Official files name no classes. On a data set whose classes are ImageNet's such a file counts as
