@@ -1,0 +1,420 @@
+"""Prompt-learning baselines beyond their golden cases."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from battery import CLASSNAMES, MadeUp, made_trainer
+
+from clip.model import build_clip
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
+from datasets.subsampling import subsample_classes
+from golden_checks import tiny_clip
+from golden_checks.rpo import masked_logits
+from trainers.cocoop import CoCoOpPrompt
+from trainers.common.independent_prompts import IndependentPrompts, VisualPrompt
+from trainers.common.prompts import ContextPrompt, template_features, zero_shot_classifier
+from trainers.lasp import LASPPrompt, lasp_groups
+from trainers.maple import MaPLePrompt
+from trainers.proda import PromptDistribution, PromptOrder
+from trainers.promptsrc import GaussianAverage, SelfRegulatedPrompts, gaussian_weights
+from trainers.rpo import ReadOnlyPrompts, text_mask
+
+NAMES = ["cat", "golden_retriever", "Boeing 737-800", "dog"]
+TEMPLATES = ["a photo of a {}.", "art of the {}."]
+LABELS = torch.tensor([0, 3, 1])
+
+
+@pytest.fixture(scope="module")
+def clip():
+    model = build_clip(tiny_clip.torch_state_dict("tiny_vit", 0))
+    return model.requires_grad_(False)
+
+
+@pytest.fixture
+def images():
+    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def promptsrc(clip, chunk=0):
+    return SelfRegulatedPrompts(
+        clip,
+        NAMES,
+        frozen_text=template_features(clip, NAMES, TEMPLATES).mean(dim=0),
+        text_weight=25.0,
+        image_weight=10.0,
+        n_text=4,
+        n_vision=3,
+        depth_text=4,
+        depth_vision=3,
+        ctx_init="a photo of a",
+        chunk=chunk,
+    )
+
+
+def lasp(clip, chunk=0, **options):
+    settings = {"templates": TEMPLATES, "weight": 5.0, "ctx_init": "a photo of a"}
+    return LASPPrompt(clip, NAMES, chunk=chunk, **{**settings, **options})
+
+
+def ivlp(clip, chunk=0, **options):
+    settings = {"n_text": 2, "n_vision": 2, "depth_text": 3, "depth_vision": 3}
+    return IndependentPrompts(
+        clip, NAMES, ctx_init="a photo of a", chunk=chunk, **{**settings, **options}
+    )
+
+
+BUILDERS = {
+    "CoOp": lambda clip, chunk=0: ContextPrompt(clip, NAMES, n_ctx=3, chunk=chunk),
+    "CoCoOp": lambda clip, chunk=0: CoCoOpPrompt(clip, NAMES, n_ctx=3, chunk=chunk),
+    "MaPLe": lambda clip, chunk=0: MaPLePrompt(
+        clip, NAMES, n_ctx=2, ctx_init="a photo of a", depth=3, chunk=chunk
+    ),
+    "IVLP": ivlp,
+    "RPO": lambda clip, chunk=0: ReadOnlyPrompts(
+        clip, NAMES, prompts=3, template="a photo of a _.", chunk=chunk
+    ),
+    "LASP": lambda clip, chunk=0: lasp(clip, chunk, weight=0.0),
+    "ProDA": lambda clip, chunk=0: PromptDistribution(
+        clip, NAMES, prompts=4, n_ctx=4, alpha=0.1, chunk=chunk
+    ),
+}
+
+
+def build(name, clip, chunk=0):
+    torch.manual_seed(0)
+    return BUILDERS[name](clip, chunk)
+
+
+def gradients(clip, method, images) -> dict[str, torch.Tensor]:
+    loss = method.losses(clip, method.raw_image_features(clip, images), LABELS)["loss"]
+    loss.backward()
+    return {name: p.grad for name, p in method.named_parameters()}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_chunked_text_encoding_gives_the_same_gradients(name, clip, images):
+    whole, chunked = build(name, clip), build(name, clip, chunk=2)
+
+    expected = gradients(clip, whole, images)
+
+    torch.testing.assert_close(gradients(clip, chunked, images), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_context_shared_by_all_classes_is_encoded_once(clip):
+    method = build("CoOp", clip)
+
+    shared = method.raw_text_features(clip)
+
+    single = [ContextPrompt(clip, [name], n_ctx=3) for name in NAMES]
+    for prompt in single:
+        prompt.ctx.data.copy_(method.ctx)
+    expected = torch.cat([prompt.raw_text_features(clip) for prompt in single])
+    assert method.shared_length == 4
+    torch.testing.assert_close(shared, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_many_images_of_cocoop_equal_one_at_a_time(clip, images):
+    method = build("CoCoOp", clip).eval()
+    unit = method.image_features(method.raw_image_features(clip, images))
+
+    together = method.logits(clip, unit)
+
+    torch.testing.assert_close(
+        together, torch.cat([method.logits(clip, row[None]) for row in unit]), rtol=1e-4, atol=1e-4
+    )
+
+
+# ------------------------------------------------------------------- IVLP, VPT
+def test_without_image_prompts_the_image_tower_is_plain(clip, images):
+    method = ivlp(clip, depth_vision=0)
+
+    assert torch.equal(method.raw_image_features(clip, images), clip.encode_image(images))
+    assert not any(name.startswith("vision") for name, _ in method.named_parameters())
+
+
+def test_vpt_keeps_its_class_vectors(clip, images):
+    text = zero_shot_classifier(clip, NAMES, ["a photo of a {}."])
+    method = VisualPrompt(clip, text, n_vision=3, depth_vision=2)
+
+    grads = gradients(clip, method, images)
+
+    assert set(grads) == {"vision.first", "vision.deep.0"}
+    assert torch.equal(method.text_features(clip), text)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth_text": 13}, "PROMPT_DEPTH_TEXT is 13; expected 1 to 12"),
+        ({"depth_vision": 13}, "PROMPT_DEPTH_VISION is 13"),
+        ({"n_vision": 0}, "N_CTX_VISION is 0"),
+        ({"n_text": 0}, "N_CTX_TEXT is 0"),
+    ],
+)
+def test_prompts_that_do_not_fit_are_refused(clip, options, message):
+    with pytest.raises(ValueError, match=message):
+        ivlp(clip, **options)
+
+
+# ------------------------------------------------------------------- PromptSRC
+def test_promptsrc_chunked_text_encoding_gives_the_same_gradients(clip, images):
+    results = []
+    for chunk in (0, 2):
+        torch.manual_seed(0)
+        method = promptsrc(clip, chunk)
+        frozen = method.frozen_image_features(clip, images)
+        raw = method.raw_image_features(clip, images)
+        method.losses(clip, raw, LABELS, frozen=frozen)["loss"].backward()
+        results.append({name: p.grad for name, p in method.named_parameters()})
+
+    torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=1e-4)
+
+
+def test_the_average_of_all_epochs_weighs_by_the_gaussian():
+    module = torch.nn.Linear(2, 2)
+    module.bias.requires_grad_(False)
+    average, seen = GaussianAverage(2.0, 1.0, 3), []
+    bias = module.bias.detach().clone()
+    for epoch in range(3):
+        module.weight.data.normal_()
+        seen.append(module.weight.detach().clone())
+        average.add(module, epoch)
+
+    average.load_into(module)
+
+    expected = sum(w * value for w, value in zip(gaussian_weights(2.0, 1.0, 3), seen))
+    torch.testing.assert_close(module.weight.detach(), expected.float())
+    assert torch.equal(module.bias, bias)
+
+
+def test_an_interrupted_promptsrc_run_ends_with_the_same_average(tmp_path, monkeypatch):
+    monkeypatch.setenv("VLTUNE_RESUME_SECONDS", "0")
+    settings = ("OPTIM.MAX_EPOCH", 3, "TRAINER.PROMPTSRC.GPA_MEAN", 2.0)
+    whole = made_trainer("PromptSRC", tmp_path, *settings)
+    whole.train()
+    cut = ("OUTPUT_DIR", str(tmp_path / "cut"))
+    first = made_trainer("PromptSRC", tmp_path, *settings, *cut)
+
+    def interrupt():
+        if first.epoch == 2:
+            raise KeyboardInterrupt
+
+    first.before_epoch = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        first.train()
+    second = made_trainer("PromptSRC", tmp_path, *settings, *cut)
+    second.train()
+
+    assert second.start_epoch > 0
+    for name, value in whole.method.state_dict().items():
+        assert torch.equal(second.method.state_dict()[name], value), name
+
+
+def test_a_gaussian_without_width_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="GPA_STD is 0"):
+        made_trainer("PromptSRC", tmp_path, "TRAINER.PROMPTSRC.GPA_STD", 0.0)
+
+
+# ------------------------------------------------------------------- RPO
+def test_read_only_prompts_equal_the_masked_towers(clip, images):
+    method = build("RPO", clip).eval()
+
+    with torch.no_grad():
+        fast = method(clip, images)
+
+    torch.testing.assert_close(fast, masked_logits(clip, method, images), rtol=1e-4, atol=1e-4)
+
+
+def test_a_prompt_reads_neither_itself_nor_others():
+    mask = text_mask(eot=4, prompts=2, length=9)
+
+    assert not mask[5, :5].any()
+    assert mask[5:7, 5:].all()
+    assert mask[:, 5:].all()
+    assert mask[1, 2]
+
+
+def test_prompts_beyond_the_context_are_refused(clip):
+    with pytest.raises(ValueError, match=r"TRAINER\.RPO\.K 70 prompts exceed the 77"):
+        ReadOnlyPrompts(clip, NAMES, prompts=70, template="a photo of a _.")
+
+
+@pytest.mark.parametrize("template", ["a photo of a {}.", "_ and _"])
+def test_a_sentence_without_its_one_slot_is_refused(clip, template):
+    with pytest.raises(ValueError, match=r"DATASET\.PROMPT"):
+        ReadOnlyPrompts(clip, NAMES, prompts=2, template=template)
+
+
+def test_rpo_keeps_underscores_of_class_names(clip):
+    method = ReadOnlyPrompts(clip, ["golden_retriever"], prompts=1, template="a photo of a _.")
+    spaced = ReadOnlyPrompts(clip, ["golden retriever"], prompts=1, template="a photo of a _.")
+
+    assert not torch.equal(method.tokenized_prompts, spaced.tokenized_prompts)
+
+
+# ------------------------------------------------------------------- LASP
+def test_lasp_classifies_among_its_own_classes_only(clip, images):
+    method = lasp(clip, extra_names=["zebra", "train"])
+
+    assert method.text_features(clip).shape[0] == len(NAMES)
+    assert method.all_text_features(clip).shape[0] == len(NAMES) + 2
+    assert method.written.shape[:2] == (len(TEMPLATES), len(NAMES) + 2)
+
+
+def test_virtual_classes_compete_in_training(clip, images):
+    method = lasp(clip, extra_names=["zebra", "train"], virtual=True)
+
+    assert method(clip, images).shape == (3, len(NAMES) + 2)
+
+
+def test_lasp_without_text_loss_is_plain_prompting(clip, images):
+    method = lasp(clip, weight=0.0, correction=False, tune_norms=False)
+
+    assert set(gradients(clip, method, images)) == {"ctx"}
+    assert lasp_groups(method, 0.1) is None
+
+
+def test_the_layer_norms_learn_at_a_tenth_of_the_rate(clip):
+    groups = lasp_groups(lasp(clip), 0.1)
+
+    assert groups[0]["lr"] == pytest.approx(0.01)
+    assert "lr" not in groups[1]
+    assert len(groups[0]["params"]) == 4 * clip.visual.transformer.layers
+
+
+def test_untouched_layer_norms_leave_the_image_tower_as_it_is(clip, images):
+    method = lasp(clip)
+
+    assert torch.equal(method.raw_image_features(clip, images), clip.encode_image(images))
+
+
+def test_noise_comes_in_half_of_the_steps(clip):
+    method = lasp(clip)
+    torch.manual_seed(0)
+
+    drawn = [method.draw_noise() is not None for _ in range(200)]
+
+    assert 70 < sum(drawn) < 130
+
+
+@pytest.mark.parametrize("virtual", [False, True])
+def test_lasp_evaluates_base_classes_without_the_new_names(tmp_path, monkeypatch, virtual):
+    extra = ["zebra", "train"]
+    monkeypatch.setattr("trainers.lasp.LASP.extra_names", lambda self: extra)
+    trainer = made_trainer("LASP", tmp_path, "DATASET.INCLUDE_ALL_CLASSES", virtual)
+    shapes = []
+    monkeypatch.setattr(trainer.evaluator, "process", lambda s, y: shapes.append(s.shape[1]))
+    monkeypatch.setattr(trainer.evaluator, "evaluate", lambda: {"accuracy": 0.0})
+
+    trainer.test()
+
+    assert set(shapes) == {len(CLASSNAMES)}
+    assert len(trainer.method.all_text_features(trainer.clip)) == len(CLASSNAMES) + len(extra)
+
+
+def test_lasp_learns_the_names_that_the_subset_left_out(tmp_path):
+    class Half(MadeUp):
+        """MadeUp, whose last class is new."""
+
+        def __init__(self, cfg):
+            super().__init__(cfg)
+            lists = (self.train_x, self.val, self.test)
+            kept = subsample_classes(*lists, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
+            DatasetBase.__init__(self, train_x=kept[0], val=kept[1], test=kept[2])
+
+    if "HalfMadeUp" not in DATASET_REGISTRY.registered_names():
+        Half.__name__ = "HalfMadeUp"
+        DATASET_REGISTRY.register(Half)
+    opts = ("DATASET.NAME", "HalfMadeUp", "DATASET.SUBSAMPLE_CLASSES", "base")
+
+    trainer = made_trainer("LASP", tmp_path, *opts)
+
+    assert trainer.classnames == list(CLASSNAMES[:2])
+    assert trainer.extra_names() == [CLASSNAMES[2]]
+    assert trainer.method.written.shape[1] == len(CLASSNAMES)
+
+
+def test_gradients_are_clipped_with_amp_only(tmp_path):
+    norms = {}
+    for precision in ("fp32", "amp"):
+        out = ("OUTPUT_DIR", str(tmp_path / precision))
+        trainer = made_trainer("LASP", tmp_path, *out, "TRAINER.LASP.PREC", precision)
+        raw = trainer.raw_features(torch.randn(3, 3, 32, 32))
+        loss = 100 * trainer.method.losses(trainer.clip, raw, LABELS.clamp(max=2))["loss"]
+        trainer.optimise(loss)
+        grads = [p.grad.flatten() for p in trainer.method.parameters() if p.grad is not None]
+        norms[precision] = torch.cat(grads).norm().item()
+
+    assert norms["amp"] == pytest.approx(1.0, rel=1e-3)
+    assert norms["fp32"] > 2.0
+
+
+# ------------------------------------------------------------------- ProDA
+def test_every_pass_visits_every_prompt_once():
+    torch.manual_seed(0)
+    order = PromptOrder(8, 4)
+
+    passes = [order.next() + order.next() for _ in range(3)]
+
+    assert all(sorted(visited) == list(range(8)) for visited in passes)
+    assert passes[0] != passes[1]
+
+
+def test_an_interrupted_pass_goes_on_where_it_was(tmp_path):
+    trainer = made_trainer("ProDA", tmp_path)
+    first = trainer.order.next()
+    other = made_trainer("ProDA", tmp_path, "OUTPUT_DIR", str(tmp_path / "other"))
+
+    other.load_extra_state(trainer.extra_state())
+
+    assert sorted(first + other.order.next()) == list(range(8))
+
+
+def test_prompt_batches_that_do_not_divide_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="N_PROMPT 8 is no multiple of PROMPT_BS 3"):
+        made_trainer("ProDA", tmp_path, "TRAINER.PRODA.PROMPT_BS", 3)
+
+
+def test_the_class_name_stands_in_three_places(clip):
+    method = PromptDistribution(clip, NAMES, prompts=8, n_ctx=4, alpha=0.1)
+
+    places = [method.position_of(k) for k in range(8)]
+
+    assert places == ["front"] * 2 + ["middle"] * 2 + ["end"] * 4
+    assert PromptDistribution(clip, NAMES, prompts=1, n_ctx=4, alpha=0.1).position_of(0) == "end"
+
+
+def test_the_bound_equals_the_covariance_of_the_definition(clip):
+    method = PromptDistribution(clip, NAMES, prompts=4, n_ctx=4, alpha=0.1)
+    features = F.normalize(torch.randn(4, len(NAMES), 64), dim=-1)
+    unit, scale = F.normalize(torch.randn(3, 64), dim=-1), clip.logit_scale.exp()
+
+    actual = method.bounded_logits(clip, unit, features, LABELS)
+
+    centred = features - features.mean(dim=0)
+    sigma = torch.einsum("kid,kjd->dij", centred, centred) / 5
+    for b, y in enumerate(LABELS):
+        for c in range(len(NAMES)):
+            spread = sigma[:, y, y] + sigma[:, c, c] - 2 * sigma[:, y, c]
+            expected = scale * unit[b] @ features.mean(dim=0)[c]
+            expected = expected + scale**2 / 2 * (unit[b] ** 2 * spread).sum()
+            torch.testing.assert_close(actual[b, c], expected, rtol=1e-4, atol=1e-3)
+
+
+# ------------------------------------------------------------------- official files
+def test_prompts_are_picked_from_an_official_whole_model_file(clip):
+    torch.manual_seed(3)
+    source, target = build("MaPLe", clip), build("MaPLe", clip)
+    target.ctx.data.zero_()
+    official = {f"prompt_learner.{k}": v for k, v in source.state_dict().items()}
+    official |= {"image_encoder.conv1.weight": torch.zeros(1), "logit_scale": torch.zeros(())}
+
+    target.load_state_dict(target.import_state(official, None, []))
+
+    assert torch.equal(target.ctx, source.ctx)
+
+
+@pytest.mark.parametrize("name", ["MaPLe", "IVLP", "RPO", "LASP"])
+def test_a_file_of_another_method_is_refused(name, clip):
+    with pytest.raises(ValueError, match="The checkpoint has no"):
+        build(name, clip).import_state({"adapter.weight": torch.zeros(1)}, None, [])
