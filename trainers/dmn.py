@@ -33,7 +33,7 @@ from trainers.common.readout import (
     slot_terms,
 )
 from trainers.common.shot_draw import official_draws, shots_by_class
-from trainers.common.stream import StreamTrainer, Step
+from trainers.common.stream import Step, StreamTrainer
 from trainers.common.test_views import CropFlip
 
 logger = logging.getLogger(__name__)

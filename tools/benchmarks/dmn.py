@@ -7,17 +7,26 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
+from clip.model import CLIP
+from dassl.data.datasets import Datum
 from tests.plain_dmn import PlainMemory, static_logits_plainly, step_plainly
+from trainers.common.augment import Augmentation
 from trainers.common.confidence import confident_prediction
 from trainers.common.dynamic_memory import DynamicMemory
+from trainers.common.encoder import ClipEncoder
+from trainers.common.feature_bank import FeatureBank
 from trainers.common.readout import Offsets
+from trainers.common.test_views import CropFlip, TestViews
 from trainers.dmn import REPLAY, DualMemory
 
 BETA, SCALE, VIEWS, CONFIDENT, SHOTS, BATCH = 5.5, 100.0, 32, 3, 16, 32
@@ -147,6 +156,48 @@ def _training_row(args: argparse.Namespace) -> dict:
     )
 
 
+def _views_row(args: argparse.Namespace) -> dict:
+    """Views of a stream against plain batched reading and encoding of as many views."""
+    images = 8 if args.quick else 48
+    torch.manual_seed(2)
+    clip = CLIP(
+        embed_dim=64,
+        image_resolution=64,
+        vision_layers=4,
+        vision_width=256,
+        vision_patch_size=8,
+        context_length=8,
+        vocab_size=16,
+        transformer_width=64,
+        transformer_heads=1,
+        transformer_layers=1,
+    ).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        items = []
+        for i in range(images):
+            pixels = torch.randint(0, 255, (80, 80, 3), dtype=torch.uint8)
+            path = Path(folder) / f"{i}.png"
+            Image.fromarray(pixels.numpy()).save(path)
+            items.append(Datum(impath=str(path), label=0, classname="x"))
+        pipeline = CropFlip(64, (0.5, 1.0))
+        augmentation = Augmentation(Augmentation.from_input(64).test, pipeline)
+        bank = FeatureBank(ClipEncoder(clip), augmentation, root=folder)
+        views = TestViews(bank, items, views=VIEWS, seed=0, stored=False)
+
+        def stream() -> None:
+            list(views.chunks(torch.randperm(images)))
+
+        def plain() -> None:
+            pixels = bank.pixels(items, views=VIEWS, seed=0).flatten(0, 1)
+            for batch in pixels.split(bank.batch_size):
+                bank.encoder(batch)
+
+        pairs = [(_seconds(plain), _seconds(stream)) for _ in range(args.repeat)]
+    baseline, ours = (statistics.median(values) for values in zip(*pairs))
+    note = f"per image of {VIEWS} views; expected about 1"
+    return _row("views of a stream, against batched", baseline / images, ours / images, note)
+
+
 def run(args: argparse.Namespace) -> list[dict]:
     """Times per image on one thread (the training step: per batch); medians.
 
@@ -157,6 +208,6 @@ def run(args: argparse.Namespace) -> list[dict]:
     torch.set_num_threads(1)
     try:
         rows = _memory_rows(args, trained=True) + _memory_rows(args, trained=False)
-        return [*rows, _training_row(args)]
+        return [*rows, _training_row(args), _views_row(args)]
     finally:
         torch.set_num_threads(threads)

@@ -121,6 +121,8 @@ def _draw(
         axes.plot(images, rows, label=f"{name} {float(rows[-1]):.1f}%", **style)
     window = max(len(labels) // WINDOWS, 1)
     moving = moving_accuracy(fused, labels, window)
+    settled = [float(v) for rows in [*curves.values(), moving] for v in rows[window - 1 :]]
+    axes.set_ylim(max(min(settled) - 5, 0), min(max(settled) + 5, 101))
     axes.plot(images, moving, color="0.6", linewidth=0.8, label=f"fused, last {window} images")
     axes.set_xlabel("test images seen")
     axes.set_ylabel("accuracy so far (%)")

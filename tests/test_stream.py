@@ -1,0 +1,322 @@
+"""Streams: order, batches of views, saved states, honest selection, and what a run leaves."""
+
+import csv
+import importlib
+import json
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from dassl.data.datasets import Datum
+from dassl.data.seeding import seeded
+from trainers.common.augment import Augmentation
+from trainers.common.encoder import NetworkEncoder
+from trainers.common.feature_bank import FeatureBank
+from trainers.common.stream import Step, Stream, run_stream
+from trainers.common.stream_report import moving_accuracy, running_accuracy, stored_images
+from trainers.common.test_views import OPERATIONS, TestViews, augmix, operate, view_pipeline
+
+SIDE, VIEWS = 16, 4
+
+
+class Flat(nn.Module):
+    """Pixels to a few numbers; counts how many images each call got."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3 * SIDE * SIDE, 8) / 20)
+        self.calls = []
+
+    def forward(self, images):
+        self.calls.append(len(images))
+        return images.flatten(1) @ self.weight
+
+
+@pytest.fixture
+def items(tmp_path):
+    found = []
+    for i in range(10):
+        pixels = np.random.RandomState(i).randint(0, 255, (20, 24, 3), dtype=np.uint8)
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(pixels).save(path)
+        found.append(Datum(impath=str(path), label=i % 3, classname=str(i % 3)))
+    return found
+
+
+def make_bank(folder, kind="crop", batch=16):
+    torch.manual_seed(0)
+    encoder = NetworkEncoder(Flat(), [0.5] * 3, [0.5] * 3, name="flat", size=SIDE, dim=8)
+    plain = Augmentation.from_input(SIDE).test
+    pipeline = view_pipeline(kind, "ToyObjects", SIDE, (0.5, 1.0))
+    return FeatureBank(encoder, Augmentation(plain, pipeline), root=folder, batch_size=batch)
+
+
+def make_views(bank, items, **more):
+    return TestViews(bank, items, views=VIEWS, **{"seed": 3, "stored": False, **more})
+
+
+def answers(raw):
+    """A method with memory-free answers."""
+    return Step({"only": raw[:, 0, :3].softmax(dim=-1)}, {"mean": raw.mean(dim=(1, 2))})
+
+
+def combined(scores):
+    return scores["only"]
+
+
+# --------------------------------------------------------------------- order and state
+def test_the_order_is_a_function_of_the_seed():
+    first, again, other = (Stream(50, seed) for seed in (1, 1, 2))
+
+    assert torch.equal(first.order, again.order) and first.order_digest == again.order_digest
+    assert first.order_digest != other.order_digest
+    assert sorted(first.order.tolist()) == list(range(50))
+
+
+def test_answers_come_in_stream_order(items, tmp_path):
+    views, stream = make_views(make_bank(tmp_path), items), Stream(len(items), 5)
+
+    run_stream(stream, views, answers, combined, stop=len(items))
+
+    rows = torch.cat([raw for _, raw in views.chunks(torch.arange(len(items)))])
+    expected = answers(rows).scores["only"][stream.order]
+    torch.testing.assert_close(stream.column("score/fused"), expected)
+    assert torch.equal(stream.column("pred/only"), expected.argmax(dim=-1))
+
+
+def test_a_saved_stream_goes_on_where_it_stopped(items, tmp_path):
+    views, whole = make_views(make_bank(tmp_path), items), Stream(len(items), 5)
+    run_stream(whole, views, answers, combined, stop=len(items))
+    part = Stream(len(items), 5)
+    run_stream(part, views, answers, combined, stop=4)
+    torch.save(part.state(), tmp_path / "state")
+
+    going_on = Stream.from_state(torch.load(tmp_path / "state", weights_only=True))
+    run_stream(going_on, views, answers, combined, stop=len(items))
+
+    assert going_on.position == len(items)
+    assert torch.equal(going_on.column("score/fused"), whole.column("score/fused"))
+    assert torch.equal(going_on.column("note/mean"), whole.column("note/mean"))
+
+
+def test_an_answer_that_is_no_number_stops_the_stream(items, tmp_path):
+    views, stream = make_views(make_bank(tmp_path), items), Stream(len(items), 5)
+
+    with pytest.raises(FloatingPointError, match="images 0 to 10"):
+        run_stream(stream, views, answers, lambda s: s["only"] * torch.nan, stop=10)
+
+
+# --------------------------------------------------------------------- views
+@pytest.mark.parametrize("kind", ["crop", "augmix"])
+def test_stored_views_equal_those_encoded_now(items, tmp_path, kind):
+    order = torch.tensor([3, 0, 9])
+    now = make_views(make_bank(tmp_path / "a", kind), items)
+    stored = make_views(make_bank(tmp_path / "b", kind), items, stored=True)
+
+    rows = [torch.cat([raw for _, raw in views.chunks(order)]) for views in (now, stored)]
+
+    assert rows[0].shape == (3, VIEWS, 8)
+    torch.testing.assert_close(rows[0], rows[1], rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(rows[0][:, 1], rows[0][:, 2])
+
+
+def test_views_are_encoded_in_batches_across_images(items, tmp_path):
+    bank = make_bank(tmp_path, batch=8)
+    list(make_views(bank, items).chunks(torch.arange(len(items))))
+
+    calls = bank.encoder.network.calls
+    assert sum(calls) == len(items) * VIEWS
+    assert calls.count(8) == 4 and len(calls) == 6  # 10 = 8 + 2 plain, 30 = 3 x 8 + 6 augmented
+
+
+def test_views_depend_on_image_and_seed_alone(items, tmp_path):
+    bank = make_bank(tmp_path)
+    whole = torch.cat([raw for _, raw in make_views(bank, items).chunks(torch.arange(10))])
+    alone = next(iter(make_views(bank, items).chunks(torch.tensor([7]))))[1]
+    other = next(iter(make_views(bank, items, seed=4).chunks(torch.tensor([7]))))[1]
+
+    torch.testing.assert_close(whole[7:8], alone)
+    assert not torch.allclose(alone[:, 1], other[:, 1])
+    torch.testing.assert_close(alone[:, 0], other[:, 0])
+
+
+def test_imagenet_sets_are_cropped_and_others_mixed():
+    kinds = [type(view_pipeline("auto", name, 8, (0.5, 1.0))).__name__
+             for name in ("ImageNetA", "EuroSAT")]  # fmt: skip
+
+    assert kinds == ["CropFlip", "AugMixViews"]
+    with pytest.raises(ValueError, match="auto, crop or augmix"):
+        view_pipeline("none", "EuroSAT", 8, (0.5, 1.0))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_augmix_operations_keep_the_size(name):
+    image = Image.fromarray(np.random.RandomState(0).randint(0, 255, (12, 12, 3), dtype=np.uint8))
+
+    assert operate(image, name, 1.0).size == (12, 12)
+
+
+def test_augmix_is_seeded_and_stays_in_range():
+    image = Image.fromarray(np.random.RandomState(0).randint(0, 255, (12, 12, 3), dtype=np.uint8))
+    with seeded(5):
+        first = augmix(image)
+    with seeded(5):
+        again = augmix(image)
+
+    assert torch.equal(first, again)
+    assert first.shape == (3, 12, 12) and float(first.min()) >= 0 and float(first.max()) <= 1
+
+
+# --------------------------------------------------------------------- record
+def test_running_and_moving_accuracy_count_as_their_names_say():
+    predictions, labels = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 0, 1, 1])
+
+    assert running_accuracy(predictions, labels).tolist() == pytest.approx([100, 50, 200 / 3, 50])
+    assert moving_accuracy(predictions, labels, 2).tolist() == [100, 50, 50, 50]
+
+
+def test_occupied_slots_are_counted_once():
+    slots, classes = torch.tensor([0, 0, -1, 0, 1]), torch.tensor([2, 1, 2, 2, 2])
+
+    assert stored_images(slots, classes).tolist() == [1, 2, 2, 2, 3]
+
+
+# --------------------------------------------------------------------- whole runs
+CROP_SETTINGS = ["TRAINER.DMN.TEXT_PROMPT", "simple", "TRAINER.DMN.N_VIEWS", "4",
+                 "TRAINER.DMN.SELECTION_P", "0.5", "TRAINER.DMN.VIEW_KIND", "crop",
+                 "TRAINER.DMN.MEMORY_SIZE", "3", "TRAIN.VIEWS", "bank"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dmn(tmp_path_factory):
+    """A function that builds DMN on a small subset of a toy set."""
+    for package in ("datasets", "trainers"):  # importing them registers what they hold
+        importlib.import_module(package)
+    from dassl.engine import build_trainer
+    from dassl.engine.cli import make_config, make_parser
+
+    def build(folder, *options, trainer="DMN"):
+        words = ["--trainer", trainer, "--dataset", "toy_shapes", "--seed", "1"]
+        words += ["--backbone", "toy/ViT", "--output-dir", str(folder)]
+        words += [*(CROP_SETTINGS if trainer == "DMN" else ()), *options]
+        args = make_parser().parse_args(words)
+        built = build_trainer(make_config(args))
+        keep = [item for item in built.dm.dataset.test][::20]
+        built.dm.dataset._test = keep
+        built.dm.dataset._val = list(built.dm.dataset.val)[::10]
+        return built
+
+    return build
+
+
+def zero_shot(*options):
+    return ["TRAINER.DMN.SETTING", "zero_shot", "DATASET.NUM_SHOTS", "1", *options]
+
+
+def test_a_run_leaves_order_predictions_curve_and_picture(dmn, tmp_path):
+    trainer = dmn(tmp_path, *zero_shot())
+
+    accuracy = trainer.test()
+
+    record = json.loads((tmp_path / "stream_test.json").read_text())
+    with (tmp_path / "stream_test.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert set(trainer.results) == {"test", "text", "dynamic"}
+    assert len(rows) == record["images"] == len(trainer.dm.dataset.test)
+    hits = sum(row["label"] == row["pred_fused"] for row in rows)
+    assert accuracy == pytest.approx(100 * hits / len(rows))
+    assert record["curve"]["fused"][-1] == pytest.approx(accuracy, abs=1e-3)
+    assert record["memory"]["bytes"] > 0 and record["seed"] == 1
+    assert (tmp_path / "stream_test.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_seed_gives_the_same_predictions_from_an_empty_memory(dmn, tmp_path):
+    trainer = dmn(tmp_path, *zero_shot())
+
+    trainer.test()
+    first = (tmp_path / "stream_test.csv").read_text()
+    trainer.test()
+
+    assert (tmp_path / "stream_test.csv").read_text() == first
+
+
+def test_a_continued_run_equals_an_uninterrupted_one(dmn, tmp_path):
+    whole = dmn(tmp_path / "whole", *zero_shot())
+    whole.test()
+    dmn(tmp_path / "part", *zero_shot("TRAINER.DMN.STREAM_LENGTH", "17")).test()
+    state = tmp_path / "part" / "stream_state.pth.tar"
+
+    rest = dmn(tmp_path / "rest", *zero_shot("TRAINER.DMN.STREAM_STATE", str(state)))
+    rest.test()
+
+    parts = [(tmp_path / name / "stream_test.csv").read_text() for name in ("whole", "rest")]
+    pairs = [[row.split(",") for row in part.splitlines()] for part in parts]
+    assert [row[:5] for row in pairs[0]] == [row[:5] for row in pairs[1]]
+    assert rest.results["test"] == whole.results["test"]
+    torch.testing.assert_close(rest.memory.features, whole.memory.features)
+
+
+def test_weights_searched_on_test_labels_are_logged_loudly(dmn, tmp_path, caplog):
+    fixed = dmn(tmp_path / "a", *zero_shot())
+    searched = dmn(tmp_path / "b", *zero_shot("TEST.SELECT_ON", "test"))
+
+    with caplog.at_level(logging.WARNING):
+        best = searched.test()
+
+    assert best >= fixed.test()
+    assert "TEST LABELS" in caplog.text
+    assert json.loads((tmp_path / "b" / "stream_test.json").read_text())["rule"] == "test"
+
+
+def test_few_shot_trains_its_offsets_and_searches_weights_on_validation_images(dmn, tmp_path):
+    options = ["TRAINER.DMN.SETTING", "few_shot", "DATASET.NUM_SHOTS", "2", "DATASET.VAL_SHOTS",
+               "-1", "TEST.SELECT_ON", "val", "OPTIM.MAX_EPOCH", "1", "OPTIM.NAME", "adamw",
+               "TRAIN.NUM_VIEWS", "1"]  # fmt: skip
+    trainer = dmn(tmp_path, *options)
+
+    trainer.train()
+
+    assert {"test", "val", "text", "dynamic", "static"} <= set(trainer.results)
+    assert float(trainer.method.key_offset.detach().abs().max()) > 0
+    assert (tmp_path / "stream_val.json").is_file()
+    again = dmn(tmp_path / "again", *options)
+    again.load_model(str(tmp_path))
+    assert torch.equal(again.method.alpha, trainer.method.alpha)
+    again.test()
+    assert again.results["test"] == trainer.results["test"]
+
+
+def test_labels_do_not_influence_a_stream(dmn, tmp_path):
+    first, second = dmn(tmp_path / "a", *zero_shot()), dmn(tmp_path / "b", *zero_shot())
+    second.dm.dataset._test = [
+        SimpleNamespace(impath=item.impath, label=0, domain=0) for item in second.dm.dataset.test
+    ]
+
+    first.test(), second.test()
+
+    columns = [
+        [row["pred_fused"] for row in csv.DictReader((tmp_path / n / "stream_test.csv").open())]
+        for n in ("a", "b")
+    ]
+    assert columns[0] == columns[1]
+
+
+def test_shots_are_needed_where_a_setting_has_a_static_memory(dmn, tmp_path):
+    with pytest.raises(ValueError, match="DATASET.NUM_SHOTS is -1"):
+        dmn(tmp_path, "TRAINER.DMN.SETTING", "training_free")
+
+
+def test_tpt_streams_too(dmn, tmp_path):
+    options = ["TRAINER.TPT.N_VIEWS", "4", "TRAINER.TPT.SELECTION_P", "0.5",
+               "TRAINER.TPT.VIEW_KIND", "crop", "TRAIN.VIEWS", "bank"]  # fmt: skip
+    trainer = dmn(tmp_path, *options, trainer="TPT")
+    trainer.dm.dataset._test = trainer.dm.dataset.test[:5]
+
+    trainer.test()
+
+    assert set(trainer.results) == {"test", "adapted", "initial"}

@@ -1,0 +1,122 @@
+"""TPT's adaptation against a direct computation, and what its prompts accept."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clip.model import build_clip
+from golden_checks import tiny_clip
+from trainers.tpt import Adapter, TestTimePrompt, average_entropy, read_context, view_entropies
+
+NAMES = ["otter", "candle", "rubber duck"]
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return build_clip(tiny_clip.torch_state_dict("tiny_vit", 0))
+
+
+def views_of(clip, count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(
+        torch.randn(count, clip.text_projection.shape[1], generator=generator), dim=-1
+    )
+
+
+def adapter(method, clip, steps):
+    return Adapter(method, clip, steps=steps, lr=5e-3, weight_decay=0.01, confident=2)
+
+
+def adapt_directly(method, clip, views, steps):
+    """A full forward and backward per step, nothing kept."""
+    scale = clip.logit_scale.detach().exp()
+    ctx = torch.nn.Parameter(method.ctx.detach().clone())
+    optimizer = torch.optim.AdamW([ctx], lr=5e-3, weight_decay=0.01)
+    selected = None
+    for _ in range(steps):
+        logits = scale * views @ method.text_of(clip, ctx).t()
+        if selected is None:
+            selected = view_entropies(logits).argsort()[:2]
+        loss = average_entropy(logits[selected])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return ctx.detach(), (scale * views @ method.text_of(clip, ctx).t())[0].detach()
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_kept_graph_gives_what_a_fresh_one_per_step_gives(clip, steps):
+    method, views = TestTimePrompt(clip, NAMES), views_of(clip, 6)
+
+    episode = adapter(method, clip, steps).adapt(views)
+    ctx, logits = adapt_directly(method, clip, views, steps)
+
+    torch.testing.assert_close(episode.contexts[-1], ctx, rtol=0, atol=1e-4)
+    torch.testing.assert_close(episode.logits, logits, rtol=0, atol=2e-3)
+    assert len(episode.losses) == steps
+
+
+def test_nothing_is_carried_from_image_to_image(clip):
+    method = TestTimePrompt(clip, NAMES)
+    shared = adapter(method, clip, 1)
+    first, second = views_of(clip, 6, seed=1), views_of(clip, 6, seed=2)
+
+    shared.adapt(first)
+    after, alone = shared.adapt(second), adapter(method, clip, 1).adapt(second)
+
+    assert torch.equal(after.logits, alone.logits)
+    assert torch.equal(after.contexts[0], alone.contexts[0])
+
+
+def test_no_parameter_of_the_backbone_gets_a_gradient(clip):
+    method = TestTimePrompt(clip, NAMES)
+    clip.zero_grad(set_to_none=True)
+
+    adapter(method, clip, 1).adapt(views_of(clip, 4))
+
+    assert all(p.grad is None for p in clip.parameters())
+    assert method.ctx.grad is None
+
+
+def test_without_steps_the_initial_context_answers(clip):
+    method, views = TestTimePrompt(clip, NAMES), views_of(clip, 4)
+
+    episode = adapter(method, clip, 0).adapt(views)
+
+    expected = clip.logit_scale.exp() * views[0] @ method.text_features(clip).t()
+    torch.testing.assert_close(episode.logits, expected.detach())
+
+
+def test_the_class_name_can_stand_inside_the_context(clip):
+    words = TestTimePrompt(clip, NAMES, ctx_init="a_[CLS]_photo")
+    moved = words.embeddings()
+    end = TestTimePrompt(clip, NAMES, ctx_init="a_photo")
+    plain = end.embeddings()
+
+    assert torch.equal(moved[0, 1], plain[0, 1])  # "a"
+    assert torch.equal(moved[0, 2], plain[0, 3])  # the name's token
+    assert torch.equal(moved[0, 3], plain[0, 2])  # "photo"
+    assert words.ctx.shape == (2, 64)
+
+
+def test_average_entropy_is_that_of_the_mean_distribution():
+    logits = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
+    mean = logits.softmax(dim=-1).mean(dim=0)
+
+    torch.testing.assert_close(average_entropy(logits), -(mean * mean.log()).sum())
+
+
+def test_a_checkpoint_without_a_context_is_refused(tmp_path):
+    path = tmp_path / "model.pth.tar-1"
+    torch.save({"state_dict": {"weight": torch.zeros(2)}, "epoch": 1}, path)
+
+    with pytest.raises(ValueError, match="no learned context"):
+        read_context(str(path))
+
+
+def test_class_specific_contexts_are_refused(tmp_path):
+    path = tmp_path / "model.pth.tar-1"
+    torch.save({"state_dict": {"ctx": torch.zeros(3, 4, 64)}, "epoch": 1}, path)
+
+    with pytest.raises(ValueError, match="COOP.CSC False"):
+        read_context(str(path))
