@@ -206,7 +206,7 @@ def dmn(tmp_path_factory):
         words += [*(CROP_SETTINGS if trainer == "DMN" else ()), *options]
         args = make_parser().parse_args(words)
         built = build_trainer(make_config(args))
-        keep = [item for item in built.dm.dataset.test][::20]
+        keep = list(built.dm.dataset.test)[::20]
         built.dm.dataset._test = keep
         built.dm.dataset._val = list(built.dm.dataset.val)[::10]
         return built
