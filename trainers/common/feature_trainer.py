@@ -7,6 +7,7 @@ stored views per image and epoch. Test images are encoded once and kept in the f
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from .augment import Augmentation
 from .clip_trainer import ClipTrainer
 from .encoder import ClipEncoder
 from .feature_bank import FeatureBank
+from .feature_view import FeatureView
 
 VIEW_MODES = ("fresh", "bank")
 
@@ -72,8 +74,12 @@ class FeatureTrainer(ClipTrainer):
             features = self.bank.fresh(items, seed=seed, epoch=epoch)
             return lambda rows: features[rows]
 
+        @cache  # looked up once: stored views do not change
+        def open_views() -> FeatureView:
+            return self.bank.train(items, views=self.cfg.TRAIN.NUM_VIEWS)
+
         def banked(epoch: int) -> Callable[[Tensor], Tensor]:
-            stored = self.bank.train(items, views=self.cfg.TRAIN.NUM_VIEWS)
+            stored = open_views()
             generator = epoch_generator(seed, epoch, stream=1)
             views = torch.randint(stored.num_views, (len(items),), generator=generator)
             return lambda rows: stored.rows(rows, views[rows])
@@ -98,8 +104,12 @@ class FeatureTrainer(ClipTrainer):
     def _test_loader(self, items: Sequence[Datum]) -> "FeatureLoader":
         items = self.bank.readable(items)
 
-        def stored(epoch: int) -> Callable[[Tensor], Tensor]:
+        @cache
+        def open_rows() -> Callable[[Tensor], Tensor]:
             return self.bank.test(items).rows
+
+        def stored(epoch: int) -> Callable[[Tensor], Tensor]:
+            return open_rows()
 
         return FeatureLoader(items, stored, batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE)
 
