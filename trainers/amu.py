@@ -28,7 +28,7 @@ from trainers.common.paired_bank import PairedBank
 from trainers.common.predictor import normalise_pixels
 from trainers.common.prompts import zero_shot_classifier
 from trainers.common.templates import notebook_templates
-from trainers.common.uncertainty import UNCERTAINTY_TYPES, uncertainty_factor
+from trainers.common.uncertainty import UNCERTAINTY_TYPES, standardise, uncertainty_factor
 
 logger = logging.getLogger(__name__)
 AUX_INITS = ("shots", "random")
@@ -87,9 +87,7 @@ class AuxiliaryBias(Method):
 
     def aux_logits(self, features: Tensor) -> Tensor:
         """z (B, C): scores of unit rows (B, D_a), standardised over the classes of each row."""
-        scores = self.fc(features)
-        std, mean = torch.std_mean(scores, dim=-1, keepdim=True)  # divisor C - 1
-        return (scores - mean) / std
+        return standardise(self.fc(features))
 
     def factor(self, clip_logits: Tensor) -> Tensor:
         """r (B, 1)."""
@@ -145,9 +143,11 @@ class AuxiliaryBias(Method):
         """
         clip_logits, factor, features = constants
         scores = self.fc(features)
-        factor = factor / scores.std(dim=-1, keepdim=True)
+        mean = scores.mean(dim=-1, keepdim=True)
+        std = torch.linalg.vector_norm(scores - mean, dim=-1, keepdim=True)
+        factor = factor * (scores.shape[-1] - 1) ** 0.5 / std
         preferred = scores.argmax(dim=-1)
-        return scores.mul_(factor).add_(clip_logits), preferred
+        return torch.addcmul(clip_logits, scores, factor), preferred
 
     def import_state(
         self,
@@ -236,6 +236,7 @@ class AMU(FeatureTrainer):
         return PairedBank(*(FeatureBank(each, augmentation, **options) for each in encoders))
 
     def _test_loader(self, items: Sequence[Datum]) -> ConstantLoader:
+        items = self.bank.readable(items)
         return ConstantLoader(
             items,
             lambda: self.bank.test(items).rows,
@@ -258,6 +259,10 @@ class AMU(FeatureTrainer):
             clip_scale=node.CLIP_SCALE,
         )
 
+    def param_groups(self) -> list[dict]:
+        """All of W, updated in one pass over it instead of one per operation of AdamW."""
+        return [{"params": list(self.method.parameters()), "fused": True}]
+
     def before_train(self) -> None:
         super().before_train()
         if self.start_epoch == 0 and self.settings.AUX_INIT == "shots":
@@ -267,7 +272,7 @@ class AMU(FeatureTrainer):
 
     def shot_weight(self) -> Tensor:
         """W0 (C, D_a) from AUGMENT_EPOCH stored training views of the shots."""
-        items = self.dm.dataset.train_x
+        items = self.train_loader_x.items
         bank = self.bank.parts[1]
         raw = bank.train(items, views=self.settings.AUGMENT_EPOCH).mean().to(self.device)
         labels = torch.tensor([item.label for item in items], device=self.device)

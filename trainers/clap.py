@@ -4,7 +4,8 @@ Silva-Rodriguez, Hajimiri, Ben Ayed, Dolz: A Closer Look at the Few-Shot Adaptat
 Vision-Language Models, CVPR 2024, arXiv 2312.12730. Its formulas are tested in tests/test_clap.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
 from trainers.common.feature_trainer import FeatureLoader
+from trainers.common.feature_view import FeatureView
 from trainers.common.loading import select_rows
 from trainers.common.prompts import template_features
 from trainers.common.templates import ensemble_templates
@@ -110,7 +112,7 @@ class RowLoader(FeatureLoader):
         rows = torch.randperm(self.views * len(self.items), generator=generator)
         return rows[: len(self) * self.batch_size]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[dict]:
         features = self.open_epoch(self.epoch)
         for rows in self.order().split(self.batch_size):
             images = rows % len(self.items)
@@ -156,9 +158,13 @@ class CLAP(FeatureTrainer):
         return Prototypes(features.mean(dim=0).float(), constraint=cfg.TRAINER.CLAP.CONSTRAINT)
 
     def _train_loader(self, items: Sequence[Datum]) -> RowLoader:
+        @cache
+        def open_views() -> FeatureView:
+            return self.bank.train(items, views=self.settings.VIEWS)
+
         def stored(epoch: int) -> Callable[[Tensor], Tensor]:
-            view = self.bank.train(items, views=self.settings.VIEWS)
-            return lambda rows: view.rows(rows % len(items), view=rows // len(items))
+            view = open_views()
+            return lambda rows: view.rows(rows % len(items), rows // len(items))
 
         size = self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE
         loader = RowLoader(
@@ -168,7 +174,7 @@ class CLAP(FeatureTrainer):
             shuffle_seed=self.run_seed,
             drop_last=len(items) >= size,
         )
-        loader.views = self.settings.VIEWS
+        loader.views, loader.view = self.settings.VIEWS, open_views
         return loader
 
     def before_train(self) -> None:
@@ -179,8 +185,8 @@ class CLAP(FeatureTrainer):
     @torch.no_grad()
     def multipliers(self) -> Tensor:
         """lambda (C,) over all VIEWS * N training rows."""
-        items = self.dm.dataset.train_x
-        stored = self.bank.train(items, views=self.settings.VIEWS)
+        items = self.train_loader_x.items
+        stored = self.train_loader_x.view()
         labels = torch.tensor([item.label for item in items], device=self.device)
         sums = torch.zeros(self.num_classes, device=self.device)
         counts = torch.zeros_like(sums)

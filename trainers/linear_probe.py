@@ -154,7 +154,7 @@ class LinearProbe(FeatureTrainer):
         )
         train, val = ([items[i] for i in chosen] for items, chosen in zip(splits, rows))
         dataset._train_x, dataset._val = train, val
-        self.train_loader_x = self._train_loader(train)
+        self.train_loader_x = self._train_loader(self.bank.readable(train))
         self.val_loader = self._test_loader(val)
 
     @classmethod
@@ -165,14 +165,13 @@ class LinearProbe(FeatureTrainer):
     def before_train(self) -> None:
         """Fit; the test view serves every split, as in the official script."""
         super().before_train()
-        dataset = self.dm.dataset
-        train = self._rows(dataset.train_x)
+        train = self._rows(self.train_loader_x.items)
         fits = Memo(lambda c: fit_logistic_regression(*train, c, max_iter=self.settings.MAX_ITER))
         if self.selection == "last":
             self.chosen_c = self.settings.C
         else:
-            chooser = dataset.test if self.selection == "test" else dataset.val
-            held_out = self._rows(chooser)
+            chooser = self.test_loader if self.selection == "test" else self.val_loader
+            held_out = self._rows(chooser.items)
             path = search_c(lambda c: accuracy(fits(c), *held_out), self.settings.NUM_STEP)
             self.chosen_c = path.kept[-1]
             best = 100 * max(path.coarse)

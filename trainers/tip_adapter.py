@@ -191,7 +191,7 @@ class TipAdapter(FeatureTrainer):
 
     def prepare_method(self) -> None:
         """Room for one key per shot, ordered for quick sums; ``before_train`` fills it."""
-        labels = torch.tensor([item.label for item in self.dm.dataset.train_x])
+        labels = torch.tensor([item.label for item in self.train_loader_x.items])
         self.key_order = cyclic_order(labels)
         empty = torch.zeros(len(labels), self.method.clip_classifier.shape[1])
         self.method.fill(empty, labels[self.key_order])
@@ -204,11 +204,13 @@ class TipAdapter(FeatureTrainer):
 
     def shot_keys(self) -> Tensor:
         """(N, D): keys from AUGMENT_EPOCH stored training views of the shots."""
-        items = self.dm.dataset.train_x
+        items = self.train_loader_x.items
         raw = self.bank.train(items, views=self.settings.AUGMENT_EPOCH).mean()
         return cache_keys(raw[None])[self.key_order]
 
     def _test_loader(self, items: Sequence[Datum]) -> ConstantLoader:
+        items = self.bank.readable(items)
+
         def constants(raw: Tensor) -> list[Tensor]:
             features = self.method.image_features(raw)
             classifier = self.method.clip_classifier
@@ -276,6 +278,10 @@ class TipAdapterF(TipAdapter):
 
     is_finetuned = True
     default_cfg = staticmethod(TipAdapter.default_cfg)
+
+    def param_groups(self) -> list[dict]:
+        """The keys, updated in one pass over them instead of one per operation of AdamW."""
+        return [{"params": [self.method.keys], "fused": True}]
 
     def after_epoch(self) -> None:
         """Choose an epoch under the rule ``test`` only: ``val`` takes the last one."""

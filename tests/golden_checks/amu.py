@@ -72,7 +72,8 @@ def _optimisation(method: AuxiliaryBias, config: dict):
     cfg.WEIGHT_DECAY, cfg.LR_SCHEDULER = config["weight_decay"], "cosine"
     cfg.ADAM_BETA1, cfg.ADAM_BETA2 = config["betas"]
     cfg.MAX_EPOCH, cfg.STEP_PER = config["epochs"], "batch"
-    optimizer = build_optimizer(method, cfg)
+    groups = [{"params": list(method.parameters()), "fused": True}]  # as the trainer's
+    optimizer = build_optimizer(method, cfg, groups)
     return optimizer, build_lr_scheduler(optimizer, cfg, config["steps_per_epoch"])
 
 

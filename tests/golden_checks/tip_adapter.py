@@ -124,7 +124,8 @@ def _fine_tune(case: Case, data, cache: Cache, batches: list) -> tuple[list[floa
     cfg.NAME, cfg.LR, cfg.EPS = "adamw", config["lr"], config["eps"]
     cfg.WEIGHT_DECAY, cfg.LR_SCHEDULER = config["weight_decay"], "cosine"
     cfg.MAX_EPOCH, cfg.STEP_PER = config["epochs"], "batch"
-    optimizer = build_optimizer(cache, cfg)
+    groups = [{"params": [cache.keys], "fused": True}]  # as the trainer's
+    optimizer = build_optimizer(cache, cfg, groups)
     scheduler = build_lr_scheduler(optimizer, cfg, per_epoch)
     losses, rates, accuracies, keys = [], [], [], []
     for step in range(config["epochs"] * per_epoch):

@@ -42,6 +42,10 @@ class PairedBank:
     def __init__(self, first: FeatureBank, second: FeatureBank) -> None:
         self.parts = (first, second)
 
+    def readable(self, items: Sequence[Datum]) -> list[Datum]:
+        """The items whose images can be read, see ``FeatureBank.readable``."""
+        return self.parts[0].readable(items)
+
     def test(self, items: Sequence[Datum]) -> PairedView:
         """The deterministic test view of every item."""
         return PairedView(*encode_together(self.parts, items))

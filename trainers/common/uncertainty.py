@@ -38,15 +38,20 @@ def uncertainty_factor(clip_logits: Tensor, kind: str, power: float) -> Tensor:
     return _FACTORS[kind](probabilities, power)
 
 
+def standardise(scores: Tensor) -> Tensor:
+    """(B, C) -> (score - mean) / std per row, std with divisor C - 1 and without an epsilon."""
+    centred = scores - scores.mean(dim=-1, keepdim=True)
+    length = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
+    return centred * ((scores.shape[-1] - 1) ** 0.5 / length)
+
+
 def _none(p: Tensor, power: float) -> Tensor:
     return p.new_ones(len(p), 1)
 
 
 def _moment(p: Tensor, power: float) -> Tensor:
     """(kappa / 250)^-rho; kappa = mean of ((p - m) / std)^4, std with divisor C - 1."""
-    std, mean = torch.std_mean(p, dim=-1, keepdim=True)
-    squared = ((p - mean) / std).square_()
-    kurtosis = squared.square_().mean(dim=-1, keepdim=True)
+    kurtosis = standardise(p).square_().square_().mean(dim=-1, keepdim=True)
     return (kurtosis / KURTOSIS_SCALE) ** -power
 
 
