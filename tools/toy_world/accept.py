@@ -24,7 +24,7 @@ from tabulate import tabulate
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = (1, 2, 4, 8, 16)
-CURVES = ("LinearProbe", "TaskRes", "TipAdapterF", "CLIPAdapter")
+CURVES = ("LinearProbe", "TaskRes", "TipAdapterF")
 STYLES = ("painting", "cartoon", "sketch")
 DOMAINS = ("cartoon", "painting", "photo", "sketch")
 Row = tuple[str, str, str, bool]  # line, target, measured, met
