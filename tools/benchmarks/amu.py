@@ -21,6 +21,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from trainers.amu import AuxiliaryBias
 from trainers.common.constant_loader import ConstantLoader
 from trainers.common.feature_trainer import FeatureLoader
+from trainers.common.uncertainty import KURTOSIS_SCALE
 
 EPOCHS, BATCH, TEST_BLOCK = 50, 256, 500
 
@@ -116,13 +117,23 @@ def evaluate_anew(
     for rows, truth in zip(features.split(block), labels.split(block), strict=True):
         unit = method.image_features(rows)
         clip_logits = method.clip_logits(None, unit[:, :dim], method.clip_classifier)
-        factor = method.factor(clip_logits)
-        aux = method.aux_logits(unit[:, dim:])
+        factor = _plain_factor(clip_logits, method)
+        scores = method.fc(unit[:, dim:])
+        aux = (scores - scores.mean(dim=-1, keepdim=True)) / scores.std(dim=-1, keepdim=True)
         fused = clip_logits + method.alpha * factor * aux
         F.cross_entropy(fused, truth), F.cross_entropy(aux, truth)
         hits += (fused.argmax(dim=-1) == truth).sum().item()
         alone += (aux.argmax(dim=-1) == truth).sum().item()
     return 100 * hits / len(labels), 100 * alone / len(labels)
+
+
+def _plain_factor(clip_logits: Tensor, method: AuxiliaryBias) -> Tensor:
+    """The factors none and moment as their formulas are written."""
+    if method.uncent_type == "none":
+        return torch.ones(len(clip_logits), 1)
+    p = clip_logits.softmax(dim=-1)
+    z = (p - p.mean(dim=-1, keepdim=True)) / p.std(dim=-1, keepdim=True)
+    return ((z**4).mean(dim=-1, keepdim=True) / KURTOSIS_SCALE) ** -method.uncent_power
 
 
 def evaluate_kept(method: AuxiliaryBias, loader: ConstantLoader) -> tuple[float, float]:

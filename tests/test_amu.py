@@ -1,0 +1,159 @@
+"""AMU-Tuning: auxiliary encoders by name, initial weight, evaluation, ablations, files."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from few_shot_world import make_trainer, make_world
+
+import trainers  # noqa: F401  (registers the trainers)
+from dassl.utils import load_checkpoint
+from golden_checks import aux_resnet50
+from trainers.amu import AMU, AuxiliaryBias, initial_weight
+from trainers.common import auxiliary
+from trainers.common.auxiliary import load_auxiliary, resnet50_from_moco
+from trainers.common.uncertainty import UNCERTAINTY_TYPES, uncertainty_factor
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Images and backbone; the auxiliary is the tiny backbone's own tower."""
+    return make_world(tmp_path_factory.mktemp("amu"))
+
+
+def start(world, output, *pairs):
+    aux = ("TRAINER.AMU.AUX", f"clip:{world / 'tiny.pt'}")
+    return make_trainer(world, "AMU", output, *aux, *pairs)
+
+
+def bias(kind="moment", **more):
+    torch.manual_seed(0)
+    options = {"alpha": 0.5, "lambda_merge": 0.35, "uncent_power": 0.4, "clip_scale": 100.0}
+    classifier = F.normalize(torch.randn(7, 6), dim=-1)
+    return AuxiliaryBias(classifier, 9, uncent_type=kind, **{**options, **more})
+
+
+def test_the_initial_weight_divides_by_the_average_number_of_shots():
+    features = F.normalize(torch.randn(6, 4), dim=-1)
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+
+    weight = initial_weight(features, labels, 3)
+
+    torch.testing.assert_close(weight[0], features[:3].sum(0) / 2)
+    torch.testing.assert_close(weight[2], features[5] / 2)
+
+
+@pytest.mark.parametrize("kind", UNCERTAINTY_TYPES)
+def test_kept_constants_predict_what_the_whole_forward_predicts(kind):
+    method, raw = bias(kind), torch.randn(20, 15)
+
+    scores, preferred = method.fuse(method.constants(None, raw))
+
+    features = method.image_features(raw)
+    logits = method.logits(None, features, method.text_features(None))
+    _, _, aux = method.branches(None, features, method.clip_classifier)
+    assert torch.equal(scores.argmax(1), logits.argmax(1))
+    assert torch.equal(preferred, aux.argmax(1))
+    differences = (scores - logits) - (scores - logits).mean(1, keepdim=True)
+    torch.testing.assert_close(differences, torch.zeros_like(scores), atol=1e-3, rtol=0)
+
+
+def test_an_unknown_uncertainty_names_those_that_exist():
+    with pytest.raises(ValueError, match="UNCENT_TYPE.*moment"):
+        uncertainty_factor(torch.randn(2, 6), "kurtosis", 0.4)
+
+
+def test_top5_with_four_classes_is_refused():
+    with pytest.raises(ValueError, match="at least 5 classes"):
+        uncertainty_factor(torch.randn(2, 4), "top5", 0.4)
+
+
+def test_lambda_one_trains_on_the_fused_loss_alone():
+    losses = bias(lambda_merge=1.0).losses(None, torch.randn(8, 15), torch.arange(8) % 7)
+
+    torch.testing.assert_close(losses["loss"], losses["loss_merge"])
+
+
+def test_a_run_logs_both_losses_and_leaves_a_classifier_for_predict(world, tmp_path):
+    trainer = start(world, tmp_path)
+    trainer.train()
+
+    lines = (tmp_path / "metrics.jsonl").read_text()
+    checkpoint = load_checkpoint(str(tmp_path / "amu" / "model.pth.tar-2"))
+    assert all(name in lines for name in ("loss_merge", "loss_aux", "factor", "accuracy_aux"))
+    assert set(checkpoint["state_dict"]) == {"fc.weight"}
+    predictor = AMU.load_predictor(checkpoint, torch.device("cpu"))
+    pixels = torch.rand(3, 3, 32, 32)
+    raw = AMU.encode_pixels(trainer.cfg, trainer.clip, trainer.method, pixels)
+    features = trainer.method.image_features(raw)
+    expected = trainer.method.logits(trainer.clip, features, trainer.method.clip_classifier)
+    torch.testing.assert_close(predictor(pixels), expected.softmax(-1))
+
+
+def test_training_starts_at_the_class_means_of_the_shots_and_random_does_not(world, tmp_path):
+    by_shots = start(world, tmp_path / "a", "OPTIM.LR", 0.0, "OPTIM.WEIGHT_DECAY", 0.0)
+    by_shots.train()
+    random = start(world, tmp_path / "b", "TRAINER.AMU.AUX_INIT", "random", "OPTIM.LR", 0.0)
+    random.train()
+
+    torch.testing.assert_close(by_shots.method.fc.weight.detach(), by_shots.shot_weight())
+    assert (random.method.fc.weight - by_shots.method.fc.weight).abs().max() > 1e-3
+
+
+def test_a_checkpoint_of_another_auxiliary_is_refused(world, tmp_path):
+    start(world, tmp_path / "a").train()
+    other = start(world, tmp_path / "b")
+    other.bank.parts[1].encoder._digest = "0" * 64
+
+    with pytest.raises(ValueError, match="auxiliary encoder"):
+        other.load_model(str(tmp_path / "a"))
+    load_auxiliary.cache_clear()
+
+
+def test_the_official_adapter_loads_by_its_key():
+    method = bias()
+    weight = torch.randn(7, 9)
+
+    method.load_state_dict(method.import_state({"fc.weight": weight}, None, list("abcdefg")))
+
+    torch.testing.assert_close(method.fc.weight.detach(), weight)
+
+
+def test_only_projector_and_other_encoders_are_dropped_from_a_moco_file():
+    checkpoint = aux_resnet50.moco_checkpoint(0)
+
+    network = resnet50_from_moco(checkpoint)
+
+    assert isinstance(network.fc, torch.nn.Identity)
+    expected = checkpoint["state_dict"]["module.base_encoder.layer4.2.conv3.weight"]
+    torch.testing.assert_close(network.layer4[2].conv3.weight.detach(), expected)
+
+
+def test_a_moco_file_that_lacks_tensors_says_which():
+    checkpoint = aux_resnet50.moco_checkpoint(0)
+    del checkpoint["state_dict"]["module.base_encoder.conv1.weight"]
+
+    with pytest.raises(ValueError, match="1 are missing .conv1.weight"):
+        resnet50_from_moco(checkpoint)
+
+
+def test_missing_moco_weights_are_explained(monkeypatch):
+    def offline(url, path):
+        raise OSError("no network")
+
+    monkeypatch.setattr(auxiliary, "download_url", offline)
+
+    with pytest.raises(FileNotFoundError, match="r-50-1000ep.pth.tar.*AUX_WEIGHTS"):
+        load_auxiliary("moco_v3_rn50")
+
+
+def test_an_unknown_auxiliary_lists_the_known_ones():
+    with pytest.raises(ValueError, match="TRAINER.AMU.AUX.*moco_v3_rn50"):
+        load_auxiliary("moco_rn50")
+
+
+def test_an_auxiliary_of_fixed_size_resizes_what_it_gets(world):
+    encoder = load_auxiliary(f"clip:{world / 'tiny.pt'}")
+
+    features = encoder(torch.rand(2, 3, 48, 48))
+
+    assert features.shape == (2, encoder.dim)

@@ -1,0 +1,192 @@
+"""Tip-Adapter, Tip-Adapter-F and CLIP-Adapter: search, class sums, selection rules, files."""
+
+from argparse import Namespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from few_shot_world import make_trainer, make_world, tiny_clip
+
+import trainers  # noqa: F401  (registers the trainers)
+from dassl.utils import load_checkpoint
+from tools.benchmarks.cache_adapters import search_plainly
+from trainers.clip_adapter import ImageAdapter
+from trainers.common import prompts
+from trainers.common.cache_logits import ClassSums, Grid, cyclic_order, search
+from trainers.tip_adapter import Cache, TipAdapter
+
+GRID = ("TRAINER.TIPADAPTER.SEARCH_STEP", "(4, 3)", "TRAINER.TIPADAPTER.AUGMENT_EPOCH", 2)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Images and backbone."""
+    return make_world(tmp_path_factory.mktemp("cache"))
+
+
+def problem(classes=5, shots=3, dim=16, count=40):
+    torch.manual_seed(0)
+    centres = torch.randn(classes, dim)
+    labels, key_labels = torch.randint(classes, (count,)), torch.arange(classes * shots) % classes
+    key_labels = key_labels[torch.randperm(len(key_labels))]
+    rows = [
+        centres[chosen] + 1.5 * torch.randn(len(chosen), dim) for chosen in (labels, key_labels)
+    ]
+    features, keys = (F.normalize(row, dim=-1) for row in rows)
+    classifier = F.normalize(centres + 2 * torch.randn(classes, dim), dim=-1)
+    return Namespace(
+        features=features,
+        keys=keys,
+        key_labels=key_labels,
+        labels=labels,
+        classifier=classifier,
+        clip_logits=100 * features @ classifier.t(),
+    )
+
+
+@pytest.mark.parametrize("drop", [0, 2])
+def test_the_search_gives_every_accuracy_and_the_winner_of_the_plain_loops(drop):
+    p = problem()
+    keys, key_labels = p.keys[drop:], p.key_labels[drop:]  # unbalanced classes with drop
+    grid = Grid((12.0, 5.0), (7, 6))
+
+    fast = search(p.clip_logits, p.features @ keys.t(), key_labels, p.labels, grid)
+
+    values = F.one_hot(key_labels, 5).float()
+    plain = search_plainly(p.features, keys, values, p.classifier, p.labels, grid)
+    torch.testing.assert_close(fast.accuracy, plain.accuracy.double())
+    assert (fast.beta, fast.alpha) == (plain.beta, plain.alpha)
+
+
+def test_ties_between_classes_go_to_the_first_and_ties_between_pairs_to_the_first():
+    clip_logits = torch.zeros(2, 3)  # all classes tie in every setting
+    affinities, key_labels = torch.zeros(2, 3), torch.arange(3)
+
+    found = search(
+        clip_logits, affinities, key_labels, torch.tensor([0, 1]), Grid((2.0, 2.0), (3, 3))
+    )
+
+    assert (found.accuracy == 50).all()
+    assert (found.beta, found.alpha) == (0.1, 0.1)
+
+
+def test_the_upper_ends_of_the_grid_are_excluded():
+    grid = Grid((7.0, 3.0), (200, 20))
+
+    assert (len(grid.betas), grid.betas[0]) == (200, 0.1)
+    assert grid.betas[-1] == pytest.approx(7.0 - 6.9 / 200)
+    assert grid.alphas[-1] == pytest.approx(3.0 - 2.9 / 20)
+
+
+def test_class_sums_are_the_product_with_one_hot_values_in_any_order():
+    columns, labels = torch.rand(4, 6), torch.tensor([2, 0, 1, 1, 2, 0])
+    expected = columns @ F.one_hot(labels, 3).float()
+    order = cyclic_order(labels)
+
+    torch.testing.assert_close(ClassSums(labels, 3)(columns), expected)
+    assert ClassSums(labels[order], 3).is_cyclic
+    torch.testing.assert_close(ClassSums(labels[order], 3)(columns[:, order]), expected)
+
+
+def test_fine_tuning_does_not_touch_the_keys_that_it_started_from():
+    p = problem()
+    cache = Cache(p.classifier, beta=1.0, alpha=1.0, is_trainable=True)
+    cache.fill(p.keys, p.key_labels)
+    before = p.keys.clone()
+
+    cache.keys.data.add_(1.0)
+
+    torch.testing.assert_close(p.keys, before)
+
+
+def test_without_a_search_the_initial_pair_is_used(world, tmp_path):
+    trainer = make_trainer(world, "TipAdapter", tmp_path, *GRID)
+    trainer.train()
+
+    assert (trainer.method.beta, trainer.method.alpha) == (1.0, 1.17)
+    assert trainer.selected_epoch == 0
+
+
+def test_the_search_on_val_is_kept_in_the_checkpoint_that_predict_reads(world, tmp_path):
+    trainer = make_trainer(world, "TipAdapter", tmp_path, *GRID, "TEST.SELECT_ON", "val")
+    trainer.train()
+
+    found = trainer.search_on("val")
+    checkpoint = load_checkpoint(str(tmp_path / "tip_adapter" / "model.pth.tar-0"))
+    assert checkpoint["state_dict"]["beta"] == found.beta
+    predictor = TipAdapter.load_predictor(checkpoint, torch.device("cpu"))
+    pixels = torch.rand(3, 3, 32, 32)
+    raw = TipAdapter.encode_pixels(trainer.cfg, trainer.clip, trainer.method, pixels)
+    features = trainer.method.image_features(raw)
+    expected = trainer.method.logits(trainer.clip, features, trainer.method.clip_classifier)
+    torch.testing.assert_close(predictor(pixels), expected.softmax(-1))
+
+
+def test_the_published_rule_reports_the_better_of_best_epoch_and_search(world, tmp_path):
+    trainer = make_trainer(world, "TipAdapterF", tmp_path, *GRID, "TEST.SELECT_ON", "test")
+    trainer.train()
+
+    reported = trainer.results["test"]["accuracy"]
+    assert trainer.selection == "test"
+    assert reported >= trainer.best_result
+    checkpoint = load_checkpoint(str(tmp_path / "tip_adapter" / "model-best.pth.tar"))
+    assert checkpoint["state_dict"]["alpha"] == trainer.method.alpha
+
+
+def test_fine_tuning_with_val_keeps_the_last_epoch_and_searches(world, tmp_path):
+    trainer = make_trainer(world, "TipAdapterF", tmp_path, *GRID, "TEST.SELECT_ON", "val")
+    trainer.train()
+
+    assert trainer.selected_epoch == 2
+    assert not (tmp_path / "tip_adapter" / "model-best.pth.tar").exists()
+    state = load_checkpoint(str(tmp_path / "tip_adapter" / "model.pth.tar-2"))["state_dict"]
+    assert state["beta"] == trainer.search_on("val").beta
+
+
+def test_a_cache_keeps_the_keys_of_the_classes_that_a_run_has():
+    p = problem()
+    cache = Cache(p.classifier[:2], beta=1.0, alpha=1.0)
+    state = {
+        "keys": p.keys,
+        "key_labels": p.key_labels,
+        "beta": torch.tensor(2.0).double(),
+        "alpha": torch.tensor(3.0).double(),
+    }
+
+    taken = cache.import_state(state, list("abcde"), ["d", "b"])
+
+    expected = torch.isin(p.key_labels, torch.tensor([1, 3]))
+    torch.testing.assert_close(taken["keys"], p.keys[expected])
+    assert taken["key_labels"].tolist() == [
+        {3: 0, 1: 1}[k] for k in p.key_labels[expected].tolist()
+    ]
+
+
+def test_clip_adapter_with_ratio_zero_is_zero_shot():
+    clip, raw = tiny_clip(), torch.randn(4, 64)
+    method = ImageAdapter(torch.randn(5, 64), ratio=0.0)
+
+    torch.testing.assert_close(method.image_features(raw), F.normalize(raw, dim=-1))
+    assert method.logits(clip, method.image_features(raw), method.text_features(clip)).shape == (
+        4,
+        5,
+    )
+
+
+def test_clip_adapter_encodes_its_prompts_once_per_run(world, tmp_path, monkeypatch):
+    calls = []
+    encode = prompts.encode_sentences
+    monkeypatch.setattr(
+        prompts, "encode_sentences", lambda *given: calls.append(1) or encode(*given)
+    )
+
+    make_trainer(world, "CLIPAdapter", tmp_path).train()
+
+    assert len(calls) == 1
+
+
+def test_searching_the_ratio_needs_labels_that_may_choose(world, tmp_path):
+    with pytest.raises(ValueError, match="SEARCH_RATIO.*SELECT_ON val"):
+        make_trainer(
+            world, "CLIPAdapter", tmp_path, "TRAINER.CLIPADAPTER.SEARCH_RATIO", "(0.2, 0.6)"
+        )

@@ -1,0 +1,84 @@
+"""The linear probe: its search fits no C twice; draws; runs."""
+
+import numpy as np
+import pytest
+import torch
+from few_shot_world import make_trainer, make_world
+
+import trainers  # noqa: F401  (registers the trainers)
+from dassl.utils import load_checkpoint
+from trainers.common.c_search import COARSE_C, Memo, draw_rows, search_c
+from trainers.linear_probe import LinearProbe, accuracy, fit_logistic_regression
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Images and backbone."""
+    return make_world(tmp_path_factory.mktemp("probe"))
+
+
+def test_no_c_is_fitted_twice():
+    fitted = []
+    memo = Memo(lambda c: fitted.append(c) or -abs(np.log10(c) - 0.3))
+
+    path = search_c(lambda c: memo(c) or -abs(np.log10(c) - 0.3))
+
+    assert len(path.evaluated) == 7 + 16
+    assert len(fitted) == len(set(fitted)) == len(memo) < len(path.evaluated)
+
+
+def test_the_largest_c_wins_ties_of_the_coarse_search():
+    path = search_c(lambda c: 0.5, num_step=1)
+
+    assert path.kept == [pytest.approx(COARSE_C[0] / 10)]  # ties keep the left end
+
+
+def test_a_fit_minimises_its_objective():
+    rng = np.random.RandomState(0)
+    features, labels = rng.randn(30, 4), np.arange(30) % 3
+    weight, bias = fit_logistic_regression(features, labels, 0.5, tolerance=1e-9)
+    w = torch.tensor(weight, requires_grad=True)
+    b = torch.tensor(bias, requires_grad=True)
+
+    logits = torch.tensor(features) @ w.t() + b
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor(labels), reduction="sum")
+    (0.5 * w.square().sum() + 0.5 * loss).backward()
+
+    assert w.grad.abs().max() < 1e-4 and b.grad.abs().max() < 1e-4
+
+
+def test_two_classes_give_two_rows():
+    features = np.array([[1.0, 0.0], [-1.0, 0.1], [1.2, 0.3], [-0.9, 0.0]])
+    labels = np.array([0, 1, 0, 1])
+
+    classifier = fit_logistic_regression(features, labels, 10.0)
+
+    assert classifier[0].shape == (2, 2)
+    assert accuracy(classifier, features, labels) == 1.0
+
+
+def test_a_class_with_too_few_rows_is_named():
+    with pytest.raises(ValueError, match="Class 1 has 1 images, 2 are asked for"):
+        draw_rows([0, 0, 1], 2, np.random.RandomState(1))
+
+
+@pytest.mark.parametrize("draw", ["coop", "lpclip"])
+def test_a_run_searches_c_on_val_and_predict_reads_its_classifier(world, tmp_path, draw):
+    pairs = ("TEST.SELECT_ON", "val", "TRAINER.LINEARPROBE.DRAW", draw, "DATASET.NUM_SHOTS", 2)
+    trainer = make_trainer(world, "LinearProbe", tmp_path, *pairs)
+    trainer.train()
+
+    checkpoint = load_checkpoint(str(tmp_path / "linear_probe" / "model.pth.tar-0"))
+    predictor = LinearProbe.load_predictor(checkpoint, torch.device("cpu"))
+    assert checkpoint["C"] == trainer.chosen_c
+    assert predictor(torch.rand(2, 3, 32, 32)).shape == (2, 3)
+    if draw == "lpclip":
+        assert len(trainer.dm.dataset.train_x) == len(trainer.dm.dataset.val) == 6
+
+
+def test_with_last_the_given_c_is_used_and_nothing_is_searched(world, tmp_path):
+    trainer = make_trainer(world, "LinearProbe", tmp_path, "TRAINER.LINEARPROBE.C", 0.25)
+    trainer.train()
+
+    assert trainer.chosen_c == 0.25
+    assert trainer.results["test"]["accuracy"] > 50
