@@ -1,8 +1,8 @@
 """Train a small toy ResNet: the supervised auxiliary encoder or the photo-trained student.
 
-aux: shape and texture labels, photos, colours tinted (it shall know what CLIP's captions tell
-least, and not rely on colour). student: all factor labels, photos; it plays the network
-"pre-trained on ImageNet". simclr: no labels, two augmented views (Chen et al., ICML 2020).
+aux: labels of shape, colour and texture, photos. student: labels of all factors, photos; it plays
+the network "pre-trained on ImageNet". simclr: no labels, two augmented views (Chen et al., ICML
+2020).
 """
 
 import argparse
@@ -22,7 +22,7 @@ from trainers.common.toy_nets import ToyNet
 from .pool import Pool
 
 NAMES = tuple(FACTORS)
-LABELS = {"aux": ("shape", "texture"), "student": NAMES, "simclr": ()}
+LABELS = {"aux": ("shape", "color", "texture"), "student": NAMES, "simclr": ()}
 FILES = {"aux": "toy_aux_supervised.pt", "student": "toy_student.pt", "simclr": "toy_aux.pt"}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TEMPERATURE = 0.2
@@ -81,12 +81,6 @@ class NetTrainer:
             (x - 0.5) * gain * sign + 0.5 + 0.1 * torch.randn(n, 1, 1, 1, device=x.device)
         ).clamp(0, 1)
 
-    def tint(self, x: Tensor) -> Tensor:
-        """Per image: channels mixed a little, so that colours cannot be relied on."""
-        mix = torch.eye(3, device=x.device) + 0.25 * torch.randn(len(x), 3, 3, device=x.device)
-        mix = mix / mix.sum(dim=2, keepdim=True).clamp_min(0.3)
-        return torch.einsum("nij,njhw->nihw", mix, x).clamp(0, 1)
-
     def crop(self, x: Tensor) -> Tensor:
         """Per image: a random crop (side 0.65 to 1) and a small rotation."""
         n = len(x)
@@ -114,8 +108,7 @@ class NetTrainer:
             target = torch.cat([torch.arange(n, 2 * n), torch.arange(n)]).to(x.device)
             loss = F.cross_entropy(logits, target)
             return loss, [loss.item()]
-        x = self.tint(self.shift(x)) if self.args.kind == "aux" else self.shift(x)
-        rows = self.net(self.normalise(x))
+        rows = self.net(self.normalise(self.shift(x)))
         parts = []
         for head, name in zip(self.heads, LABELS[self.args.kind]):
             target = torch.from_numpy(factors[:, NAMES.index(name)]).to(x.device)

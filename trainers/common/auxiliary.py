@@ -2,7 +2,7 @@
 
 ``moco_v3_rn50`` (self-supervised ResNet-50, ``:100`` or ``:300`` epochs in place of 1000),
 ``timm:<model>``, ``dino_vits16``, ``dino_vitb16``, ``dinov2_vits14``, ``clip:<backbone>`` and
-``toy`` (the toy world's encoder). Source of the MoCo layout: amu_tuning section 1.
+``toy`` (the toy world's label-trained encoder). Source of the MoCo layout: amu_tuning section 1.
 """
 
 import logging
@@ -96,12 +96,12 @@ def load_auxiliary(name: str, weights: str = "") -> AuxiliaryEncoder:
     if source == "clip" and model:
         return _clip_tower(weights or model)
     if source == "toy":
-        network = load_toy_net(model or "aux", weights=weights)
+        network = load_toy_net(model or "aux_supervised", weights=weights)
         return AuxiliaryEncoder(
             network,
             IMAGENET_MEAN,
             IMAGENET_STD,
-            name=f"toy-{model or 'aux'}",
+            name=f"toy-{model or 'aux_supervised'}",
             input_size=INPUT_SIZE,
         )
     raise ValueError(
