@@ -151,6 +151,16 @@ def test_an_unknown_auxiliary_lists_the_known_ones():
         load_auxiliary("moco_rn50")
 
 
+def test_joined_auxiliaries_give_unit_features_side_by_side(world):
+    pixels = torch.rand(2, 3, 32, 32)
+    tower = load_auxiliary(f"clip:{world / 'tiny.pt'}")
+
+    joined = load_auxiliary(f"clip:{world / 'tiny.pt'}+clip:{world / 'tiny.pt'}")
+
+    own = F.normalize(tower(pixels), dim=-1)
+    torch.testing.assert_close(joined(pixels), torch.cat([own, own], dim=1))
+
+
 def test_an_auxiliary_of_fixed_size_resizes_what_it_gets(world):
     encoder = load_auxiliary(f"clip:{world / 'tiny.pt'}")
 

@@ -19,9 +19,9 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.metrics import compute_accuracy
 from trainers.common import FeatureTrainer, Method
 from trainers.common.augment import Augmentation
-from trainers.common.auxiliary import AuxiliaryEncoder, load_auxiliary
+from trainers.common.auxiliary import load_auxiliary
 from trainers.common.constant_loader import ConstantLoader
-from trainers.common.encoder import ClipEncoder
+from trainers.common.encoder import ClipEncoder, Encoder
 from trainers.common.feature_bank import FeatureBank
 from trainers.common.loading import select_rows
 from trainers.common.paired_bank import PairedBank
@@ -198,7 +198,8 @@ class AMU(FeatureTrainer):
         node.UNCENT_POWER = 0.4  # exponent of the uncertainty
         node.AUGMENT_EPOCH = 1  # augmented views of each shot behind the initial W
         node.CLIP_SCALE = 100.0  # factor of CLIP's cosines; 0: the backbone's own logit scale
-        node.AUX = "moco_v3_rn50"  # moco_v3_rn50 | timm:<model> | dino_... | clip:<backbone> | toy
+        # moco_v3_rn50 | timm:<model> | dino_vits16 | clip:<backbone> | toy, or several joined by +
+        node.AUX = "moco_v3_rn50"
         node.AUX_WEIGHTS = ""  # file in place of the published weights
         node.AUX_INIT = "shots"  # initial W: shots (class means) | random
         return CN({"TRAINER": CN({"AMU": node})})
@@ -219,7 +220,7 @@ class AMU(FeatureTrainer):
 
     # ----------------------------------------------------------------- set-up
     @classmethod
-    def auxiliary(cls, cfg: CfgNode, device: torch.device) -> AuxiliaryEncoder:
+    def auxiliary(cls, cfg: CfgNode, device: torch.device) -> Encoder:
         """The frozen second network."""
         encoder = load_auxiliary(cfg.TRAINER.AMU.AUX, cfg.TRAINER.AMU.AUX_WEIGHTS)
         encoder.to(device)

@@ -7,6 +7,7 @@
 
 import logging
 import urllib.error
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from clip import load_backbone
 from dassl.utils import cache_dir, did_you_mean, download_url, load_checkpoint
 
-from .encoder import NetworkEncoder
+from .encoder import Encoder, NetworkEncoder
 from .toy_nets import INPUT_SIZE, load_toy_net
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ DINO = {
     "dino_vitb16": "vit_base_patch16_224.dino",
     "dinov2_vits14": "vit_small_patch14_dinov2.lvd142m",
 }
+TOY_DEFAULT = "aux_supervised"  # behind the name "toy"
 KNOWN = ("moco_v3_rn50", *DINO, "timm:<model>", "clip:<backbone>", "toy")
 
 
@@ -69,8 +71,31 @@ class AuxiliaryEncoder(NetworkEncoder):
         return super().forward(images)
 
 
+class JoinedEncoder(Encoder):
+    """Unit features of several auxiliary encoders side by side, each with its own normalisation.
+
+    Args:
+        encoders: at least two.
+    """
+
+    def __init__(self, encoders: Sequence[AuxiliaryEncoder]) -> None:
+        super().__init__(
+            nn.ModuleList(encoder.network for encoder in encoders),
+            mean=(0.0, 0.0, 0.0),
+            std=(1.0, 1.0, 1.0),
+            name="+".join(encoder.name for encoder in encoders),
+            size=None,
+            dim=sum(encoder.dim for encoder in encoders),
+        )
+        self.encoders = tuple(encoders)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, sum of the widths)."""
+        return torch.cat([F.normalize(each(images), dim=-1) for each in self.encoders], dim=1)
+
+
 @lru_cache(maxsize=2)
-def load_auxiliary(name: str, weights: str = "") -> AuxiliaryEncoder:
+def load_auxiliary(name: str, weights: str = "") -> Encoder:
     """An auxiliary encoder by name; it is frozen, so the last ones are kept and shared.
 
     Args:
@@ -86,6 +111,13 @@ def load_auxiliary(name: str, weights: str = "") -> AuxiliaryEncoder:
             f"TRAINER.AMU.AUX_WEIGHTS: there is no file {weights}. Leave it empty to use the "
             f"published weights of {name}."
         )
+    if "+" in name:
+        if weights:
+            raise ValueError(
+                f"TRAINER.AMU.AUX_WEIGHTS names one file, TRAINER.AMU.AUX {name} joins several "
+                "encoders. Leave AUX_WEIGHTS empty."
+            )
+        return JoinedEncoder([load_auxiliary(part.strip()) for part in name.split("+")])
     source, _, model = name.partition(":")
     if source == "moco_v3_rn50":
         return _moco_resnet50(model or "1000", weights)
