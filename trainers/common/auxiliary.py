@@ -128,12 +128,13 @@ def load_auxiliary(name: str, weights: str = "") -> Encoder:
     if source == "clip" and model:
         return _clip_tower(weights or model)
     if source == "toy":
-        network = load_toy_net(model or "aux_supervised", weights=weights)
+        model = model or TOY_DEFAULT
+        network = load_toy_net(model, weights=weights)
         return AuxiliaryEncoder(
             network,
             IMAGENET_MEAN,
             IMAGENET_STD,
-            name=f"toy-{model or 'aux_supervised'}",
+            name=f"toy-{model}",
             input_size=INPUT_SIZE,
         )
     raise ValueError(
