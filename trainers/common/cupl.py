@@ -19,7 +19,6 @@ from dassl.utils import did_you_mean, read_json
 from .prompts import encode_sentences
 from .templates import (
     DEFAULT_TEMPLATE,
-    TOY_TEMPLATES,
     check_templates,
     fill,
     full_templates,
@@ -66,7 +65,7 @@ def tip_templates(cfg: CfgNode) -> list[str]:
         return list(TIP_TEMPLATES[name])
     if name in IMAGENET_SETS or name in ("Caltech101", "SUN397"):
         return select_templates()
-    return [TOY_TEMPLATES.get(name, DEFAULT_TEMPLATE)]
+    return [DEFAULT_TEMPLATE]
 
 
 def find_cupl_file(cfg: CfgNode, given: str) -> Path:

@@ -14,11 +14,6 @@ from yacs.config import CfgNode
 
 _DATA = Path(__file__).with_name("prompt_templates.json")
 DEFAULT_TEMPLATE = "a photo of a {}."
-# Toy names read as noun phrases of their own; see docs/toy_world.md.
-TOY_TEMPLATES = {
-    "ToyScenes": "an object {}.",
-    "ToyLayout": "an object {}.",
-}
 
 
 @lru_cache(maxsize=1)
@@ -40,7 +35,7 @@ def full_templates() -> list[str]:
 def dataset_template(dataset_name: str, family: str = "coop_zeroshot") -> str:
     """The template of a dataset class ("OxfordPets") in a family of ``prompt_templates.json``."""
     table = template_lists()[family]
-    return table.get(dataset_name, TOY_TEMPLATES.get(dataset_name, DEFAULT_TEMPLATE))
+    return table.get(dataset_name, DEFAULT_TEMPLATE)
 
 
 def check_templates(templates: Sequence[str]) -> list[str]:
