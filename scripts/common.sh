@@ -5,6 +5,8 @@
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# Waiting threads give their core away: on a busy machine spinning ones slow everything down.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 PYTHON="${PYTHON:-$(command -v python || command -v python3)}"
 rest=()
 
