@@ -68,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
+    # Read when torch loads: waiting threads sleep, which matters tenfold on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     setup_logging()
     try:
         check_packages()
