@@ -1,5 +1,7 @@
 """Pretraining pieces: captions, growth in depth, scales of the shipped checkpoints."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,12 @@ import torch.nn.functional as F
 from clip import clip as openai_clip
 from clip import load_backbone, tokenize
 from datasets.toy_world import FACTORS
+from tools.toy_world import pool, pretrain, train_clip, train_net
 from tools.toy_world.captions import Captioner, build_vocabulary
+from tools.toy_world.export import export
 from tools.toy_world.optimiser import orthogonal
 from tools.toy_world.towers import grow, image_rows, new_clip
+from trainers.common.toy_nets import load_toy_net
 
 SIDES = {"vit": 32, "rn": 64}
 
@@ -118,3 +123,56 @@ def test_shipped_backbones_pass_over_words_that_they_never_saw(name):
 
     agreement = ((other - other.mean(0)) @ (plain - plain.mean(0)).T).argmax(dim=1)
     assert (agreement == torch.arange(len(shapes))).float().mean() > 0.8
+
+
+def arguments(folder, kind: str, *options: str):
+    return pretrain.parse(
+        [kind, "--work", str(folder), "--weights", str(folder), "--batch", "8", *options]
+    )
+
+
+@pytest.fixture(scope="module")
+def small_pool(tmp_path_factory):
+    """A pool of 96 images of each kind."""
+    folder = tmp_path_factory.mktemp("pretraining")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "SHARD", 96)
+        (folder / "pool").mkdir()
+        for name in pool.KINDS:
+            pool.make_shard(folder / "pool", name, 0)
+        yield folder
+
+
+def test_pretraining_grows_goes_on_after_an_interruption_and_exports(small_pool):
+    first = arguments(small_pool, "vit", "--minutes", "0.01", "--grown-minutes", "0")
+    train_clip.train(first)
+    interrupted = torch.load(first.out, weights_only=True)
+
+    again = arguments(small_pool, "vit", "--minutes", "0.01", "--grown-minutes", "0.01")
+    train_clip.train(again)
+    finished = torch.load(again.out, weights_only=True)
+    export(again.out, small_pool / "pool", small_pool / "toy_vit.pt")
+
+    assert (interrupted["stage"], finished["stage"]) == (1, 2)
+    clip = load_backbone(str(small_pool / "toy_vit.pt"))
+    assert clip.transformer.layers == clip.visual.transformer.layers == 12
+    assert clip.encode_image(torch.zeros(2, 3, 32, 32)).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["aux", "student", "simclr"])
+def test_small_networks_train_and_load_by_name(small_pool, kind):
+    train_net.train(arguments(small_pool, kind, "--minutes", "0.005"))
+
+    net = load_toy_net("", weights=str(small_pool / train_net.FILES[kind]))
+
+    assert net.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, net.width)
+
+
+def test_all_shipped_checkpoints_take_at_most_20_megabytes():
+    root = Path(pretrain.__file__).resolve().parents[2]
+    folders = (root / "clip" / "weights", root / "trainers" / "common" / "weights")
+
+    files = [path for folder in folders for path in folder.glob("*.pt")]
+
+    assert {path.name for path in files} >= {"toy_vit.pt", "toy_rn.pt", "toy_student.pt"}
+    assert sum(path.stat().st_size for path in files) < 20e6

@@ -27,6 +27,7 @@ SHOTS = (1, 2, 4, 8, 16)
 CURVES = ("LinearProbe", "TaskRes", "TipAdapterF")
 STYLES = ("painting", "cartoon", "sketch")
 DOMAINS = ("cartoon", "painting", "photo", "sketch")
+VALIDATED = "training-domain validation"
 Row = tuple[str, str, str, bool]  # line, target, measured, met
 
 
@@ -37,14 +38,16 @@ class Runs:
         self.output, self.seeds = output, seeds
         self.wanted: dict[Path, list[str]] = {}
 
-    def ask(self, trainer: str, dataset: str, *options: str, name: str, seed: int) -> float | None:
-        """Test accuracy (percent) of a run; None, and on the list, if it is not there yet."""
+    def ask(
+        self, trainer: str, dataset: str, *options: str, name: str, seed: int, metric: str = "test"
+    ) -> float | None:
+        """Accuracy (percent) of a run; None, and on the list, if it is not there yet."""
         folder = self.output / dataset / trainer / name / f"seed{seed}"
         results = folder / "results.json"
         if results.exists():
             content = json.loads(results.read_text(encoding="utf-8"))
             if content.get("finished"):
-                return content["metrics"]["test"]["accuracy"]
+                return content["metrics"][metric]["accuracy"]
         recipe = ROOT / "configs" / "trainers" / trainer / "toy.yaml"
         self.wanted[folder] = [
             *("--trainer", trainer, "--dataset", dataset, "--config-file", str(recipe)),
@@ -52,9 +55,14 @@ class Runs:
         ]
         return None
 
-    def mean(self, trainer: str, dataset: str, *options: str, name: str) -> float:
+    def mean(
+        self, trainer: str, dataset: str, *options: str, name: str, metric: str = "test"
+    ) -> float:
         """Mean over the seeds; nan while runs are missing."""
-        values = [self.ask(trainer, dataset, *options, name=name, seed=s) for s in self.seeds]
+        values = [
+            self.ask(trainer, dataset, *options, name=name, seed=seed, metric=metric)
+            for seed in self.seeds
+        ]
         return float("nan") if None in values else float(np.mean(values))
 
     def zero_shot(self, dataset: str, *options: str, name: str = "zero_shot") -> float:
@@ -105,7 +113,7 @@ def styles(runs: Runs) -> list[Row]:
         value = runs.zero_shot(f"toy_objects_{style}")
         rows.append((f"zero-shot, {style}", "5.0 (twice chance)", f"{value:.1f}", value >= 5.0))
     for domain in DOMAINS:
-        options = ("--target-domains", domain)
+        options = ("DATASET.TARGET_DOMAINS", f"('{domain}',)")
         value = runs.zero_shot("toy_domains", *options, name=f"zero_shot_{domain}")
         rows.append(
             (f"toy_domains, {domain}", "20.0 (twice chance)", f"{value:.1f}", value >= 20.0)
@@ -149,20 +157,28 @@ def aux(runs: Runs) -> list[Row]:
 
 
 def domains(runs: Runs) -> list[Row]:
-    """Leave one domain out: a student trained by labels, and one taught by CLIP."""
+    """Leave one domain out: a student trained by labels, and one taught by CLIP, equal images.
+
+    The step is the one with the best validation accuracy on the source domains, weights are not
+    averaged; VL2VADiP spends half of its images on each of its two stages.
+    """
+    steps = {"ERM": ("STEPS.N", "601"), "VL2VADiP": ("STEPS.N", "301")}
     means = {}
-    for trainer in ("ERM", "NaiveKD", "VL2VADiP"):
-        scores = [
-            runs.mean(trainer, "toy_domains", "--target-domains", d, name=f"toy_{d}")
-            for d in DOMAINS
-        ]
+    for trainer in steps:
+        scores = []
+        for domain in DOMAINS:
+            options = ("DATASET.TARGET_DOMAINS", f"('{domain}',)", *steps[trainer])
+            score = runs.mean(
+                trainer, "toy_domains", *options, name=f"equal_{domain}", metric=VALIDATED
+            )
+            scores.append(score)
         means[trainer] = float(np.mean(scores))
         print(
             f"toy_domains {trainer}: " + " ".join(f"{d} {v:.1f}" for d, v in zip(DOMAINS, scores))
         )
-    best = max(means["NaiveKD"], means["VL2VADiP"])
     measured = ", ".join(f"{t} {v:.1f}" for t, v in means.items())
-    return [("distilled student, mean of 4 domains", "above ERM", measured, best > means["ERM"])]
+    met = means["VL2VADiP"] > means["ERM"]
+    return [("distilled student, mean of 4 domains", "above ERM", measured, met)]
 
 
 LINES: dict[str, Callable[[Runs], list[Row]]] = {

@@ -133,7 +133,7 @@ class NetTrainer:
     def features(self, count: int) -> tuple[Tensor, np.ndarray]:
         """Features of held-out images and their factors."""
         self.net.eval()
-        images, factors = self.held_out.take(np.arange(count))
+        images, factors = self.held_out.take(np.arange(min(count, len(self.held_out))))
         x = torch.tensor(images, device=self.device).permute(0, 3, 1, 2).float() / 255.0
         out = torch.cat([self.net(self.normalise(part)) for part in x.split(500)])
         self.net.train()
@@ -143,7 +143,7 @@ class NetTrainer:
     def scores(self, count: int) -> str:
         """Accuracy of the heads on held-out images (photos only for the student)."""
         rows, factors = self.features(count)
-        keep = np.ones(count, dtype=bool)
+        keep = np.ones(len(factors), dtype=bool)
         if self.args.kind != "simclr":
             keep = factors[:, NAMES.index("style")] == 0
         out = []
