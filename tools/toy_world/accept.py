@@ -157,26 +157,23 @@ def aux(runs: Runs) -> list[Row]:
 
 
 def domains(runs: Runs) -> list[Row]:
-    """Leave one domain out: a student trained by labels, and one taught by CLIP, equal images.
+    """Leave one domain out: a student trained by labels, and one taught by CLIP.
 
-    The step is the one with the best validation accuracy on the source domains, weights are not
-    averaged; VL2VADiP spends half of its images on each of its two stages.
+    Both update the student on 301 batches; VL2VADiP has seen as many before, to fit its head while
+    the student is frozen, so ERM is shown with twice the batches, too. The step is the one with
+    the best validation accuracy on the source domains; weights are not averaged.
     """
-    steps = {"ERM": ("STEPS.N", "601"), "VL2VADiP": ("STEPS.N", "301")}
+    plans = {"ERM": ("ERM", "301"), "ERM, twice": ("ERM", "601"), "VL2VADiP": ("VL2VADiP", "301")}
     means = {}
-    for trainer in steps:
+    for label, (trainer, steps) in plans.items():
         scores = []
         for domain in DOMAINS:
-            options = ("DATASET.TARGET_DOMAINS", f"('{domain}',)", *steps[trainer])
-            score = runs.mean(
-                trainer, "toy_domains", *options, name=f"equal_{domain}", metric=VALIDATED
-            )
-            scores.append(score)
-        means[trainer] = float(np.mean(scores))
-        print(
-            f"toy_domains {trainer}: " + " ".join(f"{d} {v:.1f}" for d, v in zip(DOMAINS, scores))
-        )
-    measured = ", ".join(f"{t} {v:.1f}" for t, v in means.items())
+            options = ("DATASET.TARGET_DOMAINS", f"('{domain}',)", "STEPS.N", steps)
+            name = f"{'double' if steps == '601' else 'equal'}_{domain}"
+            scores.append(runs.mean(trainer, "toy_domains", *options, name=name, metric=VALIDATED))
+        means[label] = float(np.mean(scores))
+        print(f"toy_domains {label}: " + " ".join(f"{d} {v:.1f}" for d, v in zip(DOMAINS, scores)))
+    measured = ", ".join(f"{label} {value:.1f}" for label, value in means.items())
     met = means["VL2VADiP"] > means["ERM"]
     return [("distilled student, mean of 4 domains", "above ERM", measured, met)]
 
