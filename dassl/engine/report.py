@@ -67,12 +67,12 @@ def split_sizes(trainer: "TrainerBase") -> dict[str, int]:
 
 def labelled_images(trainer: "TrainerBase", *, is_evaluation: bool) -> dict[str, int]:
     """Labelled images that entered: shots, and validation images where labels chose something."""
-    if is_evaluation:
-        return {"train": 0, "val": 0}
     sizes = split_sizes(trainer)
     uses_val = selection_split(trainer.selection) == "val"
+    uses_val &= trainer.selects_in_evaluation or not is_evaluation
+    uses_train = trainer.uses_training_images and not is_evaluation
     return {
-        "train": sizes.get("train_x", 0) if trainer.uses_training_images else 0,
+        "train": sizes.get("train_x", 0) if uses_train else 0,
         "val": sizes.get("val", 0) if uses_val else 0,
     }
 

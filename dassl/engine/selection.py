@@ -1,4 +1,4 @@
-"""The selection rule of a run: whose labels chose the epoch that is tested."""
+"""The selection rule of a run: whose labels chose the epoch or the settings that are tested."""
 
 from yacs.config import CfgNode
 
@@ -39,8 +39,8 @@ def selection_split(rule: str) -> str | None:
 def rule_in_words(rule: str) -> str:
     """One phrase on a rule for banners and results."""
     return {
-        "last": "last (the last step; no labels chose it)",
-        "val": "val (best epoch on the validation split)",
-        "source_val": "source_val (best epoch on held-out images of the source domains)",
-        "test": "test (best epoch on the TEST set: an oracle, not a fair result)",
+        "last": "last (the last step, settings as given; no labels chose them)",
+        "val": "val (the validation split chose epoch or settings)",
+        "source_val": "source_val (held-out images of the source domains chose the epoch)",
+        "test": "test (TEST labels chose epoch or settings: an oracle, not a fair result)",
     }[rule]
