@@ -22,6 +22,7 @@ from dassl.utils import (
     cache_dir,
     check_availability,
     check_isfile,
+    collect_env_info,
     count_num_param,
     did_you_mean,
     listdir_nohidden,
@@ -322,3 +323,18 @@ def test_json_files_of_other_encodings_survive(tmp_path):
     write_json({"name": "Zürich"}, tmp_path / "x.json")
 
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"name": "Zürich"}
+
+
+def test_the_environment_report_is_kept_until_the_environment_changes(monkeypatch, tmp_path):
+    monkeypatch.setenv("VLTUNE_CACHE", str(tmp_path))
+    asked = []
+    report = "torch.utils.collect_env.get_pretty_env_info"
+    monkeypatch.setattr(report, lambda: asked.append(1) or "PyTorch version: 1")
+
+    first, second = collect_env_info(), collect_env_info()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    collect_env_info()
+
+    assert first == second
+    assert first.startswith("PyTorch version: 1")
+    assert len(asked) == 2

@@ -1,6 +1,11 @@
 """Seeds, environment report and other small tools; re-exports the file helpers."""
 
+import hashlib
+import os
+import platform
 import random
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +13,8 @@ import PIL
 import torch
 
 from .files import (
+    atomic_write,
+    cache_dir,
     check_isfile,
     download_url,
     listdir_nohidden,
@@ -46,10 +53,24 @@ def set_random_seed(seed: int) -> None:
 
 
 def collect_env_info() -> str:
-    """Return torch's environment report and the Pillow version, as text."""
-    from torch.utils.collect_env import get_pretty_env_info
+    """Return torch's environment report and the Pillow version, as text.
 
-    return f"{get_pretty_env_info()}\n        Pillow ({PIL.__version__})"
+    torch asks pip and several programs, which takes seconds: the report is kept in the cache
+    folder until the environment changes (what is installed, the interpreter, the visible GPUs).
+    """
+    packages = Path(torch.__file__).parents[1]
+    facts = [sys.version, sys.prefix, torch.__version__, packages.stat().st_mtime_ns]
+    facts += [platform.platform(), os.environ.get("CUDA_VISIBLE_DEVICES")]
+    digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+    path = cache_dir() / "environment" / f"{digest}.txt"
+    if not path.is_file():
+        from torch.utils.collect_env import get_pretty_env_info
+
+        report = f"{get_pretty_env_info()}\n        Pillow ({PIL.__version__})"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary:
+            Path(temporary).write_text(report, encoding="utf-8")
+    return path.read_text(encoding="utf-8")
 
 
 def tolist_if_not(x: Any) -> list:
