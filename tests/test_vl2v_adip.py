@@ -9,7 +9,6 @@ from step_world import CLASSES, make_domains, make_teacher, step_config, step_ru
 
 import datasets  # noqa: F401
 import trainers  # noqa: F401
-from clip import available_models
 from dassl.engine import build_trainer
 from dassl.utils import load_checkpoint
 from tools import export
@@ -214,7 +213,6 @@ def test_deit_averages_class_and_distillation_tokens():
     torch.testing.assert_close(student(images), (tokens[:, 0] + tokens[:, 1]) / 2)
 
 
-@pytest.mark.skipif("toy/ViT" not in available_models(), reason="no embedded toy backbone")
 def test_a_clip_student_is_its_image_tower_and_rebuilds_without_the_clip():
     student = build_student("clip:toy/ViT")
     size = student.input_size
@@ -400,7 +398,6 @@ def test_prediction_needs_the_checkpoint_only(distilled):
     assert [predictor.classnames[i] for i in chosen] == ["red", "blue"]
 
 
-@pytest.mark.skipif("toy/ViT" not in available_models(), reason="no embedded toy backbone")
 def test_a_clip_teacher_resizes_images_of_another_size():
     from clip import load_backbone
 

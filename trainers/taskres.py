@@ -18,6 +18,7 @@ from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import atomic_write, load_checkpoint
 from trainers.common import FeatureTrainer, Method
+from trainers.common.loading import select_rows
 from trainers.common.prompts import pre_projection_features, template_features
 from trainers.common.templates import ensemble_templates
 
@@ -96,11 +97,9 @@ class TaskResidual(Method):
             return state
         if count != len(source_classes):  # an official file that was trained on fewer classes
             return state
-        rows: dict[str, int] = {}
-        for row, name in enumerate(source_classes):
-            rows.setdefault(name, row)
-        known = [c for c, name in enumerate(classes) if name in rows]
-        source = [rows[classes[c]] for c in known]
+        sources = set(source_classes)
+        known = [c for c, name in enumerate(classes) if name in sources]
+        source = select_rows(source_classes, [classes[c] for c in known])
         adapted = dict(state)
         for key in ("base_text_features", "text_feature_residuals"):
             if key in state:
