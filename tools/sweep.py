@@ -1,0 +1,240 @@
+r"""Choose hyperparameters on validation images: every setting of a grid, seeds, a table, the best.
+
+python tools/sweep.py --trainer MMA --grid OPTIM.LR=0.005,0.01,0.02 --seeds "1 2 3"
+python tools/sweep.py --trainer CoOp --dataset dtd --classes base \
+    --grid OPTIM.LR=0.002,0.02 --grid OPTIM.MAX_EPOCH=50,100
+python tools/sweep.py --protocol lodo --trainer ERM --dataset pacs --recipe rn50 \
+    --grid OPTIM.LR=1e-5,5e-5
+
+Few-shot runs are scored on the validation split (TEST.SPLIT val), with --classes base on that of
+the base classes alone, and never see a test image. Lodo runs are scored on the held-out images of
+the source domains (with SWAD's weights where it is on), whatever they record of the target.
+Finished runs are skipped: give the same command again after an interruption, or with a larger grid.
+Other arguments go to train.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import re
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tabulate import tabulate
+
+from tools.protocol import OWN_FLAGS, OWN_KEYS, check, execute
+from tools.protocols.launcher import Launcher
+from tools.protocols.plan import KEY, Request, Run, make_plan
+
+PROTOCOLS = ("fewshot", "lodo")
+CLASSES = ("all", "base")
+TAKEN = (*OWN_FLAGS, *OWN_KEYS, "TEST.SPLIT", "RUN.PROTOCOL")
+SEPARATOR = re.compile(r",(?![^\[(]*[\])])")  # a comma outside brackets
+
+
+@dataclass
+class Setting:
+    """One point of the grid, and its runs."""
+
+    values: dict[str, str]
+    runs: list[Run]
+
+    def scores(self) -> list[float]:
+        """Validation accuracies (percent), one per seed; those of unfinished runs are left out."""
+        by_seed: dict[int, list[float]] = {}
+        for run in self.runs:
+            if results := run.results():
+                by_seed.setdefault(results["seed"], []).append(validation_accuracy(results))
+        return [statistics.mean(by_seed[seed]) for seed in sorted(by_seed)]
+
+    @property
+    def is_complete(self) -> bool:
+        return all(run.results() for run in self.runs)
+
+    @property
+    def options(self) -> str:
+        """The setting as arguments for train.py."""
+        return " ".join(f"{key} {value}" for key, value in self.values.items())
+
+
+def validation_accuracy(results: dict) -> float:
+    """The accuracy (percent) by which a run may be chosen, from its results.json.
+
+    Raises:
+        ValueError: the run recorded none.
+    """
+    metrics = results["metrics"]
+    if "val" in metrics:
+        return metrics["val"]["accuracy"]
+    if "SWAD (inD)" in metrics:
+        return metrics["SWAD (inD)"]["accuracy"]
+    if "training-domain validation" in metrics:
+        return metrics["training-domain validation"]["train_out"]
+    raise ValueError(
+        f"A run of {results.get('trainer')} recorded no validation accuracy, only "
+        f"{', '.join(metrics) or 'nothing'}: its hyperparameters cannot be chosen without test "
+        f"labels."
+    )
+
+
+def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
+    """KEY=V1,V2 texts -> {key: values}, in the order given.
+
+    Raises:
+        ValueError: a text of another form, or a key that the sweep sets itself.
+    """
+    grid: dict[str, list[str]] = {}
+    for text in texts:
+        key, equals, values = text.partition("=")
+        if not KEY.match(key) or not equals or not values:
+            raise ValueError(
+                f'--grid "{text}" is not of the form KEY=VALUE,VALUE (e.g. OPTIM.LR=0.01,0.02).'
+            )
+        if key in TAKEN:
+            raise ValueError(f"--grid {key}: the sweep sets this itself.")
+        if key in grid:
+            raise ValueError(f"--grid {key} is given twice; give all its values at once.")
+        grid[key] = [value.strip() for value in SEPARATOR.split(values)]
+    return grid
+
+
+def setting_name(values: dict[str, str]) -> str:
+    """{"OPTIM.LR": "0.01"} -> "lr0.01", the end of the run's folder name."""
+    words = (f"{key.rsplit('.', 1)[-1].lower()}{value}" for key, value in values.items())
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", "_".join(words)).strip("_")
+
+
+def plan_sweep(request: Request, grid: dict[str, list[str]], classes: str) -> list[Setting]:
+    """The runs of every setting, in the order of the grid."""
+    fixed = ["RUN.PROTOCOL", "sweep"] if request.protocol == "fewshot" else []
+    if request.protocol == "fewshot":
+        fixed += ["TEST.SPLIT", "val", "DATASET.SUBSAMPLE_CLASSES", classes]
+    settings = []
+    for point in itertools.product(*grid.values()):
+        values = dict(zip(grid, point))
+        pairs = [word for pair in values.items() for word in pair]
+        name = "_".join(filter(None, [request.tag, classes, setting_name(values)]))
+        own = Request(**{**vars(request), "tag": name, "rest": (*request.rest, *fixed, *pairs)})
+        settings.append(Setting(values, make_plan(own)))
+    return settings
+
+
+def table(settings: Sequence[Setting]) -> str:
+    """One row per setting, the best complete one marked; below it the options to use."""
+    best = best_setting(settings)
+    rows = []
+    for setting in settings:
+        scores = setting.scores()
+        mean = f"{statistics.mean(scores):.2f}" if scores else "failed"
+        mean += f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
+        mark = "best" if setting is best else "" if setting.is_complete else "incomplete"
+        rows.append([*setting.values.values(), mean, len(scores), mark])
+    head = [*settings[0].values, "validation accuracy", "seeds", ""]
+    text = tabulate(rows, head, disable_numparse=True)
+    if best is None:
+        return f"{text}\n\nNo setting is complete."
+    return f"{text}\n\nBest (the first of equals): {best.options}"
+
+
+def best_setting(settings: Sequence[Setting]) -> Setting | None:
+    """The highest mean over seeds among complete settings, the first of equals."""
+    complete = [setting for setting in settings if setting.is_complete]
+    return max(complete, key=lambda setting: statistics.mean(setting.scores()), default=None)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """Own options, and the rest for train.py."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--trainer", required=True, help="registered name, e.g. MMA")
+    add("--grid", action="append", default=[], required=True, help="KEY=V1,V2; repeatable")
+    add("--protocol", default="fewshot", choices=PROTOCOLS)
+    add("--dataset", default="", help="config name (toy_objects; lodo: toy_domains)")
+    add("--classes", default="all", choices=CLASSES, help="few-shot: which classes")
+    add("--shots", type=int, default=16, help="few-shot: images per class")
+    add("--seeds", default=os.environ.get("SEEDS", ""), help='e.g. "1 2 3" (environment SEEDS)')
+    add("--domains", default="", help="lodo: the domains to leave out (all)")
+    add("--root", default=os.environ.get("DATA", "./data"), help="data folder (environment DATA)")
+    add("--output", default=os.environ.get("OUTPUT", "./output"), help="(environment OUTPUT)")
+    add("--backbone", help="instead of the recipe's own, e.g. ViT-B/16")
+    add("--recipe", help="instead of the one that recipes.yaml chooses")
+    add("--variant", default="", help="setting of the method that recipes.yaml knows")
+    add("--config-file", action="append", default=[], help="instead of any recipe; repeatable")
+    add("--dry-run", action="store_true", help="print the commands only")
+    return parser.parse_known_args(argv)
+
+
+def make_request(args: argparse.Namespace, rest: Sequence[str]) -> Request:
+    """The request that all settings share.
+
+    Raises:
+        ValueError: arguments that the sweep sets itself, or seeds that are no numbers.
+    """
+    taken = [word for word in rest if word in TAKEN]
+    if taken:
+        raise ValueError(
+            f"{', '.join(taken)}: the sweep sets this itself. Use --seeds, --shots, --classes and "
+            f"--output."
+        )
+    words = re.split(r"[\s,]+", args.seeds.strip()) if args.seeds.strip() else []
+    if not all(word.isdigit() for word in words):
+        raise ValueError(f'SEEDS is "{args.seeds}", expected numbers such as "1 2 3".')
+    dataset = args.dataset or ("toy_domains" if args.protocol == "lodo" else "toy_objects")
+    return Request(
+        protocol=args.protocol,
+        trainer=args.trainer,
+        datasets=(dataset,),
+        shots=args.shots,
+        seeds=tuple(int(word) for word in words),
+        root=args.root,
+        output=Path(args.output) / "sweep",
+        backbone=args.backbone,
+        recipe=args.recipe,
+        variant=args.variant,
+        config_files=tuple(args.config_file),
+        domains=tuple(re.split(r"\s*,\s*", args.domains)) if args.domains else (),
+        with_zeroshot=False,
+        rest=tuple(rest),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    args, rest = parse_args(argv)
+    try:
+        request = make_request(args, rest)
+        settings = plan_sweep(request, parse_grid(args.grid), args.classes)
+    except (ValueError, FileNotFoundError) as err:
+        print(f"Error: {err}", file=sys.stderr)
+        return 1
+    runs = [run for setting in settings for run in setting.runs]
+    if args.dry_run:
+        print("\n".join(run.command() for run in runs))
+        return 0
+    launcher = Launcher()
+    try:
+        if status := check(request, runs, launcher):
+            return status
+        failed = execute(runs, launcher, keep_going=True)
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
+        return 130
+    print(f"\n{table(settings)}")
+    rule = "source_val" if request.protocol == "lodo" else "val"
+    print(f"Chosen by: {rule}; no test label was used.")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
