@@ -258,12 +258,23 @@ def test_several_trainers_share_their_zeroshot_run():
     assert names == ["ZeroshotCLIP", "TaskRes", "CoOp"]
 
 
-@pytest.mark.parametrize("word", ["--seed", "DATASET.NUM_SHOTS"])
-def test_what_the_protocol_sets_itself_is_refused(capsys, word):
+@pytest.mark.parametrize(
+    ("word", "instead"),
+    [
+        ("--seed", "SEEDS"),
+        ("--seed=3", "SEEDS"),
+        ("--see", "SEEDS"),
+        ("DATASET.NUM_SHOTS", "--shots"),
+        ("--target-domains", "--domains"),
+        ("MODEL.BACKBONE.NAME", "--backbone"),
+    ],
+)
+def test_what_the_protocol_sets_itself_is_refused(capsys, word, instead):
     status = main(["fewshot", "--trainer", "TaskRes", word, "3"])
 
+    printed = capsys.readouterr().err
     assert status == 1
-    assert word in capsys.readouterr().err
+    assert word in printed and instead in printed
 
 
 def test_an_unknown_protocol_is_answered_with_the_known_ones(capsys):

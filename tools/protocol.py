@@ -26,8 +26,25 @@ from tools.protocols.closing import closing_text
 from tools.protocols.launcher import Launcher
 from tools.protocols.plan import Request, Run, make_plan
 
-OWN_FLAGS = ("--output-dir", "--seed", "--eval-only", "--model-dir", "--load-epoch", "--no-train")
-OWN_KEYS = ("OUTPUT_DIR", "SEED", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES")
+SINGLE = "train.py, for a single run"
+INSTEAD = {  # what the protocol sets itself -> how to say it
+    "--output-dir": "OUTPUT or --output",
+    "OUTPUT_DIR": "OUTPUT or --output",
+    "--seed": "SEEDS or --seeds",
+    "SEED": "SEEDS or --seeds",
+    "--target-domains": "--domains",
+    "DATASET.TARGET_DOMAINS": "--domains",
+    "DATASET.NUM_SHOTS": "--shots",
+    "DATASET.ROOT": "DATA or --root",
+    "MODEL.BACKBONE.NAME": "--backbone",
+    "TRAINER.NAME": "--trainer",
+    "DATASET.SUBSAMPLE_CLASSES": SINGLE,
+    "--dataset-config-file": SINGLE,
+    "--eval-only": SINGLE,
+    "--model-dir": SINGLE,
+    "--load-epoch": SINGLE,
+    "--no-train": SINGLE,
+}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -71,13 +88,9 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
     Raises:
         ValueError: arguments that the protocol sets itself, or seeds that are no numbers.
     """
-    taken = [word for word in rest if word in OWN_FLAGS + OWN_KEYS]
-    if taken:
-        raise ValueError(
-            f"{', '.join(taken)}: the protocol sets this itself. Use SEEDS or --seeds for the "
-            f"seeds, OUTPUT or --output for the folder, --shots for the shots, train.py for a "
-            f"single run."
-        )
+    for word in rest:
+        if instead := _set_by_protocol(word):
+            raise ValueError(f"{word}: the protocol sets this itself. Use {instead}.")
     try:
         seeds = tuple(int(word) for word in _words(args.seeds))
     except ValueError as err:
@@ -103,6 +116,14 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
         rest=tuple(rest),
     )
     return [replace(first, trainer=trainer) for trainer in _words(args.trainer)]
+
+
+def _set_by_protocol(word: str) -> str:
+    """What to use in place of a word (also `--seed=5`, or shortened `--see`) that is not free."""
+    name = word.split("=", 1)[0]
+    is_flag = name.startswith("--") and len(name) > len("--")
+    fits = (known for known in INSTEAD if known == name or (is_flag and known.startswith(name)))
+    return next((INSTEAD[known] for known in fits), "")
 
 
 def plan_all(requests: Sequence[Request]) -> list[Run]:
