@@ -144,20 +144,25 @@ def test_published_numbers_stand_beside_with_their_source(tmp_path, capsys):
     assert "MMA paper" in text and "misprint" in text
 
 
-def test_a_transfer_table_averages_the_targets_and_finds_the_source_run(tmp_path, capsys):
-    source = write_run(tmp_path / "fewshot" / "seed1", 64.0)
+@pytest.mark.parametrize("is_relative", [False, True])
+def test_a_transfer_table_averages_the_targets_and_finds_the_source_run(
+    tmp_path, capsys, is_relative
+):
+    root = tmp_path / "with a space"
+    source = write_run(root / "output" / "fewshot" / "seed1", 64.0)
+    model_dir = source.relative_to(root) if is_relative else source
     targets = {"imagenetv2": 56.0, "imagenet_sketch": 36.0}
     for dataset, accuracy in targets.items():
         write_run(
-            tmp_path / "dg" / dataset / "seed1",
+            root / "output" / "dg" / dataset / "seed1",
             accuracy,
             protocol="dg",
             dataset=dataset,
             source="imagenet",
-            command=f"python train.py --model-dir {source} --eval-only",
+            evaluated={"model_dir": str(model_dir)},
         )
 
-    text = parse(capsys, tmp_path / "dg")[1]
+    text = parse(capsys, root / "output" / "dg")[1]
 
     assert "64.00" in text
     assert "46.00" in text

@@ -152,18 +152,13 @@ def _from_results(folder: Path, data: dict) -> Record:
         target=", ".join(map(str, targets)),
         source=str(data.get("source") or ""),
         rule=str(data.get("selection") or ""),
-        model_dir=_model_dir(str(data.get("command") or "")),
+        model_dir=str((data.get("evaluated") or {}).get("model_dir") or ""),
         details=data,
     )
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _model_dir(command: str) -> str:
-    match = re.search(r"--model-dir[ =](\S+)", command)
-    return match.group(1).strip("'\"") if match else ""
 
 
 def _read_log(folder: Path, findings: Findings, *, test_log: bool) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 
 from tabulate import tabulate
 
@@ -125,7 +126,8 @@ def _column_order(dataset: str) -> tuple:
 
 def _source_series(targets: Sequence[Series]) -> list[Series]:
     """The runs that trained the evaluated models, found by their `--model-dir`."""
-    folders = {record.model_dir for item in targets for record in item.records if record.model_dir}
+    evaluations = [record for item in targets for record in item.records if record.model_dir]
+    folders = {_source_folder(record) for record in evaluations}
     records = []
     for folder in sorted(folders):
         try:
@@ -133,6 +135,12 @@ def _source_series(targets: Sequence[Series]) -> list[Series]:
         except FileNotFoundError:
             continue  # the source run was moved or deleted: its column stays empty
     return group(records)
+
+
+def _source_folder(record: Record) -> Path:
+    """Where an evaluated model lies; a relative path counts from the folder of the run tree."""
+    places = [folder / record.model_dir for folder in record.path.absolute().parents]
+    return next((place for place in places if place.is_dir()), Path(record.model_dir))
 
 
 def _domain_tables(
