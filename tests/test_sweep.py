@@ -21,7 +21,7 @@ GRID = ["--grid", "OPTIM.LR=0.01,0.02"]
 
 def settings_of(*words):
     args, rest = parse_args(list(words))
-    return plan_sweep(make_request(args, rest), parse_grid(args.grid), args.classes)
+    return plan_sweep(make_request(args.protocol, rest), parse_grid(args.grid), args.classes)
 
 
 def finish(run, seed, metrics):
@@ -66,7 +66,7 @@ def test_settings_and_class_subsets_have_folders_of_their_own():
     folders = {run.output_dir.as_posix() for run in runs}
 
     assert len(folders) == len(runs) == 8
-    assert all(folder.startswith("output/sweep/") for folder in folders)
+    assert all("/sweep/fewshot/" in folder for folder in folders)
 
 
 def test_values_of_a_setting_make_a_folder_name():
@@ -121,7 +121,9 @@ def test_a_run_without_validation_accuracy_is_an_error():
         (["--grid", "OPTIM.LR"], "is not of the form KEY=VALUE,VALUE"),
         (["--grid", "TEST.SPLIT=val,test"], "the sweep sets this itself"),
         (["--grid", "OPTIM.LR=1", "--grid", "OPTIM.LR=2"], "is given twice"),
-        ([*GRID, "DATASET.NUM_SHOTS", "4"], "Use --seeds, --shots"),
+        (["--grid", "DATASET.NUM_SHOTS=1,2"], "DATASET.NUM_SHOTS: the protocol sets this itself"),
+        ([*GRID, "TEST.SPLIT", "test"], "the sweep sets this itself"),
+        ([*GRID, "--dataset", "dtd,eurosat"], "one trainer on one dataset"),
         ([*GRID, "--seeds", "one"], 'SEEDS is "one"'),
     ],
 )

@@ -10,14 +10,13 @@ Few-shot runs are scored on the validation split (TEST.SPLIT val), with --classe
 the base classes alone, and never see a test image. Lodo runs are scored on the held-out images of
 the source domains (with SWAD's weights where it is on), whatever they record of the target.
 Finished runs are skipped: give the same command again after an interruption, or with a larger grid.
-Other arguments go to train.py.
+Other options: those of tools/protocol.py (-h there); what neither knows goes to train.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import re
 import statistics
 import sys
@@ -29,13 +28,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tabulate import tabulate
 
-from tools.protocol import OWN_FLAGS, OWN_KEYS, check, execute
+import tools.protocol as tools_protocol
 from tools.protocols.launcher import Launcher
 from tools.protocols.plan import KEY, Request, Run, make_plan
 
 PROTOCOLS = ("fewshot", "lodo")
 CLASSES = ("all", "base")
-TAKEN = (*OWN_FLAGS, *OWN_KEYS, "TEST.SPLIT", "RUN.PROTOCOL")
+TAKEN = ("TEST.SPLIT", "TEST.NO_TEST", "RUN.PROTOCOL")
 SEPARATOR = re.compile(r",(?![^\[(]*[\])])")  # a comma outside brackets
 
 
@@ -88,7 +87,7 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
     """KEY=V1,V2 texts -> {key: values}, in the order given.
 
     Raises:
-        ValueError: a text of another form, or a key that the sweep sets itself.
+        ValueError: a text of another form, or a key given twice.
     """
     grid: dict[str, list[str]] = {}
     for text in texts:
@@ -97,8 +96,6 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
             raise ValueError(
                 f'--grid "{text}" is not of the form KEY=VALUE,VALUE (e.g. OPTIM.LR=0.01,0.02).'
             )
-        if key in TAKEN:
-            raise ValueError(f"--grid {key}: the sweep sets this itself.")
         if key in grid:
             raise ValueError(f"--grid {key} is given twice; give all its values at once.")
         grid[key] = [value.strip() for value in SEPARATOR.split(values)]
@@ -150,71 +147,46 @@ def best_setting(settings: Sequence[Setting]) -> Setting | None:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    """Own options, and the rest for train.py."""
+    """Own options, and the rest for the protocol."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--trainer", required=True, help="registered name, e.g. MMA")
     add("--grid", action="append", default=[], required=True, help="KEY=V1,V2; repeatable")
     add("--protocol", default="fewshot", choices=PROTOCOLS)
-    add("--dataset", default="", help="config name (toy_objects; lodo: toy_domains)")
     add("--classes", default="all", choices=CLASSES, help="few-shot: which classes")
-    add("--shots", type=int, default=16, help="few-shot: images per class")
-    add("--seeds", default=os.environ.get("SEEDS", ""), help='e.g. "1 2 3" (environment SEEDS)')
-    add("--domains", default="", help="lodo: the domains to leave out (all)")
-    add("--root", default=os.environ.get("DATA", "./data"), help="data folder (environment DATA)")
-    add("--output", default=os.environ.get("OUTPUT", "./output"), help="(environment OUTPUT)")
-    add("--backbone", help="instead of the recipe's own, e.g. ViT-B/16")
-    add("--recipe", help="instead of the one that recipes.yaml chooses")
-    add("--variant", default="", help="setting of the method that recipes.yaml knows")
-    add("--config-file", action="append", default=[], help="instead of any recipe; repeatable")
     add("--dry-run", action="store_true", help="print the commands only")
     return parser.parse_known_args(argv)
 
 
-def make_request(args: argparse.Namespace, rest: Sequence[str]) -> Request:
-    """The request that all settings share.
+def make_request(protocol: str, words: Sequence[str]) -> Request:
+    """The request that all settings share, from the words that tools/protocol.py reads.
 
     Raises:
-        ValueError: arguments that the sweep sets itself, or seeds that are no numbers.
+        ValueError: several trainers, or what the sweep or the protocol sets itself.
     """
-    taken = [word for word in rest if word in TAKEN]
+    taken = [word for word in words if word in TAKEN]
     if taken:
-        raise ValueError(
-            f"{', '.join(taken)}: the sweep sets this itself. Use --seeds, --shots, --classes and "
-            f"--output."
-        )
-    words = re.split(r"[\s,]+", args.seeds.strip()) if args.seeds.strip() else []
-    if not all(word.isdigit() for word in words):
-        raise ValueError(f'SEEDS is "{args.seeds}", expected numbers such as "1 2 3".')
-    dataset = args.dataset or ("toy_domains" if args.protocol == "lodo" else "toy_objects")
-    return Request(
-        protocol=args.protocol,
-        trainer=args.trainer,
-        datasets=(dataset,),
-        shots=args.shots,
-        seeds=tuple(int(word) for word in words),
-        root=args.root,
-        output=Path(args.output) / "sweep",
-        backbone=args.backbone,
-        recipe=args.recipe,
-        variant=args.variant,
-        config_files=tuple(args.config_file),
-        domains=tuple(re.split(r"\s*,\s*", args.domains)) if args.domains else (),
-        with_zeroshot=False,
-        rest=tuple(rest),
-    )
+        raise ValueError(f"{', '.join(taken)}: the sweep sets this itself.")
+    toy = [] if "--dataset" in words or protocol == "fewshot" else ["--dataset", "toy_domains"]
+    args, rest = tools_protocol.parse_args([protocol, "--no-zeroshot", *toy, *words])
+    args.output = Path(args.output) / "sweep"
+    requests = tools_protocol.make_requests(args, rest)
+    if len(requests) != 1 or len(requests[0].datasets) != 1:
+        raise ValueError("A sweep is about one trainer on one dataset; give one of each.")
+    return requests[0]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    args, rest = parse_args(argv)
+    args, words = parse_args(argv)
     try:
-        request = make_request(args, rest)
-        settings = plan_sweep(request, parse_grid(args.grid), args.classes)
+        request = make_request(args.protocol, words)
+        grid = parse_grid(args.grid)
+        make_request(args.protocol, [*words, *grid])  # keys of the grid that are not free
+        settings = plan_sweep(request, grid, args.classes)
     except (ValueError, FileNotFoundError) as err:
         print(f"Error: {err}", file=sys.stderr)
         return 1
@@ -224,9 +196,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     launcher = Launcher()
     try:
-        if status := check(request, runs, launcher):
+        if status := tools_protocol.check(request, runs, launcher):
             return status
-        failed = execute(runs, launcher, keep_going=True)
+        failed = tools_protocol.execute(runs, launcher, keep_going=True)
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
         return 130
