@@ -117,7 +117,8 @@ def plan_sweep(request: Request, grid: dict[str, list[str]], classes: str) -> li
     for point in itertools.product(*grid.values()):
         values = dict(zip(grid, point))
         pairs = [word for pair in values.items() for word in pair]
-        name = "_".join(filter(None, [request.tag, classes, setting_name(values)]))
+        subset = "" if classes == "all" else classes
+        name = "_".join(filter(None, [request.tag, subset, setting_name(values)]))
         own = Request(**{**vars(request), "tag": name, "rest": (*request.rest, *fixed, *pairs)})
         settings.append(Setting(values, make_plan(own)))
     return settings
