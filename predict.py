@@ -8,6 +8,7 @@ import argparse
 import csv
 import importlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,8 +16,9 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from dassl.utils import did_you_mean, load_checkpoint, read_image
+from dassl.utils import BadImageError, did_you_mean, load_checkpoint, read_image
 
+OUTPUT_SUFFIXES = (".csv", ".json")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
 
 
@@ -33,10 +35,40 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--classnames", help="zero-shot: names separated by commas, or a text file")
     parser.add_argument("--template", action="append", help="zero-shot: sentence with one {}")
     parser.add_argument("--topk", type=int, default=3, help="classes to print per image")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch-size", type=int, default=64, help="images encoded at a time")
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)",
+    )
     parser.add_argument("--output", type=Path, help="also write a .csv or .json file")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--skip-bad-images", action="store_true", help="leave out unreadable images, naming them"
+    )
+    args = parser.parse_args(argv)
+    check_args(args)
+    return args
+
+
+def check_args(args: argparse.Namespace) -> None:
+    """Refuse what could only be ignored, before any work.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    for option in ("topk", "batch_size"):
+        if getattr(args, option) < 1:
+            flag = f"--{option.replace('_', '-')}"
+            raise ValueError(f"{flag} is {getattr(args, option)}; expected at least 1.")
+    if args.output and args.output.suffix not in OUTPUT_SUFFIXES:
+        raise ValueError(f"--output is {args.output}; expected a file ending in .csv or .json.")
+    if args.model_dir and (args.classnames or args.template):
+        raise ValueError(
+            "--classnames and --template belong to --backbone (zero-shot). A tuned model knows the "
+            "classes that it was trained on."
+        )
+    if args.backbone and args.load_epoch is not None:
+        raise ValueError("--load-epoch belongs to --model-dir.")
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
@@ -52,12 +84,17 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
             continue
         if not path.is_dir():
             raise FileNotFoundError(f"No image or folder {path}.")
-        below = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        below = sorted(p for p in path.rglob("*") if is_image(p))
         if not below:
             kinds = ", ".join(f"*{suffix}" for suffix in IMAGE_SUFFIXES)
             raise FileNotFoundError(f"No images under {path}. Looked for {kinds}.")
         found += below
     return found
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name says that it is an image; hidden files are none."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def find_checkpoint(model_dir: Path, epoch: int | None) -> Path:
@@ -118,39 +155,44 @@ def zero_shot_predictor(args: argparse.Namespace, device: torch.device):
 
 
 def predict(
-    predictor, paths: Sequence[Path], batch_size: int
+    predictor, paths: Sequence[Path], batch_size: int, *, skip_bad_images: bool = False
 ) -> Iterator[tuple[Path, torch.Tensor]]:
-    """Yield (path, (C,) probabilities) for every image."""
+    """Yield (path, (C,) probabilities) for every image.
+
+    Raises:
+        BadImageError: a file is no readable image (unless such files are skipped).
+    """
     from trainers.common.predictor import pixels_of
 
     for first in range(0, len(paths), batch_size):
-        batch = paths[first : first + batch_size]
-        pixels = pixels_of([read_image(str(path)) for path in batch], predictor.size)
-        yield from zip(batch, predictor(pixels).cpu())
+        images = {}
+        for path in paths[first : first + batch_size]:
+            try:
+                images[path] = read_image(path)
+            except BadImageError as err:
+                if not skip_bad_images:
+                    raise
+                print(f"Left out, no readable image: {path} ({err.__cause__})", file=sys.stderr)
+        if images:
+            pixels = pixels_of(list(images.values()), predictor.size)
+            yield from zip(images, predictor(pixels).cpu())
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
-    """Write predictions as CSV or JSON, by the file's ending.
-
-    Raises:
-        ValueError: for another ending.
-    """
+    """Write predictions as CSV or JSON, by the file's ending (one of OUTPUT_SUFFIXES)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".json":
         path.write_text(json.dumps(rows, indent=2), encoding="utf-8")
-    elif path.suffix == ".csv":
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=["image", "rank", "class", "probability"])
-            writer.writeheader()
-            writer.writerows(rows)
-    else:
-        raise ValueError(f"--output is {path}; expected a file ending in .csv or .json.")
+        return
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=["image", "rank", "class", "probability"])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point."""
     args = parse_args(argv)
-    if args.topk < 1:
-        raise ValueError(f"--topk is {args.topk}; expected at least 1.")
     paths = find_images(args.images)
     device = torch.device(args.device)
     if args.model_dir:
@@ -158,13 +200,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         predictor = zero_shot_predictor(args, device)
     rows = []
-    for path, probabilities in predict(predictor, paths, args.batch_size):
+    predictions = predict(predictor, paths, args.batch_size, skip_bad_images=args.skip_bad_images)
+    for path, probabilities in predictions:
         top = probabilities.topk(min(args.topk, len(predictor.classnames)))
         for rank, (value, label) in enumerate(zip(top.values.tolist(), top.indices.tolist()), 1):
             name = predictor.classnames[label]
             rows.append(
                 {"image": str(path), "rank": rank, "class": name, "probability": round(value, 6)}
             )
+    if not rows:
+        raise ValueError(f"None of the {len(paths)} images can be read.")
     shown = [{**row, "probability": f"{100 * row['probability']:.1f} %"} for row in rows]
     print(tabulate(shown, headers="keys"))
     if args.output:
@@ -175,5 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: weights cannot be had
+        if os.environ.get("VLTUNE_TRACEBACK"):
+            raise
         sys.exit(f"predict.py: {error}")

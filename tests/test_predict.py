@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 from battery import CLASSNAMES, backbone_file, made_image, made_trainer
@@ -66,6 +67,7 @@ def test_zero_shot_needs_class_names_only(run, capsys):
         (["{mine}", "--topk", "0"], "--topk is 0"),
         (["{mine}", "--load-epoch", "9"], r"model\.pth\.tar-9\. There are: model\.pth\.tar-1"),
         (["{mine}", "--output", "x.txt"], "expected a file ending in .csv or .json"),
+        (["{mine}", "--classnames", "cat,dog"], "--classnames and --template belong to --backbone"),
     ],
 )
 def test_bad_arguments_say_what_is_wrong(run, arguments, message):
@@ -88,3 +90,18 @@ def test_a_directory_without_checkpoint_says_what_it_expects(run, tmp_path):
 def test_a_backbone_without_class_names_says_what_to_add(run):
     with pytest.raises(ValueError, match="--backbone needs --classnames"):
         predict.main([str(run / "mine"), "--backbone", backbone_file(run)])
+
+
+def test_an_unreadable_image_is_named_or_left_out_on_request(run, tmp_path, capsys):
+    shutil.copytree(run / "mine", tmp_path / "photos")
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"no image")
+    (tmp_path / "photos" / "._photo0.png").write_bytes(b"what a Mac leaves on other disks")
+    arguments = [str(tmp_path / "photos"), "--model-dir", model_dir(run)]
+
+    with pytest.raises(ValueError, match=r"broken\.jpg is no readable image.*--skip-bad-images"):
+        predict.main(arguments)
+    predict.main([*arguments, "--skip-bad-images"])
+
+    printed = capsys.readouterr()
+    assert "photo1.png" in printed.out and "broken.jpg" not in printed.out
+    assert "broken.jpg" in printed.err and "._photo0" not in printed.err
