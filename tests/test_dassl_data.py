@@ -1,5 +1,7 @@
 """Datasets, few-shot draws, loaders, the data manager."""
 
+import copy
+import os
 import pickle
 import random
 
@@ -308,3 +310,64 @@ def test_a_custom_wrapper_is_seeded_like_the_own_one(cfg):
 
     assert same_images(*views)
     assert manager.train_loader_x.dataset.data_source is TinyForTests.items
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_transform_set_on_a_loader_s_dataset_counts_from_the_next_pass(cfg, workers):
+    cfg.DATALOADER.NUM_WORKERS = workers
+    loader = DataManager(cfg).train_loader_x
+    random_views = images_by_index(loader)  # the processes live on after this pass
+
+    loader.dataset.transform = build_transform(cfg, is_train=False)
+    first, second = images_by_index(loader), images_by_index(loader)
+
+    for index in first.keys() & second.keys():
+        assert torch.equal(first[index], second[index])
+    assert not same_images(random_views, first)
+
+
+def test_worker_processes_live_on_between_passes(cfg):
+    class Wrapper(DatasetWrapper):
+        def __getitem__(self, index):
+            return os.getpid()
+
+    cfg.DATALOADER.NUM_WORKERS = 1
+    loader = DataManager(cfg, dataset_wrapper=Wrapper).test_loader
+
+    processes = {int(pid) for _ in range(3) for batch in loader for pid in batch}
+
+    assert len(processes) == 1 and os.getpid() not in processes
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_can_be_copied_after_use(cfg, workers):
+    cfg.DATALOADER.NUM_WORKERS = workers
+    loader = DataManager(cfg).test_loader
+    expected = images_by_index(loader)
+
+    copied = copy.deepcopy(loader)
+    copied.dataset.transform = build_transform(cfg, is_train=True)
+
+    assert not same_images(images_by_index(copied), expected)
+    assert same_images(images_by_index(loader), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_pass_inside_a_pass_disturbs_neither(cfg, workers):
+    cfg.DATALOADER.NUM_WORKERS = workers
+    cfg.DATALOADER.TEST.BATCH_SIZE = 3
+    loader = DataManager(cfg).test_loader
+    expected = [batch["index"].tolist() for batch in loader]
+
+    seen = []
+    for batch in loader:
+        seen.append(batch["index"].tolist())
+        assert next(iter(loader))["index"].tolist() == expected[0]
+
+    assert seen == expected
+
+
+def test_an_item_taken_by_hand_is_another_view_each_time(cfg):
+    dataset = DataManager(cfg).train_loader_x.dataset
+
+    assert not torch.equal(dataset[0]["img"], dataset[0]["img"])

@@ -14,6 +14,7 @@ from dassl.utils.tools import tolist_if_not
 from .checks import SPLITS, check_images
 from .datasets import build_dataset
 from .datasets.base_dataset import Datum
+from .loader import LastingLoader
 from .samplers import build_sampler
 from .seeding import EpochSampler, SeededDataset
 from .transforms import INTERPOLATION_MODES, build_transform
@@ -146,6 +147,7 @@ def build_data_loader(
         cfg, data_source, transform=tfm, is_train=is_train
     )
     options: dict[str, Any] = {}
+    loader_class = DataLoader
     seeding = cfg.DATALOADER.get("SEEDING", "worker")
     if seeding == "sample":
         seed = cfg.SEED if cfg.SEED >= 0 else torch.initial_seed()
@@ -154,9 +156,10 @@ def build_data_loader(
         # The loader's own draws go to a private generator: EpochSampler makes them instead.
         options["generator"] = torch.Generator()
         options["persistent_workers"] = cfg.DATALOADER.NUM_WORKERS > 0
+        loader_class = LastingLoader
     elif seeding != "worker":
         raise ValueError(f'DATALOADER.SEEDING is "{seeding}"; it is "sample" or "worker".')
-    return DataLoader(
+    return loader_class(
         dataset,
         batch_size=batch_size,
         sampler=sampler,

@@ -60,25 +60,34 @@ def seeded(seed: int) -> Iterator[None]:
 class SeededDataset(Dataset):
     """Makes the items of any dataset under the seed that their index carries.
 
-    Everything else is the inner dataset's (`loader.dataset.data_source` works).
+    A plain index carries none: such an item is made under the global generators, as without this
+    class. Everything else is the inner dataset's, for reading and for setting
+    (`loader.dataset.transform = ...`).
+
+    Attributes:
+        changes: how often an attribute was set; kept worker processes have an older copy then.
     """
 
     def __init__(self, inner: Dataset, seed: int):
-        self.inner = inner
-        self.seed = seed
+        vars(self).update(inner=inner, seed=seed, changes=0)
 
     def __len__(self) -> int:
         return len(self.inner)
 
     def __getitem__(self, index: int) -> Any:
-        epoch, lap = getattr(index, "epoch", 0), getattr(index, "lap", 0)
-        with seeded(sample_seed(self.seed, epoch, int(index), lap)):
+        if not isinstance(index, SeededIndex):
+            return self.inner[index]
+        with seeded(sample_seed(self.seed, index.epoch, int(index), index.lap)):
             return self.inner[int(index)]
 
     def __getattr__(self, name: str) -> Any:
         if name == "inner" or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.inner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.inner, name, value)
+        vars(self)["changes"] += 1
 
 
 class EpochSampler(Sampler):

@@ -1,0 +1,58 @@
+"""A loader whose worker processes live on between passes, and that else is torch's own."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from .seeding import SeededDataset
+
+
+class LastingLoader(DataLoader):
+    """Keeps its worker processes between passes, as long as nobody can tell.
+
+    torch's persistent workers work on the dataset as it was when they started, serve one pass at a
+    time, and cannot be copied. So fresh processes begin the pass after an attribute of the dataset
+    was set, and a pass that begins while another one is under way; a copy of the loader (made by
+    `copy.deepcopy`, say) has no processes yet.
+    """
+
+    dataset: SeededDataset
+    _pass: "_Pass | None" = None
+
+    def __iter__(self) -> Iterator[Any]:
+        changes = self.dataset.changes
+        is_reusable = self._pass is None or (self._pass.is_over and self._pass.changes == changes)
+        if not is_reusable:
+            self._iterator = None  # a pass under way holds its own; idle processes end
+        self._pass = _Pass(super().__iter__(), changes)
+        return self._pass
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_iterator": None, "_pass": None, "generator": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, generator=torch.Generator())  # draws nothing that matters
+
+
+class _Pass:
+    """One pass: yields its batches and knows whether it is over."""
+
+    def __init__(self, batches: Iterator[Any], changes: int):
+        self.batches = batches
+        self.changes = changes
+        self.is_over = False
+
+    def __iter__(self) -> "_Pass":
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            return next(self.batches)
+        except StopIteration:
+            self.is_over = True
+            raise
+
+    def __len__(self) -> int:
+        return len(self.batches)
