@@ -11,7 +11,7 @@ import torch
 
 from dassl.engine import build_trainer
 from dassl.engine.resume import RESUME_FILE
-from dassl.utils import load_checkpoint, set_random_seed
+from dassl.utils import atomic_write, load_checkpoint, set_random_seed
 
 
 @pytest.fixture(scope="module")
@@ -248,3 +248,62 @@ def test_a_run_that_stopped_early_does_not_go_on_after_a_kill(images, tmp_path):
 
     assert (again.start_epoch, again.selected_epoch, again.stop) == (2, 2, True)
     assert not (tmp_path / "toy" / "model.pth.tar-3").exists()
+
+
+def test_checkpoints_without_a_resume_file_keep_the_best_epoch_of_before(images, tmp_path):
+    trained(images, tmp_path, OPTIM__MAX_EPOCH=2, TEST__SELECT_ON="val")
+    best = load_checkpoint(tmp_path / "toy" / "model-best.pth.tar") | {"val_result": 101.0}
+    torch.save(best, tmp_path / "toy" / "model-best.pth.tar")
+
+    trainer = trained(images, tmp_path, TEST__SELECT_ON="val")
+
+    assert trainer.start_epoch == 2
+    assert (trainer.best_result, trainer.selected_epoch) == (101.0, best["epoch"])
+
+
+def test_the_best_epoch_of_another_run_is_not_taken_over(images, tmp_path):
+    trained(images, tmp_path / "old", OPTIM__MAX_EPOCH=2, TEST__SELECT_ON="val")
+
+    settings = {"TEST__SELECT_ON": "val", "RESUME": str(tmp_path / "old")}
+    trainer = trained(images, tmp_path / "new", **settings)
+
+    assert (trainer.start_epoch, trainer.selected_epoch) == (2, 3)
+    assert (tmp_path / "new" / "toy" / "model-best.pth.tar").is_file()
+
+
+def test_a_trainer_with_its_own_loop_goes_on_from_its_checkpoints(images, tmp_path):
+    def own_loop(trainer):
+        trainer.before_train()
+        for trainer.epoch in range(trainer.start_epoch, trainer.max_epoch):
+            trainer.before_epoch()
+            trainer.run_epoch()
+            trainer.after_epoch()
+        trainer.after_train()
+
+    starts = []
+    for epochs in (2, 3):
+        set_random_seed(1)
+        trainer = build_trainer(engine_toy.make_cfg(images, tmp_path, OPTIM__MAX_EPOCH=epochs))
+        own_loop(trainer)
+        starts.append(trainer.start_epoch)
+
+    assert starts == [0, 2]
+
+
+def test_the_memory_for_decoded_images_may_change_when_a_run_goes_on(images, tmp_path):
+    interrupted(images, tmp_path, at_epoch=1)
+
+    assert trained(images, tmp_path, DATALOADER__CACHE_MB=0).start_epoch == 1
+
+
+def test_what_a_kill_in_the_middle_of_writing_left_is_cleared_away(images, tmp_path):
+    (tmp_path / "toy").mkdir()
+    for name in (RESUME_FILE, "toy/model.pth.tar-2", "toy/model-best.pth.tar", "toy/checkpoint"):
+        with pytest.raises(Stopped), atomic_write(tmp_path / name) as temporary:
+            leftover = temporary.with_name(temporary.name.replace(".tmp", "x.tmp"))
+            leftover.write_bytes(b"half a file")
+            raise Stopped
+
+    trained(images, tmp_path)
+
+    assert not list(tmp_path.rglob("*.tmp"))

@@ -270,7 +270,7 @@ class TrainerBase:
         self.max_epoch = self.max_epoch if max_epoch is None else max_epoch
         self.before_train()
         self.epoch = max(self.start_epoch - 1, 0)
-        self._keep_adopted_start()
+        self._note_start()
         for epoch in range(self.start_epoch, self.max_epoch):
             if self.stop:
                 break
@@ -285,10 +285,18 @@ class TrainerBase:
         if self._resume_file is not None and not self.keep_resume_file:
             self._resume_file.remove()
 
-    def _keep_adopted_start(self) -> None:
-        """Make a start from checkpoints of another run resumable, too."""
+    def _note_start(self) -> None:
+        """Make the run resumable before its first epoch ends.
+
+        Not part of ``before_train``: a trainer with a loop of its own keeps no state here, and goes
+        on from its checkpoints, as with the original.
+        """
         resume = self._resume_file
-        if resume is not None and self.start_epoch and not resume.path.is_file():
+        if resume is None:
+            return
+        if self.start_epoch == 0:
+            resume.mark_start()
+        elif not resume.path.is_file():  # checkpoints of another run, or of the original
             resume.save(self, self.start_epoch, force=True)
 
     def _keep_for_resume(self) -> None:

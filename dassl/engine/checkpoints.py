@@ -158,3 +158,11 @@ def resume_from_folders(trainer: "TrainerBase", directory: str | Path) -> int:
             if owner[name] is not None and content.get(part) is not None:
                 owner[name].load_state_dict(content[part])
     return epoch
+
+
+def best_so_far(directory: str | Path, name: str) -> tuple[float, int] | None:
+    """(result, epoch) of a model's ``model-best.pth.tar``; None if there is none."""
+    path = Path(directory) / name / BEST
+    content = read_checkpoint(path) if path.is_file() else {}
+    result = content.get("val_result")
+    return None if result is None else (result, content["epoch"])

@@ -28,7 +28,14 @@ RESUME_FORMAT = "vltune-resume-1"
 INTERVAL_VARIABLE = "VLTUNE_RESUME_SECONDS"
 DEFAULT_INTERVAL = 30.0  # seconds between two resume files, at least
 # Keys that do not change what a run computes.
-NEUTRAL_KEYS = ("OUTPUT_DIR", "RESUME", "VERBOSE", "DATASET.ROOT", "TRAIN.PRINT_FREQ")
+NEUTRAL_KEYS = (
+    "OUTPUT_DIR",
+    "RESUME",
+    "VERBOSE",
+    "DATASET.ROOT",
+    "DATALOADER.CACHE_MB",
+    "TRAIN.PRINT_FREQ",
+)
 
 
 class ResumeFile:
@@ -79,6 +86,12 @@ class ResumeFile:
                 f"{RESUME_FORMAT}). Delete it to train from the start."
             )
         return state
+
+    def remove_leftovers(self) -> None:
+        """Remove what a kill in the middle of writing a checkpoint left: hidden temporary files."""
+        for pattern in (f".{RESUME_FILE}.*.tmp", "*/.model*.pth.tar*.tmp", "*/.checkpoint.*.tmp"):
+            for path in self.path.parent.glob(pattern):
+                path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove the file and the mark: the run has ended."""

@@ -32,6 +32,7 @@ from dassl.utils import (
 )
 
 from .base import TrainerBase
+from .checkpoints import best_so_far
 from .resume import ResumeFile
 from .selection import selection_rule, selection_split
 from .simple_net import SimpleNet
@@ -110,6 +111,7 @@ class SimpleTrainer(TrainerBase):
         self._check_selection()
         self.time_start = time.time()
         self._resume_file = ResumeFile(self.output_dir)
+        self._resume_file.remove_leftovers()
         self.start_epoch = self._find_start()
         writer_dir = Path(self.output_dir) / "tensorboard"
         writer_dir.mkdir(parents=True, exist_ok=True)
@@ -127,9 +129,16 @@ class SimpleTrainer(TrainerBase):
                 f"--resume {wanted}: nothing to resume from there. Expected {wanted}/<model>/"
                 f"model.pth.tar-<epoch> for {', '.join(self.get_model_names())}."
             )
-        if start == 0:
-            self._resume_file.mark_start()
+        if start and not has_state and (is_own or not wanted):
+            self._take_best_so_far()
         return start
+
+    def _take_best_so_far(self) -> None:
+        """Go on from the best epoch among the checkpoints here, which no worse one may replace."""
+        names = self.get_model_names()
+        if names and selection_split(self.selection) is not None:
+            best = best_so_far(self.output_dir, names[0])
+            self.best_result, self.selected_epoch = best or (-math.inf, None)
 
     def _check_selection(self) -> None:
         split = selection_split(self.selection)
