@@ -6,10 +6,11 @@ import pytest
 import yaml
 
 from tools.protocol import execute, main, make_requests, parse_args, plan_all
+from tools.protocols.closing import closing_text
 from tools.protocols.launcher import Launcher
 from tools.protocols.plan import Request, make_plan
 from tools.protocols.sets import domains_of, transfer_targets
-from tools.recipes import TRAINERS_DIR, resolve, slug
+from tools.recipes import ROOT, TRAINERS_DIR, resolve, slug
 
 
 def plan(*words):
@@ -331,6 +332,59 @@ def test_a_failed_zeroshot_row_does_not_stop_the_method(tmp_path):
 
     assert failed == runs[:1]
     assert runs[1].results()
+
+
+@pytest.fixture
+def closing(tmp_path):
+    """The closing text of a command line whose runs are all finished, into a folder "out put"."""
+
+    def make(*words):
+        arguments = parse_args([*words, "--seeds", "1", "--output", str(tmp_path / "out put")])
+        requests = make_requests(*arguments)
+        runs = plan_all(requests)
+        for run in runs:
+            words = run.arguments()
+            values = dict(zip(words, words[1:]))
+            content = {
+                "protocol": values["RUN.PROTOCOL"],
+                "trainer": values["--trainer"],
+                "dataset": run.dataset,
+                "source": requests[0].datasets[0],
+                "evaluated": {"model_dir": values.get("--model-dir", "")},
+                "metrics": {"test": {"accuracy": 50.0}},
+                "finished": True,
+            }
+            run.output_dir.mkdir(parents=True)
+            (run.output_dir / "results.json").write_text(json.dumps(content))
+        return closing_text(requests, runs)
+
+    return make
+
+
+def test_the_closing_commands_keep_the_settings_and_quote_paths(closing, tmp_path):
+    text = closing("fewshot", "--trainer", "TaskRes", "--shots", "4", "OPTIM.LR", "0.1")
+
+    output = f"OUTPUT='{tmp_path}/out put'"
+    assert f"parse_test_res.py '{tmp_path}/out put/zeroshot/toy_objects'" in text
+    command = "bash scripts/taskres/dg.sh toy_objects --shots 4 OPTIM.LR 0.1"
+    assert f"SEEDS=1 {output} {command}" in text
+
+
+def test_commands_name_the_repository_where_they_are_given_elsewhere(closing, monkeypatch):
+    monkeypatch.chdir("/")
+
+    text = closing("fewshot", "--trainer", "TaskRes")
+
+    assert f"python {ROOT}/predict.py --model-dir" in text
+    assert f"bash {ROOT}/scripts/taskres/dg.sh" in text
+
+
+def test_a_transfer_protocol_closes_with_its_own_table_alone(closing, tmp_path):
+    text = closing("dg", "--trainer", "TaskRes", "--targets", "toy_objects_v2,toy_objects_small")
+
+    assert "Domain generalization, trained on toy_objects" in text
+    assert "Few-shot and zero-shot" not in text
+    assert f"'{tmp_path}/out put/zeroshot' '{tmp_path}/out put/dg' --published" in text
 
 
 def test_the_launcher_isolates_a_crash_and_passes_the_exit_status_on(tmp_path):

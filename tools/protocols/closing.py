@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.protocols.plan import Request, Run
+from tools.protocols.plan import Request, Run, script_path
 from tools.protocols.sets import transfer_targets
 from tools.results.records import load_records
 from tools.results.report import as_text, build_tables
+from tools.results.tables import PROTOCOL_TITLES
 
 ROOT = Path(__file__).resolve().parents[2]
+TRANSFER = ("dg", "xd")
 
 
 def closing_text(requests: Sequence[Request], runs: Sequence[Run]) -> str:
@@ -19,12 +22,16 @@ def closing_text(requests: Sequence[Request], runs: Sequence[Run]) -> str:
     finished = [run for run in runs if run.results()]
     if not finished:
         return ""
+    request = requests[-1]
     records = load_records([run.output_dir for run in finished]).records
     stages = {id(run.needs) for run in runs if run.needs and run.link != "--model-dir"}
     hidden = {run.output_dir for run in finished if id(run) in stages}
     shown = [record for record in records if record.path not in hidden] or records
-    tables = as_text(build_tables(shown, published=True))
-    return "\n\n".join([tables, _files(finished), _next_steps(requests[-1], finished)])
+    tables = build_tables(shown, published=True)
+    if request.protocol in TRANSFER:  # its table repeats the zero-shot and source runs
+        own = PROTOCOL_TITLES[request.protocol]
+        tables = [table for table in tables if table.title.startswith(own)] or tables
+    return "\n\n".join([as_text(tables), _files(finished), _next_steps(request, finished)])
 
 
 def _files(finished: Sequence[Run]) -> str:
@@ -41,14 +48,16 @@ def _method_folder(folder: Path) -> str:
 
 
 def _next_steps(request: Request, finished: Sequence[Run]) -> str:
-    steps = [
-        ("the table again", f"python parse_test_res.py {_table_folders(finished)} --published")
-    ]
+    """Commands for the same table, for prediction and for the method's other protocols."""
+    words = [*_table_folders(request, finished), "--published"]
+    steps = [("the table again", _command("python", "parse_test_res.py", *words))]
     trained = [run for run in finished if "--eval-only" not in run.flags]
     if trained:
         folder = trained[-1].output_dir.as_posix()
-        steps.append(("your own images", f"python predict.py --model-dir {folder} IMAGE_OR_FOLDER"))
+        command = _command("python", "predict.py", "--model-dir", folder)
+        steps.append(("your own images", f"{command} IMAGE_OR_FOLDER"))
     scripts = _scripts_of(request.trainer)
+    environment, settings = _same_settings(request)
     dataset = request.datasets[0]
     for protocol, what in (("dg", "domain generalization"), ("xd", "cross-dataset transfer")):
         if protocol in scripts and protocol != request.protocol:
@@ -56,25 +65,45 @@ def _next_steps(request: Request, finished: Sequence[Run]) -> str:
                 transfer_targets(protocol, dataset)
             except ValueError:
                 continue
-            steps.append((what, f"bash {scripts[protocol]} {dataset}"))
+            command = _command("bash", scripts[protocol], dataset, *settings)
+            steps.append((what, environment + command))
     if "base2new" in scripts and request.protocol != "base2new" and len(request.datasets) == 1:
-        steps.append(("base to novel", f"bash {scripts['base2new']} {dataset}"))
+        command = _command("bash", scripts["base2new"], dataset, *settings)
+        steps.append(("base to novel", environment + command))
     width = max(len(what) for what, _ in steps)
     return "\n".join(["Next:", *(f"  {what:<{width}}  {command}" for what, command in steps)])
 
 
-def _table_folders(finished: Sequence[Run]) -> str:
+def _command(program: str, script: str, *words: str) -> str:
+    return shlex.join([program, script_path(script), *words])
+
+
+def _same_settings(request: Request) -> tuple[str, list[str]]:
+    """What a script needs to go on with this request's data, seeds and settings."""
+    variables = {
+        "DATA": "" if request.root == Request.root else request.root,
+        "SEEDS": " ".join(map(str, request.seeds)),
+        "OUTPUT": "" if request.output == Request.output else request.output.as_posix(),
+    }
+    environment = (f"{name}={shlex.quote(value)} " for name, value in variables.items() if value)
+    words = [] if request.shots == Request.shots else ["--shots", str(request.shots)]
+    for flag in ("backbone", "recipe", "tag"):
+        words += [f"--{flag}", value] if (value := getattr(request, flag)) else []
+    for path in request.config_files:
+        words += ["--config-file", path]
+    return "".join(environment), [*words, *request.rest]
+
+
+def _table_folders(request: Request, finished: Sequence[Run]) -> list[str]:
     """Folders that hold all runs of the table and little else."""
     folders = []
     for run in finished:
-        parts = run.output_dir.parts
-        level = next(i for i, part in enumerate(parts) if part in LEVELS)
-        depth = level + 1 if parts[level] in ("base2new", "dg", "xd") else level + 2
-        folders.append(Path(*parts[:depth]).as_posix())
-    return " ".join(dict.fromkeys(folders))
-
-
-LEVELS = ("fewshot", "zeroshot", "testtime", "base2new", "dg", "xd", "lodo")
+        level, dataset = run.output_dir.relative_to(request.output).parts[:2]
+        if request.protocol in TRANSFER and level == "fewshot":
+            continue  # the source run is found by what its evaluations say
+        is_wide = level in ("base2new", *TRANSFER) or request.protocol in TRANSFER
+        folders.append(request.output / level if is_wide else request.output / level / dataset)
+    return [folder.as_posix() for folder in dict.fromkeys(folders)]
 
 
 def _scripts_of(trainer: str) -> dict[str, str]:

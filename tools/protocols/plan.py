@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tools.protocols.sets import domains_of, transfer_targets
-from tools.recipes import Recipe, resolve, slug
+from tools.recipes import ROOT, Recipe, resolve, slug
 
 KEY = re.compile(r"[A-Z][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)+$|USE_CUDA$|VERBOSE$")
 SHARED_KEYS = ("DATASET.", "INPUT.", "DATALOADER.", "USE_CUDA", "VERBOSE")
@@ -19,6 +19,11 @@ STAGES = {  # trainer -> its stages in order: (folder, trainer)
     "VL2VADiP": (("align", "VL2VAlign"), ("distill", "VL2VDistill")),
     "LPFT": (("lp", "LP"), ("ft", "ERM")),
 }
+
+
+def script_path(name: str) -> str:
+    """A script of the repository as a command names it, from wherever that is given."""
+    return name if Path.cwd() == ROOT else (ROOT / name).as_posix()
 
 
 @dataclass
@@ -49,7 +54,7 @@ class Run:
 
     def command(self) -> str:
         """The same as a line for a shell."""
-        return shlex.join(["python", "train.py", *self.arguments()])
+        return shlex.join(["python", script_path("train.py"), *self.arguments()])
 
     def results(self) -> dict:
         """results.json of this run, or {} where it is not finished."""

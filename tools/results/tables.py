@@ -22,6 +22,9 @@ PROTOCOL_TITLES = {
 }
 
 
+COUNTS = ("shots", "seeds")  # columns whose values are numbers of something
+
+
 @dataclass
 class Table:
     """What is printed (`headers`, `rows`, `notes`) and the same at full precision (`data`)."""
@@ -251,7 +254,13 @@ def _fold(
 
 
 def _titled(title: str, constants: dict[str, str]) -> str:
-    shown = [f"{name} {value}" for name, value in constants.items() if name != "protocol"]
+    shown = [
+        f"{value} {name.removesuffix('s') if value == '1' else name}"
+        if name in COUNTS
+        else f"{name} {value}"
+        for name, value in constants.items()
+        if name != "protocol"
+    ]
     return f"{title} ({', '.join(shown)})" if shown else title
 
 
