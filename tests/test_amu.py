@@ -6,11 +6,13 @@ import torch.nn.functional as F
 from few_shot_world import make_trainer, make_world
 
 import trainers  # noqa: F401  (registers the trainers)
+from dassl.config import get_cfg_default
 from dassl.utils import load_checkpoint
 from golden_checks import aux_resnet50
 from trainers.amu import AMU, AuxiliaryBias, initial_weight
 from trainers.common import auxiliary
 from trainers.common.auxiliary import load_auxiliary, resnet50_from_moco
+from trainers.common.templates import notebook_templates
 from trainers.common.uncertainty import UNCERTAINTY_TYPES, uncertainty_factor
 
 
@@ -71,6 +73,15 @@ def test_lambda_one_trains_on_the_fused_loss_alone():
     losses = bias(lambda_merge=1.0).losses(None, torch.randn(8, 15), torch.arange(8) % 7)
 
     torch.testing.assert_close(losses["loss"], losses["loss_merge"])
+
+
+@pytest.mark.parametrize("name", ["ImageNetV2", "ImageNetSketch", "ImageNetA", "ImageNetR"])
+def test_shifted_imagenet_sets_keep_the_text_classifier_of_the_training(name):
+    trained, shifted = get_cfg_default(), get_cfg_default()
+    trained.DATASET.NAME, shifted.DATASET.NAME = "ImageNet", name
+
+    assert len(notebook_templates(trained)) == 7
+    assert notebook_templates(shifted) == notebook_templates(trained)
 
 
 def test_a_run_logs_both_losses_and_leaves_a_classifier_for_predict(world, tmp_path):

@@ -19,6 +19,7 @@ from dassl.utils import did_you_mean, read_json
 from .prompts import encode_sentences
 from .templates import (
     DEFAULT_TEMPLATE,
+    IMAGENET_SETS,
     check_templates,
     fill,
     full_templates,
@@ -26,7 +27,6 @@ from .templates import (
 )
 
 TEXT_PROMPTS = ("simple", "tip", "full", "tip_cupl")
-IMAGENET_SETS = ("ImageNet", "ImageNetA", "ImageNetV2", "ImageNetR", "ImageNetSketch")
 FOLDERS = ("cupl", "gpt3_prompts", "CuPL")  # below DATASET.ROOT
 
 # Dataset class -> templates; others: the seven "select" templates (ImageNet and its variants,

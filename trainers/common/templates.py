@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 
 _DATA = Path(__file__).with_name("prompt_templates.json")
 DEFAULT_TEMPLATE = "a photo of a {}."
+IMAGENET_SETS = ("ImageNet", "ImageNetA", "ImageNetV2", "ImageNetR", "ImageNetSketch")
 
 
 @lru_cache(maxsize=1)
@@ -75,8 +76,12 @@ def ensemble_templates(cfg: CfgNode) -> list[str]:
 
 
 def notebook_templates(cfg: CfgNode) -> list[str]:
-    """ImageNet: the seven select templates; elsewhere the dataset's template (AMU, Tip-Adapter)."""
-    if cfg.DATASET.TEMPLATES or cfg.DATASET.NAME != "ImageNet":
+    """ImageNet and its variants: the seven select templates; elsewhere the dataset's template.
+
+    For AMU and Tip-Adapter: a model of ImageNet meets a variant with the text classifier that it
+    was trained with.
+    """
+    if cfg.DATASET.TEMPLATES or cfg.DATASET.NAME not in IMAGENET_SETS:
         return single_template(cfg)
     return select_templates()
 

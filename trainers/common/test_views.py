@@ -19,9 +19,9 @@ from torchvision.transforms import InterpolationMode
 from dassl.data.datasets import Datum
 
 from .augment import Pipeline, Transform
-from .cupl import IMAGENET_SETS
 from .feature_bank import FeatureBank
 from .feature_fill import Sink, fill
+from .templates import IMAGENET_SETS
 
 CHUNK_VIEWS = 4096  # views encoded ahead of the stream
 OPERATIONS = (
@@ -199,8 +199,10 @@ class TestViews:
 
     def chunks(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (n,) places and their raw features (n, V, D) in the given order."""
+        if not len(order):
+            return
         size = max(1, CHUNK_VIEWS // self.views)
-        read = self._stored() if self.stored and len(order) else self._fresh
+        read = self._stored() if self.stored else self._fresh
         for places in order.split(size):
             yield places, read(places)
 
