@@ -261,6 +261,86 @@ def test_a_continued_run_equals_an_uninterrupted_one(dmn, tmp_path):
     torch.testing.assert_close(rest.memory.features, whole.memory.features)
 
 
+def test_a_stream_that_is_at_its_end_can_be_read_again(dmn, tmp_path):
+    whole = dmn(tmp_path / "whole", *zero_shot("TRAINER.DMN.STREAM_LENGTH", "100000"))
+    whole.test()
+    state = tmp_path / "whole" / "stream_state.pth.tar"
+
+    again = dmn(tmp_path / "again", *zero_shot("TRAINER.DMN.STREAM_STATE", str(state)))
+    again.test()
+
+    assert again.results == whole.results
+
+
+def test_a_part_of_a_stream_says_so(dmn, tmp_path, caplog):
+    trainer = dmn(tmp_path, *zero_shot("TRAINER.DMN.STREAM_LENGTH", "3"))
+
+    with caplog.at_level(logging.WARNING):
+        trainer.test()
+
+    assert f"first 3 of {len(trainer.dm.dataset.test)} images" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        (("TRAINER.DMN.N_VIEWS", "6"), "number of views is 4, this run's is 6"),
+        (("TRAINER.DMN.STREAM_SEED", "9"), "order's seed is 1, this run's is 9"),
+        (("MODEL.BACKBONE.NAME", "toy/RN"), "backbone is "),
+        (("DATASET.SUBSAMPLE_CLASSES", "base"), "number of images is "),
+    ],
+)
+def test_a_state_of_another_stream_is_refused(dmn, tmp_path, option, reason):
+    dmn(tmp_path / "part", *zero_shot("TRAINER.DMN.STREAM_LENGTH", "3")).test()
+    state = str(tmp_path / "part" / "stream_state.pth.tar")
+    other = dmn(tmp_path / "b", *option, *zero_shot("TRAINER.DMN.STREAM_STATE", state))
+
+    with pytest.raises(ValueError, match=reason):
+        other.test()
+
+
+def test_a_file_that_is_no_state_of_a_stream_is_refused(dmn, tmp_path):
+    torch.save({"state_dict": {}, "epoch": 1}, tmp_path / "model.pth.tar-1")
+    state = str(tmp_path / "model.pth.tar-1")
+    trainer = dmn(tmp_path, *zero_shot("TRAINER.DMN.STREAM_STATE", state))
+
+    with pytest.raises(ValueError, match="is no state of a stream"):
+        trainer.test()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("N_VIEWS", "1", "SELECTION_P 0.5 of TRAINER.DMN.N_VIEWS 1"),
+        ("MEMORY_SIZE", "0", "at least 1 slot"),
+        ("VIEW_KIND", "augment", "auto, crop or augmix"),
+        ("STREAM_LENGTH", "0", "STREAM_LENGTH is 0"),
+        ("STREAM_STATE", "nowhere", "no such file"),
+        ("N_AUGVIEW", "-1", "multiple of DATASET.NUM_SHOTS"),
+    ],
+)
+def test_what_would_fail_after_the_training_is_refused_before(dmn, tmp_path, key, value, reason):
+    options = ["TRAINER.DMN.SETTING", "few_shot", "DATASET.NUM_SHOTS", "1"]
+
+    with pytest.raises((ValueError, FileNotFoundError), match=reason):
+        dmn(tmp_path, *options, f"TRAINER.DMN.{key}", value)
+
+
+@pytest.mark.parametrize("mode", ["bank", "fresh"])
+def test_images_that_cannot_be_read_are_left_out_where_that_is_wanted(dmn, tmp_path, mode):
+    options = ["DATALOADER.SKIP_BAD_IMAGES", "True", "TRAIN.VIEWS", mode]
+    trainer = dmn(tmp_path, *zero_shot(*options))
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    good = list(trainer.dm.dataset.test)[:6]
+    bad = Datum(impath=str(broken), label=0, classname=good[0].classname)
+    trainer.dm.dataset._test = [*good[:3], bad, *good[3:]]
+
+    trainer.test()
+
+    assert json.loads((tmp_path / "stream_test.json").read_text())["images"] == 6
+
+
 def test_weights_searched_on_test_labels_are_logged_loudly(dmn, tmp_path, caplog):
     fixed = dmn(tmp_path / "a", *zero_shot())
     searched = dmn(tmp_path / "b", *zero_shot("TEST.SELECT_ON", "test"))

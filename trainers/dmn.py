@@ -252,6 +252,11 @@ class DMN(StreamTrainer):
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         node = cfg.TRAINER.DMN
+        confident_count(node.N_VIEWS, node.SELECTION_P, key="TRAINER.DMN")
+        if node.MEMORY_SIZE < 1:
+            raise ValueError(
+                f"TRAINER.DMN.MEMORY_SIZE is {node.MEMORY_SIZE}; expected at least 1 slot."
+            )
         if node.SETTING not in SETTINGS:
             raise ValueError(
                 f"TRAINER.DMN.SETTING is {node.SETTING!r}. {did_you_mean(node.SETTING, SETTINGS)}"
@@ -263,7 +268,7 @@ class DMN(StreamTrainer):
                     f"TRAINER.DMN.SETTING {node.SETTING} needs shots; DATASET.NUM_SHOTS is "
                     f"{shots}. Without shots: TRAINER.DMN.SETTING zero_shot."
                 )
-            if node.N_AUGVIEW % shots:
+            if node.N_AUGVIEW < 0 or node.N_AUGVIEW % shots:
                 raise ValueError(
                     f"TRAINER.DMN.N_AUGVIEW is {node.N_AUGVIEW}; it must be a multiple of "
                     f"DATASET.NUM_SHOTS {shots}, or 0."

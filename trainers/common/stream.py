@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from yacs.config import CfgNode
 
 from dassl.data.datasets import Datum
 from dassl.utils import atomic_write, load_checkpoint
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 STATE_FILE = "stream_state.pth.tar"
 FUSED = "fused"
 EVALUATED_AT_ONCE = 4096  # images per call of the evaluator
+SHOWN = 60  # characters of a value in errors
 
 
 @dataclass
@@ -193,6 +195,26 @@ class StreamTrainer(FeatureTrainer):
         return {}
 
     # ----------------------------------------------------------------- set-up
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Refuse views and stream settings that would fail after the training.
+
+        Raises:
+            ValueError, FileNotFoundError: naming the key, its value and what is expected.
+        """
+        super().check_cfg(cfg)
+        node, name = cfg.TRAINER[self.node], f"TRAINER.{self.node}"
+        view_pipeline(node.VIEW_KIND, cfg.DATASET.NAME, 1, self.view_scale)
+        if node.STREAM_LENGTH != -1 and node.STREAM_LENGTH < 1:
+            raise ValueError(
+                f"{name}.STREAM_LENGTH is {node.STREAM_LENGTH}; expected a number of images, or -1 "
+                "for all of them."
+            )
+        if node.STREAM_STATE and not Path(node.STREAM_STATE).is_file():
+            raise FileNotFoundError(
+                f"{name}.STREAM_STATE {node.STREAM_STATE}: no such file. A run with "
+                f"{name}.STREAM_LENGTH N writes <output>/{STATE_FILE}."
+            )
+
     def build_augmentation(self) -> Augmentation:
         """Views of the training images and the plain test view."""
         return Augmentation.from_cfg(self.cfg)
@@ -233,7 +255,8 @@ class StreamTrainer(FeatureTrainer):
     def run_stream(self, split: str) -> float:
         """One stream over a split, its record and its results."""
         self.set_model_mode("eval")
-        items = list(self.dm.dataset.val if split == "val" else self.dm.dataset.test)
+        dataset = self.dm.dataset
+        items = self.bank.readable(dataset.val if split == "val" else dataset.test)
         if not items:
             raise ValueError(f"{self.cfg.DATASET.NAME} has no {split} images to stream.")
         logger.info("Stream of %d %s images", len(items), split)
@@ -254,19 +277,20 @@ class StreamTrainer(FeatureTrainer):
         """A new stream, or the one of STREAM_STATE."""
         path, keeps = self.settings.STREAM_STATE, self.searches_on(split)
         if split != "test" or not path:
-            seed = self.settings.STREAM_SEED
-            return Stream(count, self.run_seed if seed < 0 else seed, keeps_scores=keeps)
-        if not Path(path).is_file():
-            raise FileNotFoundError(
-                f"TRAINER.{self.node}.STREAM_STATE {path}: no such file. A run with "
+            return Stream(count, self.stream_seed, keeps_scores=keeps)
+        state = load_checkpoint(path)
+        if not isinstance(state, dict) or not {"belongs_to", "stream", "method"} <= set(state):
+            raise ValueError(
+                f"TRAINER.{self.node}.STREAM_STATE {path} is no state of a stream. A run with "
                 f"TRAINER.{self.node}.STREAM_LENGTH N writes <output>/{STATE_FILE}."
             )
-        state = load_checkpoint(path)
-        if len(state["stream"]["order"]) != count or state["dataset"] != self.cfg.DATASET.NAME:
-            raise ValueError(
-                f"{path} belongs to a stream of {len(state['stream']['order'])} images of "
-                f"{state['dataset']}; this run streams {count} of {self.cfg.DATASET.NAME}."
-            )
+        for what, own in self.belongs_to(count).items():
+            if state["belongs_to"].get(what) != own:
+                raise ValueError(
+                    f"{path} belongs to another stream: its {what} is "
+                    f"{_shown(state['belongs_to'].get(what))}, this run's is {_shown(own)}. "
+                    "Continue with the settings that the stream began with."
+                )
         if keeps and not state["stream"]["keeps_scores"]:
             raise ValueError(
                 f"{path} was written without the classifiers' probabilities. Begin the stream with "
@@ -275,12 +299,30 @@ class StreamTrainer(FeatureTrainer):
         self.load_stream_state(state["method"])
         return Stream.from_state(state["stream"])
 
+    @property
+    def stream_seed(self) -> int:
+        """Seed of the order: STREAM_SEED, or the run's."""
+        seed = self.settings.STREAM_SEED
+        return self.run_seed if seed < 0 else seed
+
+    def belongs_to(self, count: int) -> dict:
+        """What a stream of ``count`` images must be continued with."""
+        return {
+            "trainer": type(self).__name__,
+            "data set": self.cfg.DATASET.NAME,
+            "number of images": count,
+            "class names": self.classnames,
+            "backbone": self.bank.encoder.digest,
+            "order's seed": self.stream_seed,
+            "number of views": self.settings.N_VIEWS,
+        }
+
     def save_stream(self, stream: Stream) -> Path:
         """Write <output>/stream_state.pth.tar; returns its path."""
         path = Path(self.output_dir) / STATE_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         state = {
-            "dataset": self.cfg.DATASET.NAME,
+            "belongs_to": self.belongs_to(len(stream)),
             "stream": stream.state(),
             "method": self.stream_state(),
         }
@@ -292,6 +334,12 @@ class StreamTrainer(FeatureTrainer):
     def _conclude(self, split: str, stream: Stream, items: Sequence[Datum]) -> float:
         """Labels join here."""
         seen = stream.order[: stream.position].tolist()
+        if len(seen) < len(items):
+            logger.warning(
+                "A part of the stream: accuracies are over its first %d of %d images.",
+                len(seen),
+                len(items),
+            )
         labels = torch.tensor([items[i].label for i in seen])
         fused = stream.column(f"score/{FUSED}")
         if self.searches_on(split):
@@ -332,3 +380,8 @@ class StreamTrainer(FeatureTrainer):
             ", ".join(map(str, files)),
         )
         return list(results.values())[0]
+
+
+def _shown(value: object) -> str:
+    text = ", ".join(value) if isinstance(value, list) else str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
