@@ -274,7 +274,8 @@ def test_the_best_epoch_of_another_run_is_not_taken_over(images, tmp_path):
 def test_a_trainer_with_its_own_loop_goes_on_from_its_checkpoints(images, tmp_path):
     def own_loop(trainer):
         trainer.before_train()
-        for trainer.epoch in range(trainer.start_epoch, trainer.max_epoch):
+        for epoch in range(trainer.start_epoch, trainer.max_epoch):
+            trainer.epoch = epoch
             trainer.before_epoch()
             trainer.run_epoch()
             trainer.after_epoch()
