@@ -2,6 +2,7 @@
 
 from . import (
     caltech101,
+    class_folder,
     domainbed,
     dtd,
     eurosat,
@@ -24,6 +25,7 @@ from . import (
 
 __all__ = [
     "caltech101",
+    "class_folder",
     "domainbed",
     "dtd",
     "eurosat",

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIGS = REPOSITORY / "configs" / "datasets"
+OWN_DATA = ("class_folder", "domain_folder")  # sets of one's own: --root is the set itself
 
 
 @dataclass
@@ -181,7 +182,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     root = Path(options.root).expanduser().absolute()
     print(f"Data folder: {root}" + ("" if root.is_dir() else " (does not exist)"))
-    names = options.datasets or [name for name in known if name != "domain_folder"]
+    names = options.datasets or [name for name in known if name not in OWN_DATA]
     reports = [check(name, root, decode=options.decode) for name in names]
     if not options.datasets:
         for report in reports:
