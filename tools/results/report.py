@@ -94,17 +94,18 @@ def _transfer_tables(
         shown = [source, *names] if source else names
         columns = [(name, SHORT_NAMES.get(name, name)) for name in shown]
         entries = _transfer_entries(protocol, rows, backbones) if published else []
-        tables.append(
-            wide_table(
-                rows,
-                title=f"{_title(protocol)}, trained on {source or 'nothing'}",
-                columns=columns,
-                metric=metric,
-                ci95=ci95,
-                published=entries,
-                averaged=names,
-            )
+        table = wide_table(
+            rows,
+            title=f"{_title(protocol)}, trained on {source or 'nothing'}",
+            columns=columns,
+            metric=metric,
+            ci95=ci95,
+            published=entries,
+            averaged=names,
         )
+        if source:
+            table.notes.insert(0, f"average: of the {len(names)} targets, without {source}.")
+        tables.append(table)
     return tables
 
 
