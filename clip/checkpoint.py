@@ -9,16 +9,28 @@ import zipfile
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .compact import expand
+
+READ_ERRORS = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict, on the CPU.
 
-    Understands TorchScript archives, plain state dicts, `{"state_dict": ...}` wrappers, compact
-    checkpoints (clip/compact.py) and `module.` prefixes. Never runs code from a plain checkpoint.
+    Understands TorchScript archives, plain state dicts, `{"state_dict": ...}` wrappers, safetensors
+    files, compact checkpoints (clip/compact.py) and `module.` prefixes. Never runs code from a
+    plain checkpoint.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -32,9 +44,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
             with warnings.catch_warnings():  # OpenAI's files are archives: nothing to fix
                 warnings.filterwarnings("ignore", message=".*torch.jit.*")
                 state_dict = torch.jit.load(str(path), map_location="cpu").state_dict()
+        elif path.suffix == ".safetensors":
+            state_dict = load_file(path)
         else:
             state_dict = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, KeyError) as err:
+    except READ_ERRORS as err:
         raise RuntimeError(
             f"{path} ({path.stat().st_size} bytes) cannot be read as a TorchScript archive or as "
             f"a plain checkpoint of tensors. It may be truncated: {err}"

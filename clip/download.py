@@ -142,8 +142,9 @@ def _locked(target: Path) -> Iterator[None]:
 
 
 def _advice(url: str, target: Path, err: Exception, hint: str) -> str:
+    state = "damaged (another SHA-256 than published)" if target.is_file() else "missing"
     return (
-        f"The weights {target.name} are missing and could not be downloaded ({err}).\n"
+        f"The weights {target.name} are {state} and could not be downloaded ({err}).\n"
         f"  Looked for: {target}\n"
         f"  To get them: download {url} on a machine with network and put the file there; or point "
         f"the environment variable {CACHE_VARIABLE} to a folder that holds it." + hint

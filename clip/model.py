@@ -288,14 +288,15 @@ def _check_shared(tokens: Tensor, eot: Tensor, compare: bool, shared: int) -> No
 def convert_weights(model: nn.Module) -> None:
     """Store convolutions, linear layers, attention and output projections in float16, in place.
 
-    Norms, embeddings and the logit scale stay as they are.
+    Norms, embeddings and the logit scale stay as they are. torch's own attention counts, too.
     """
     for module in model.modules():
         names = ["text_projection", "proj"]
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)):
             names = ["weight", "bias"]
-        elif isinstance(module, Attention):
-            names = ["in_proj_weight", "in_proj_bias"]
+        elif isinstance(module, (Attention, nn.MultiheadAttention)):
+            names = ["in_proj_weight", "in_proj_bias", "bias_k", "bias_v"]
+            names += [f"{part}_proj_weight" for part in "qkv"]
         for name in names:
             tensor = getattr(module, name, None)
             if isinstance(tensor, Tensor):

@@ -145,6 +145,14 @@ def test_a_failed_download_says_what_is_missing_and_how_to_get_it(server, url, t
     assert server.requests == [0]
 
 
+def test_a_damaged_file_that_cannot_be_replaced_is_called_damaged(server, url, tmp_path):
+    server.plan = "missing"
+    (tmp_path / "weights.pt").write_bytes(CONTENT[:-1])
+
+    with pytest.raises(RuntimeError, match="weights.pt are damaged"):
+        clip._download(url, tmp_path)
+
+
 def test_missing_openai_weights_name_the_hub_alternative(server, tmp_path, monkeypatch):
     server.plan = "missing"
     base = f"http://127.0.0.1:{server.server_address[1]}"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import clip
 from clip.compact import compact, expand
-from clip.model import build_clip, build_model
+from clip.model import build_clip, build_model, convert_weights
 from clip.open_clip_models import EncodeOnlyCLIP
 from golden_checks import tiny_clip
 
@@ -51,10 +52,14 @@ def save_archive(weights, path):
     torch.jit.script(Archive(weights)).save(str(path))
 
 
-@pytest.mark.parametrize("kind", ["plain", "wrapped", "parallel", "half", "archive", "legacy"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "wrapped", "parallel", "half", "archive", "legacy", "safetensors"]
+)
 def test_weights_load_however_they_were_saved(tmp_path, weights, expected, kind):
-    path = tmp_path / "weights.pt"
-    if kind == "archive":
+    path = tmp_path / ("weights.safetensors" if kind == "safetensors" else "weights.pt")
+    if kind == "safetensors":
+        save_file(weights, path)
+    elif kind == "archive":
         save_archive(weights, path)
     elif kind == "wrapped":
         torch.save({"epoch": 3, "state_dict": weights}, path)
@@ -99,12 +104,22 @@ def test_half_precision_is_kept_on_demand(tmp_path, weights):
         clip.load_backbone(str(path), precision="fp8")
 
 
-def test_a_truncated_file_is_refused_by_name(tmp_path, weights):
-    path = tmp_path / "weights.pt"
-    torch.save(weights, path)
+def test_attention_of_torch_is_converted_to_half_precision_as_well():
+    block = torch.nn.Sequential(torch.nn.MultiheadAttention(8, 2), torch.nn.LayerNorm(8))
+
+    convert_weights(block)
+
+    assert {p.dtype for p in block[0].parameters()} == {torch.float16}
+    assert {p.dtype for p in block[1].parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_a_truncated_file_is_refused_by_name(tmp_path, weights, suffix):
+    path = tmp_path / f"weights.{suffix}"
+    (torch.save if suffix == "pt" else save_file)(weights, path)
     path.write_bytes(path.read_bytes()[:100_000])
 
-    with pytest.raises(RuntimeError, match=r"weights.pt \(100000 bytes\) cannot be read"):
+    with pytest.raises(RuntimeError, match=rf"weights.{suffix} \(100000 bytes\) cannot be read"):
         clip.load_backbone(str(path))
 
 
