@@ -1,5 +1,6 @@
 """ImageNet: 1000 classes of ILSVRC 2012 (Deng et al., CVPR 2009; Russakovsky et al., IJCV 2015)."""
 
+import logging
 from collections import OrderedDict
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from .records import Record, fingerprint
 from .sampling import Draw, draw_from, items_digest, labelled_images, selects_on_val
 from .split_dataset import to_items
 from .subsampling import kept_labels, subsample_classes
+
+logger = logging.getLogger(__name__)
 
 
 @DATASET_REGISTRY.register()
@@ -90,6 +93,17 @@ class ImageNet(DatasetBase):
                 f"{images / 'train'} lacks. Is the training folder complete? See DATASETS.md, "
                 f"section {self.section}."
             )
+        expected = set(imagenet_wnids())
+        for split, listing in listings.items():
+            lacking = expected - set(listing)
+            if lacking:
+                logger.warning(
+                    "%s lacks %d of the 1000 classes of ImageNet, first %s: labels are places "
+                    "among the training folders, and results are not those of ImageNet.",
+                    images / split,
+                    len(lacking),
+                    min(lacking),
+                )
         return listings
 
     def _draw(

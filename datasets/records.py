@@ -52,7 +52,7 @@ def read_split_file(path: Path) -> Splits:
         if not splits[s]:
             raise ValueError(f'Split file {path}: the list "{s}" is empty. {hint}')
     names: dict[int, str] = {}
-    for record in splits["train"]:
+    for record in (record for s in SPLITS for record in splits[s]):
         if names.setdefault(record.label, record.classname) != record.classname:
             raise ValueError(
                 f"Split file {path}: label {record.label} has two class names, "

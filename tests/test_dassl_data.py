@@ -98,6 +98,15 @@ def test_an_empty_training_list_is_an_error(items):
         DatasetBase(train_x=items)
 
 
+def test_test_images_of_classes_without_training_images_are_warned_about(caplog):
+    train = [Datum("a", 0, 0, "zero"), Datum("b", 1, 0, "one")]
+
+    DatasetBase(train_x=train, val=train, test=[*train, Datum("c", 2, 0, "two")])
+
+    assert "1 of 3 test images have labels without training images (2)" in caplog.text
+    assert "validation" not in caplog.text
+
+
 def test_an_unknown_domain_gets_a_did_you_mean():
     dataset = DatasetBase(train_x=[Datum("x", 0, 0, "a")])
     dataset.domains = ["photo", "sketch"]

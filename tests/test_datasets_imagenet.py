@@ -168,6 +168,14 @@ def test_a_validation_class_without_training_folder_is_refused(tmp_path):
         build(tmp_path)
 
 
+def test_an_incomplete_imagenet_is_warned_about(tmp_path, caplog):
+    imagenet_tree(tmp_path)
+
+    build(tmp_path)
+
+    assert "lacks 995 of the 1000 classes of ImageNet, first n01496331" in caplog.text
+
+
 def test_a_folder_without_a_class_name_is_refused(tmp_path):
     imagenet_tree(tmp_path)
     images = tmp_path / "imagenet" / "images"

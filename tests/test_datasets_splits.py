@@ -262,6 +262,10 @@ def test_skipping_bad_images_leaves_missing_ones_to_the_loaders(tmp_path):
             '{"train": [["a", 0, "x"], ["b", 0, "y"]], "val": [], "test": [["c", 0, "x"]]}',
             "label 0 has two class names",
         ),
+        (
+            '{"train": [["a", 0, "x"], ["b", 1, "y"]], "val": [], "test": [["c", 1, "z"]]}',
+            'label 1 has two class names, "y" and "z"',
+        ),
     ],
 )
 def test_a_damaged_split_file_is_refused_with_the_reason(tmp_path, content, message):

@@ -1,5 +1,6 @@
 """One image with its labels (`Datum`), and lists of them as train, validation and test split."""
 
+import logging
 import os
 import tarfile
 import zipfile
@@ -10,6 +11,8 @@ from dassl.utils.files import check_isfile, download_url
 from dassl.utils.text import did_you_mean
 
 from .draw import draw_shots, group_by_label
+
+logger = logging.getLogger(__name__)
 
 
 class Datum:
@@ -148,6 +151,19 @@ class DatasetBase:
                 f"{', '.join(map(str, missing[:10]))}{', ...' if len(missing) > 10 else ''}. "
                 "A class folder is empty or absent; complete the dataset, or re-number the labels."
             )
+        for split, items in (("validation", self._val), ("test", self._test)):
+            labels = [item.label for item in items or ()]
+            unknown = set(labels) - set(self._lab2cname)
+            if unknown:
+                logger.warning(
+                    "%s: %d of %d %s images have labels without training images (%s): they can "
+                    "only count as errors.",
+                    name,
+                    sum(label in unknown for label in labels),
+                    len(labels),
+                    split,
+                    ", ".join(map(str, sorted(unknown)[:10])) + (", ..." * (len(unknown) > 10)),
+                )
 
     def check_input_domains(
         self, source_domains: Sequence[str], target_domains: Sequence[str]
