@@ -232,6 +232,19 @@ def test_lodo_leaves_each_domain_out():
     assert runs[-1].flags[-2:] == ["--target-domains", "sketch"]
 
 
+def test_lodo_runs_on_the_toy_domains_where_no_dataset_is_named():
+    runs = plan("lodo", "--trainer", "MIRO", "--seeds", "1")
+
+    assert {run.dataset for run in runs} == {"toy_domains"}
+
+
+def test_training_without_shots_is_refused(capsys):
+    status = main(["fewshot", "--trainer", "TaskRes", "--shots", "0"])
+
+    assert status == 1
+    assert "--shots is 0" in capsys.readouterr().err
+
+
 def test_a_stage_is_planned_with_the_stages_before_it():
     request = Request(
         "lodo", "VL2VADiP", datasets=("pacs",), seeds=(0,), stage="distill",

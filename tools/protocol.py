@@ -59,8 +59,9 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     add("--trainer", required=True, help="registered name, e.g. TaskRes, or several: A,B")
     add(
         "--dataset",
-        default="toy_objects",
-        help="config name, or several: a,b,c (xd, dg: the source)",
+        default="",
+        help="config name, or several: a,b,c (xd, dg: the source); default toy_objects, "
+        "lodo: toy_domains",
     )
     add("--shots", type=int, default=16, help="images per class")
     add("--seeds", default=os.environ.get("SEEDS", ""), help='e.g. "1 2 3" (environment SEEDS)')
@@ -91,6 +92,10 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
     for word in rest:
         if instead := _set_by_protocol(word):
             raise ValueError(f"{word}: the protocol sets this itself. Use {instead}.")
+    if args.shots < 1:
+        raise ValueError(
+            f"--shots is {args.shots}; expected at least 1. Training on all images: train.py."
+        )
     try:
         seeds = tuple(int(word) for word in _words(args.seeds))
     except ValueError as err:
@@ -98,7 +103,7 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
     first = Request(
         protocol=args.protocol,
         trainer="",
-        datasets=tuple(_words(args.dataset)),
+        datasets=tuple(_words(args.dataset)) or (default_dataset(args.protocol),),
         shots=args.shots,
         seeds=seeds,
         root=args.root,
@@ -116,6 +121,11 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
         rest=tuple(rest),
     )
     return [replace(first, trainer=trainer) for trainer in _words(args.trainer)]
+
+
+def default_dataset(protocol: str) -> str:
+    """The embedded set that a protocol runs on where none is named."""
+    return "toy_domains" if protocol == "lodo" else "toy_objects"
 
 
 def _set_by_protocol(word: str) -> str:

@@ -307,6 +307,7 @@ def zeroshot_runs(request: Request, dataset: str, backbone: str, *, half: str = 
     folder = request.output / level / dataset / "ZeroshotCLIP" / name / "seed1"
     about = ["RUN.PROTOCOL", "base2new" if half else "zeroshot"]
     about += ["RUN.PART", half, "DATASET.SUBSAMPLE_CLASSES", half] if half else []
+    about += ["RUN.RECIPE", recipe.label] if recipe.label != recipe.name else []
     return [_companion(request, recipe, folder, dataset, seed=1, opts=about)]
 
 
