@@ -120,13 +120,17 @@ def test_a_checkpoint_of_another_auxiliary_is_refused(world, tmp_path):
     load_auxiliary.cache_clear()
 
 
-def test_the_official_adapter_loads_by_its_key():
-    method = bias()
-    weight = torch.randn(7, 9)
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_the_official_adapter_loads_by_its_key(world, tmp_path, wrapped):
+    trainer = start(world, tmp_path)
+    state = {"fc.weight": torch.randn_like(trainer.method.fc.weight)}
+    (tmp_path / "official" / "amu").mkdir(parents=True)
+    file = tmp_path / "official" / "amu" / "model.pth.tar-50"
+    torch.save({"state_dict": state} if wrapped else state, file)
 
-    method.load_state_dict(method.import_state({"fc.weight": weight}, None, list("abcdefg")))
+    trainer.load_model(str(tmp_path / "official"), epoch=50)
 
-    torch.testing.assert_close(method.fc.weight.detach(), weight)
+    torch.testing.assert_close(trainer.method.fc.weight.detach(), state["fc.weight"])
 
 
 def test_only_projector_and_other_encoders_are_dropped_from_a_moco_file():

@@ -42,12 +42,14 @@ def load_method(trainer: "ClipTrainer", directory: str, epoch: int | None = None
     path = checkpoint_path(directory, trainer.model_name, epoch)
     checkpoint = load_checkpoint(str(path))
     source, target = class_keys(trainer, checkpoint)
-    state = trainer.method.import_state(checkpoint["state_dict"], source, target)
+    # Official files of AMU hold the bare tensors.
+    state = trainer.method.import_state(checkpoint.get("state_dict", checkpoint), source, target)
     load_exactly(trainer.method, state, path)
     trainer.loaded_checkpoint = checkpoint
     value = checkpoint.get("val_result")
     result = "" if value is None else f", val_result={value:.1f}"
-    logger.info("Load %s to %s (epoch=%s%s)", path, trainer.model_name, checkpoint["epoch"], result)
+    saved = checkpoint.get("epoch", "not stated")
+    logger.info("Load %s to %s (epoch=%s%s)", path, trainer.model_name, saved, result)
 
 
 def class_keys(trainer: "ClipTrainer", checkpoint: dict) -> tuple[list[str] | None, list[str]]:
