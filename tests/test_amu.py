@@ -11,7 +11,7 @@ from dassl.utils import load_checkpoint
 from golden_checks import aux_resnet50
 from trainers.amu import AMU, AuxiliaryBias, initial_weight
 from trainers.common import auxiliary
-from trainers.common.auxiliary import load_auxiliary, resnet50_from_moco
+from trainers.common.auxiliary import AuxiliaryEncoder, load_auxiliary, resnet50_from_moco
 from trainers.common.templates import notebook_templates
 from trainers.common.uncertainty import UNCERTAINTY_TYPES, uncertainty_factor
 
@@ -164,6 +164,23 @@ def test_missing_moco_weights_are_explained(monkeypatch):
 def test_an_unknown_auxiliary_lists_the_known_ones():
     with pytest.raises(ValueError, match="TRAINER.AMU.AUX.*moco_v3_rn50"):
         load_auxiliary("moco_rn50")
+
+
+def test_a_file_of_another_network_is_named_as_such(tmp_path):
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
+
+    with pytest.raises(ValueError, match="other.pt holds no weights of timm:resnet18"):
+        load_auxiliary("timm:resnet18", str(tmp_path / "other.pt"))
+
+
+def test_a_network_that_takes_no_small_images_can_be_an_auxiliary():
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 5, 100), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    )
+
+    encoder = AuxiliaryEncoder(network, (0.5,) * 3, (0.5,) * 3, name="large")
+
+    assert encoder.dim == 5
 
 
 def test_joined_auxiliaries_give_unit_features_side_by_side(world):

@@ -26,7 +26,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MOCO_URL = "https://dl.fbaipublicfiles.com/moco-v3/r-50-{epochs}ep/r-50-{epochs}ep.pth.tar"
 MOCO_EPOCHS = ("100", "300", "1000")
 MOCO_PREFIX, MOCO_HEAD = "module.base_encoder.", "module.base_encoder.fc"
-RESNET50_WIDTH = 2048
+PROBE_SIZE = 224  # pixels of the image that tells a network's width; some take no smaller ones
 DINO = {
     "dino_vits16": "vit_small_patch16_224.dino",
     "dino_vitb16": "vit_base_patch16_224.dino",
@@ -57,7 +57,7 @@ class AuxiliaryEncoder(NetworkEncoder):
         input_size: int | None = None,
     ) -> None:
         network = network.eval().requires_grad_(False)
-        side = input_size or 64
+        side = input_size or PROBE_SIZE
         with torch.no_grad():
             width = network(torch.zeros(1, 3, side, side)).shape[-1]
         super().__init__(network, mean, std, name=name, dim=width)
@@ -139,7 +139,7 @@ def load_auxiliary(name: str, weights: str = "") -> Encoder:
         )
     raise ValueError(
         f"TRAINER.AMU.AUX is {name!r}, which is no known auxiliary encoder. "
-        f"{did_you_mean(name, KNOWN)} Known: {', '.join(KNOWN)}."
+        f"{did_you_mean(name, KNOWN)}"
     )
 
 
@@ -226,6 +226,11 @@ def _timm(model: str, weights: str) -> AuxiliaryEncoder:
             raise ValueError(
                 f"TRAINER.AMU.AUX is timm:{model}, which timm does not know. "
                 f"Some of its names: {', '.join(close) or 'see timm.list_models()'}."
+            ) from err
+        if weights:
+            raise ValueError(
+                f"TRAINER.AMU.AUX_WEIGHTS {weights} holds no weights of timm:{model}: "
+                f"{str(err)[:500]}"
             ) from err
         raise FileNotFoundError(
             f"The weights of timm:{model} cannot be had ({type(err).__name__}: {err}). Without "
