@@ -57,6 +57,7 @@ class ImageAdapter(Method):
     def image_features(self, raw_image_features: Tensor) -> Tensor:
         """(B, D) raw -> (B, D), unit rows of f'."""
         adapted = F.relu(self.up(F.relu(self.down(raw_image_features))))
+        adapted = adapted.to(raw_image_features.dtype)  # float16 under autocast
         return F.normalize(torch.lerp(raw_image_features, adapted, self.ratio), dim=-1)
 
 

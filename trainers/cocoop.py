@@ -15,6 +15,7 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
+from trainers.common.method import full_precision
 from trainers.common.prompts import TEXT_BATCH, LearnedPrompt, encode_prompts
 
 
@@ -49,7 +50,7 @@ class CoCoOpPrompt(LearnedPrompt, Method):
 
     def conditional_text_features(self, clip: CLIP, image_features: Tensor) -> Tensor:
         """(B, D) unit image features -> (B, C, D) unit rows, one classifier per image."""
-        shift = self.meta_net(image_features)  # (B, W)
+        shift = self.meta_net(image_features.to(self.ctx.dtype))  # (B, W)
         at_once = max(1, TEXT_BATCH // len(self.tokenized_prompts))
         return torch.cat([self._encode(clip, part) for part in shift.split(at_once)])
 
@@ -67,7 +68,9 @@ class CoCoOpPrompt(LearnedPrompt, Method):
     def logits(self, clip: CLIP, image_features: Tensor, text_features: None = None) -> Tensor:
         """(B, D) unit rows -> (B, C); B * C prompts are encoded."""
         text_features = self.conditional_text_features(clip, image_features)
-        return clip.logit_scale.exp() * torch.einsum("bd,bcd->bc", image_features, text_features)
+        with full_precision(image_features):
+            cosines = torch.einsum("bd,bcd->bc", image_features.float(), text_features.float())
+            return clip.logit_scale.exp() * cosines
 
     def losses(self, clip: CLIP, raw_image_features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy."""

@@ -16,7 +16,7 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.data.datasets import build_dataset
 from dassl.engine import TRAINER_REGISTRY
-from trainers.common import ClipTrainer, Method, cross_entropy_losses
+from trainers.common import ClipTrainer, Method, cross_entropy_losses, scaled_cosines
 from trainers.common.loading import picked_state
 from trainers.common.prompts import ContextPrompt, template_features
 from trainers.common.templates import check_templates, template_lists
@@ -101,7 +101,7 @@ class LASPPrompt(ContextPrompt):
         written = F.normalize(self.written, dim=-1)
         if noise is not None:
             written = written + NOISE * noise
-        logits = clip.logit_scale.exp() * written @ text_features.t()  # (M, j, i)
+        logits = scaled_cosines(clip, written, text_features)  # (M, j, i)
         targets = torch.arange(logits.shape[1], device=logits.device).repeat(len(logits))
         return F.cross_entropy(logits.flatten(0, 1), targets)
 
@@ -238,8 +238,7 @@ class LASP(ClipTrainer):
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optim)
         nn.utils.clip_grad_norm_(self.method.parameters(), MAX_GRADIENT_NORM)
-        self.scaler.step(self.optim)
-        self.scaler.update()
+        self.scaled_step()
 
     def model_inference(self, images: Tensor) -> Tensor:
         """(B, C) logits of this run's classes: extra names never compete in an evaluation.

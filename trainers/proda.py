@@ -16,6 +16,7 @@ from clip import tokenize
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
+from trainers.common.method import full_precision
 from trainers.common.prompts import LearnedPrompt, encode_prompts
 
 
@@ -67,7 +68,7 @@ class PromptDistribution(LearnedPrompt, Method):
             embeddings=torch.cat(embeddings),
             chunk=self.chunk if self.training else 0,
         )
-        return F.normalize(raw, dim=-1).unflatten(0, (len(members), -1))
+        return F.normalize(raw.float(), dim=-1).unflatten(0, (len(members), -1))
 
     def text_features(self, clip: CLIP) -> Tensor:
         """(C, D): mean over all prompts of unit features, not normalised again."""
@@ -121,9 +122,9 @@ class PromptDistribution(LearnedPrompt, Method):
         """
         members = range(len(self.ctx)) if members is None else members
         features = self.prompt_features(clip, list(members))
-        logits = self.bounded_logits(
-            clip, self.image_features(raw_image_features), features, labels
-        )
+        image_features = self.image_features(raw_image_features)
+        with full_precision(features):  # scale^2 / 2 is 5000: too much for float16
+            logits = self.bounded_logits(clip, image_features, features, labels)
         losses, distance = cross_entropy_losses(logits, labels), self.orthogonality(clip)
         total = losses["loss"] + self.alpha * distance
         return {**losses, "loss": total, "loss_bound": losses["loss"], "loss_orth": distance}

@@ -15,7 +15,7 @@ from yacs.config import CfgNode as CN
 from clip import tokenize
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
-from trainers.common import FeatureTrainer, Method, cross_entropy_losses
+from trainers.common import FeatureTrainer, Method, cross_entropy_losses, scaled_cosines
 from trainers.common.prompts import ContextPrompt, zero_shot_classifier
 from trainers.common.templates import check_templates, dataset_template
 
@@ -78,7 +78,7 @@ class ProGradPrompt(ContextPrompt):
 
     def teacher_logits(self, clip: CLIP, raw_image_features: Tensor) -> Tensor:
         """(B, D) raw -> (B, C) zero-shot logits."""
-        return clip.logit_scale.exp() * self.image_features(raw_image_features) @ self.teacher.t()
+        return scaled_cosines(clip, self.image_features(raw_image_features), self.teacher)
 
     def losses(self, clip: CLIP, raw_image_features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy "loss" and distillation term "loss_kl" (not added to it)."""

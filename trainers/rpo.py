@@ -18,6 +18,7 @@ from clip.model import CLIP, BlockView, TowerHook
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import ClipTrainer, Method
 from trainers.common.loading import picked_state
+from trainers.common.method import full_precision
 from trainers.common.prompts import eot_positions
 from trainers.common.templates import template_lists
 
@@ -144,8 +145,9 @@ class ReadOnlyPrompts(Method):
 
     def logits(self, clip: CLIP, image_features: Tensor, text_features: Tensor) -> Tensor:
         """(B, K, D), (C, K, D) -> (B, C): mean over the K pairs of scaled cosines."""
-        cosines = torch.einsum("bkd,ckd->bc", image_features, text_features)
-        return clip.logit_scale.exp() * cosines / len(self.text_prompt)
+        with full_precision(image_features):
+            cosines = torch.einsum("bkd,ckd->bc", image_features.float(), text_features.float())
+            return clip.logit_scale.exp() * cosines / len(self.text_prompt)
 
     def import_state(
         self,

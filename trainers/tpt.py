@@ -111,10 +111,10 @@ class TestTimePrompt(ContextPrompt):
 
     def text_of(self, clip: CLIP, ctx: Tensor) -> Tensor:
         """(M, W) context -> (C, D) unit rows."""
-        embeddings = self.embeddings(ctx)
+        embeddings = self.embeddings(ctx.to(self.ctx.dtype))
         tokens = self.tokenized_prompts
         raw = encode_prompts(clip, tokens, embeddings=embeddings, chunk=self.chunk)
-        return F.normalize(raw, dim=-1)
+        return F.normalize(raw.float(), dim=-1)
 
     def text_features(self, clip: CLIP) -> Tensor:
         """(C, D) unit rows of the initial context."""
@@ -173,12 +173,13 @@ class Adapter:
         if not self.steps:
             episode.logits = before[0]
             return episode
-        ctx = nn.Parameter(leaf.detach().clone())
+        ctx = nn.Parameter(leaf.detach().float().clone())  # AdamW's eps is 0 in float16
         optimizer = torch.optim.AdamW([ctx], lr=self.lr, weight_decay=self.weight_decay)
         for step in range(self.steps):
             if step:
                 leaf, text = self._graph(ctx)
-            loss, ctx.grad = self._gradient(leaf, text, views[selected])
+            loss, gradient = self._gradient(leaf, text, views[selected])
+            ctx.grad = gradient.float()
             optimizer.step()
             episode.losses.append(loss)
             episode.gradients.append(ctx.grad)

@@ -2,6 +2,12 @@
 
 from .clip_trainer import ClipTrainer
 from .feature_trainer import FeatureTrainer
-from .method import Method, cross_entropy_losses
+from .method import Method, cross_entropy_losses, scaled_cosines
 
-__all__ = ["ClipTrainer", "FeatureTrainer", "Method", "cross_entropy_losses"]
+__all__ = [
+    "ClipTrainer",
+    "FeatureTrainer",
+    "Method",
+    "cross_entropy_losses",
+    "scaled_cosines",
+]

@@ -161,6 +161,10 @@ class ClipTrainer(TrainerX):
         self.detect_anomaly(loss)
         self.optim.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        self.scaled_step()
+
+    def scaled_step(self) -> None:
+        """Step through the gradient scaler; an overflow skips the step and is logged."""
         self.scaler.step(self.optim)
         before = self.scaler.get_scale()
         self.scaler.update()

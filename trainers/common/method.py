@@ -6,6 +6,7 @@ passed in by the caller and never stored, so that a checkpoint holds exactly wha
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,7 +34,7 @@ class Method(nn.Module):
 
     def logits(self, clip: CLIP, image_features: Tensor, text_features: Tensor | None) -> Tensor:
         """(B, D), (C, D) -> (B, C) cosines times exp(logit scale)."""
-        return clip.logit_scale.exp() * image_features @ text_features.t()
+        return scaled_cosines(clip, image_features, text_features)
 
     def losses(self, clip: CLIP, raw_image_features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Training losses of a batch; "loss" is minimised, every entry is logged.
@@ -67,6 +68,22 @@ class Method(nn.Module):
             classes: the classes of this run, named likewise.
         """
         return state
+
+
+def scaled_cosines(clip: CLIP, image_features: Tensor, text_features: Tensor) -> Tensor:
+    """(..., D), (C, D) unit rows -> (..., C) cosines times exp(logit scale), float32.
+
+    Also where the towers run in half precision: features of stored images are float32 anyway, and
+    a scale of 100 lets float16 gradients overflow under loss scaling, which costs steps.
+    """
+    with full_precision(image_features):
+        scale = clip.logit_scale.float().exp()
+        return scale * image_features.float() @ text_features.float().t()
+
+
+def full_precision(tensor: Tensor) -> torch.autocast:
+    """No autocast on the tensor's device."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def cross_entropy_losses(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:

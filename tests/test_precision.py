@@ -1,0 +1,73 @@
+"""PREC fp16 and amp: what a GPU does, on a CPU, which computes in half precision, too (slowly)."""
+
+import math
+
+import pytest
+import torch
+from battery import made_trainer
+
+from dassl.engine import TRAINER_REGISTRY
+from trainers.common import ClipTrainer
+from trainers.common.method import scaled_cosines
+
+
+def trainers_with(precision: str) -> list[str]:
+    """Registered trainers whose node has PREC and that accept the value."""
+    names = []
+    for name in TRAINER_REGISTRY.registered_names():
+        trainer = TRAINER_REGISTRY.get(name)
+        if issubclass(trainer, ClipTrainer) and trainer.node:
+            node = trainer.default_cfg().TRAINER[trainer.node]
+            if "PREC" in node and (name, precision) != ("ProGrad", "amp"):
+                names.append(name)
+    return sorted(names)
+
+
+@pytest.fixture
+def half_precision_on_a_cpu(monkeypatch):
+    """Do what PREC says on a CPU, too."""
+    monkeypatch.setattr(ClipTrainer, "_effective_precision", lambda self: self.settings.PREC)
+
+
+@pytest.mark.parametrize(
+    ("precision", "name"),
+    [(precision, name) for precision in ("fp16", "amp") for name in trainers_with(precision)],
+)
+def test_half_precision_trains_and_evaluates(precision, name, tmp_path, half_precision_on_a_cpu):
+    key = f"TRAINER.{TRAINER_REGISTRY.get(name).node}.PREC"
+    trainer = made_trainer(name, tmp_path, key, precision)
+
+    if trainer.optim is not None:
+        trainer.batch_idx = trainer.epoch = 0
+        trainer.num_batches = 2
+        trainer.set_model_mode("train")
+        losses = trainer.forward_backward(next(iter(trainer.train_loader_x)))
+        assert math.isfinite(losses["loss"])
+    trainer.test()
+
+    assert trainer.precision == precision
+    assert math.isfinite(trainer.results["test"]["accuracy"])
+
+
+def test_the_head_computes_in_full_precision_under_autocast(tmp_path):
+    clip = made_trainer("ZeroshotCLIP", tmp_path).clip
+    image, text = torch.randn(2, 64).half(), torch.randn(3, 64).half()
+
+    with torch.autocast("cpu", dtype=torch.float16):
+        logits = scaled_cosines(clip, image, text)
+
+    assert logits.dtype == torch.float32
+    expected = clip.logit_scale.exp() * image.float() @ text.float().t()
+    torch.testing.assert_close(logits, expected, rtol=0, atol=0)
+
+
+def test_a_skipped_step_is_counted_also_where_gradients_are_clipped(
+    tmp_path, half_precision_on_a_cpu
+):
+    trainer = made_trainer("LASP", tmp_path, "TRAINER.LASP.PREC", "amp")
+    trainer.epoch = trainer.batch_idx = 0
+    loss = trainer.method.ctx.sum() * 1e36  # finite; times the loss scale it is not
+
+    trainer.optimise(loss)
+
+    assert trainer.skipped_steps == 1
