@@ -8,6 +8,7 @@ runs used.
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from clip import load_backbone
 from clip.blocks import BlockView, TowerHook
 from clip.vision import ModifiedResNet, VisionTransformer
+from dassl.data.seeding import seeded
 from dassl.utils import did_you_mean
 
 SHORT_NAMES = {
@@ -73,12 +75,21 @@ class Student(nn.Module):
         """Whether the network reads images of other sizes than ``input_size``."""
         return not any(hasattr(self.network, name) for name in FIXED_SIZE_MARKS)
 
+    @property
+    def _batchnorms(self) -> list[nn.Module]:
+        kind = nn.modules.batchnorm._BatchNorm
+        return [module for module in self.modules() if isinstance(module, kind)]
+
+    @property
+    def has_moving_statistics(self) -> bool:
+        """Whether training mode changes BatchNorm statistics."""
+        return not self.freeze_bn and bool(self._batchnorms)
+
     def train(self, mode: bool = True) -> "Student":
         super().train(mode)
         if self.freeze_bn:
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+            for module in self._batchnorms:
+                module.eval()
         return self
 
     def taps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -203,13 +214,22 @@ def _torchvision(model: str, pretrained: bool, weights: str) -> tuple[nn.Module,
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise _missing(f"torchvision:{model}", f"{url} -> {folder}", error) from error
     if weights:
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        try:
+            network.load_state_dict(state)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise _misfit(f"torchvision:{model}", weights, str(error)) from error
     head = next((name for name in TORCHVISION_HEADS if hasattr(network, name)), None)
     if head is None:
         raise ValueError(
             f"torchvision:{model} has no classifier under the names {', '.join(TORCHVISION_HEADS)}."
         )
     setattr(network, head, nn.Identity())
+    if getattr(network, "aux_logits", False):
+        raise ValueError(
+            f"torchvision:{model} returns auxiliary logits besides its features while it trains, "
+            "so that it cannot be a student. Take the model of that name from timm."
+        )
     return network, _probe_width(network, DEFAULT_SIZE), DEFAULT_SIZE
 
 
@@ -228,19 +248,46 @@ def _timm(model: str, pretrained: bool, weights: str) -> tuple[nn.Module, int, i
         )
     overlay = {"file": weights, "hf_hub_id": None, "url": ""} if weights else None
     try:
-        network = timm.create_model(
-            model,
-            pretrained=pretrained or bool(weights),
-            num_classes=0,
-            pretrained_cfg_overlay=overlay,
-        )
+        with seeded(0) if weights else nullcontext():  # see _check_all_loaded
+            network = timm.create_model(
+                model,
+                pretrained=pretrained or bool(weights),
+                num_classes=0,
+                pretrained_cfg_overlay=overlay,
+            )
     except (OSError, RuntimeError) as error:
         if weights or not pretrained:
             raise
         hub = f"https://huggingface.co/timm/{model} -> the Hugging Face cache (HF_HOME)"
         raise _missing(f"timm:{model}", hub, error) from error
+    if weights:
+        with seeded(0):
+            untrained = timm.create_model(model, pretrained=False, num_classes=0)
+        _check_all_loaded(network, untrained, f"timm:{model}", weights)
     size = network.default_cfg["input_size"][-1]
-    return network, network.num_features, size
+    # what comes out is asked for: timm's num_features counts the width before a hidden head layer
+    return network, _probe_width(network, size), size
+
+
+def _check_all_loaded(network: nn.Module, untrained: nn.Module, name: str, weights: str) -> None:
+    """ValueError if a weight still has its random initial value.
+
+    timm reads a file without complaint when not one of its entries belongs to the model.
+    """
+    initial = dict(untrained.named_parameters())
+    left = [
+        key
+        for key, value in network.named_parameters()
+        if value.unique().numel() > 1 and torch.equal(value, initial[key])
+    ]
+    if left:
+        raise _misfit(name, weights, f"it has no {', '.join(left[:5])}.")
+
+
+def _misfit(name: str, weights: str, why: str) -> ValueError:
+    return ValueError(
+        f"MODEL.BACKBONE.WEIGHTS {weights} holds no weights of the student {name}: {why[:500]}"
+    )
 
 
 def _clip(model: str, pretrained: bool, weights: str) -> tuple[nn.Module, int, int]:
@@ -262,10 +309,17 @@ def _toy(model: str, pretrained: bool, weights: str) -> tuple[nn.Module, int, in
 
 @torch.no_grad()
 def _probe_width(network: nn.Module, size: int) -> int:
+    """n of the features (B, n); ValueError if a network without its head gives another shape."""
     was_training = network.training
-    width = network.eval()(torch.zeros(1, 3, size, size)).shape[1]
+    features = network.eval()(torch.zeros(1, 3, size, size))
     network.train(was_training)
-    return width
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(
+            f"{type(network).__name__} without its classifier gives {shape} for one image, not one "
+            "row of features, so that it cannot be a student. Take such a model from timm."
+        )
+    return features.shape[1]
 
 
 def _tap_modules(network: nn.Module) -> list[str]:
