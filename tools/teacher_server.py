@@ -42,7 +42,7 @@ class TeacherHandler(BaseHTTPRequestHandler):
         if self.path != "/info":
             self._reply(404, {"error": f"no address {self.path}"})
             return
-        self._reply(200, {"name": self.server.teacher.name, "scale": self.server.teacher.scale})
+        self._reply(200, {"name": self.server.name, "scale": self.server.teacher.scale})
 
     def do_POST(self) -> None:
         """Embeddings of images or texts."""
@@ -78,6 +78,7 @@ class TeacherServer(ThreadingHTTPServer):
         address: (host, port); port 0 takes a free one.
         teacher: who answers.
         mean, std: how the teacher wants its images normalised.
+        name: what clients keep their answers under; default: the teacher's.
     """
 
     def __init__(
@@ -87,10 +88,12 @@ class TeacherServer(ThreadingHTTPServer):
         *,
         mean: Sequence[float],
         std: Sequence[float],
+        name: str = "",
     ) -> None:
         super().__init__(address, TeacherHandler)
         self.teacher = teacher
         self.mean, self.std = mean, std
+        self.name = name or teacher.name
         self.lock = Lock()
 
     def answer(self, path: str, body: dict) -> list[list[float]]:
@@ -127,7 +130,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     teacher = build_teacher(
         args.backbone, device=device, scale=100.0, norm=args.norm, mean=mean, std=std
     )
-    with TeacherServer((args.host, args.port), teacher, mean=mean, std=std) as server:
+    name = f"{teacher.name}, {args.norm} statistics"
+    address = args.host, args.port
+    with TeacherServer(address, teacher, mean=mean, std=std, name=name) as server:
         logger.info("%s on http://%s:%d", teacher.name, *server.server_address[:2])
         try:
             server.serve_forever()

@@ -2,9 +2,12 @@
 
 Three requests, JSON both ways (``tools/teacher_server.py`` answers them with any CLIP backbone):
 
-    GET  <url>/info                               -> {"name": str, "scale": float, "dim": int}
+    GET  <url>/info                               -> {"name": str, "scale": float}
     POST <url>/image {"images": [base64 PNG, ..]} -> {"embeddings": [[float, ..], ..]}
     POST <url>/text  {"texts": [str, ..]}         -> {"embeddings": [[float, ..], ..]}
+
+The name says all that answers depend on (the server's backbone and normalisation): answers are kept
+per address and name.
 
 An image is sent as the 8-bit pixels that the student sees. Answers are kept in a database under
 ``VLTUNE_CACHE``: the training views of a run depend on its seed alone, so that a run that is
@@ -13,6 +16,7 @@ resumed or repeated pays for no image twice.
 
 import base64
 import hashlib
+import http.client
 import io
 import json
 import logging
@@ -36,6 +40,13 @@ logger = logging.getLogger(__name__)
 TOKEN_VARIABLE = "VLTUNE_TEACHER_TOKEN"  # sent as a bearer token
 RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
 LONGEST_WAIT = 60.0  # seconds
+PASSING_ERRORS = (  # no connection, or an answer that was cut off
+    urllib.error.URLError,
+    TimeoutError,
+    ConnectionError,
+    http.client.HTTPException,
+    json.JSONDecodeError,
+)
 
 
 class HttpTeacher(Teacher):
@@ -135,7 +146,7 @@ class HttpTeacher(Teacher):
                     raise RuntimeError(
                         f"The teacher {self.url}/{path} refused: {cause}."
                     ) from error
-            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            except PASSING_ERRORS as error:
                 cause, pause = str(getattr(error, "reason", error)), None
             if attempt < self.retries:
                 seconds = float(pause) if pause and pause.isdigit() else wait

@@ -231,6 +231,11 @@ def build_teacher(
     """
     if norm not in NORMS:
         raise ValueError(f'INPUT.TEACHER_NORM is "{norm}"; allowed: {", ".join(NORMS)}.')
+    if norm != "imagenet" and spec.startswith(("http://", "https://", "python:")):
+        raise ValueError(
+            f"INPUT.TEACHER_NORM is {norm}, but the teacher {spec} normalises its images itself. "
+            "Leave INPUT.TEACHER_NORM out, and set it there (tools/teacher_server.py --norm clip)."
+        )
     if spec.startswith(("http://", "https://")):
         from trainers.common.http_teacher import HttpTeacher
 
