@@ -4,12 +4,14 @@ import json
 
 import pytest
 import torch
-from step_world import make_domains, step_config, step_run
+from step_world import make_domains, step_args, step_config, step_run
 
 import datasets  # noqa: F401
 import trainers  # noqa: F401
 from dassl.data.datasets import Datum
 from dassl.engine import build_trainer
+from dassl.engine.cli import make_config, make_parser
+from dassl.engine.run import run
 from dassl.utils import load_checkpoint
 from trainers.common import dg_data
 from trainers.common.dg_data import DomainBatches
@@ -161,6 +163,31 @@ def test_batchnorm_statistics_never_change_but_its_affine_weights_learn(domains,
     assert not torch.equal(after[f"{prefix}weight"], before[f"{prefix}weight"])
 
 
+def test_a_frozen_student_whose_statistics_move_is_encoded_at_every_evaluation(domains, tmp_path):
+    trainer = build_trainer(step_config(domains, tmp_path, "LP", "MODEL.FREEZE_BN", "False"))
+    before = trainer.network.student.network.bn1.running_mean.clone()
+
+    trainer.train()
+
+    assert not torch.equal(trainer.network.student.network.bn1.running_mean, before)
+    assert trainer.evaluation.features == {}
+
+
+def test_swad_with_moving_statistics_is_refused(domains, tmp_path):
+    words = ["MODEL.FREEZE_BN", "False", "SWAD.ENABLED", "True"]
+    with pytest.raises(ValueError, match="FREEZE_BN"):
+        build_trainer(step_config(domains, tmp_path, "ERM", *words))
+
+
+def test_a_source_domain_without_held_out_images_is_refused(tmp_path):
+    root = make_domains(tmp_path / "few", per_class=2)
+    for image in sorted((root / "night").glob("*/01.png")):
+        image.unlink()
+
+    with pytest.raises(ValueError, match="night have no held-out images"):
+        build_trainer(step_config(root, tmp_path / "run", "ERM"))
+
+
 def test_a_best_checkpoint_before_model_save_is_explained(domains, tmp_path):
     with pytest.raises(RuntimeError, match="MODEL_SAVE"):
         step_run(domains, tmp_path, "LP", "STEPS.MODEL_SAVE", "1000")
@@ -223,6 +250,24 @@ def test_evaluation_loads_what_is_deployed(domains, tmp_path):
     accuracy = trainer.test()
 
     assert accuracy == pytest.approx(trained["metrics"]["test"]["accuracy"])
+
+
+def test_a_single_checkpoint_file_is_evaluated(domains, tmp_path):
+    trained = step_run(domains, tmp_path / "run", "LP")
+    content = load_checkpoint(str(tmp_path / "run" / "best"))
+    state = {
+        key.replace("student.", "featurizer.").replace("head.", "classifier."): value
+        for key, value in content["state_dict"].items()
+    }
+    torch.save({"model_dict": state, "test_envs": [2]}, tmp_path / "TE2_best.pth")
+    words = step_args(domains, tmp_path / "eval", "LP")
+    args = make_parser().parse_args(
+        ["--eval-only", "--model-dir", str(tmp_path / "TE2_best.pth"), *words]
+    )
+
+    results = run(args, make_config(args))
+
+    assert results["metrics"]["test"] == trained["metrics"]["test"]
 
 
 def test_a_foreign_selection_rule_is_refused(domains, tmp_path):

@@ -12,7 +12,7 @@ import trainers  # noqa: F401
 from dassl.engine import build_trainer
 from dassl.utils import load_checkpoint
 from tools import export
-from tools.teacher_server import TeacherServer
+from tools.teacher_server import TeacherHandler, TeacherServer
 from trainers.common.deploy import load_deployed, replace_classes
 from trainers.common.dg_model import StudentClassifier, TextHead, import_official
 from trainers.common.http_teacher import HttpTeacher
@@ -116,6 +116,18 @@ def test_distill_alone_takes_the_stage_beside_it_or_says_what_is_missing(domains
     assert results["finished"]
 
 
+def test_distill_refuses_an_align_run_that_is_unfinished_or_of_another_prompt(domains, tmp_path):
+    align = tmp_path / "run" / "align"
+    words = ("MODEL.INIT_WEIGHTS", str(align))
+    step_run(domains, align, "VL2VAlign", "STEPS.N", "4")
+
+    with pytest.raises(ValueError, match="prompt_style 2"):
+        step_run(domains, tmp_path / "a", "VL2VDistill", *words, "TRAINER.VL2V.PROMPT_STYLE", "3")
+    (align / "results.json").unlink()
+    with pytest.raises(ValueError, match="no finished run"):
+        step_run(domains, tmp_path / "b", "VL2VDistill", *words)
+
+
 def test_queries_count_images_and_texts(distilled):
     queries = distilled[1]["metrics"]["teacher queries"]
 
@@ -201,6 +213,35 @@ def test_random_initialisation_needs_no_weights():
 
     assert student(torch.zeros(2, 3, 224, 224)).shape == (2, 192)
     assert not student.takes_any_size
+
+
+@pytest.mark.parametrize("name", ["timm:mobilenetv3_small_100.lamb_in1k", "timm:ghostnet_100.in1k"])
+def test_the_width_is_that_of_what_comes_out(name):
+    student = build_student(name, pretrained=False)
+
+    assert student(torch.zeros(2, 3, 224, 224)).shape == (2, student.width)
+
+
+def test_a_network_that_gives_no_row_of_features_is_refused():
+    with pytest.raises(ValueError, match="cannot be a student"):
+        build_student("torchvision:convnext_tiny", pretrained=False)
+
+
+@pytest.mark.parametrize("model", ["timm:resnet18.a1_in1k", "torchvision:resnet18", "toy"])
+def test_a_weight_file_of_something_else_is_refused(tmp_path, model):
+    torch.save({"other.weight": torch.zeros(3)}, tmp_path / "other.pth")
+
+    with pytest.raises(ValueError, match=r"other\.pth holds no weights of the student"):
+        build_student(model, weights=str(tmp_path / "other.pth"))
+
+
+def test_a_local_weight_file_takes_the_place_of_the_download(tmp_path):
+    source = build_student("timm:resnet18.a1_in1k", pretrained=False).network
+    torch.save(source.state_dict(), tmp_path / "mine.pth")
+
+    student = build_student("timm:resnet18.a1_in1k", weights=str(tmp_path / "mine.pth"))
+
+    assert torch.equal(student.network.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
 
 
 def test_deit_averages_class_and_distillation_tokens():
@@ -319,6 +360,43 @@ def test_a_failing_endpoint_is_tried_again(endpoint, tmp_path, monkeypatch):
     failures.append(403)
     with pytest.raises(RuntimeError, match="403"):
         remote.encode_text(["green"])
+
+
+@pytest.mark.parametrize("keep", [0, 20])
+def test_an_answer_that_was_cut_off_is_asked_for_again(endpoint, tmp_path, keep, monkeypatch):
+    remote = HttpTeacher(address(endpoint), cache=tmp_path / "c.sqlite", wait=0.0)
+    whole, cuts = TeacherHandler._reply, [True]
+
+    def reply(self, status, content):
+        if not cuts:
+            whole(self, status, content)
+            return
+        cuts.pop()
+        self.send_response(status)
+        self.send_header("Content-Length", str(keep or 2))
+        self.end_headers()
+        self.wfile.write(b'{"embeddings": [[1.0'[:keep])
+
+    monkeypatch.setattr(TeacherHandler, "_reply", reply)
+
+    torch.testing.assert_close(remote.encode_text(["red"]), make_teacher().encode_text(["red"]))
+
+
+def test_a_server_with_another_normalisation_has_another_name(tmp_path):
+    names = []
+    for name in ("colours, imagenet statistics", "colours, clip statistics"):
+        server = TeacherServer(("127.0.0.1", 0), make_teacher(), mean=MEAN, std=STD, name=name)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        names.append(HttpTeacher(address(server), cache=tmp_path / "c.sqlite").name)
+        server.shutdown()
+        server.server_close()
+
+    assert names == ["colours, imagenet statistics", "colours, clip statistics"]
+
+
+def test_a_normalisation_that_the_teacher_would_not_follow_is_refused(domains, tmp_path):
+    with pytest.raises(ValueError, match="TEACHER_NORM"):
+        step_run(domains, tmp_path, "VL2VAlign", "INPUT.TEACHER_NORM", "clip")
 
 
 def test_a_run_through_an_endpoint_pays_once(endpoint, domains, tmp_path):

@@ -174,9 +174,11 @@ def write_config(cfg: CfgNode, output: Path, *, is_evaluation: bool) -> None:
 def describe_evaluated(args: argparse.Namespace) -> dict[str, Any]:
     """What --eval-only loads: folder, epoch, and size and time of the files, to see changes."""
     folder = Path(args.model_dir) if args.model_dir else None
-    if folder is not None and not folder.is_dir():
+    if folder is not None and not folder.exists():
         raise FileNotFoundError(f"--model-dir {folder}: no such folder.")
     files = sorted(folder.glob("*/model*.pth.tar*")) if folder is not None else []
+    if folder is not None and folder.is_file():  # one checkpoint, for trainers that read such
+        folder, files = folder.parent, [folder]
     return {
         "model_dir": args.model_dir,
         "load_epoch": args.load_epoch,

@@ -86,8 +86,9 @@ class StudentClassifier(nn.Module):
 
     @property
     def is_student_frozen(self) -> bool:
-        """Whether no parameter of the student learns."""
-        return not any(param.requires_grad for param in self.student.parameters())
+        """Whether nothing of the student changes: no parameter, no BatchNorm statistic."""
+        learns = any(param.requires_grad for param in self.student.parameters())
+        return not learns and not self.student.has_moving_statistics
 
     def trained_parameters(self) -> list[Tensor]:
         """What learns, in a fixed order: what SWAD averages and checkpoints of a run differ in."""

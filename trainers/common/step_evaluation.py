@@ -52,6 +52,16 @@ class StepEvaluation:
         for item in dataset.val or []:
             by_domain.setdefault(item.domain, []).append(item)
         names = {domain.index: name for name, domain in dataset.all_domains.items()}
+        empty = [
+            name
+            for name in dataset.source_domains
+            if dataset.all_domains[name].index not in by_domain
+        ]
+        if empty:
+            raise ValueError(
+                f"The source domains {', '.join(empty)} have no held-out images, so that nothing "
+                "can be selected on them: their number of images times DATASET.HOLDOUT is below 1."
+            )
         items = {f"{names[domain]}_out": by_domain[domain] for domain in sorted(by_domain)}
         items["test_in"] = dataset.test
         items["test_out"] = [

@@ -15,7 +15,14 @@ from trainers.common.students import empty_student
 
 DEPLOYED = "model-best.pth.tar"
 # what an earlier stage must share with the run that starts from it
-SAME_IN_STAGES = ("backbone", "classnames", "target_domains", "trial_seed", "teacher")
+SAME_IN_STAGES = (
+    "backbone",
+    "classnames",
+    "target_domains",
+    "trial_seed",
+    "teacher",
+    "prompt_style",
+)
 
 
 class StepFiles:
@@ -118,9 +125,19 @@ class StepFiles:
         path = self.init_path()
         if path is None:
             return
+        if path.name == "best" and path.parent == Path(self.cfg.MODEL.INIT_WEIGHTS):
+            self._check_finished(path.parent)
         content = load_checkpoint(str(path))
         self._check_stage(content, path)
         load_network(self.network, content, path)
+
+    def _check_finished(self, folder: Path) -> None:
+        if not (folder / "results.json").is_file():
+            raise ValueError(
+                f"MODEL.INIT_WEIGHTS {folder} is no finished run (it has no results.json): give "
+                f"its command again first, or name the file {folder / 'best'} to start from what is "
+                "there."
+            )
 
     def _check_stage(self, content: dict, path: Path) -> None:
         ours = self.checkpoint_meta()

@@ -226,6 +226,12 @@ class StepTrainer(StepFiles, TrainerX):
         self.sched = build_lr_scheduler(self.optim, schedule)
         self.register_model(self.model_name, self.network, self.optim, self.sched)
         swad = cfg.SWAD
+        if swad.ENABLED and self.student.has_moving_statistics:
+            raise ValueError(
+                "MODEL.FREEZE_BN is False, so that SWAD's averaged weights would need BatchNorm "
+                "statistics of their own, which nothing computes. Leave MODEL.FREEZE_BN True, or "
+                "set SWAD.ENABLED False."
+            )
         valley = LossValley(swad.N_CONVERGE, swad.N_TOLERANCE, swad.TOLERANCE)
         self.kept = StepSelection(
             model_save=self.model_save,
