@@ -17,7 +17,12 @@ from trainers.common.dg_model import StudentClassifier, TextHead
 from trainers.common.staged import StagedTrainer
 from trainers.common.step_trainer import StepTrainer, step_cfg
 from trainers.common.students import full_name
-from trainers.common.teacher import build_teacher, class_embeddings, prompt_templates
+from trainers.common.teacher import (
+    build_teacher,
+    class_embeddings,
+    prompt_names,
+    prompt_templates,
+)
 
 HEADS = ("linear", "projected", "text")
 PROJECTED_WIDTH = 512  # D of the capacity control, erm_prj
@@ -56,6 +61,7 @@ class ERM(StepTrainer):
         head = cfg.TRAINER.ERM.HEAD
         if head not in HEADS:
             raise ValueError(f'TRAINER.ERM.HEAD is "{head}". {did_you_mean(head, HEADS)}')
+        prompt_templates(cfg.TRAINER.ERM.PROMPT_STYLE)
         student = full_name(cfg.MODEL.BACKBONE.NAME)
         if head == "text" and not student.startswith("clip:"):
             raise ValueError(
@@ -80,8 +86,9 @@ class ERM(StepTrainer):
             mean=cfg.INPUT.PIXEL_MEAN,
             std=cfg.INPUT.PIXEL_STD,
         )
-        templates = prompt_templates(cfg.TRAINER.ERM.PROMPT_STYLE)
-        return TextHead(class_embeddings(teacher, self.classnames, templates), teacher.scale)
+        style = cfg.TRAINER.ERM.PROMPT_STYLE
+        names, templates = prompt_names(style, self.classnames), prompt_templates(style)
+        return TextHead(class_embeddings(teacher, names, templates), teacher.scale)
 
     def build_objective(self) -> CrossEntropy:
         return CrossEntropy()
