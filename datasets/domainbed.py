@@ -176,10 +176,12 @@ class DomainFolders(DatasetBase):
 
 
 def images_below(folder: Path) -> list[str]:
-    """Paths of all images below a class folder: its own, sorted, then those of sub-folders."""
+    """Paths of all images below a class folder: its own, sorted, then those of sub-folders.
+
+    Sub-folders come in the order of their whole paths, as in torchvision's ImageFolder.
+    """
     files = []
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
+    for parent, _, names in sorted(os.walk(folder, followlinks=True)):
         files += [os.path.join(parent, name) for name in sorted(names) if is_image(name)]
     return files
 

@@ -7,6 +7,7 @@ from dataset_trees import make_cfg, names, write_images
 
 from dassl.data.datasets import build_dataset
 from datasets.domain_split import split_domain
+from datasets.domainbed import images_below
 from datasets.files import images_by_class
 
 PACS_SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "pacs_small"
@@ -154,6 +155,16 @@ def test_any_folder_of_domains_is_a_dataset(tmp_path):
     dataset = build(tmp_path, "DomainFolder")
 
     assert dataset.domains == list(DOMAINS)
+
+
+def test_sub_folders_come_in_the_order_of_their_paths(tmp_path):
+    domain_tree(tmp_path / "PACS", count=1)
+    folder = tmp_path / "PACS" / "cartoon" / "cat"
+    write_images(folder, ["b.jpg", "a/c.jpg", "a-b/d.jpg", "a/e/f.jpg"])
+
+    files = [Path(path).relative_to(folder).as_posix() for path in images_below(folder)]
+
+    assert files == ["b.jpg", "cartoon_cat_0.jpg", "a/c.jpg", "a-b/d.jpg", "a/e/f.jpg"]
 
 
 def test_labelled_images_count_the_source_validation(tmp_path):
