@@ -14,6 +14,7 @@ from torch import nn
 
 from dassl.data.datasets import Datum
 from dassl.data.seeding import seeded
+from dassl.utils import load_checkpoint
 from trainers.common.augment import Augmentation
 from trainers.common.encoder import NetworkEncoder
 from trainers.common.feature_bank import FeatureBank
@@ -369,6 +370,28 @@ def test_few_shot_trains_its_offsets_and_searches_weights_on_validation_images(d
     assert torch.equal(again.method.alpha, trainer.method.alpha)
     again.test()
     assert again.results["test"] == trainer.results["test"]
+
+
+def test_a_checkpoint_predicts_without_the_sentences_of_its_classes(dmn, tmp_path):
+    options = ["TRAINER.DMN.SETTING", "training_free", "DATASET.NUM_SHOTS", "1"]
+    names = dmn(tmp_path / "names", *options).classnames
+    file = tmp_path / "cupl.json"
+    file.write_text(json.dumps({n.replace("_", " "): [f"It shows {n}."] for n in names}))
+    options += ["TRAINER.DMN.TEXT_PROMPT", "tip_cupl", "TRAINER.DMN.CUPL_FILE", str(file)]
+    trainer = dmn(tmp_path / "run", *options)
+    trainer.save_model(-1, str(tmp_path / "run"))
+    file.unlink()
+
+    checkpoint = load_checkpoint(str(tmp_path / "run" / "dual_memory" / "model.pth.tar-0"))
+    predictor = type(trainer).load_predictor(checkpoint, torch.device("cpu"))
+
+    pixels = torch.rand(2, 3, predictor.size, predictor.size)
+    features = trainer.method.image_features(
+        type(trainer).encode_pixels(trainer.cfg, trainer.clip, trainer.method, pixels)
+    )
+    expected = trainer.method.logits(trainer.clip, features, trainer.method.text_features())
+    expected = expected / expected.sum(dim=-1, keepdim=True)
+    torch.testing.assert_close(predictor(pixels), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_labels_do_not_influence_a_stream(dmn, tmp_path):

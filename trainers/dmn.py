@@ -329,6 +329,12 @@ class DMN(StreamTrainer):
             rows += list(self.bank.train(items, views=views - 1).all())
         return F.normalize(torch.stack(rows, dim=1), dim=-1)[places]
 
+    @classmethod
+    def prediction_cfg(cls, cfg: CfgNode) -> CfgNode:
+        """The checkpoint holds the text features: no CuPL file is needed to predict."""
+        cfg.TRAINER.DMN.TEXT_PROMPT = "simple"
+        return cfg
+
     # ----------------------------------------------------------------- selection
     def _keep_if_best(self, split: str) -> None:
         """Labels choose fusion weights after training, never an epoch."""
