@@ -135,8 +135,7 @@ class StepFiles:
         if not (folder / "results.json").is_file():
             raise ValueError(
                 f"MODEL.INIT_WEIGHTS {folder} is no finished run (it has no results.json): give "
-                f"its command again first, or name the file {folder / 'best'} to start from what is "
-                "there."
+                f"its command again first, or name the file {folder / 'best'} to start from that."
             )
 
     def _check_stage(self, content: dict, path: Path) -> None:
