@@ -1,5 +1,6 @@
 """A loader whose worker processes live on between passes, and that else is torch's own."""
 
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,15 +20,18 @@ class LastingLoader(DataLoader):
     """
 
     dataset: SeededDataset
-    _pass: "_Pass | None" = None
+    _pass: "weakref.ref[_Pass] | None" = None  # dead: the pass was given up
+    _changes = 0
 
     def __iter__(self) -> Iterator[Any]:
-        changes = self.dataset.changes
-        is_reusable = self._pass is None or (self._pass.is_over and self._pass.changes == changes)
-        if not is_reusable:
+        latest = None if self._pass is None else self._pass()
+        is_under_way = latest is not None and not latest.is_over
+        if is_under_way or self._changes != self.dataset.changes:
             self._iterator = None  # a pass under way holds its own; idle processes end
-        self._pass = _Pass(super().__iter__(), changes)
-        return self._pass
+        self._changes = self.dataset.changes
+        latest = _Pass(super().__iter__())
+        self._pass = weakref.ref(latest)
+        return latest
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_iterator": None, "_pass": None, "generator": None}
@@ -39,9 +43,8 @@ class LastingLoader(DataLoader):
 class _Pass:
     """One pass: yields its batches and knows whether it is over."""
 
-    def __init__(self, batches: Iterator[Any], changes: int):
+    def __init__(self, batches: Iterator[Any]):
         self.batches = batches
-        self.changes = changes
         self.is_over = False
 
     def __iter__(self) -> "_Pass":
