@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import logging
+import random
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 from dassl.data.datasets import Datum
 from dassl.data.seeding import seeded
 from dassl.utils import load_checkpoint
+from trainers.common import shot_draw
 from trainers.common.augment import Augmentation
 from trainers.common.encoder import NetworkEncoder
 from trainers.common.feature_bank import FeatureBank
@@ -412,6 +414,38 @@ def test_labels_do_not_influence_a_stream(dmn, tmp_path):
 def test_shots_are_needed_where_a_setting_has_a_static_memory(dmn, tmp_path):
     with pytest.raises(ValueError, match="DATASET.NUM_SHOTS is -1"):
         dmn(tmp_path, "TRAINER.DMN.SETTING", "training_free")
+
+
+@pytest.mark.parametrize("setting", ["training_free", "few_shot"])
+def test_every_label_of_the_official_draws_is_counted(dmn, tmp_path, monkeypatch, setting):
+    def two_draws(cfg):  # as on ImageNet: memory and training have their own shots
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.DATASET.NUM_SHOTS = -1
+        items, running = shot_draw.build_dataset(cfg).train_x, random.Random(0)
+        return shot_draw.draw(items, 1, running), shot_draw.draw(items, 1, running)
+
+    monkeypatch.setattr("trainers.dmn.official_draws", two_draws)
+    options = ["TRAINER.DMN.SETTING", setting, "DATASET.NUM_SHOTS", "1"]
+    trainer = dmn(tmp_path, *options, "TRAINER.DMN.OFFICIAL_DRAW", "True")
+
+    memory = {item.impath for item in trainer.memory_items}
+    training = {item.impath for item in trainer.train_loader_x.items}
+    counted = {item.impath for item in trainer.dm.dataset.train_x}
+    assert memory != training
+    assert counted == (memory | training if setting == "few_shot" else memory)
+
+
+def test_the_official_draw_depends_on_the_split_alone(dmn, tmp_path):
+    options = ["TRAINER.DMN.SETTING", "training_free", "DATASET.NUM_SHOTS", "2"]
+    options += ["TRAINER.DMN.OFFICIAL_DRAW"]
+    first = dmn(tmp_path / "a", *options, "True")
+    other = dmn(tmp_path / "b", *options, "True", "SEED", "5")
+    own = dmn(tmp_path / "c", *options, "False")
+
+    paths = [[item.impath for item in trainer.memory_items] for trainer in (first, other, own)]
+    assert paths[0] == paths[1] and sorted(paths[0]) != sorted(paths[2])
+    assert torch.equal(first.method.static_slots, other.method.static_slots)
 
 
 def test_tpt_streams_too(dmn, tmp_path):

@@ -312,8 +312,10 @@ class DMN(StreamTrainer):
         self.memory_items = self.dm.dataset.train_x
         if self.settings.OFFICIAL_DRAW and self.settings.SETTING != "zero_shot":
             self.memory_items, training = official_draws(self.cfg)
-            self.dm.dataset._train_x = training  # what results.json counts and digests
             self.train_loader_x = self._train_loader(training)
+            used = [self.memory_items, training if self.settings.SETTING == "few_shot" else []]
+            labelled = {item.impath: item for items in used for item in items}
+            self.dm.dataset._train_x = list(labelled.values())  # results.json counts and digests it
 
     def build_model(self) -> None:
         super().build_model()
