@@ -1,6 +1,7 @@
 """The files of a feature bank: stale and damaged rows, several writers, memory."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,6 +96,20 @@ def test_a_damaged_list_of_files_costs_one_reading(items, make_bank):
 
     torch.testing.assert_close(bank.test(items).all(0), before, rtol=0, atol=0)
     assert bank.encoded == 0
+
+
+def test_a_list_of_files_that_cannot_be_written_stops_nothing(items, make_bank, tmp_path, caplog):
+    bank = make_bank()
+    rows = bank.test(items).all(0)
+    folder = bank.identities.folder
+    shutil.rmtree(folder)
+    folder.write_text("in the way")  # as in a folder that only others may write
+
+    again = make_bank()
+
+    torch.testing.assert_close(again.test(items).all(0), rows, rtol=0, atol=0)
+    assert again.encoded == 0
+    assert f"{folder} cannot be written" in caplog.text
 
 
 def test_an_interrupted_run_goes_on_with_the_same_bits(items, make_bank, tmp_path, monkeypatch):

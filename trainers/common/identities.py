@@ -4,6 +4,7 @@ A file is known by path, size, times and inode; any change there only costs one 
 file. Records are appended by several processes, each to a file of its own.
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import numpy as np
 from .feature_store import segment_name
 from .pixels import image_digest, stat_digest
 
+logger = logging.getLogger(__name__)
 RECORD = np.dtype([("stat", "S16"), ("image", "S16"), ("check", "<u4")])
 WEIGHTS = (2 * np.arange(1, 9, dtype="<u4") + 1) * np.uint32(2654435761)  # odd, all different
 TOO_FRESH = 0.05  # seconds; within a tick of the clock a file can change and keep its times
@@ -100,8 +102,13 @@ class Identities:
         records = np.empty(len(pairs), dtype=RECORD)
         records["stat"], records["image"] = list(pairs), list(pairs.values())
         records["check"] = _check(records)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / f"{segment_name()}.ids").write_bytes(records.tobytes())
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / f"{segment_name()}.ids").write_bytes(records.tobytes())
+        except OSError as err:  # a bank that others fill, say: the next run reads the files again
+            logger.warning(
+                "The list of files %s cannot be written (%s).", self.folder, err.strerror
+            )
 
 
 def _identify(path: str) -> tuple[bytes, bytes]:
