@@ -74,6 +74,9 @@ if __name__ == "__main__":
     try:
         check_packages()
         main()
+    except KeyboardInterrupt:
+        logger.info("\nInterrupted. The same command goes on with this run.")
+        sys.exit(130)  # what a shell reports for Ctrl-C
     except (ValueError, KeyError, OSError, ImportError, FloatingPointError) as err:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,13 @@ class EngineDeclaring(engine_toy.EngineToy):
     def default_cfg():
         own = CN({"ALPHA": 0.5, "TaskRes": CN({"ENHANCED_BASE": "none"})})
         return CN({"TRAINER": own, "LOSS": CN({"GM": False}), "OPTIM": CN({"MAX_EPOCH": 7})})
+
+
+@TRAINER_REGISTRY.register()
+class EngineSelecting(engine_toy.EngineToy):
+    """A trainer that reads labels to choose something while it is tested."""
+
+    selects_in_evaluation = True
 
 
 @pytest.fixture
@@ -238,6 +246,21 @@ def test_evaluation_gives_the_accuracy_of_the_run_and_trains_nothing(world):
     assert not (world / "eval" / "toy").exists()
 
 
+@pytest.mark.parametrize(
+    ("trainer", "rule"), [("EngineToy", "last"), ("EngineSelecting", "test")]
+)
+def test_test_labels_that_choose_in_an_evaluation_are_named(world, trainer, rule):
+    start(world, "--seed", "1", trainer=trainer)
+    flags = ("--eval-only", "--model-dir", str(world / "run"), "--load-epoch", "2")
+
+    results = start(
+        world, "--seed", "1", *flags, "TEST.SELECT_ON", "test", output="eval", trainer=trainer
+    )
+
+    assert results["selection"] == rule
+    assert results["labelled_images"] == {"train": 12, "val": 0}
+
+
 def test_evaluation_in_the_training_folder_keeps_the_training_results(world):
     trained = start(world, "--seed", "1")
 
@@ -304,3 +327,25 @@ def test_a_wrong_command_line_ends_with_one_line_and_no_traceback(tmp_path):
 
     assert done.returncode == 2
     assert "TaskRes" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_with_one_line_and_no_traceback(tmp_path):
+    program = (
+        "import runpy, dassl.engine.run as engine\n"
+        "def interrupt(*arguments): raise KeyboardInterrupt\n"
+        "engine.run = interrupt\n"
+        f"runpy.run_path({str(REPOSITORY / 'train.py')!r}, run_name='__main__')\n"
+    )
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py"), "--trainer", "TaskRes"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        check=False,
+    )
+
+    assert done.returncode == 130
+    assert "Interrupted" in done.stderr and "Traceback" not in done.stderr
