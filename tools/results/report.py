@@ -104,7 +104,7 @@ def _transfer_tables(
             averaged=names,
         )
         if source:
-            table.notes.insert(0, f"average: of the {len(names)} targets, without {source}.")
+            table.notes.insert(0, f"average: over the targets, without {source}.")
         tables.append(table)
     return tables
 
