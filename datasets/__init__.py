@@ -1,47 +1,8 @@
 """One file per dataset; importing the package registers them all in ``DATASET_REGISTRY``."""
 
-from . import (
-    caltech101,
-    class_folder,
-    domainbed,
-    dtd,
-    eurosat,
-    fgvc_aircraft,
-    food101,
-    imagenet,
-    imagenet_a,
-    imagenet_r,
-    imagenet_sketch,
-    imagenetv2,
-    oxford_flowers,
-    oxford_pets,
-    stanford_cars,
-    sun397,
-    toy_domains,
-    toy_factors,
-    toy_objects,
-    ucf101,
-)
+import importlib
+import pkgutil
 
-__all__ = [
-    "caltech101",
-    "class_folder",
-    "domainbed",
-    "dtd",
-    "eurosat",
-    "fgvc_aircraft",
-    "food101",
-    "imagenet",
-    "imagenet_a",
-    "imagenet_r",
-    "imagenet_sketch",
-    "imagenetv2",
-    "oxford_flowers",
-    "oxford_pets",
-    "stanford_cars",
-    "sun397",
-    "toy_domains",
-    "toy_factors",
-    "toy_objects",
-    "ucf101",
-]
+for _module in pkgutil.iter_modules(__path__):
+    if not _module.ispkg:
+        importlib.import_module(f"{__name__}.{_module.name}")

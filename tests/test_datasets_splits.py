@@ -2,7 +2,11 @@
 
 import json
 import logging
+import os
 import random
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +18,8 @@ from dassl.data.datasets import DATASET_REGISTRY, build_dataset
 from datasets.dtd import DescribableTextures
 from datasets.ucf101 import UCF101
 
-SHARED_SPLITS = Path(__file__).resolve().parents[2] / "shared" / "data" / "splits"
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED_SPLITS = REPOSITORY.parent / "shared" / "data" / "splits"
 
 
 def build(root, name, **settings):
@@ -368,3 +373,42 @@ def test_a_split_is_read_from_backslashes_too(tmp_path):
     dataset = build(tmp_path, "UCF101")
 
     assert Path(dataset.test[0].impath).is_file()
+
+
+def test_a_dataset_file_put_into_the_folder_is_found(tmp_path):
+    code = """
+from dassl.data.datasets import DATASET_REGISTRY
+
+from .dtd import FolderSplitDataset
+
+
+@DATASET_REGISTRY.register()
+class MyBirds(FolderSplitDataset):
+    dataset_dir = "my_birds"
+    config = "my_birds"
+    section = "Your own dataset"
+"""
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(REPOSITORY / "datasets", tmp_path / "code" / "datasets", ignore=ignored)
+    (tmp_path / "code" / "datasets" / "my_birds.py").write_text(code)
+    folder_tree(tmp_path, "my_birds/images", ["wren", "robin"])
+    program = """
+import sys, datasets
+from dassl.config import get_cfg_default
+from dassl.data.datasets import build_dataset
+cfg = get_cfg_default()
+cfg.DATASET.NAME, cfg.DATASET.ROOT = "MyBirds", sys.argv[1]
+dataset = build_dataset(cfg)
+print(dataset.classnames, len(dataset.train_x), len(dataset.val), len(dataset.test))
+"""
+    path = os.pathsep.join([str(tmp_path / "code"), str(REPOSITORY)])
+
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+
+    assert result.stdout.endswith("['robin', 'wren'] 10 4 6\n"), result.stderr
