@@ -246,9 +246,7 @@ def test_evaluation_gives_the_accuracy_of_the_run_and_trains_nothing(world):
     assert not (world / "eval" / "toy").exists()
 
 
-@pytest.mark.parametrize(
-    ("trainer", "rule"), [("EngineToy", "last"), ("EngineSelecting", "test")]
-)
+@pytest.mark.parametrize(("trainer", "rule"), [("EngineToy", "last"), ("EngineSelecting", "test")])
 def test_test_labels_that_choose_in_an_evaluation_are_named(world, trainer, rule):
     start(world, "--seed", "1", trainer=trainer)
     flags = ("--eval-only", "--model-dir", str(world / "run"), "--load-epoch", "2")

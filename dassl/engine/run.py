@@ -21,6 +21,7 @@ from dassl.utils import (
 from .build import build_trainer
 from .report import collect_results, log_banner, log_end, written_files
 from .resume import RESUME_FILE, START_MARK, check_same_config
+from .selection import most_revealing
 
 if TYPE_CHECKING:
     from .base import TrainerBase
@@ -119,14 +120,25 @@ def evaluate(
     source = find_source(args.model_dir, loaded) or trainer.cfg.RUN.DATASET
     results = collect_results(trainer, source=source, seconds=seconds, evaluated=evaluated)
     earlier = _read_results(Path(args.model_dir) / RESULTS_FILE) if args.model_dir else None
-    if earlier is not None:  # the labels that the loaded model has seen
-        results["labelled_images"] = earlier["labelled_images"]
-        results["selection"] = earlier["selection"]
+    if earlier is not None:
+        add_labels_of_training(results, earlier, trainer)
     output = Path(trainer.output_dir)
     own = _read_results(output / RESULTS_FILE)
     is_training_folder = own is not None and "evaluated" not in own
     record(results, output / (EVALUATION_FILE if is_training_folder else RESULTS_FILE))
     return results
+
+
+def add_labels_of_training(
+    results: dict[str, Any], earlier: dict[str, Any], trainer: "TrainerBase"
+) -> None:
+    """Name the labels behind an evaluation: the loaded model's, and those that it reads itself."""
+    own, seen = results["labelled_images"], earlier["labelled_images"]
+    results["labelled_images"] = {name: max(seen.get(name, 0), own[name]) for name in own}
+    rules = [earlier["selection"]]
+    if trainer.selects_in_evaluation:
+        rules.append(results["selection"])
+    results["selection"] = most_revealing(*rules)
 
 
 def record(results: dict[str, Any], path: Path) -> None:

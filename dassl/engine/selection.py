@@ -4,7 +4,7 @@ from yacs.config import CfgNode
 
 from dassl.utils import did_you_mean
 
-RULES = ("last", "val", "source_val", "test")
+RULES = ("last", "val", "source_val", "test")  # from no labels to the test labels
 _FINAL_MODELS = ("last_step", "best_val")
 
 
@@ -34,6 +34,11 @@ def selection_rule(cfg: CfgNode) -> str:
 def selection_split(rule: str) -> str | None:
     """The split whose accuracy a rule compares; None: nothing is compared."""
     return {"last": None, "val": "val", "source_val": "val", "test": "test"}[rule]
+
+
+def most_revealing(*rules: str) -> str:
+    """The rule of a result that several rules had a part in: the one that read most labels."""
+    return max(rules, key=RULES.index)
 
 
 def rule_in_words(rule: str) -> str:
