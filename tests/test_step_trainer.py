@@ -207,6 +207,12 @@ def test_lp_then_ft_hands_the_best_head_on_and_skips_a_finished_stage(domains, t
     (tmp_path / "results.json").unlink()
     again = step_run(domains, tmp_path, "LPFT")
     assert again["metrics"] == results["metrics"]
+    assert again["trainable_parameters"] == results["trainable_parameters"] > 0
+    seconds = [
+        json.loads((tmp_path / stage / "results.json").read_text())["seconds"]["total"]
+        for stage in ("lp", "ft")
+    ]
+    assert again["seconds"]["total"] >= sum(seconds)
     assert (tmp_path / "lp" / "results.json").stat().st_mtime_ns == stamp
 
 

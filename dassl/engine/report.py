@@ -47,6 +47,7 @@ def parameter_counts(trainer: "TrainerBase") -> tuple[int, int]:
         p.numel() for key, p in registered.items() if p.requires_grad and key in optimised
     )
     if hasattr(trainer, "total_parameters"):
+        trainable = int(getattr(trainer, "trainable_parameters", trainable))
         return trainable, int(trainer.total_parameters)
     attributes = [obj for obj in vars(trainer).values() if isinstance(obj, torch.nn.Module)]
     every = {id(p): p for module in [*modules, *attributes] for p in module.parameters()}
@@ -122,7 +123,8 @@ def log_end(results: dict[str, Any], output_dir: str) -> None:
     rows = {}
     for name, metrics in results["metrics"].items():
         pairs = ("accuracy", "macro_f1")
-        rows[name] = ", ".join(f"{key} {metrics[key]:.2f}%" for key in pairs if key in metrics)
+        shown = [f"{key} {metrics[key]:.2f}%" for key in pairs if key in metrics]
+        rows[name] = ", ".join(shown or [f"{key} {value:g}" for key, value in metrics.items()])
     rows["selection"] = f"{rule_in_words(results['selection'])}; epoch {results['epoch']}"
     seconds = results["seconds"]
     times = {name: datetime.timedelta(seconds=round(value)) for name, value in seconds.items()}

@@ -42,7 +42,9 @@ def _files(finished: Sequence[Run]) -> str:
 
 
 def _method_folder(folder: Path) -> str:
-    while re.match(r"(seed\d+|te_.*)$", folder.name) or re.match(r"seed\d+$", folder.parent.name):
+    while re.match(r"(seed\d+|te_.*)$", folder.name) or re.match(
+        r"(seed\d+|te_.*)$", folder.parent.name
+    ):
         folder = folder.parent
     return folder.as_posix()
 

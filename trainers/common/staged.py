@@ -13,6 +13,7 @@ from dassl.data.datasets import build_dataset
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.engine import run as engine_run
 from dassl.engine.base import TrainerBase
+from dassl.engine.report import parameter_counts
 from dassl.engine.selection import selection_rule
 from dassl.utils import Logger, set_random_seed
 from trainers.common.predictor import Predictor
@@ -45,7 +46,8 @@ class StagedTrainer(TrainerBase):
         self.dm = SimpleNamespace(dataset=build_dataset(cfg))
         self.lab2cname = self.dm.dataset.lab2cname
         self.num_classes = self.dm.dataset.num_classes
-        self.total_parameters = 0  # of the deployed network, known when the last stage has ended
+        # of the last stage, known when it has ended
+        self.total_parameters, self.trainable_parameters = 0, 0
         self.last: TrainerBase | None = None
 
     def stage_cfg(self, index: int) -> CfgNode:
@@ -70,6 +72,7 @@ class StagedTrainer(TrainerBase):
         self.results |= results["metrics"]
         self.selected_epoch = results["epoch"]
         self.total_parameters = results["total_parameters"]
+        self.trainable_parameters = results["trainable_parameters"]
         deployed = Path(self.output_dir, self.stages[-1][0], "network", DEPLOYED)
         folder = Path(self.output_dir) / "network"
         link_or_copy(deployed, folder / DEPLOYED)
@@ -89,6 +92,7 @@ class StagedTrainer(TrainerBase):
         finished = engine_run.find_finished(output, None)
         if finished is not None:
             logger.info("Stage %s is finished: see %s.", self.stages[index][0], output)
+            self.earlier_seconds += finished["seconds"]["total"]
             return finished
         logger.info("Stage %d of %d: %s", index + 1, len(self.stages), self.stages[index][0])
         start = time.time()
@@ -105,6 +109,7 @@ class StagedTrainer(TrainerBase):
             finally:
                 sys.stdout = outer
         self.test_seconds += results["seconds"]["test"]
+        self.earlier_seconds += trainer.earlier_seconds
         self._keep(trainer, is_last=index + 1 == len(self.stages))
         return results
 
@@ -127,7 +132,7 @@ class StagedTrainer(TrainerBase):
         self.last.load_model(directory, epoch=epoch)
         self.loaded_checkpoint = self.last.loaded_checkpoint
         self._keep(self.last, is_last=True)
-        self.total_parameters = self.last.total_parameters
+        self.trainable_parameters, self.total_parameters = parameter_counts(self.last)
 
     def test(self, split: str | None = None) -> float:
         """Evaluate the last stage's network."""
