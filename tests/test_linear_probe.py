@@ -6,6 +6,7 @@ import torch
 from few_shot_world import make_trainer, make_world
 
 import trainers  # noqa: F401  (registers the trainers)
+from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import load_checkpoint
 from trainers.common.c_search import COARSE_C, Memo, draw_rows, search_c
 from trainers.linear_probe import LinearProbe, accuracy, fit_logistic_regression
@@ -55,6 +56,37 @@ def test_two_classes_give_two_rows():
 
     assert classifier[0].shape == (2, 2)
     assert accuracy(classifier, features, labels) == 1.0
+
+
+def test_one_shot_per_class_fits_without_a_warning(recwarn):
+    features, labels = np.random.RandomState(0).randn(30, 4), np.arange(30)
+
+    fit_logistic_regression(features, labels, 1.0)
+
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_a_class_without_images_is_named():
+    with pytest.raises(ValueError, match="no training image of 1 of 3 classes.*label 1"):
+        fit_logistic_regression(np.eye(2), np.array([0, 2]), 1.0, num_classes=3)
+
+
+def test_a_single_class_is_refused():
+    with pytest.raises(ValueError, match="at least two classes"):
+        fit_logistic_regression(np.eye(2), np.array([0, 0]), 1.0, num_classes=1)
+
+
+def test_a_draw_from_a_validation_list_that_is_the_test_list_cannot_select_on_val(world, tmp_path):
+    class SameLists(DATASET_REGISTRY.get("FewShotSquares")):
+        def __init__(self, cfg):
+            super().__init__(cfg)
+            self._val = self._test
+
+    pairs = ("TEST.SELECT_ON", "val", "TRAINER.LINEARPROBE.DRAW", "lpclip", "DATASET.NUM_SHOTS", 1)
+    DATASET_REGISTRY.register(SameLists, force=True)
+
+    with pytest.raises(ValueError, match="validation list .* is its test list.*DRAW coop"):
+        make_trainer(world, "LinearProbe", tmp_path, *pairs, "DATASET.NAME", "SameLists")
 
 
 def test_a_class_with_too_few_rows_is_named():

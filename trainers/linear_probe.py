@@ -5,6 +5,7 @@ Radford et al., ICML 2021, arXiv 2103.00020, in the few-shot form of CoOp (Zhou 
 """
 
 import logging
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -63,6 +64,7 @@ def fit_logistic_regression(
     labels: np.ndarray,
     c: float,
     *,
+    num_classes: int | None = None,
     max_iter: int = 1000,
     tolerance: float = TOLERANCE,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -72,18 +74,38 @@ def fit_logistic_regression(
         features: (n, D).
         labels: (n,) all classes 0 ... C-1 occur.
         c: inverse strength of the regularisation.
+        num_classes: C; None: as many as the labels say.
 
     Returns:
         weight (C, D) and bias (C,), float64. For two classes the binary form's halves.
+
+    Raises:
+        ValueError: if a class has no row, or there is only one class.
     """
+    _check_labels(labels, num_classes)
     from sklearn.linear_model import LogisticRegression  # slow to import, needed here only
 
     model = LogisticRegression(solver="lbfgs", C=c, max_iter=max_iter, tol=tolerance)
-    model.fit(features.astype(np.float64), labels)
+    with warnings.catch_warnings():
+        # one shot per class is meant: the labels are no regression target
+        warnings.filterwarnings("ignore", message="The number of unique classes")
+        model.fit(features.astype(np.float64), labels)
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:  # two classes share one row, which stands for their difference
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     return weight, bias
+
+
+def _check_labels(labels: np.ndarray, num_classes: int | None) -> None:
+    count = int(labels.max()) + 1 if num_classes is None else num_classes
+    missing = sorted(set(range(count)) - set(labels.tolist()))
+    if missing:
+        raise ValueError(
+            f"There is no training image of {len(missing)} of {count} classes (first: label "
+            f"{missing[0]}): a linear probe cannot learn them."
+        )
+    if count < 2:
+        raise ValueError("A linear probe needs at least two classes; this run has one.")
 
 
 def accuracy(
@@ -148,6 +170,13 @@ class LinearProbe(FeatureTrainer):
                 f"{self.cfg.DATASET.NAME} has no validation split to draw from. Use "
                 "TRAINER.LINEARPROBE.DRAW coop."
             )
+        test_files = {item.impath for item in dataset.test}
+        if self.selection == "val" and any(item.impath in test_files for item in dataset.val):
+            raise ValueError(
+                f"The validation list of {self.cfg.DATASET.NAME} is its test list, so the script's "
+                "draw would choose C on test images. Use TRAINER.LINEARPROBE.DRAW coop, which "
+                "validates on training images, or TEST.SELECT_ON test, which says what it does."
+            )
         splits = dataset.train_x, dataset.val
         rows = lpclip_rows(
             *([item.label for item in items] for items in splits), shots=shots, seed=self.run_seed
@@ -166,7 +195,8 @@ class LinearProbe(FeatureTrainer):
         """Fit; the test view serves every split, as in the official script."""
         super().before_train()
         train = self._rows(self.train_loader_x.items)
-        fits = Memo(lambda c: fit_logistic_regression(*train, c, max_iter=self.settings.MAX_ITER))
+        options = {"num_classes": self.num_classes, "max_iter": self.settings.MAX_ITER}
+        fits = Memo(lambda c: fit_logistic_regression(*train, c, **options))
         if self.selection == "last":
             self.chosen_c = self.settings.C
         else:
