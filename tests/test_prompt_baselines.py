@@ -401,6 +401,24 @@ def test_the_bound_equals_the_covariance_of_the_definition(clip):
             torch.testing.assert_close(actual[b, c], expected, rtol=1e-4, atol=1e-3)
 
 
+# ------------------------------------------------------------------- settings
+def test_a_context_without_tokens_is_refused(clip):
+    with pytest.raises(ValueError, match="0 context tokens.*N_CTX"):
+        ContextPrompt(clip, NAMES, n_ctx=0)
+
+
+def test_fewer_initial_words_than_prompt_tokens_are_refused(clip):
+    with pytest.raises(ValueError, match="CTX_INIT 'photo' has 1 word.*2 prompt tokens"):
+        MaPLePrompt(clip, NAMES, n_ctx=2, ctx_init="photo", depth=3)
+
+
+def test_prograd_needs_a_template_that_ends_with_the_name(tmp_path):
+    template = ("DATASET.TEMPLATES", ["a photo of a {}, a type of pet."])
+
+    with pytest.raises(ValueError, match="must end with ' {}.'"):
+        made_trainer("ProGrad", tmp_path, *template)
+
+
 # ------------------------------------------------------------------- official files
 def test_prompts_are_picked_from_an_official_whole_model_file(clip):
     torch.manual_seed(3)
@@ -414,7 +432,47 @@ def test_prompts_are_picked_from_an_official_whole_model_file(clip):
     assert torch.equal(target.ctx, source.ctx)
 
 
-@pytest.mark.parametrize("name", ["MaPLe", "IVLP", "RPO", "LASP"])
+def test_official_files_of_cocoop_serve_other_class_names(clip):
+    torch.manual_seed(3)
+    source, target = CoCoOpPrompt(clip, ["one", "two words"], n_ctx=3), build("CoCoOp", clip)
+    suffix = target.token_suffix.clone()
+
+    target.load_state_dict(target.import_state(source.state_dict(), None, NAMES))
+
+    assert torch.equal(target.ctx, source.ctx)
+    assert torch.equal(target.meta_net.linear1.weight, source.meta_net.linear1.weight)
+    assert torch.equal(target.token_suffix, suffix)
+
+
+@pytest.mark.parametrize("prefix", ["", "prompt_learner."])
+def test_prompts_of_a_deeper_run_are_refused_not_cut(prefix, clip):
+    deep = MaPLePrompt(clip, NAMES, n_ctx=2, ctx_init="a photo of a", depth=4)
+    state = {f"{prefix}{key}": value for key, value in deep.state_dict().items()}
+
+    with pytest.raises(ValueError, match="holds more than this run has: .*compound_prompts_text.2"):
+        build("MaPLe", clip).import_state(state, None, [])
+
+
+def test_image_prompts_are_not_dropped_where_a_run_has_none(clip):
+    state = ivlp(clip).state_dict()
+
+    with pytest.raises(ValueError, match="holds more than this run has: vision"):
+        ivlp(clip, depth_vision=0).import_state(state, None, [])
+
+
+def test_a_whole_official_model_of_lasp_serves_a_run_without_its_norms(clip):
+    source = lasp(clip, weight=0.0)
+    state = {f"prompt_learner.{k}": v for k, v in source.state_dict().items() if "norm" not in k}
+    state |= {f"image_encoder.{k}": v for k, v in clip.visual.state_dict().items()}
+    target = lasp(clip, weight=0.0)
+
+    target.load_state_dict(target.import_state(state, None, []))
+
+    weight = target.vision_norms[0].ln_1.weight
+    assert torch.equal(weight, clip.visual.transformer.resblocks[0].ln_1.weight)
+
+
+@pytest.mark.parametrize("name", ["MaPLe", "IVLP", "RPO", "LASP", "CoCoOp"])
 def test_a_file_of_another_method_is_refused(name, clip):
     with pytest.raises(ValueError, match="The checkpoint has no"):
         build(name, clip).import_state({"adapter.weight": torch.zeros(1)}, None, [])

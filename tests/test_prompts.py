@@ -135,6 +135,14 @@ def test_another_context_length_is_refused_with_the_setting_to_change(clip):
         other.import_state(trained.state_dict(), NAMES, NAMES)
 
 
+def test_a_class_specific_context_of_another_number_of_classes_says_so(clip):
+    trained = prompt(clip, class_specific=True)
+    other = ContextPrompt(clip, NAMES[:2], n_ctx=3, class_specific=True)
+
+    with pytest.raises(ValueError, match="context for each of 4 classes, this run has 2"):
+        other.import_state(trained.state_dict(), None, NAMES[:2])
+
+
 def test_a_class_specific_context_serves_no_other_classes(clip):
     trained = prompt(clip, class_specific=True)
 

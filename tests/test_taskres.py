@@ -4,6 +4,7 @@ import pytest
 import torch
 from battery import CLASSNAMES, made_trainer
 
+from trainers.common.loading import load_exactly
 from trainers.taskres import (
     TaskResidual,
     enhanced_base,
@@ -40,6 +41,24 @@ def test_a_class_without_residual_keeps_its_own_base_and_no_residual():
     torch.testing.assert_close(state["base_text_features"][0], torch.ones(D))
     torch.testing.assert_close(state["text_feature_residuals"][0], torch.zeros(D))
     torch.testing.assert_close(state["base_text_features"][1], source.base_text_features[1])
+
+
+def test_a_text_residual_does_not_fit_a_run_that_tunes_images(tmp_path):
+    source, target = learner(), TaskResidual(torch.ones(1, D), alpha=0.5, variant="image")
+
+    state = target.import_state(source.state_dict(), ["a", "b", "c", "d", "e"], ["b"])
+
+    with pytest.raises(ValueError, match="text_feature_residuals is unknown to this run"):
+        load_exactly(target, state, tmp_path)
+
+
+def test_a_residual_of_another_backbone_is_refused_also_for_other_classes(tmp_path):
+    source, target = learner(), TaskResidual(torch.ones(1, D + 1), alpha=0.5)
+
+    state = target.import_state(source.state_dict(), ["a", "b", "c", "d", "e"], ["b"])
+
+    with pytest.raises(ValueError, match="base_text_features is 1x8 in the file and 1x9"):
+        load_exactly(target, state, tmp_path)
 
 
 def test_an_official_file_without_class_names_is_taken_as_it_is():

@@ -15,6 +15,7 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
+from trainers.common.loading import picked_state
 from trainers.common.method import full_precision
 from trainers.common.prompts import TEXT_BATCH, LearnedPrompt, encode_prompts
 
@@ -84,10 +85,7 @@ class CoCoOpPrompt(LearnedPrompt, Method):
         classes: Sequence[str],
     ) -> dict[str, Tensor]:
         """Context and meta-net serve any classes; prefix and suffix belong to this run's."""
-        per_class = ("token_prefix", "token_suffix")
-        own = self.state_dict()
-        learned = {key: value for key, value in state.items() if key not in per_class}
-        return {**learned, **{key: own[key] for key in per_class}}
+        return picked_state(self, state, prefix="prompt_learner.")
 
 
 @TRAINER_REGISTRY.register()

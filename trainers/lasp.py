@@ -133,7 +133,7 @@ class LASPPrompt(ContextPrompt):
         """Learned tensors serve any classes; official files hold the whole model."""
         renamed = {
             f"vision_norms.{key.removeprefix(OFFICIAL_BLOCKS)}"
-            if key.startswith(OFFICIAL_BLOCKS)
+            if key.startswith(OFFICIAL_BLOCKS) and ".ln_" in key
             else key: value
             for key, value in state.items()
         }

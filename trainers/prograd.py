@@ -19,6 +19,8 @@ from trainers.common import FeatureTrainer, Method, cross_entropy_losses, scaled
 from trainers.common.prompts import ContextPrompt, zero_shot_classifier
 from trainers.common.templates import check_templates, dataset_template
 
+SLOT = " {}."  # where a template ends whose words start the context
+
 
 class ProGradPrompt(ContextPrompt):
     """g = g_ce - LAMBDA <g_ce, u> u where <g_ce, u> < 0, u = g_kl / |g_kl|, per parameter.
@@ -125,13 +127,18 @@ class ProGrad(FeatureTrainer):
         templates = [dataset_template(cfg.DATASET.NAME, "prograd")]
         if cfg.DATASET.TEMPLATES:
             templates = check_templates(cfg.DATASET.TEMPLATES)
+        if node.CTX_INIT and not templates[0].endswith(SLOT):
+            raise ValueError(
+                f"DATASET.TEMPLATES begins with {templates[0]!r}; with TRAINER.COOP.CTX_INIT True "
+                f"it must end with {SLOT!r}: the words before it start the context."
+            )
         return ProGradPrompt(
             clip,
             classnames,
             teacher=zero_shot_classifier(clip, classnames, templates),
             temperature=cfg.LOSS.T,
             n_ctx=node.N_CTX,
-            words=templates[0].replace(" {}.", "") if node.CTX_INIT else "",
+            words=templates[0].removesuffix(SLOT) if node.CTX_INIT else "",
             class_specific=node.CSC,
             chunk=cfg.TRAIN.TEXT_CHUNK,
         )

@@ -100,11 +100,14 @@ class TaskResidual(Method):
         sources = set(source_classes)
         known = [c for c, name in enumerate(classes) if name in sources]
         source = select_rows(source_classes, [classes[c] for c in known])
-        adapted = dict(state)
+        adapted, own = dict(state), self.state_dict()
         for key in ("base_text_features", "text_feature_residuals"):
-            if key in state:
-                adapted[key] = self.state_dict()[key].clone()
-                adapted[key][known] = state[key][source].to(adapted[key])
+            rows = state[key][source] if key in state else None
+            if rows is not None and key in own and rows.shape[1] == own[key].shape[1]:
+                adapted[key] = own[key].clone()
+                adapted[key][known] = rows.to(adapted[key])
+            elif rows is not None:
+                adapted[key] = rows  # loading says what does not fit
         return adapted
 
 

@@ -92,6 +92,7 @@ def load_exactly(module: nn.Module, state: dict[str, Tensor], path: Path) -> Non
 
 
 PER_CLASS = ("token_prefix", "token_suffix")
+WHOLE_MODEL = ("image_encoder.", "text_encoder.", "prompt_learner.")  # of official trainers
 
 
 def picked_state(module: nn.Module, state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -100,7 +101,7 @@ def picked_state(module: nn.Module, state: dict[str, Tensor], prefix: str) -> di
     Prompt tensors that belong to class names are always those of this run.
 
     Raises:
-        ValueError: if a tensor is in neither form.
+        ValueError: if a tensor is in neither form, or the file holds prompts that the module lacks.
     """
     own = module.state_dict()
     picked = {}
@@ -116,7 +117,31 @@ def picked_state(module: nn.Module, state: dict[str, Tensor], prefix: str) -> di
             f"({len(missing)} of {len(own)} tensors of {type(module).__name__}). It was trained "
             "with another method or another prompt depth."
         )
+    extra = _left_out(state, own, prefix)
+    if extra:
+        raise ValueError(
+            f"The checkpoint holds more than this run has: {', '.join(extra[:4])}"
+            f"{', ...' if len(extra) > 4 else ''} (of {type(module).__name__}). Evaluate with the "
+            "settings that it was trained with (prompt depth, learned parts)."
+        )
     return picked
+
+
+def _left_out(state: dict[str, Tensor], own: dict[str, Tensor], prefix: str) -> list[str]:
+    """Names in a file that belong to the method and are not in ``own``.
+
+    A whole model holds the backbone, too: there, only relatives of own tensors count.
+    """
+    is_whole = any(key.startswith(WHOLE_MODEL) for key in state)
+    relatives = {key.split(".")[0] for key in own}
+    names = [key.removeprefix(prefix) for key in state]
+    return [
+        name
+        for name in names
+        if name not in own
+        and name not in PER_CLASS
+        and (not is_whole or name.split(".")[0] in relatives)
+    ]
 
 
 def select_rows(source: Sequence[str], target: Sequence[str]) -> list[int]:

@@ -204,7 +204,8 @@ class LearnedPrompt(nn.Module):
             position: of the class name: "end", "middle" or "front".
 
         Raises:
-            ValueError: for an unknown position, or a prompt too long for the text tower.
+            ValueError: for an unknown position, a prompt too long for the text tower, no context
+                token, or fewer words than are to be learned.
         """
         super().__init__()
         if position not in _LAYOUTS:
@@ -215,9 +216,10 @@ class LearnedPrompt(nn.Module):
         names = [name.replace("_", " ") for name in classnames]
         words = ctx_init.replace("_", " ").strip()
         length = len(words.split(" ")) if words else n_ctx
+        _check_length(length, words, learned_words)
         prefix_text = words or " ".join(["X"] * length)
         if words and learned_words is not None:
-            length = min(length, learned_words)
+            length = learned_words
         tokens = _tokenize_prompts([f"{prefix_text} {name}." for name in names], length)
         tokens = tokens.to(clip.logit_scale.device)
         longest = int(eot_positions(tokens).max()) + 1
@@ -329,6 +331,12 @@ class ContextPrompt(LearnedPrompt, Method):
 
 
 def _context_mismatch(given: Tensor, expected: Tensor) -> str:
+    if given.dim() == expected.dim() == 3 and len(given) != len(expected):
+        return (
+            f"The checkpoint holds a context for each of {len(given)} classes, this run has "
+            f"{len(expected)}. A class-specific context (TRAINER.COOP.CSC True) serves only the "
+            "classes that it was trained on."
+        )
     shapes = ["x".join(map(str, tensor.shape)) for tensor in (given, expected)]
     fix = f"Set TRAINER.COOP.N_CTX {given.shape[-2]}"
     if given.dim() != expected.dim():
@@ -364,6 +372,19 @@ _LAYOUTS = {"end": _end, "middle": _around(lambda m: m // 2), "front": _around(l
 def token_count(text: str) -> int:
     """Number of BPE tokens of a text, start and end markers not counted."""
     return int(eot_positions(tokenize(text))[0]) - 1
+
+
+def _check_length(length: int, words: str, learned_words: int | None) -> None:
+    learned = length if learned_words is None else learned_words
+    if learned < 1:
+        raise ValueError(
+            f"A prompt with {learned} context tokens has nothing to learn: set N_CTX to at least 1."
+        )
+    if words and learned > length:
+        raise ValueError(
+            f"CTX_INIT {words!r} has {length} word(s), too few for {learned} prompt tokens: give "
+            'more words, fewer tokens (N_CTX), or CTX_INIT "" for random ones.'
+        )
 
 
 def _tokenize_prompts(prompts: list[str], n_ctx: int) -> Tensor:
