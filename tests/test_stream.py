@@ -374,6 +374,28 @@ def test_few_shot_trains_its_offsets_and_searches_weights_on_validation_images(d
     assert again.results["test"] == trainer.results["test"]
 
 
+def test_an_evaluation_takes_its_own_weights_where_it_is_told_to(dmn, tmp_path):
+    options = ["TRAINER.DMN.SETTING", "training_free", "DATASET.NUM_SHOTS", "1"]
+    options += ["DATASET.VAL_SHOTS", "-1"]
+    dmn(tmp_path / "run", *options).train()
+
+    plain, given, searched = (
+        dmn(tmp_path / name, *options, *more)
+        for name, more in (
+            ("plain", ()),
+            ("given", ("TRAINER.DMN.ALPHA", "(1, 0.3, 30)")),
+            ("searched", ("TEST.SELECT_ON", "val")),
+        )
+    )
+    for trainer in (plain, given, searched):
+        trainer.load_model(str(tmp_path / "run"))
+
+    torch.testing.assert_close(plain.method.alpha, torch.ones(3))
+    torch.testing.assert_close(given.method.alpha, torch.tensor([1.0, 0.3, 30.0]))
+    searched.test()
+    assert "val" in searched.results and (tmp_path / "searched" / "stream_val.json").is_file()
+
+
 def test_a_checkpoint_predicts_without_the_sentences_of_its_classes(dmn, tmp_path):
     options = ["TRAINER.DMN.SETTING", "training_free", "DATASET.NUM_SHOTS", "1"]
     names = dmn(tmp_path / "names", *options).classnames

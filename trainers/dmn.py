@@ -346,12 +346,20 @@ class DMN(StreamTrainer):
         self.choose_weights()
         self.save_model(self.epoch if self.max_epoch else -1, self.output_dir)
 
-    def load_model(self, directory: str, epoch: int | None = None) -> None:
-        """Load offsets, memories and the fusion weights that the run chose."""
-        super().load_model(directory, epoch)
-        self.has_weights = bool(directory)
+    def checkpoint_meta(self) -> dict:
+        """The rule that chose the fusion weights is kept beside them."""
+        return {**super().checkpoint_meta(), "fusion_rule": "val" if self.has_weights else "last"}
 
-    has_weights = False  # fusion weights were searched on the validation split, or loaded
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load offsets, memories and the fusion weights that the run chose; ALPHA replaces them."""
+        given = self.method.alpha.clone()
+        super().load_model(directory, epoch)
+        if self.selection == "last" and self.settings.ALPHA:
+            self.method.alpha.copy_(given)
+        checkpoint = self.loaded_checkpoint if directory else None
+        self.has_weights = (checkpoint or {}).get("fusion_rule") == "val"
+
+    has_weights = False  # fusion weights were searched on a validation split, here or in training
 
     def choose_weights(self) -> None:
         """Under the rule ``val``: stream the validation split, search the weights on it."""
