@@ -238,6 +238,17 @@ def test_lodo_runs_on_the_toy_domains_where_no_dataset_is_named():
     assert {run.dataset for run in runs} == {"toy_domains"}
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["fewshot", "--dataset", "oxford_pet"], ["xd", "--targets", "toy_layout,oxford_pet"]],
+)
+def test_an_unknown_dataset_is_answered_with_a_close_one(capsys, words):
+    status = main([*words, "--trainer", "TaskRes"])
+
+    assert status == 1
+    assert "Did you mean oxford_pets?" in capsys.readouterr().err
+
+
 def test_training_without_shots_is_refused(capsys):
     status = main(["fewshot", "--trainer", "TaskRes", "--shots", "0"])
 

@@ -25,7 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tools.protocols.closing import closing_text
 from tools.protocols.launcher import Launcher
 from tools.protocols.plan import Request, Run, make_plan
+from tools.protocols.sets import check_datasets
 
+OTHER_OPTIONS = (
+    "\nOther options than in an earlier run? Give this one a name, --tag NAME, or take another "
+    "OUTPUT."
+)
 SINGLE = "train.py, for a single run"
 INSTEAD = {  # what the protocol sets itself -> how to say it
     "--output-dir": "OUTPUT or --output",
@@ -87,7 +92,8 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
     """The requests behind a command line, one per trainer.
 
     Raises:
-        ValueError: arguments that the protocol sets itself, or seeds that are no numbers.
+        ValueError: arguments that the protocol sets itself, seeds that are no numbers, unknown
+            data sets.
     """
     for word in rest:
         if instead := _set_by_protocol(word):
@@ -120,6 +126,7 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
         with_zeroshot=not args.no_zeroshot,
         rest=tuple(rest),
     )
+    check_datasets((*first.datasets, *first.targets))
     return [replace(first, trainer=trainer) for trainer in _words(args.trainer)]
 
 
@@ -163,14 +170,15 @@ def execute(runs: Sequence[Run], launcher: Launcher, *, keep_going: bool = False
             failed.append(run)
             continue
         print(f"{head}\n{run.command()}", flush=True)
+        is_new = not (run.output_dir / "config.yaml").is_file()
         status = launcher.call("train.py", run.arguments())
         if status == 0 and run.results():
             continue
         failed.append(run)
         reason = f"exit status {status}" if status else "it wrote no results.json"
+        hint = "" if is_new else OTHER_OPTIONS
         print(
-            f"{head}: failed ({reason}). To see it alone:\n  {run.command()}\n"
-            f"Other options than in an earlier run? Give this one a name: --tag NAME.",
+            f"{head}: failed ({reason}). To see it alone:\n  {run.command()}{hint}",
             file=sys.stderr,
         )
         if not (keep_going or run.tolerant):

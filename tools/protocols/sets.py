@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +34,20 @@ DOMAINS = {
     "toy_domains": ("cartoon", "painting", "photo", "sketch"),
 }
 IGNORED_DOMAINS = ("Snow", "Cartoon")  # spec vl2v_adip section 5, case-sensitive
+
+
+def check_datasets(names: Iterable[str]) -> None:
+    """Refuse a name without a config in configs/datasets.
+
+    Raises:
+        ValueError: naming close matches and all known sets.
+    """
+    known = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ValueError(f'No data set "{name}".{hint} Known: {", ".join(known)}.')
 
 
 def transfer_targets(protocol: str, source: str) -> tuple[str, ...]:
