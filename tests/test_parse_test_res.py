@@ -60,6 +60,16 @@ def test_seeds_are_averaged_with_the_population_deviation(tmp_path, capsys):
     assert "72.00 ± 0.82" in text
 
 
+def test_what_was_measured_stays_a_column_where_all_rows_agree(tmp_path, capsys):
+    for trainer in ("TaskRes", "CoOp"):
+        write_run(tmp_path / trainer, 70.0, trainer=trainer)
+
+    text = parse(capsys, tmp_path)[1]
+
+    assert text.count("69.00") == 2
+    assert "macro-F1 69.00" not in text.splitlines()[0]
+
+
 def test_ci95_replaces_the_deviation(tmp_path, capsys):
     for seed, accuracy in ((1, 71.0), (2, 73.0)):
         write_run(tmp_path / f"seed{seed}", accuracy, seed=seed)

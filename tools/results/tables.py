@@ -86,7 +86,10 @@ def list_table(
         data.append(dict(line))
         line.pop("protocol")
         lines.append(line)
-    headers, rows, constants = _fold(lines, keep=("dataset", "trainer", "shots", "seeds", metric))
+    measured = [name for name in (metric, "macro-F1") if any(line.get(name) for line in lines)]
+    headers, rows, constants = _fold(
+        lines, keep=("dataset", "trainer", "shots", "seeds", *measured)
+    )
     notes = [TEST_RULE_NOTE] if any(item.key.rule == "test" for item in series) else []
     return Table(_titled(title, constants), headers, rows, data, notes + footnotes.lines())
 
