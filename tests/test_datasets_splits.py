@@ -386,7 +386,7 @@ from .dtd import FolderSplitDataset
 class MyBirds(FolderSplitDataset):
     dataset_dir = "my_birds"
     config = "my_birds"
-    section = "Your own dataset"
+    section = "A dataset file of your own"
 """
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(REPOSITORY / "datasets", tmp_path / "code" / "datasets", ignore=ignored)

@@ -188,6 +188,15 @@ def test_without_a_dataset_the_embedded_one_is_used_and_said(caplog):
     assert path.stem == "toy_objects" and "embedded toy_objects" in caplog.text
 
 
+def test_a_run_without_a_recipe_is_warned_about(caplog):
+    args = make_parser().parse_args(["--trainer", "ZeroshotCLIP", "--dataset", "eurosat"])
+
+    assert cli.find_recipes(args) == []
+
+    assert "No recipe is given" in caplog.text
+    assert "vit_b16.yaml" in caplog.text
+
+
 def test_no_trainer_lists_the_trainers(world):
     with pytest.raises(ValueError, match=r"Use --trainer NAME\. Known: .*EngineToy"):
         config(world, trainer="")

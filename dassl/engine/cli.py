@@ -141,6 +141,16 @@ def find_recipes(args: argparse.Namespace) -> list[Path]:
     if is_toy and toy.is_file():
         logger.info("No recipe is given: using %s (--config-file YAML).", _shown(toy))
         return [toy]
+    names = sorted(path.name for path in toy.parent.glob("*.yaml"))
+    recipes = [name for name in names if name not in ("recipes.yaml", "toy.yaml")]
+    if recipes:
+        logger.warning(
+            "No recipe is given (--config-file YAML): optimiser, transforms and interpolation are "
+            "the engine's defaults, not those of %s. Recipes in %s: %s.",
+            args.trainer,
+            _shown(toy.parent),
+            ", ".join(recipes),
+        )
     return []
 
 
