@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from tools.protocol import execute, main, make_requests, parse_args, plan_all
+from tools.protocols import preflight
 from tools.protocols.closing import closing_text
 from tools.protocols.launcher import Launcher
 from tools.protocols.plan import Request, make_plan
@@ -409,6 +410,17 @@ def test_a_transfer_protocol_closes_with_its_own_table_alone(closing, tmp_path):
     assert "Domain generalization, trained on toy_objects" in text
     assert "Few-shot and zero-shot" not in text
     assert f"'{tmp_path}/out put/zeroshot' '{tmp_path}/out put/dg' --published" in text
+
+
+def test_an_output_below_a_file_is_refused_before_the_first_run(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    problems = preflight.disk_problems(str(tmp_path / "file" / "output"))
+
+    assert "OUTPUT" in problems[0] and f"{tmp_path / 'file'} is a file" in problems[0]
+    assert (
+        plan("fewshot", "--trainer", "TaskRes", "--output", f"{tmp_path}/file")[0].results() == {}
+    )
 
 
 def test_the_launcher_isolates_a_crash_and_passes_the_exit_status_on(tmp_path):

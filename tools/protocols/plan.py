@@ -61,7 +61,7 @@ class Run:
         path = self.output_dir / "results.json"
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (OSError, json.JSONDecodeError):
             return {}
         return data if isinstance(data, dict) and data.get("finished") else {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import shutil
 import sys
 from collections.abc import Iterable
@@ -85,7 +86,7 @@ def weights_problems(backbones: Iterable[str], *, may_download: bool) -> list[st
 
 
 def disk_problems(output: str) -> list[str]:
-    """A text where too little space is left for what the runs write."""
+    """A text per folder that cannot be written, or where too little space is left."""
     from dassl.utils import cache_dir
 
     problems = []
@@ -93,6 +94,10 @@ def disk_problems(output: str) -> list[str]:
         folder = path.expanduser().absolute()
         while not folder.exists():
             folder = folder.parent
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
+            why = "is not writable" if folder.is_dir() else "is a file"
+            problems.append(f"A folder to write to: {path} (environment {what}): {folder} {why}.")
+            continue
         free = shutil.disk_usage(folder).free
         if free < NEEDED_SPACE:
             problems.append(
