@@ -44,14 +44,13 @@ class DomainFolders(DatasetBase):
         domains: names of all domains, sorted.
         source_domains, target_domains: their names in domain order.
         all_domains: name -> ``Domain``, with the ``out`` list of the target too.
-        steps, steps_per_evaluation, test_batch: the protocol's training length and batch.
+        steps, steps_per_evaluation: the protocol's training length.
     """
 
     section = "Domain folders"
     config = "domain_folder"
     steps = 5001
     steps_per_evaluation = 200
-    test_batch = 128
     num_images = 0  # of the complete dataset; 0: not known
 
     def __init__(self, cfg: CfgNode):
@@ -240,5 +239,4 @@ class DomainNet(DomainFolders):
     config = "domain_net"
     steps = 15001
     steps_per_evaluation = 1000
-    test_batch = 64
     num_images = 586575

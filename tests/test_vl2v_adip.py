@@ -10,10 +10,12 @@ from step_world import CLASSES, make_domains, make_teacher, step_config, step_ru
 import datasets  # noqa: F401
 import trainers  # noqa: F401
 from dassl.engine import build_trainer
+from dassl.engine.cli import make_config, make_parser
 from dassl.utils import load_checkpoint
 from tools import export
 from tools.teacher_server import TeacherHandler, TeacherServer
 from trainers.common.deploy import load_deployed, replace_classes
+from trainers.common.dg_data import ResizedImages, normalise_pixels
 from trainers.common.dg_model import StudentClassifier, TextHead, import_official
 from trainers.common.http_teacher import HttpTeacher
 from trainers.common.step_files import load_network
@@ -142,6 +144,21 @@ def test_every_naive_distillation_runs(domains, tmp_path, kind):
 
     asked = results["metrics"]["teacher queries"]["images"]
     assert asked == (0 if kind == "txt_only" else 4 * 8)
+
+
+@pytest.mark.parametrize("mean", [MEAN, (0.4, 0.5, 0.6)])
+def test_zero_shot_sees_the_images_of_the_protocol(domains, tmp_path, mean):
+    words = ["INPUT.PIXEL_MEAN", str(list(mean)), "MODEL.BACKBONE.NAME", "toy/ViT"]
+    flags = ["--trainer", "ZeroshotCLIP", "--dataset", "domain_folder", "--root", str(domains)]
+    flags += ["--target-domains", "paper", "--seed", "1", "--output-dir", str(tmp_path)]
+    trainer = build_trainer(make_config(make_parser().parse_args([*flags, *words])))
+    items, size = trainer.dm.dataset.test, trainer.clip.visual.input_resolution
+    pixels = next(ResizedImages(items, size=(size, size)).batches(len(items)))
+
+    features = trainer.bank.test(items).rows(range(len(items)))
+
+    expected = trainer.clip.encode_image(normalise_pixels(pixels, mean, STD))
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_projected_head_has_512_dimensions(domains, tmp_path):

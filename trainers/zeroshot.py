@@ -4,7 +4,9 @@ ZeroshotCLIP: Radford et al., ICML 2021, arXiv 2103.00020; templates of CoOp, ar
 Parity is tested in tests/golden/zeroshot. License of the official code: MIT (CLIP, CoOp).
 """
 
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 from yacs.config import CfgNode
@@ -13,8 +15,13 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import FeatureTrainer, Method
+from trainers.common.domainbed_transforms import WholeImage
+from trainers.common.encoder import ClipEncoder
+from trainers.common.feature_bank import FeatureBank
 from trainers.common.prompts import zero_shot_classifier
 from trainers.common.templates import full_templates, select_templates, single_template
+
+logger = logging.getLogger(__name__)
 
 
 class ZeroshotClassifier(Method):
@@ -52,6 +59,25 @@ class ZeroshotCLIP(FeatureTrainer):
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
         return ZeroshotClassifier(clip, classnames, cls.templates(cfg))
+
+    def build_bank(self) -> FeatureBank:
+        """Where a domain is left out, images are seen as the students of that protocol see them.
+
+        The whole image made square, normalised with INPUT.PIXEL_MEAN and PIXEL_STD: CLIP's
+        statistics give the usual number, ImageNet's that of VL2V-ADiP's teacher.
+        """
+        bank, node = super().build_bank(), self.cfg.INPUT
+        if not hasattr(self.dm.dataset, "all_domains"):
+            return bank
+        logger.info("Images: whole, mean %s, std %s", list(node.PIXEL_MEAN), list(node.PIXEL_STD))
+        view = WholeImage(bank.augmentation.size, node.INTERPOLATION)
+        return FeatureBank(
+            ClipEncoder(self.clip, mean=node.PIXEL_MEAN, std=node.PIXEL_STD),
+            replace(bank.augmentation, test=view),
+            workers=self.cfg.DATALOADER.NUM_WORKERS,
+            device=self.device,
+            skip_bad_images=self.cfg.DATALOADER.SKIP_BAD_IMAGES,
+        )
 
     @staticmethod
     def default_cfg() -> CfgNode:

@@ -3,7 +3,18 @@
 One normalised tensor feeds student and teacher: ImageNet statistics for both.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
 from torchvision import transforms as T
+
+from dassl.data.transforms import INTERPOLATION_MODES
+from trainers.common.augment import Pipeline
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -21,6 +32,34 @@ def eval_transform(
 ) -> T.Compose:
     """PIL image -> (3, h, w): resized without keeping the aspect ratio, normalised."""
     return T.Compose([T.Resize(tuple(size)), T.ToTensor(), T.Normalize(list(mean), list(std))])
+
+
+@dataclass(frozen=True)
+class WholeImage(Pipeline):
+    """The test view of the protocol, for feature banks: all of the image, made square.
+
+    Args:
+        side: pixels.
+        interpolation: a value of INPUT.INTERPOLATION.
+    """
+
+    side: int
+    interpolation: str
+
+    @property
+    def size(self) -> int:
+        return self.side
+
+    def describe(self) -> dict[str, Any]:
+        return {"side": self.side, "interpolation": self.interpolation}
+
+    def build(self) -> Callable[[Image.Image], Tensor]:
+        resize = T.Resize((self.side, self.side), INTERPOLATION_MODES[self.interpolation])
+
+        def transform(image: Image.Image) -> Tensor:
+            return torch.from_numpy(np.array(resize(image.convert("RGB")))).permute(2, 0, 1)
+
+        return transform
 
 
 def train_transform(
