@@ -8,7 +8,7 @@ import yaml
 from dataset_trees import pets_tree, write_images
 
 import datasets  # registers the classes
-from dassl.data.datasets import DATASET_REGISTRY
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from tools import check_data, get_data
 
 CONFIGS = Path(datasets.__file__).parents[1] / "configs" / "datasets"
@@ -100,6 +100,25 @@ def test_domains_are_listed_with_their_sizes(tmp_path, capsys):
     assert status == 0
     assert "domains: art 5, photo 5" in said
     assert "the complete dataset has 9,991" in said
+
+
+def test_a_dataset_file_of_somebody_else_is_read_and_its_images_looked_for(
+    tmp_path, monkeypatch, capsys
+):
+    class Foreign(DatasetBase):
+        def __init__(self, cfg):
+            path = Path(cfg.DATASET.ROOT) / "a.png"
+            super().__init__(train_x=[Datum(str(path))], test=[Datum(str(path))])
+
+    DATASET_REGISTRY.register(Foreign, force=True)
+    monkeypatch.setattr(check_data, "CONFIGS", tmp_path)
+    (tmp_path / "foreign.yaml").write_text('DATASET:\n  NAME: "Foreign"\n')
+
+    assert check_data.main(["foreign", "--root", str(tmp_path)]) == 1
+    assert f"images of Foreign are missing: {tmp_path / 'a.png'}" in capsys.readouterr().out
+    write_images(tmp_path, ["a.png"])
+    assert check_data.main(["foreign", "--root", str(tmp_path)]) == 0
+    assert "1 classes; images: train 1, test 1" in capsys.readouterr().out
 
 
 def test_all_datasets_get_one_line_each(tmp_path, capsys):
