@@ -14,6 +14,7 @@ from dassl.config import get_cfg_default
 from dassl.data import DataManager, DatasetWrapper, build_data_loader
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum, build_dataset
 from dassl.data.transforms import build_transform
+from dassl.utils import BadImageError
 
 CLASSES = 3
 
@@ -270,11 +271,16 @@ def test_missing_images_stop_the_run_and_are_named(cfg):
         DataManager(cfg)
 
 
-def test_a_corrupt_image_stops_the_run_with_its_path(cfg, tmp_path):
-    (tmp_path / "0_0.png").write_bytes(b"no image")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_corrupt_image_stops_the_run_with_its_path(cfg, tmp_path, workers):
+    (tmp_path / "2_1.png").write_bytes(b"not an image")
+    cfg.DATALOADER.NUM_WORKERS = workers
 
-    with pytest.raises(ValueError, match="0_0.png"):
-        list(DataManager(cfg).test_loader) + list(DataManager(cfg).train_loader_x)
+    with pytest.raises(BadImageError) as info:
+        list(DataManager(cfg).train_loader_x)
+
+    assert str(info.value).startswith(f"{tmp_path / '2_1.png'} is no readable image")
+    assert "\n" not in str(info.value)
 
 
 def test_bad_images_can_be_left_out_and_are_counted(cfg, tmp_path, caplog, capsys):

@@ -12,6 +12,8 @@ import json
 import os
 import shutil
 import sys
+import tarfile
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +169,7 @@ def main(args: Sequence[str] | None = None) -> int:
     for name in options.datasets:
         try:
             get(name, root)
-        except (OSError, RuntimeError) as err:
+        except (OSError, RuntimeError, tarfile.TarError, zipfile.BadZipFile) as err:
             print(f"{name}: {err} DATASETS.md lists other sources.", file=sys.stderr)
             failed.append(name)
     print(f"Check: python tools/check_data.py {' '.join(options.datasets)} --root {root}")

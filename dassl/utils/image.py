@@ -12,6 +12,10 @@ _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 class BadImageError(ValueError):
     """A file that exists but is no readable image; the text names its path."""
 
+    def __init__(self, message: str):
+        # torch raises a worker's error anew, with the worker's traceback in front of the text
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+
 
 def read_image(path: str | os.PathLike) -> Image.Image:
     """Return the image at `path` in mode RGB.
