@@ -3,10 +3,19 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from battery import made_trainer
 
 from clip.model import build_clip
+from dassl.utils import load_checkpoint
 from golden_checks import tiny_clip
-from trainers.tpt import Adapter, TestTimePrompt, average_entropy, read_context, view_entropies
+from trainers.tpt import (
+    TPT,
+    Adapter,
+    TestTimePrompt,
+    average_entropy,
+    read_context,
+    view_entropies,
+)
 
 NAMES = ["otter", "candle", "rubber duck"]
 
@@ -120,3 +129,40 @@ def test_class_specific_contexts_are_refused(tmp_path):
 
     with pytest.raises(ValueError, match="COOP.CSC False"):
         read_context(str(path))
+
+
+def test_the_conditional_start_needs_a_meta_net(tmp_path):
+    path = tmp_path / "model.pth.tar-1"
+    torch.save({"state_dict": {"ctx": torch.zeros(4, 64)}, "epoch": 1}, path)
+
+    with pytest.raises(ValueError, match="holds no meta_net.*needs a checkpoint of CoCoOp"):
+        read_context(str(path), is_conditional=True)
+
+
+def test_a_checkpoint_predicts_with_its_initial_context_and_says_so(tmp_path, caplog):
+    context = {"ctx": 0.02 * torch.randn(6, 64)}
+    file = tmp_path / "coop.pth.tar"
+    torch.save({"state_dict": context, "epoch": 1}, file)
+    trainer = made_trainer("TPT", tmp_path, "TRAINER.TPT.CTX_FILE", str(file))
+    trainer.save_model(-1, str(tmp_path))
+    file.unlink()
+
+    checkpoint = load_checkpoint(str(tmp_path / "prompt_learner" / "model.pth.tar-0"))
+    predictor = TPT.load_predictor(checkpoint, torch.device("cpu"))
+
+    assert "initial context" in caplog.text
+    pixels = torch.rand(2, 3, predictor.size, predictor.size)
+    text = trainer.method.text_of(trainer.clip, context["ctx"])
+    images = trainer.method.image_features(
+        TPT.encode_pixels(trainer.cfg, trainer.clip, trainer.method, pixels)
+    )
+    logits = trainer.clip.logit_scale.exp() * images @ text.t()
+    torch.testing.assert_close(predictor(pixels), logits.softmax(dim=-1), rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_that_began_with_cocoop_does_not_predict_in_its_place(tmp_path):
+    cfg = TPT.default_cfg()
+    cfg.TRAINER.TPT.COCOOP, cfg.TRAINER.TPT.CTX_FILE = True, "cocoop.pth.tar"
+
+    with pytest.raises(ValueError, match="checkpoint of CoCoOp itself: cocoop.pth.tar"):
+        TPT.load_predictor({"config": cfg.dump()}, torch.device("cpu"))

@@ -5,6 +5,7 @@ Generalization in Vision-Language Models, NeurIPS 2022, arXiv 2209.07511. Parity
 tests/golden/tpt. License of the official code: MIT.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,9 +23,11 @@ from trainers.cocoop import CoCoOpPrompt
 from trainers.common import Method
 from trainers.common.confidence import confident_count, least_entropy_views
 from trainers.common.cupl import swap_food_names
+from trainers.common.predictor import Predictor, config_of
 from trainers.common.prompts import ContextPrompt, encode_prompts
 from trainers.common.stream import Step, StreamTrainer
 
+logger = logging.getLogger(__name__)
 CLASS_WORD = "[CLS]"  # in CTX_INIT: the class name's place
 PLACEHOLDER_TOKENS = 4  # context length where no words are given and no file says another
 
@@ -199,8 +202,12 @@ class Adapter:
         return loss.detach(), gradient
 
 
-def read_context(path: str) -> dict[str, Tensor]:
+def read_context(path: str, *, is_conditional: bool = False) -> dict[str, Tensor]:
     """The learned tensors of a CoOp or CoCoOp checkpoint (ctx, meta_net.*).
+
+    Args:
+        path: the file.
+        is_conditional: CoCoOp's meta-net is needed, too.
 
     Raises:
         FileNotFoundError, ValueError: if there is no such file, or no context in it.
@@ -218,7 +225,13 @@ def read_context(path: str) -> dict[str, Tensor]:
             f"TRAINER.TPT.CTX_FILE {path} holds class-specific contexts; TPT tunes one that all "
             "classes share. Train CoOp with TRAINER.COOP.CSC False."
         )
-    return {k: v.float() for k, v in state.items() if k == "ctx" or k.startswith("meta_net.")}
+    learned = {k: v.float() for k, v in state.items() if k == "ctx" or k.startswith("meta_net.")}
+    if is_conditional and len(learned) == 1:
+        raise ValueError(
+            f"TRAINER.TPT.CTX_FILE {path} holds no meta_net: it is CoOp's. TRAINER.TPT.COCOOP True "
+            "needs a checkpoint of CoCoOp; False starts from this one."
+        )
+    return learned
 
 
 class ConditionalStart(CoCoOpPrompt):
@@ -278,7 +291,7 @@ class TPT(StreamTrainer):
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
         node = cfg.TRAINER.TPT
-        state = read_context(node.CTX_FILE) if node.CTX_FILE else {}
+        state = read_context(node.CTX_FILE, is_conditional=node.COCOOP) if node.CTX_FILE else {}
         method = TestTimePrompt(
             clip,
             swap_food_names(classnames) if node.LEGACY_FOOD101_NAMES else classnames,
@@ -289,6 +302,26 @@ class TPT(StreamTrainer):
         if state:
             method.load_state_dict(method.import_state(state, None, classnames))
         return method
+
+    @classmethod
+    def load_predictor(cls, checkpoint: dict, device: torch.device) -> Predictor:
+        """Classify with the initial context, which the checkpoint holds: single views do not adapt.
+
+        Raises:
+            ValueError: for the CoCoOp variant, whose contexts a checkpoint of TPT does not make.
+        """
+        cfg = config_of(checkpoint, cls)
+        node = cfg.TRAINER.TPT
+        if node.COCOOP:
+            raise ValueError(
+                "This run of TPT began with CoCoOp's prompts and keeps none of its own. Predict "
+                f"with the checkpoint of CoCoOp itself: {node.CTX_FILE}."
+            )
+        logger.warning("TPT adapts to a stream of test images; here its initial context answers.")
+        if node.CTX_FILE:  # any words of that length: the context is the checkpoint's
+            words = ["X"] * len(checkpoint["state_dict"]["ctx"])
+            node.CTX_FILE, node.CTX_INIT = "", " ".join(words)
+        return super().load_predictor({**checkpoint, "config": cfg.dump()}, device)
 
     # ----------------------------------------------------------------- stream
     def begin_stream(self) -> None:
@@ -303,7 +336,7 @@ class TPT(StreamTrainer):
         )
         self.conditional = None
         if node.COCOOP:
-            state = read_context(node.CTX_FILE)
+            state = read_context(node.CTX_FILE, is_conditional=True)
             prompts = ConditionalStart(self.clip, self.classnames, n_ctx=len(state["ctx"]))
             prompts.load_state_dict(prompts.import_state(state, None, self.classnames))
             self.conditional = prompts.to(self.device).eval().requires_grad_(False)
