@@ -275,6 +275,7 @@ def test_missing_images_stop_the_run_and_are_named(cfg):
 def test_a_corrupt_image_stops_the_run_with_its_path(cfg, tmp_path, workers):
     (tmp_path / "2_1.png").write_bytes(b"not an image")
     cfg.DATALOADER.NUM_WORKERS = workers
+    cfg.DATALOADER.TRAIN_X.BATCH_SIZE = 5  # of 15: no image is dropped
 
     with pytest.raises(BadImageError) as info:
         list(DataManager(cfg).train_loader_x)
