@@ -135,3 +135,10 @@ def test_a_run_without_data_and_weights_says_all_that_is_missing(tmp_path):
     assert str(tmp_path / "weights") in answer.stderr and "RN50.pt" in answer.stderr
     assert "https://" in answer.stderr
     assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("name", ["zeroshot/main.sh", "taskres/zeroshot.sh"])
+def test_zero_shot_runs_with_one_template_and_with_an_ensemble(name):
+    answer = run(ROOT / "scripts" / name, "toy_layout", "--dry-run")
+
+    assert re.findall(r"--trainer (\w+)", answer.stdout) == ["ZeroshotCLIP", "ZeroshotCLIP2"]

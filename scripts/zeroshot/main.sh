@@ -7,4 +7,4 @@ source "$(dirname "$0")/../common.sh"
 
 dataset=toy_objects
 arguments "dataset" "$@"
-protocol zeroshot --trainer ZeroshotCLIP2 --dataset "$dataset"
+protocol zeroshot --trainer ZeroshotCLIP,ZeroshotCLIP2 --dataset "$dataset"
