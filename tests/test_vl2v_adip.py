@@ -303,6 +303,17 @@ def test_underscores_of_class_names_become_blanks():
     assert seen == ["a red panda"]
 
 
+def test_a_template_without_a_place_for_the_name_is_refused():
+    with pytest.raises(ValueError, match="must hold one {}"):
+        class_embeddings(make_teacher(), ["red", "blue"], ["a photo"])
+
+
+@pytest.mark.parametrize("spec", ["python:nowhere:make", "python:step_world:nothing"])
+def test_a_teacher_that_cannot_be_imported_is_explained(domains, tmp_path, spec):
+    with pytest.raises(ValueError, match="PYTHONPATH"):
+        step_run(domains, tmp_path, "VL2VAlign", "TRAINER.VL2V.TEACHER", spec)
+
+
 def test_renormalising_equals_normalising_anew():
     pixels = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from dassl.utils import atomic_write
 from trainers.common.deploy import DeployedClassifier, load_deployed, replace_classes
-from trainers.common.teacher import build_teacher, prompt_templates
+from trainers.common.teacher import build_teacher, prompt_names, prompt_templates
 
 logger = logging.getLogger("export")
 TOLERANCE = 1e-4  # largest difference of logits, relative to the largest logit
@@ -71,8 +71,10 @@ def new_classes(model: DeployedClassifier, checkpoint: dict, args: argparse.Name
         mean=checkpoint["pixel_mean"],
         std=checkpoint["pixel_std"],
     )
-    templates = args.template or prompt_templates(checkpoint.get("prompt_style", 2))
-    replace_classes(model.network, teacher, names, templates)
+    style = checkpoint.get("prompt_style", 2)
+    templates = args.template or prompt_templates(style)
+    filled = names if args.template else prompt_names(style, names)
+    replace_classes(model.network, teacher, filled, templates)
     return names
 
 

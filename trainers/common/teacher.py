@@ -191,7 +191,16 @@ def class_embeddings(
 
     Returns:
         (C, D) unit rows.
+
+    Raises:
+        ValueError: for a template without a place for the name.
     """
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ValueError(
+                f'The template "{template}" must hold one {{}}, where the class name goes, as in '
+                '"a photo of a {}".'
+            )
     names = [name.replace("_", " ") for name in classnames]
     prompts = [template.format(name) for template in templates for name in names]
     path = None
@@ -253,7 +262,14 @@ def _from_python(spec: str) -> Teacher:
     parts = spec.split(":")
     if len(parts) != 3:
         raise ValueError(f'The teacher is "{spec}"; expected python:<module>:<function>.')
-    teacher = getattr(importlib.import_module(parts[1]), parts[2])()
+    try:
+        make = getattr(importlib.import_module(parts[1]), parts[2])
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"The teacher {spec} cannot be made ({error}). {parts[1]} must be importable (folders "
+            f"in PYTHONPATH are searched) and hold a function {parts[2]}."
+        ) from error
+    teacher = make()
     if not isinstance(teacher, Teacher):
         raise TypeError(f"{spec} returned {type(teacher).__name__}, not a Teacher.")
     return teacher
