@@ -367,6 +367,10 @@ def test_few_shot_trains_its_offsets_and_searches_weights_on_validation_images(d
     assert {"test", "val", "text", "dynamic", "static"} <= set(trainer.results)
     assert float(trainer.method.key_offset.detach().abs().max()) > 0
     assert (tmp_path / "stream_val.json").is_file()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    logged = {line["split"]: line for line in lines if "split" in line}
+    assert set(logged) == {"val", "test"}
+    assert logged["test"]["accuracy_static"] == trainer.results["static"]["accuracy"]
     again = dmn(tmp_path / "again", *options)
     again.load_model(str(tmp_path))
     assert torch.equal(again.method.alpha, trainer.method.alpha)

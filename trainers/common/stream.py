@@ -354,11 +354,15 @@ class StreamTrainer(FeatureTrainer):
         results = self.evaluator.evaluate()
         self.add_result(split, results)
         parts = accuracies(predictions, labels)
+        single = {name: accuracy for name, accuracy in parts.items() if name != FUSED}
         if split == "test":
-            for name, accuracy in parts.items():
-                if name != FUSED:
-                    metrics = {"accuracy": accuracy, "error_rate": 100.0 - accuracy}
-                    self.add_result(name, metrics)
+            for name, accuracy in single.items():
+                self.add_result(name, {"accuracy": accuracy, "error_rate": 100.0 - accuracy})
+        if self._metrics_log is not None:
+            columns = {f"accuracy_{name}": accuracy for name, accuracy in single.items()}
+            self._metrics_log.write(
+                epoch=self.epoch + 1, split=split, **self.results[split], **columns
+            )
         facts = {
             "split": split,
             "images": len(labels),
