@@ -99,6 +99,18 @@ def test_fine_tuning_does_not_touch_the_keys_that_it_started_from():
     torch.testing.assert_close(p.keys, before)
 
 
+@pytest.mark.parametrize(
+    ("name", "views"),
+    [("TipAdapter", "bank:10"), ("LinearProbe", "test"), ("ZeroshotCLIP", "none")],
+)
+def test_the_results_name_the_views_that_were_used_whatever_the_recipe_says(
+    world, tmp_path, name, views
+):
+    trainer = make_trainer(world, name, tmp_path, "TRAIN.VIEWS", "fresh")
+
+    assert trainer.view_mode == views
+
+
 def test_without_a_search_the_initial_pair_is_used(world, tmp_path):
     trainer = make_trainer(world, "TipAdapter", tmp_path, *GRID)
     trainer.train()
@@ -171,6 +183,18 @@ def test_clip_adapter_with_ratio_zero_is_zero_shot():
         4,
         5,
     )
+
+
+def test_clip_adapter_takes_the_mean_of_several_templates(world, tmp_path):
+    texts = ["a photo of a {}.", "art of the {}."]
+    both, first, second = (
+        make_trainer(world, "CLIPAdapter", tmp_path / str(i), "DATASET.TEMPLATES", given)
+        for i, given in enumerate((texts, texts[:1], texts[1:]))
+    )
+
+    expected = (first.method.raw_text_features + second.method.raw_text_features) / 2
+
+    torch.testing.assert_close(both.method.raw_text_features, expected)
 
 
 def test_clip_adapter_encodes_its_prompts_once_per_run(world, tmp_path, monkeypatch):

@@ -95,7 +95,7 @@ class CLIPAdapter(FeatureTrainer):
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
         node = cfg.TRAINER.CLIPADAPTER
-        features = template_features(clip, classnames, single_template(cfg))[0]
+        features = template_features(clip, classnames, single_template(cfg)).mean(dim=0)
         return ImageAdapter(features.float(), ratio=node.RATIO, reduction=node.REDUCTION)
 
     def _deploy(self) -> None:

@@ -149,6 +149,11 @@ class LinearProbe(FeatureTrainer):
         if node.DRAW == "lpclip" and cfg.DATASET.NUM_SHOTS < 1:
             raise ValueError("TRAINER.LINEARPROBE.DRAW lpclip needs DATASET.NUM_SHOTS >= 1.")
 
+    @property
+    def view_mode(self) -> str:
+        """The test view of every image."""
+        return "test"
+
     # ----------------------------------------------------------------- set-up
     def build_data_loader(self) -> None:
         """With DRAW lpclip: read the whole splits and draw from them as the script does."""

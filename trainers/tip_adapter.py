@@ -177,6 +177,11 @@ class TipAdapter(FeatureTrainer):
                 f"TRAINER.TIPADAPTER.AUGMENT_EPOCH is {node.AUGMENT_EPOCH}; expected >= 1."
             )
 
+    @property
+    def view_mode(self) -> str:
+        """The stored views behind the keys; fine-tuning reads those that TRAIN.VIEWS says."""
+        return super().view_mode if self.is_finetuned else f"bank:{self.settings.AUGMENT_EPOCH}"
+
     # ----------------------------------------------------------------- set-up
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

@@ -59,6 +59,8 @@ class FeatureTrainer(ClipTrainer):
     @property
     def view_mode(self) -> str:
         """How training views were made, as named in the results."""
+        if not self.uses_training_images:
+            return "none"
         if self.cfg.TRAIN.VIEWS == "bank":
             return f"bank:{self.cfg.TRAIN.NUM_VIEWS}"
         return "fresh"
