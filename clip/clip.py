@@ -176,7 +176,8 @@ def load_backbone(
 
     Args:
         name: a name of `available_models()`, `open_clip:<architecture>/<pretrained>`, or the path
-            of a weights file in OpenAI's layout.
+            of a weights file in OpenAI's layout. A file does not tell its activation: it is taken
+            as QuickGELU; weights trained without it need `open_clip:<architecture>/<path>`.
         precision: "fp32" or "amp" (float32 weights), or "fp16" (OpenAI's mixed storage).
         device: where the model goes.
         download_root: folder of downloaded weights, see clip/download.py.

@@ -338,3 +338,12 @@ def test_the_environment_report_is_kept_until_the_environment_changes(monkeypatc
     assert first == second
     assert first.startswith("PyTorch version: 1")
     assert len(asked) == 2
+
+
+def test_the_environment_report_needs_no_writable_cache(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("VLTUNE_CACHE", str(tmp_path / "file"))
+    report = "torch.utils.collect_env.get_pretty_env_info"
+    monkeypatch.setattr(report, lambda: "PyTorch version: 1")
+
+    assert collect_env_info().startswith("PyTorch version: 1")

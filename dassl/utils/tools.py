@@ -1,5 +1,6 @@
 """Seeds, environment report and other small tools; re-exports the file helpers."""
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -56,21 +57,22 @@ def collect_env_info() -> str:
     """Return torch's environment report and the Pillow version, as text.
 
     torch asks pip and several programs, which takes seconds: the report is kept in the cache
-    folder until the environment changes (what is installed, the interpreter, the visible GPUs).
+    folder until the environment changes (machine, interpreter, packages, visible GPUs).
     """
     packages = Path(torch.__file__).parents[1]
     facts = [sys.version, sys.prefix, torch.__version__, packages.stat().st_mtime_ns]
-    facts += [platform.platform(), os.environ.get("CUDA_VISIBLE_DEVICES")]
+    facts += [platform.node(), platform.platform(), os.environ.get("CUDA_VISIBLE_DEVICES")]
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     path = cache_dir() / "environment" / f"{digest}.txt"
-    if not path.is_file():
-        from torch.utils.collect_env import get_pretty_env_info
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    from torch.utils.collect_env import get_pretty_env_info
 
-        report = f"{get_pretty_env_info()}\n        Pillow ({PIL.__version__})"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            Path(temporary).write_text(report, encoding="utf-8")
-    return path.read_text(encoding="utf-8")
+    report = f"{get_pretty_env_info()}\n        Pillow ({PIL.__version__})"
+    # a folder that cannot be written costs the next run a few seconds
+    with contextlib.suppress(OSError), atomic_write(path) as temporary:
+        Path(temporary).write_text(report, encoding="utf-8")
+    return report
 
 
 def tolist_if_not(x: Any) -> list:
