@@ -195,6 +195,25 @@ def test_left_out_domains_are_columns_with_an_average(tmp_path, capsys):
     assert "photo" in text and "sketch" in text and "80.00" in text
 
 
+def test_what_was_measured_on_source_domains_is_said_below_the_table(tmp_path, capsys):
+    metrics = {"test": {"accuracy": 70.0}, "SWAD (inD)": {"accuracy": 90.0}}
+    about = {"protocol": "lodo", "dataset": "pacs", "target_domains": ["photo"]}
+    write_run(tmp_path / "te_photo", 70.0, metrics=metrics, **about)
+
+    text = parse(capsys, tmp_path)[1]
+
+    assert "(inD): validation accuracy on the source domains instead." in text
+
+
+def test_rows_whose_cells_rest_on_different_numbers_of_seeds_say_so(tmp_path, capsys):
+    for part, seed in (("base", 1), ("base", 2), ("new", 1)):
+        write_run(tmp_path / f"{part}{seed}", 70.0, protocol="base2new", part=part, seed=seed)
+
+    text = parse(capsys, tmp_path)[1]
+
+    assert "1-2" in text
+
+
 def test_csv_and_json_keep_full_precision(tmp_path, capsys):
     write_run(tmp_path / "seed1", 71.123456)
 

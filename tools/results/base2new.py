@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tools.results.published import Entry, find_published
 from tools.results.series import Series
 from tools.results.statistics import Cell, harmonic_mean, mean
-from tools.results.tables import TEST_RULE_NOTE, Footnotes, Table, _fold, _titled
+from tools.results.tables import TEST_RULE_NOTE, Footnotes, Table, _fold, _titled, seeds_text
 
 
 @dataclass
@@ -85,7 +85,7 @@ def _dataset_line(
         center = harmonic_mean(cells["Base"].mean, cells["Novel"].mean)
         cells["H"] = Cell(center, spread, tuple(common), rule)
     line = {name: cell.text() for name, cell in cells.items()}
-    line["seeds"] = str(max(len(cell.seeds) for cell in cells.values()))
+    line["seeds"] = seeds_text(cells.values())
     numbers: dict[str, float | None] = {}
     for name, cell in cells.items():
         numbers |= {name: cell.mean, f"{name}_std": cell.std}

@@ -20,6 +20,7 @@ from tools.results.tables import PROTOCOL_TITLES, Table, list_table, wide_table
 
 TRANSFER_PROTOCOLS = ("dg", "xd")
 COLUMN_ORDER = [name for targets in TRANSFER_TARGETS.values() for name in targets]
+IN_DOMAIN = "(inD)"  # ends the name of what was measured on the source domains
 SHORT_NAMES = {
     "imagenetv2": "-V2",
     "imagenet_sketch": "-Sketch",
@@ -169,6 +170,8 @@ def _domain_tables(
                         f"published: {entry.trainer} {entry.accuracy[dataset]:.1f} on average over "
                         f"the domains. {entry.label}"
                     )
+        if any(item.key.classifier.endswith(IN_DOMAIN) for item in own):
+            table.notes.append(f"{IN_DOMAIN}: validation accuracy on the source domains instead.")
         tables.append(table)
     return tables
 

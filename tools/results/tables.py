@@ -118,7 +118,7 @@ def wide_table(
     for row, cells in methods.items():
         line = dict(zip(("trainer", "classifier", "recipe", "backbone", "shots", "rule"), row))
         line["shots"] = str(line["shots"] or "")
-        line["seeds"] = str(max(len(cell.seeds) for cell in cells.values()))
+        line["seeds"] = seeds_text(cells.values())
         data.append(dict(line) | {name: cell.mean for name, cell in cells.items()})
         line |= {header: cells[name].text() if name in cells else "" for name, header in columns}
         present = [cells[name].mean for name in averaged if name in cells]
@@ -265,6 +265,12 @@ def _titled(title: str, constants: dict[str, str]) -> str:
         if name != "protocol"
     ]
     return f"{title} ({', '.join(shown)})" if shown else title
+
+
+def seeds_text(cells: Iterable[Cell]) -> str:
+    """How many seeds the cells of a row rest on: `3`, or `1-3` where they differ."""
+    counts = sorted({len(cell.seeds) for cell in cells})
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
 
 
 def _number(value: float | None) -> str:
