@@ -258,6 +258,17 @@ def test_evaluation_loads_what_is_deployed(domains, tmp_path):
     assert accuracy == pytest.approx(trained["metrics"]["test"]["accuracy"])
 
 
+def test_a_staged_run_is_evaluated_by_the_command_line(domains, tmp_path):
+    trained = step_run(domains, tmp_path / "run", "LPFT", "STEPS.N", "4")
+    words = step_args(domains, tmp_path / "eval", "LPFT", "STEPS.N", "4")
+    args = make_parser().parse_args(["--eval-only", "--model-dir", str(tmp_path / "run"), *words])
+
+    results = run(args, make_config(args))
+
+    assert results["metrics"]["test"] == trained["metrics"]["test"]
+    assert results["trainable_parameters"] == trained["trainable_parameters"]
+
+
 def test_a_single_checkpoint_file_is_evaluated(domains, tmp_path):
     trained = step_run(domains, tmp_path / "run", "LP")
     content = load_checkpoint(str(tmp_path / "run" / "best"))

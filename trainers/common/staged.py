@@ -144,6 +144,13 @@ class StagedTrainer(TrainerBase):
         self.results |= self.last.results
         return accuracy
 
+    def test_and_record(self, split: str | None = None) -> float:
+        """``test()`` with its duration, for ``--eval-only``."""
+        start = time.time()
+        accuracy = self.test(split)
+        self.test_seconds = time.time() - start
+        return accuracy
+
     @classmethod
     def load_predictor(cls, checkpoint: dict, device: torch.device) -> Predictor:
         """The classifier of the last stage."""
