@@ -60,6 +60,17 @@ def test_seeds_are_averaged_with_the_population_deviation(tmp_path, capsys):
     assert "72.00 ± 0.82" in text
 
 
+def test_training_on_all_images_is_not_called_zero_shots(tmp_path, capsys):
+    labelled = {"train": 5000, "val": 0}
+    write_run(tmp_path / "a", 80.0, shots=-1, labelled_images=labelled)
+    write_run(tmp_path / "b", 60.0, shots=-1, trainer="ZeroshotCLIP")
+
+    lines = parse(capsys, tmp_path)[1].splitlines()
+
+    assert "all" in next(line for line in lines if "TaskRes" in line)
+    assert "all" not in next(line for line in lines if "ZeroshotCLIP" in line)
+
+
 def test_what_was_measured_stays_a_column_where_all_rows_agree(tmp_path, capsys):
     for trainer in ("TaskRes", "CoOp"):
         write_run(tmp_path / trainer, 70.0, trainer=trainer)

@@ -52,7 +52,9 @@ def read_curves(folders: Iterable[Path], metric: str) -> dict[str, list[Curve]]:
     series = [
         s
         for s in group(load_records(folders).records)
-        if s.key.protocol in PROTOCOLS and s.key.classifier == "test" and not s.key.source
+        if s.key.protocol in PROTOCOLS
+        and s.key.classifier == "test"
+        and not (s.key.source or s.trains_on_all)
     ]
     labels = _labels([s.key for s in series])
     for one, label in zip(series, labels, strict=True):

@@ -37,6 +37,12 @@ class Series:
     metrics: dict[str, dict[int, float]]
     records: tuple[Record, ...]
 
+    @property
+    def trains_on_all(self) -> bool:
+        """Whether all training images were used: no shots were drawn, yet labels were read."""
+        labelled = self.records[0].details.get("labelled_images") or {}
+        return self.key.shots == 0 and labelled.get("train", 0) > 0
+
     def cell(self, metric: str, *, ci95: bool = False) -> Cell | None:
         """Mean over seeds, or None where no run has the metric."""
         values = self.metrics.get(metric)

@@ -70,7 +70,7 @@ def list_table(
             continue
         line = {name: getattr(item.key, name) for name in columns}
         line["classifier"] = "" if line["classifier"] == "test" else line["classifier"]
-        line["shots"] = str(item.key.shots)
+        line["shots"] = "all" if item.trains_on_all else str(item.key.shots)
         line["seeds"] = str(len(cell.seeds))
         line[metric] = cell.text()
         second = item.cell("macro_f1", ci95=ci95) if metric == "accuracy" else None
