@@ -5,7 +5,15 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .files import Piece, class_folders, hint, images_by_class
-from .records import SPLITS, Record, Splits, read_split_file, split_by_fractions, split_train_val
+from .records import (
+    SPLITS,
+    VAL_FRACTION,
+    Record,
+    Splits,
+    read_split_file,
+    split_by_fractions,
+    split_train_val,
+)
 from .split_dataset import SplitDataset
 
 OWN_FOLDERS = ("split_fewshot",)  # what a run writes beside the class folders
@@ -17,9 +25,9 @@ class ClassFolder(SplitDataset):
 
     DATASET.ROOT is that folder itself; a class is called as its folder. Without ``train`` and
     ``test`` every class is split by rule P (half train, a fifth val, the rest test), without
-    ``val`` a fifth of the training images is val. The split follows from the file names: it is the
-    same on every machine and changes when images are added. A ``split.json`` in the format of
-    ``split_zhou_*.json`` goes first.
+    ``val`` a fifth of the training images is val, or none where a class has fewer than three. The
+    split follows from the file names: it is the same on every machine and changes when images are
+    added. A ``split.json`` in the format of ``split_zhou_*.json`` goes first.
     """
 
     dataset_dir = ""
@@ -53,7 +61,8 @@ class ClassFolder(SplitDataset):
         classes = {split: self._images(folder / split) for split in names}
         labels = {name: label for label, name in enumerate(classes["train"])}
         splits = {split: _records(split, classes.get(split, {}), labels) for split in SPLITS}
-        if "val" not in names:
+        fewest = min(len(images) for images in classes["train"].values())
+        if "val" not in names and round(fewest * VAL_FRACTION) > 0:
             splits["train"], splits["val"] = split_train_val(splits["train"])
         return splits
 

@@ -121,6 +121,19 @@ def test_a_dataset_file_of_somebody_else_is_read_and_its_images_looked_for(
     assert "1 classes; images: train 1, test 1" in capsys.readouterr().out
 
 
+def test_an_image_in_training_and_test_is_noted(tmp_path, capsys):
+    pets_tree(tmp_path)
+    path = tmp_path / "oxford_pets" / "split_zhou_OxfordPets.json"
+    check_data.main(["oxford_pets", "--root", str(tmp_path)])
+    split = json.loads(path.read_text())
+    assert "both in the training" not in capsys.readouterr().out
+
+    path.write_text(json.dumps(split | {"test": split["test"] + split["train"][:1]}))
+    check_data.main(["oxford_pets", "--root", str(tmp_path)])
+
+    assert "1 images are both in the training and in the test list" in capsys.readouterr().out
+
+
 def test_all_datasets_get_one_line_each(tmp_path, capsys):
     pets_tree(tmp_path)
 

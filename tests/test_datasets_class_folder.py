@@ -73,6 +73,13 @@ def test_a_validation_folder_is_taken_where_there_is_one(tmp_path):
     assert sizes(build(tmp_path)) == (12, 4, 6)
 
 
+def test_classes_too_small_for_a_validation_part_have_none(tmp_path):
+    images(tmp_path / "train", count=2)
+    images(tmp_path / "test", count=1)
+
+    assert sizes(build(tmp_path)) == (4, 0, 2)
+
+
 def test_a_split_file_goes_first(tmp_path):
     images(tmp_path, count=3)
     entries = [[f"badger/img_{k}.jpg", 0, "badger"] for k in range(3)]

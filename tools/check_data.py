@@ -120,6 +120,11 @@ def read_dataset(report: Report, cls: type, name: str, root: Path, *, decode: bo
     else:
         items = list({i.impath: i for i in (*dataset.train_x, *dataset.test)}.values())
         items += [i for i in dataset.val or () if dataset.val is not dataset.test]
+        if dataset.train_x is not dataset.test:
+            shared = {i.impath for i in dataset.train_x} & {i.impath for i in dataset.test}
+            if shared:
+                text = f"{len(shared)} images are both in the training and in the test list, first"
+                report.add("note", f"{text} {min(shared)}")
     report.add("ok", sizes_line(dataset))
     if decode:
         decode_all(report, [item.impath for item in items])
