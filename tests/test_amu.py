@@ -1,6 +1,7 @@
 """AMU-Tuning: auxiliary encoders by name, initial weight, evaluation, ablations, files."""
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from few_shot_world import make_trainer, make_world
@@ -171,6 +172,21 @@ def test_a_file_of_another_network_is_named_as_such(tmp_path):
 
     with pytest.raises(ValueError, match="other.pt holds no weights of timm:resnet18"):
         load_auxiliary("timm:resnet18", str(tmp_path / "other.pt"))
+
+
+@pytest.mark.parametrize("with_head", [True, False])
+def test_a_timm_file_may_hold_a_head(tmp_path, with_head):
+    network = timm.create_model("test_resnet", **({} if with_head else {"num_classes": 0}))
+    torch.save(network.state_dict(), tmp_path / "timm.pt")
+    network.reset_classifier(0)
+
+    encoder = load_auxiliary("timm:test_resnet", str(tmp_path / "timm.pt"))
+
+    pixels = torch.rand(2, 3, 64, 64)
+    mean, std = (torch.tensor(each)[:, None, None] for each in (encoder.mean, encoder.std))
+    with torch.no_grad():
+        expected = network.eval()((pixels - mean) / std)
+    torch.testing.assert_close(encoder(pixels), expected)
 
 
 def test_a_network_that_takes_no_small_images_can_be_an_auxiliary():

@@ -215,11 +215,8 @@ def resnet50_from_moco(checkpoint: dict, path: Path | str = "given") -> nn.Modul
 def _timm(model: str, weights: str) -> AuxiliaryEncoder:
     import timm
 
-    options = {"pretrained": not weights, "num_classes": 0}
-    if weights:
-        options["checkpoint_path"] = weights
     try:
-        network = timm.create_model(model, **options)
+        network = _timm_network(model, weights)
     except (RuntimeError, OSError, ValueError) as err:
         if not timm.is_model(model.split(".")[0]):
             close = timm.list_models(f"{model[:6]}*")[:5]
@@ -246,6 +243,20 @@ def _timm(model: str, weights: str) -> AuxiliaryEncoder:
         name=f"timm-{model}",
         input_size=config["input_size"][-1] if is_fixed else None,
     )
+
+
+def _timm_network(model: str, weights: str) -> nn.Module:
+    """A timm network without its head; a local file may hold one."""
+    import timm
+
+    if not weights:
+        return timm.create_model(model, pretrained=True, num_classes=0)
+    try:
+        return timm.create_model(model, checkpoint_path=weights, num_classes=0)
+    except RuntimeError:
+        network = timm.create_model(model, checkpoint_path=weights)
+        network.reset_classifier(0)
+        return network
 
 
 def _clip_tower(backbone: str) -> AuxiliaryEncoder:
