@@ -233,6 +233,19 @@ def test_lodo_leaves_each_domain_out():
     assert runs[-1].flags[-2:] == ["--target-domains", "sketch"]
 
 
+def test_the_zero_shot_row_of_lodo_is_the_teacher_with_its_own_input():
+    words = ["lodo", "--trainer", "VL2VADiP", "--dataset", "pacs", "--recipe", "vits"]
+    words += ["--domains", "photo", "--seeds", "0", "INPUT.TEACHER_NORM", "clip"]
+
+    zeroshot, run = plan(*words, "TRAINER.VL2V.TEACHER", "ViT-B/32")
+    alone = plan(*words, "TRAINER.VL2V.TEACHER", "http://localhost:8008")
+
+    assert zeroshot.backbone == "ViT-B/32"
+    assert "INPUT.TEACHER_NORM" not in zeroshot.opts
+    assert "INPUT.TEACHER_NORM" in run.opts
+    assert [run.output_dir.name for run in alone] == ["te_photo"]
+
+
 def test_lodo_runs_on_the_toy_domains_where_no_dataset_is_named():
     runs = plan("lodo", "--trainer", "MIRO", "--seeds", "1")
 

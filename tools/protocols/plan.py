@@ -14,6 +14,7 @@ from tools.recipes import ROOT, Recipe, resolve, slug
 
 KEY = re.compile(r"[A-Z][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)+$|USE_CUDA$|VERBOSE$")
 SHARED_KEYS = ("DATASET.", "INPUT.", "DATALOADER.", "USE_CUDA", "VERBOSE")
+BLACK_BOXES = ("http://", "https://", "python:")  # teachers that are no CLIP at hand
 NOT_SHARED_KEYS = ("DATASET.NUM_SHOTS", "DATASET.VAL_SHOTS", "DATASET.SUBSAMPLE_CLASSES")
 STAGES = {  # trainer -> its stages in order: (folder, trainer)
     "VL2VADiP": (("align", "VL2VAlign"), ("distill", "VL2VDistill")),
@@ -262,13 +263,14 @@ def _lodo(request: Request) -> list[Run]:
         recipe = request.resolve(dataset, shots=0)
         domains = request.domains or domains_of(dataset, request.root)
         level = request.output / "lodo" / dataset / request.trainer / _folder(request, recipe, None)
-        teacher = str(recipe.value("TRAINER.VL2V.TEACHER") or _teacher(dataset))
+        teacher = _teacher(request, recipe, dataset)
+        has_zeroshot = request.with_zeroshot and not recipe.eval_only and teacher
         for seed in _seeds(request, recipe):
             for domain in domains:
                 flags = ["--target-domains", domain]
                 if recipe.eval_only:
                     flags.append("--eval-only")
-                if request.with_zeroshot and not recipe.eval_only:
+                if has_zeroshot:
                     runs.append(_zeroshot_domain(request, dataset, teacher, seed, domain))
                 folder = level / f"seed{seed}" / f"te_{slug(domain)}"
                 common = {"dataset": dataset, "seed": seed, "flags": flags}
@@ -279,8 +281,13 @@ def _lodo(request: Request) -> list[Run]:
     return runs
 
 
-def _teacher(dataset: str) -> str:
-    return "toy/ViT" if dataset.startswith("toy_") else "ViT-B/16"
+def _teacher(request: Request, recipe: Recipe, dataset: str) -> str:
+    """The CLIP of the zero-shot row: the teacher, or "" if that is a black box."""
+    _, pairs = request.user_words()
+    given = dict(zip(pairs[::2], pairs[1::2])).get("TRAINER.VL2V.TEACHER")
+    default = "toy/ViT" if dataset.startswith("toy_") else "ViT-B/16"
+    teacher = str(given or recipe.value("TRAINER.VL2V.TEACHER") or default)
+    return "" if teacher.startswith(BLACK_BOXES) else teacher
 
 
 def _stages(request: Request, recipe: Recipe, folder: Path, common: dict) -> list[Run]:
@@ -316,7 +323,9 @@ def _zeroshot_domain(request: Request, dataset: str, backbone: str, seed: int, d
     level = request.output / "lodo" / dataset / "ZeroshotCLIP" / recipe.label
     folder = level / f"seed{seed}" / f"te_{slug(domain)}"
     flags, opts = ["--target-domains", domain], ["RUN.PROTOCOL", "lodo"]
-    return _companion(request, recipe, folder, dataset, seed=seed, opts=opts, flags=flags)
+    return _companion(
+        request, recipe, folder, dataset, seed=seed, opts=opts, flags=flags, not_shared=("INPUT.",)
+    )  # INPUT is the student's: CLIP has its own size and statistics
 
 
 def _companion(
@@ -328,11 +337,12 @@ def _companion(
     seed: int,
     opts: list[str],
     flags: Sequence[str] = (),
+    not_shared: tuple[str, ...] = (),
 ) -> Run:
     """A zero-shot run; of the user's settings only those about data and device apply."""
     _, pairs = request.user_words()
     for key, value in zip(pairs[::2], pairs[1::2]):
-        if key.startswith(SHARED_KEYS) and key not in NOT_SHARED_KEYS:
+        if key.startswith(SHARED_KEYS) and not key.startswith((*NOT_SHARED_KEYS, *not_shared)):
             opts = [*opts, key, value]
     words = ["--root", request.root, "--seed", str(seed), "--trainer", "ZeroshotCLIP"]
     words += ["--dataset", dataset, *recipe.arguments(), *flags, "--eval-only"]
