@@ -25,7 +25,8 @@ from tools.results.statistics import Cell
 PROTOCOLS = ("fewshot", "zeroshot", "")
 AVERAGE = "average"
 COLUMNS = 3  # panels side by side
-MARKERS = "osD^vPX*<>"
+COLOURS, MARKERS, LINES = 10, "osD^vPX*<>", ("-", "--", ":")
+LEGEND = "outside right upper"  # beside the panels: it hides no curve
 RULES_WITH_LABEL = ("test",)  # numbers that test labels chose are marked wherever they appear
 
 
@@ -64,10 +65,16 @@ def read_curves(folders: Iterable[Path], metric: str) -> dict[str, list[Curve]]:
             curve.points[one.key.shots if one.key.protocol != "zeroshot" else 0] = _pair(cell)
     if not found:
         raise ValueError(f"No few-shot or zero-shot run with the metric {metric} under them.")
-    return {
+    ordered = {
         dataset: sorted(curves.values(), key=lambda c: (not c.is_untrained, c.label))
         for dataset, curves in sorted(found.items())
     }
+    trained = {
+        dataset: curves
+        for dataset, curves in ordered.items()
+        if not all(curve.is_untrained for curve in curves)
+    }
+    return trained or ordered  # a panel with zero-shot alone says nothing beside others
 
 
 def _pair(cell: Cell) -> tuple[float, float]:
@@ -147,20 +154,29 @@ def draw(curves: dict[str, list[Curve]], path: Path, metric: str) -> None:
     size = (4.8 * columns, 3.8 * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     labels = sorted({curve.label for members in curves.values() for curve in members})
-    styles = {
-        label: {"color": f"C{i % 10}", "marker": MARKERS[i % len(MARKERS)]}
-        for i, label in enumerate(labels)
-    }
+    styles = {label: _style(i) for i, label in enumerate(labels)}
     for axis, (dataset, members) in zip(axes.flat, curves.items()):
         _panel(axis, dataset, members, styles)
     for axis in axes.flat[len(curves) :]:
         axis.axis("off")
     for row in axes:
         row[0].set_ylabel(f"{metric} (%)")
-    axes.flat[0].legend(fontsize=7)
+    shown = {}
+    for axis in axes.flat:
+        handles, names = axis.get_legend_handles_labels()
+        shown |= dict(zip(names, handles))
+    in_order = sorted(shown, key=lambda name: labels.index(name))
+    figure.legend([shown[name] for name in in_order], in_order, fontsize=7, loc=LEGEND)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _style(number: int) -> dict[str, str]:
+    """Colour, marker and line of the n-th label; no two of the first hundred are the same."""
+    lap = number // COLOURS
+    marker = MARKERS[(number + lap) % len(MARKERS)]
+    return {"color": f"C{number % COLOURS}", "marker": marker, "linestyle": LINES[lap % len(LINES)]}
 
 
 def _panel(axis, dataset: str, members: Sequence[Curve], styles: dict[str, dict]) -> None:
