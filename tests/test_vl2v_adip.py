@@ -130,6 +130,11 @@ def test_distill_refuses_an_align_run_that_is_unfinished_or_of_another_prompt(do
         step_run(domains, tmp_path / "b", "VL2VDistill", *words)
 
 
+def test_an_align_run_that_would_save_nothing_is_refused(domains, tmp_path):
+    with pytest.raises(ValueError, match="MODEL_SAVE.ALIGN is 0"):
+        step_run(domains, tmp_path, "VL2VADiP", "TRAINER.VL2V.MODEL_SAVE.ALIGN", "0")
+
+
 def test_queries_count_images_and_texts(distilled):
     queries = distilled[1]["metrics"]["teacher queries"]
 

@@ -108,10 +108,10 @@ def full_name(name: str) -> str:
     name = SHORT_NAMES.get(name, name)
     source, _, model = name.partition(":")
     if source not in SOURCES or not model:
+        known = [*SHORT_NAMES, "torchvision:<model>", "timm:<model>.<tag>", "clip:<backbone>"]
         raise ValueError(
             f'MODEL.BACKBONE.NAME is "{name}", which is no known student. '
-            f"{did_you_mean(name, [*SHORT_NAMES, *SHORT_NAMES.values()])} Known: "
-            f"{', '.join(SHORT_NAMES)}, torchvision:<model>, timm:<model>.<tag>, clip:<backbone>."
+            f"{did_you_mean(name, known)}"
         )
     return name
 

@@ -24,9 +24,7 @@ CUMULATIVE_FROM = 2500  # ... none of which happens up to this step
 def check_reset_rule(rule: str, key: str = "SWAD.RESET") -> str:
     """Return ``rule`` if it is known; raise ValueError with the nearest name otherwise."""
     if rule not in RESET_RULES:
-        raise ValueError(
-            f'{key} is "{rule}". {did_you_mean(rule, RESET_RULES)} Known: {", ".join(RESET_RULES)}.'
-        )
+        raise ValueError(f'{key} is "{rule}". {did_you_mean(rule, RESET_RULES)}')
     return rule
 
 
