@@ -121,3 +121,20 @@ def test_a_missing_epoch_lists_the_epochs_that_exist(tmp_path):
 
     with pytest.raises(FileNotFoundError, match=r"There are: model\.pth\.tar-1\."):
         trainer.load_model(trainer.output_dir, epoch=7)
+
+
+def test_training_starts_from_given_weights_of_a_run_or_a_file(tmp_path):
+    trained = made_trainer("CoOp", tmp_path)
+    trained.train()
+    file = tmp_path / "out_CoOp" / "prompt_learner" / "model.pth.tar-1"
+
+    for source in (trained.output_dir, file):
+        other = ("MODEL.INIT_WEIGHTS", str(source), "OUTPUT_DIR", str(tmp_path / "other"))
+        trainer = made_trainer("CoOp", tmp_path, *other)
+        assert torch.equal(trainer.method.ctx, trained.method.ctx)
+        assert trainer.optim.param_groups[0]["params"][0] is trainer.method.ctx
+
+
+def test_weights_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="MODEL.INIT_WEIGHTS /nowhere is neither"):
+        made_trainer("CoOp", tmp_path, "MODEL.INIT_WEIGHTS", "/nowhere")

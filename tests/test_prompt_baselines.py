@@ -412,6 +412,12 @@ def test_fewer_initial_words_than_prompt_tokens_are_refused(clip):
         MaPLePrompt(clip, NAMES, n_ctx=2, ctx_init="photo", depth=3)
 
 
+@pytest.mark.parametrize("name", ["KgCoOp", "ProGrad"])
+def test_a_class_name_in_front_is_refused_where_it_would_be_ignored(name, tmp_path):
+    with pytest.raises(ValueError, match=f"{name} supports .*POSITION end only"):
+        made_trainer(name, tmp_path, "TRAINER.COOP.CLASS_TOKEN_POSITION", "front")
+
+
 def test_prograd_needs_a_template_that_ends_with_the_name(tmp_path):
     template = ("DATASET.TEMPLATES", ["a photo of a {}, a type of pet."])
 

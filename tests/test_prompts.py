@@ -135,6 +135,13 @@ def test_another_context_length_is_refused_with_the_setting_to_change(clip):
         other.import_state(trained.state_dict(), NAMES, NAMES)
 
 
+def test_words_make_one_context_for_all_classes_and_say_so(clip, caplog):
+    learned = prompt(clip, ctx_init="a photo of a", class_specific=True)
+
+    assert learned.ctx.dim() == 2
+    assert "CSC True has no effect" in caplog.text
+
+
 def test_a_class_specific_context_of_another_number_of_classes_says_so(clip):
     trained = prompt(clip, class_specific=True)
     other = ContextPrompt(clip, NAMES[:2], n_ctx=3, class_specific=True)

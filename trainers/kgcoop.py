@@ -74,9 +74,14 @@ class KgCoOp(FeatureTrainer):
         node.CTX_INIT = True  # start at "a photo of a"
         node.W = 1.0  # weight of the regulariser; the recipe sets 8.0
         node.PREC = "amp"  # fp32 | fp16 | amp
-        node.CLASS_TOKEN_POSITION = "end"  # read by the official recipes, always end
+        node.CLASS_TOKEN_POSITION = "end"  # end only
         node.ALPHA = 1.0  # in the official node, without effect
         return CN({"TRAINER": CN({"COOP": node})})
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        if cfg.TRAINER.COOP.CLASS_TOKEN_POSITION != "end":
+            raise ValueError("KgCoOp supports TRAINER.COOP.CLASS_TOKEN_POSITION end only.")
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

@@ -17,7 +17,7 @@ from clip.model import CLIP
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 
-from .loading import load_method
+from .loading import load_method, start_from
 from .method import Method
 from .predictor import Predictor, clip_predictor, normalise_pixels
 
@@ -100,6 +100,8 @@ class ClipTrainer(TrainerX):
         """Build and register the method; only its trainable tensors get an optimiser."""
         self.method = self.make_method().to(self.device)
         self.prepare_method()
+        if self.cfg.MODEL.INIT_WEIGHTS:
+            start_from(self, self.cfg.MODEL.INIT_WEIGHTS)
         self.optim = self.sched = None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "amp")
         if any(p.requires_grad for p in self.method.parameters()):

@@ -40,16 +40,39 @@ def checkpoint_path(directory: str | Path, name: str, epoch: int | None) -> Path
 def load_method(trainer: "ClipTrainer", directory: str, epoch: int | None = None) -> None:
     """Load ``trainer.method`` from a run's directory; logs which file was read."""
     path = checkpoint_path(directory, trainer.model_name, epoch)
+    checkpoint = trainer.loaded_checkpoint = _take(trainer, path)
+    value = checkpoint.get("val_result")
+    result = "" if value is None else f", val_result={value:.1f}"
+    saved = checkpoint.get("epoch", "not stated")
+    logger.info("Load %s to %s (epoch=%s%s)", path, trainer.model_name, saved, result)
+
+
+def start_from(trainer: "ClipTrainer", source: str) -> None:
+    """Begin training at a checkpoint: MODEL.INIT_WEIGHTS, a file or a run's directory.
+
+    Raises:
+        FileNotFoundError: if there is neither.
+        ValueError: if it does not fit this run.
+    """
+    path = Path(source)
+    if path.is_dir():
+        path = checkpoint_path(path, trainer.model_name, None)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"MODEL.INIT_WEIGHTS {source} is neither a checkpoint nor the folder of a run."
+        )
+    _take(trainer, path)
+    logger.info("Start from %s", path)
+
+
+def _take(trainer: "ClipTrainer", path: Path) -> dict:
+    """Load ``trainer.method`` from a file; the file's contents."""
     checkpoint = load_checkpoint(str(path))
     source, target = class_keys(trainer, checkpoint)
     # Official files of AMU hold the bare tensors.
     state = trainer.method.import_state(checkpoint.get("state_dict", checkpoint), source, target)
     load_exactly(trainer.method, state, path)
-    trainer.loaded_checkpoint = checkpoint
-    value = checkpoint.get("val_result")
-    result = "" if value is None else f", val_result={value:.1f}"
-    saved = checkpoint.get("epoch", "not stated")
-    logger.info("Load %s to %s (epoch=%s%s)", path, trainer.model_name, saved, result)
+    return checkpoint
 
 
 def class_keys(trainer: "ClipTrainer", checkpoint: dict) -> tuple[list[str] | None, list[str]]:
