@@ -71,7 +71,11 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     add("--shots", type=int, default=16, help="images per class")
     add("--seeds", default=os.environ.get("SEEDS", ""), help='e.g. "1 2 3" (environment SEEDS)')
     add("--root", default=os.environ.get("DATA", "./data"), help="data folder (environment DATA)")
-    add("--output", default=os.environ.get("OUTPUT", "./output"), help="(environment OUTPUT)")
+    add(
+        "--output",
+        default=os.environ.get("OUTPUT", "./output"),
+        help="folder of all runs (environment OUTPUT)",
+    )
     add("--backbone", help="instead of the recipe's own, e.g. ViT-B/16")
     add("--recipe", help="instead of the one that recipes.yaml chooses")
     add("--variant", default="", help="setting of the method that recipes.yaml knows")
