@@ -8,6 +8,7 @@ import pytest
 from dataset_trees import make_cfg, write_images
 
 from dassl.data.datasets import build_dataset
+from datasets.class_folder import ClassFolder
 from tools import check_data
 
 CLASSES = ("red_fox", "badger")
@@ -18,7 +19,7 @@ def images(folder, classes=CLASSES, count=10):
 
 
 def build(root, **settings):
-    return build_dataset(make_cfg(root, "ClassFolder", **settings))
+    return build_dataset(make_cfg(root, ClassFolder.__name__, **settings))
 
 
 def relative(items, folder):
