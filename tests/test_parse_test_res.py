@@ -353,3 +353,16 @@ def test_published_data_sets_have_a_config():
 
     for entry in load_published():
         assert set(entry.accuracy) | set(entry.base) | set(entry.new) <= known, entry.source
+
+
+def test_a_leave_one_out_table_names_the_rule_of_swads_segments(tmp_path, capsys):
+    about = {"protocol": "lodo", "dataset": "pacs", "selection": "source_val", "trainer": "ERM"}
+    for target, reset in (("photo", "cumulative"), ("sketch", "every_checkpoint")):
+        swad = {"accuracy": 50.0, "reset": reset}
+        metrics = {"test": {"accuracy": 50.0}, "SWAD": swad}
+        write_run(tmp_path / target, 50.0, target_domains=[target], metrics=metrics, **about)
+
+    _, text = parse(capsys, tmp_path)
+
+    assert "SWAD, ERM: segments by the rule cumulative (SWAD.RESET)." in text
+    assert "SWAD, ERM: segments by the rule every_checkpoint (SWAD.RESET)." in text

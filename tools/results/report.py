@@ -172,8 +172,22 @@ def _domain_tables(
                     )
         if any(item.key.classifier.endswith(IN_DOMAIN) for item in own):
             table.notes.append(f"{IN_DOMAIN}: validation accuracy on the source domains instead.")
+        table.notes += _swad_notes(own)
         tables.append(table)
     return tables
+
+
+def _swad_notes(series: Sequence[Series]) -> list[str]:
+    """Which rule restarted SWAD's running mean, by method: the two give different numbers."""
+    rules: dict[str, set[str]] = {}
+    for record in (record for item in series for record in item.records):
+        swad = record.details.get("metrics", {}).get("SWAD", {})
+        if "reset" in swad:
+            rules.setdefault(swad["reset"], set()).add(record.trainer)
+    return [
+        f"SWAD, {', '.join(sorted(trainers))}: segments by the rule {rule} (SWAD.RESET)."
+        for rule, trainers in sorted(rules.items())
+    ]
 
 
 def as_text(tables: Sequence[Table]) -> str:
