@@ -131,7 +131,7 @@ def table(settings: Sequence[Setting]) -> str:
     for setting in settings:
         scores = setting.scores()
         mean = f"{statistics.mean(scores):.2f}" if scores else "failed"
-        mean += f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
+        mean += f" ± {statistics.pstdev(scores):.2f}" if len(scores) > 1 else ""
         mark = "best" if setting is best else "" if setting.is_complete else "incomplete"
         rows.append([*setting.values.values(), mean, len(scores), mark])
     head = [*settings[0].values, "validation accuracy", "seeds", ""]
