@@ -12,7 +12,7 @@ import pytest
 from yacs.config import CfgNode as CN
 
 import train
-from dassl.engine import TRAINER_REGISTRY, cli
+from dassl.engine import TRAINER_REGISTRY, cli, report
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.run import run
 
@@ -356,3 +356,17 @@ def test_ctrl_c_ends_with_one_line_and_no_traceback(tmp_path):
 
     assert done.returncode == 130
     assert "Interrupted" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_installation_without_configs_says_how_to_get_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "CONFIGS", tmp_path / "configs")
+    args = make_parser().parse_args(["--dataset", "dtd"])
+
+    with pytest.raises(FileNotFoundError, match="configs are not part of an installed package"):
+        cli.find_dataset_yaml(args)
+
+
+def test_the_recorded_command_can_be_pasted(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", "--output-dir", "my runs/a"])
+
+    assert report.command_line().endswith("train.py --output-dir 'my runs/a'")

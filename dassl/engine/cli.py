@@ -113,7 +113,12 @@ def find_trainer(args: argparse.Namespace, recipes: Iterable[Path]) -> str:
 
 
 def find_dataset_yaml(args: argparse.Namespace) -> Path:
-    """The dataset config: --dataset-config-file, --dataset, or the embedded default."""
+    """The dataset config: --dataset-config-file, --dataset, or the embedded default.
+
+    Raises:
+        ValueError: both are given, or no config has the name.
+        FileNotFoundError: no such file, or the package was installed without its configs.
+    """
     if args.dataset_config_file and args.dataset:
         raise ValueError("Give --dataset or --dataset-config-file, not both.")
     if args.dataset_config_file:
@@ -123,6 +128,11 @@ def find_dataset_yaml(args: argparse.Namespace) -> Path:
         name = DEFAULT_DATASET
         logger.info("No dataset is given: using the embedded %s (--dataset NAME).", name)
     path = CONFIGS / "datasets" / f"{name}.yaml"
+    if not CONFIGS.is_dir():
+        raise FileNotFoundError(
+            f"There is no {CONFIGS}: configs are not part of an installed package. Work in a clone "
+            f"(pip install -e .), or name a file: --dataset-config-file YAML."
+        )
     if not path.is_file():
         known = sorted(p.stem for p in (CONFIGS / "datasets").glob("*.yaml"))
         raise ValueError(

@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import logging
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,8 +35,8 @@ def versions() -> dict[str, str]:
 
 
 def command_line() -> str:
-    """The command that started this process."""
-    return " ".join([Path(sys.executable).name, *sys.argv])
+    """The command that started this process, as a line for a shell."""
+    return shlex.join([Path(sys.executable).name, *sys.argv])
 
 
 def parameter_counts(trainer: "TrainerBase") -> tuple[int, int]:
