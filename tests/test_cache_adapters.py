@@ -11,8 +11,14 @@ import trainers  # noqa: F401  (registers the trainers)
 from dassl.utils import load_checkpoint
 from tools.benchmarks.cache_adapters import search_plainly
 from trainers.clip_adapter import ImageAdapter
-from trainers.common import prompts
-from trainers.common.cache_logits import ClassSums, Grid, cyclic_order, search
+from trainers.common import cache_logits, prompts
+from trainers.common.cache_logits import (
+    ClassSums,
+    Grid,
+    cyclic_order,
+    search,
+    search_features,
+)
 from trainers.tip_adapter import Cache, TipAdapter
 
 GRID = ("TRAINER.TIPADAPTER.SEARCH_STEP", "(4, 3)", "TRAINER.TIPADAPTER.AUGMENT_EPOCH", 2)
@@ -24,16 +30,17 @@ def world(tmp_path_factory):
     return make_world(tmp_path_factory.mktemp("cache"))
 
 
-def problem(classes=5, shots=3, dim=16, count=40):
-    torch.manual_seed(0)
-    centres = torch.randn(classes, dim)
+def problem(classes=5, shots=3, dim=16, count=40, dtype=torch.float32, seed=0):
+    torch.manual_seed(seed)
+    centres = torch.randn(classes, dim, dtype=dtype)
     labels, key_labels = torch.randint(classes, (count,)), torch.arange(classes * shots) % classes
     key_labels = key_labels[torch.randperm(len(key_labels))]
     rows = [
-        centres[chosen] + 1.5 * torch.randn(len(chosen), dim) for chosen in (labels, key_labels)
+        centres[chosen] + 1.5 * torch.randn(len(chosen), dim, dtype=dtype)
+        for chosen in (labels, key_labels)
     ]
     features, keys = (F.normalize(row, dim=-1) for row in rows)
-    classifier = F.normalize(centres + 2 * torch.randn(classes, dim), dim=-1)
+    classifier = F.normalize(centres + 2 * torch.randn(classes, dim, dtype=dtype), dim=-1)
     return Namespace(
         features=features,
         keys=keys,
@@ -56,6 +63,58 @@ def test_the_search_gives_every_accuracy_and_the_winner_of_the_plain_loops(drop)
     plain = search_plainly(p.features, keys, values, p.classifier, p.labels, grid)
     torch.testing.assert_close(fast.accuracy, plain.accuracy.double())
     assert (fast.beta, fast.alpha) == (plain.beta, plain.alpha)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_grid_as_large_as_the_official_one_has_the_winner_of_the_plain_loops(seed):
+    p = problem(classes=7, shots=4, count=90, dtype=torch.float64, seed=seed)
+    grid = Grid((12.0, 60.0), (200, 20))
+
+    fast = search(p.clip_logits, p.features @ p.keys.t(), p.key_labels, p.labels, grid)
+
+    values = F.one_hot(p.key_labels, 7).double()
+    plain = search_plainly(p.features, p.keys, values, p.classifier, p.labels, grid)
+    torch.testing.assert_close(fast.accuracy, plain.accuracy.double(), rtol=0, atol=1e-4)
+    assert fast.accuracy.unique().numel() > 10  # the pair matters
+    assert (fast.beta, fast.alpha) == (plain.beta, plain.alpha)
+
+
+@pytest.mark.parametrize("matrix_bytes", [1, 4 * 15 * 16, 2**28])
+def test_blocks_of_affinities_give_the_accuracies_of_the_whole_matrix(monkeypatch, matrix_bytes):
+    p = problem()
+    grid = Grid((7.0, 3.0), (12, 8))
+    monkeypatch.setattr(cache_logits, "BLOCK_VALUES", 4 * 15)  # 4 rows in the processor's cache
+    monkeypatch.setattr(cache_logits, "MATRIX_BYTES", matrix_bytes)
+
+    blocks = search_features(p.clip_logits, p.features, p.keys, p.key_labels, p.labels, grid)
+
+    whole = search(p.clip_logits, p.features @ p.keys.t(), p.key_labels, p.labels, grid)
+    assert torch.equal(blocks.accuracy, whole.accuracy)
+    assert (blocks.beta, blocks.alpha) == (whole.beta, whole.alpha)
+
+
+def test_the_search_of_a_trainer_never_holds_more_affinities_than_its_budget(
+    world, tmp_path, monkeypatch
+):
+    trainer = make_trainer(world, "TipAdapter", tmp_path, *GRID)
+    trainer.train()
+    whole = trainer.search_on("test")
+    features, num_keys = trainer.test_loader.kept()[0], len(trainer.method.keys)
+    sizes, affinities = [], cache_logits.affinities
+
+    def recorded(rows, keys):
+        sizes.append((len(rows), len(keys)))
+        return affinities(rows, keys)
+
+    monkeypatch.setattr(cache_logits, "affinities", recorded)
+    monkeypatch.setattr(cache_logits, "BLOCK_VALUES", num_keys)
+    monkeypatch.setattr(cache_logits, "MATRIX_BYTES", 4 * num_keys * 5)
+
+    found = trainer.search_on("test")
+
+    assert set(sizes[:-1]) == {(5, num_keys)}
+    assert sum(rows for rows, _ in sizes) == len(features) > 5
+    assert torch.equal(found.accuracy, whole.accuracy)
 
 
 def test_ties_between_classes_go_to_the_first_and_ties_between_pairs_to_the_first():

@@ -21,10 +21,11 @@ from trainers.common.cache_logits import (
     ClassSums,
     Grid,
     SearchResult,
+    affinities,
     cache_keys,
     cache_scores,
     cyclic_order,
-    search,
+    search_features,
 )
 from trainers.common.constant_loader import ConstantLoader
 from trainers.common.prompts import zero_shot_classifier
@@ -103,7 +104,7 @@ class Cache(Method):
 
     def affinities(self, image_features: Tensor) -> Tensor:
         """(B, D) unit rows -> (B, N)."""
-        return image_features @ self.keys.t()
+        return affinities(image_features, self.keys)
 
     def logits(self, clip: CLIP | None, image_features: Tensor, text_features: Tensor) -> Tensor:
         """(B, D), (C, D), unit rows -> (B, C)."""
@@ -241,9 +242,10 @@ class TipAdapter(FeatureTrainer):
         node = self.settings
         loader = self.val_loader if split == "val" else self.test_loader
         features, clip_logits = loader.kept()
-        return search(
+        return search_features(
             clip_logits,
-            self.method.affinities(features),
+            features,
+            self.method.keys,
             self.method.key_labels,
             loader.labels,
             Grid(tuple(node.SEARCH_SCALE), tuple(node.SEARCH_STEP)),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 GRID_START = 0.1  # lower end of both axes of the search, fixed in the official code
 BLOCK_VALUES = 2**19  # float32 values of a block's largest matrix: what a core's cache holds
+MATRIX_BYTES = 2**28  # cosines between images and keys that the search of features keeps at once
 
 
 def cache_keys(raw_views: Tensor) -> Tensor:
@@ -49,6 +50,11 @@ def cyclic_order(labels: Tensor) -> Tensor:
     starts = counts.cumsum(0) - counts
     rank = torch.arange(len(labels), device=labels.device) - starts[labels[order]]
     return order[(rank * len(counts) + labels[order]).argsort()]
+
+
+def affinities(features: Tensor, keys: Tensor) -> Tensor:
+    """Cosines (n, N) between images (n, D) and keys (N, D), unit rows."""
+    return features @ keys.t()
 
 
 def cache_scores(affinities: Tensor, beta: float | Tensor, sums: ClassSums) -> Tensor:
@@ -116,28 +122,67 @@ def search(
         key_labels: (N,) class of every key.
         labels: (n,) true classes.
     """
-    num_classes = clip_logits.shape[1]
-    order = cyclic_order(key_labels)
-    sums = ClassSums(key_labels[order], num_classes)
-    betas, alphas = grid.betas, grid.alphas
-    correct = torch.zeros(len(betas), len(alphas), dtype=torch.int64, device=labels.device)
-    rows = max(1, BLOCK_VALUES // affinities.shape[1])
-    if clip_logits.is_cuda:
-        rows *= 64
+    return _result(_correct(clip_logits, affinities, key_labels, labels, grid), len(labels), grid)
+
+
+@torch.no_grad()
+def search_features(
+    clip_logits: Tensor,
+    features: Tensor,
+    keys: Tensor,
+    key_labels: Tensor,
+    labels: Tensor,
+    grid: Grid,
+) -> SearchResult:
+    """``search`` with the cosines of at most MATRIX_BYTES at a time.
+
+    Args:
+        clip_logits: (n, C), scaled.
+        features: (n, D) unit rows.
+        keys: (N, D).
+        key_labels: (N,) class of every key.
+        labels: (n,) true classes.
+    """
+    inner = _block_rows(clip_logits, len(keys))
+    fitting = MATRIX_BYTES // (len(keys) * keys.element_size())
+    rows = max(1, fitting // inner) * inner  # the blocks of the whole matrix
+    correct = torch.zeros(grid.steps, dtype=torch.int64, device=labels.device)
     for begin in range(0, len(labels), rows):
         block = slice(begin, begin + rows)
-        scorer = _AlphaScorer(clip_logits[block], labels[block], alphas)
+        cosines = affinities(features[block], keys)
+        correct += _correct(clip_logits[block], cosines, key_labels, labels[block], grid)
+    return _result(correct, len(labels), grid)
+
+
+def _block_rows(clip_logits: Tensor, num_keys: int) -> int:
+    """Images of a block that the processor's cache holds."""
+    rows = max(1, BLOCK_VALUES // num_keys)
+    return 64 * rows if clip_logits.is_cuda else rows
+
+
+def _correct(
+    clip_logits: Tensor, affinities: Tensor, key_labels: Tensor, labels: Tensor, grid: Grid
+) -> Tensor:
+    """(betas, alphas) number of correct rows; arguments as in ``search``."""
+    order = cyclic_order(key_labels)
+    sums = ClassSums(key_labels[order], clip_logits.shape[1])
+    correct = torch.zeros(grid.steps, dtype=torch.int64, device=labels.device)
+    rows = _block_rows(clip_logits, affinities.shape[1])
+    for begin in range(0, len(labels), rows):
+        block = slice(begin, begin + rows)
+        scorer = _AlphaScorer(clip_logits[block], labels[block], grid.alphas)
         distances = affinities[block][:, order] - 1
         powers = torch.empty_like(distances)
-        for i, beta in enumerate(betas):
+        for i, beta in enumerate(grid.betas):
             torch.mul(distances, beta, out=powers).exp_()
             correct[i] += scorer(sums(powers))
-    best = int(correct.flatten().argmax())  # the first maximum
-    return SearchResult(
-        100.0 * correct.double() / len(labels),
-        betas[best // len(alphas)],
-        alphas[best % len(alphas)],
-    )
+    return correct
+
+
+def _result(correct: Tensor, count: int, grid: Grid) -> SearchResult:
+    """(betas, alphas) correct rows of ``count`` -> percent, and the first maximum."""
+    beta, alpha = divmod(int(correct.flatten().argmax()), grid.steps[1])
+    return SearchResult(100.0 * correct.double() / count, grid.betas[beta], grid.alphas[alpha])
 
 
 class _AlphaScorer:
