@@ -312,6 +312,43 @@ def test_lasp_evaluates_base_classes_without_the_new_names(tmp_path, monkeypatch
     assert len(trainer.method.all_text_features(trainer.clip)) == len(CLASSNAMES) + len(extra)
 
 
+@pytest.mark.parametrize("virtual", [False, True])
+def test_lasp_does_not_encode_extra_names_in_an_evaluation(tmp_path, monkeypatch, virtual):
+    monkeypatch.setattr("trainers.lasp.LASP.extra_names", lambda self: ["zebra", "a long train"])
+    trainer = made_trainer("LASP", tmp_path, "DATASET.INCLUDE_ALL_CLASSES", virtual)
+    encoded, encode = [], trainer.clip.encode_text
+    monkeypatch.setattr(
+        trainer.clip,
+        "encode_text",
+        lambda tokens, **given: encoded.extend(tokens) or encode(tokens, **given),
+    )
+    logits, expected = [], []
+    monkeypatch.setattr(trainer.evaluator, "process", lambda s, y: logits.append(s))
+    monkeypatch.setattr(trainer.evaluator, "evaluate", lambda: {"accuracy": 0.0})
+
+    trainer.test()
+
+    assert len(encoded) == len(CLASSNAMES)
+    with torch.no_grad():
+        text = trainer.method.all_text_features(trainer.clip)[: len(CLASSNAMES)]
+        for batch in trainer.test_loader:
+            raw = trainer.raw_features(batch["img"])
+            image_features = trainer.method.image_features(raw)
+            expected.append(trainer.method.logits(trainer.clip, image_features, text))
+    torch.testing.assert_close(torch.cat(logits), torch.cat(expected), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("virtual", [False, True])
+def test_the_classes_of_lasp_are_the_first_of_all_its_names(clip, virtual):
+    method = lasp(clip, extra_names=["zebra", "a long train"], virtual=virtual)
+    method.w.data.normal_()
+
+    features = method.text_features(clip)
+
+    whole = method.all_text_features(clip)
+    torch.testing.assert_close(features, whole[: method.count], rtol=1e-5, atol=1e-6)
+
+
 def test_lasp_learns_the_names_that_the_subset_left_out(tmp_path):
     class Half(MadeUp):
         """MadeUp, whose last class is new."""

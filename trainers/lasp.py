@@ -70,14 +70,14 @@ class LASPPrompt(ContextPrompt):
         written = template_features(clip, names, templates) if weight else None
         self.register_buffer("written", written, persistent=False)  # (M, A, D), raw
 
-    def all_text_features(self, clip: CLIP) -> Tensor:
-        """(A, D) unit rows: base classes, then the extra ones."""
-        raw = self.raw_text_features(clip)
+    def all_text_features(self, clip: CLIP, count: int | None = None) -> Tensor:
+        """(A, D) unit rows: base classes, then extra ones; the first ``count`` if given."""
+        raw = self.raw_text_features(clip, count)
         return F.normalize(raw if self.w is None else raw + self.w, dim=-1)
 
     def text_features(self, clip: CLIP) -> Tensor:
         """(C, D) unit rows of the visual classifier; (A, D) in LASP-V."""
-        return self.all_text_features(clip)[: self.count]
+        return self.all_text_features(clip, self.count)
 
     def raw_image_features(self, clip: CLIP, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D) with this module's LayerNorms, before L2 normalisation."""
@@ -240,12 +240,12 @@ class LASP(ClipTrainer):
         nn.utils.clip_grad_norm_(self.method.parameters(), MAX_GRADIENT_NORM)
         self.scaled_step()
 
-    def model_inference(self, images: Tensor) -> Tensor:
-        """(B, C) logits of this run's classes: extra names never compete in an evaluation.
+    def evaluation_text(self) -> Tensor:
+        """(C, D) unit rows of this run's classes: extra names never compete in an evaluation.
 
         The released code lets them compete when LASP-V is tested right after training.
         """
-        return super().model_inference(images)[:, : self.num_classes]
+        return self.method.all_text_features(self.clip, self.num_classes)
 
 
 def lasp_groups(method: LASPPrompt, lr: float) -> list[dict] | None:

@@ -200,11 +200,15 @@ class ClipTrainer(TrainerX):
     def test(self, split: str | None = None) -> float:
         """Evaluate; text features are computed once per evaluation and dropped afterwards."""
         self.set_model_mode("eval")
-        self._evaluation_text = self.method.text_features(self.clip)
+        self._evaluation_text = self.evaluation_text()
         try:
             return super().test(split)
         finally:
             del self._evaluation_text
+
+    def evaluation_text(self) -> Tensor:
+        """(C, D) unit rows that an evaluation compares images with."""
+        return self.method.text_features(self.clip)
 
     def model_inference(self, images: Tensor) -> Tensor:
         """A test batch -> (B, C) logits."""

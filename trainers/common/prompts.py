@@ -295,12 +295,12 @@ class ContextPrompt(LearnedPrompt, Method):
         )
         self.chunk = chunk
 
-    def raw_text_features(self, clip: CLIP) -> Tensor:
-        """(C, D), before L2 normalisation."""
+    def raw_text_features(self, clip: CLIP, count: int | None = None) -> Tensor:
+        """(C, D), before L2 normalisation; of the first ``count`` classes only, if given."""
         return encode_prompts(
             clip,
-            self.tokenized_prompts,
-            embeddings=self.embeddings(),
+            self.tokenized_prompts[:count],
+            embeddings=self.embeddings()[:count],
             chunk=self.chunk if self.training else 0,
             shared=self.shared_length,
         )
