@@ -515,6 +515,30 @@ def test_a_whole_official_model_of_lasp_serves_a_run_without_its_norms(clip):
     assert torch.equal(weight, clip.visual.transformer.resblocks[0].ln_1.weight)
 
 
+def official_lasp(clip, correction):
+    """State of an official whole model; w has this value."""
+    source = lasp(clip, weight=0.0, tune_norms=False)
+    source.w.data.fill_(correction)
+    state = {f"prompt_learner.{key}": value for key, value in source.state_dict().items()}
+    return state | {f"image_encoder.{k}": v for k, v in clip.visual.state_dict().items()}
+
+
+@pytest.mark.parametrize("tune_norms", [False, True])
+def test_the_correction_of_an_official_lasp_file_is_not_dropped(clip, tune_norms):
+    target = lasp(clip, weight=0.0, correction=False, tune_norms=tune_norms)
+
+    with pytest.raises(ValueError, match=r"TRAINER\.LASP\.ENABLE_CORRECTION True"):
+        target.import_state(official_lasp(clip, 0.5), None, [])
+
+
+def test_an_official_lasp_file_without_correction_serves_a_run_without_it(clip):
+    target = lasp(clip, weight=0.0, correction=False, tune_norms=False)
+
+    target.load_state_dict(target.import_state(official_lasp(clip, 0.0), None, []))
+
+    assert target.w is None
+
+
 @pytest.mark.parametrize("name", ["MaPLe", "IVLP", "RPO", "LASP", "CoCoOp"])
 def test_a_file_of_another_method_is_refused(name, clip):
     with pytest.raises(ValueError, match="The checkpoint has no"):

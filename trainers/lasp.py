@@ -24,6 +24,7 @@ from trainers.common.templates import check_templates, template_lists
 NOISE_PROBABILITY, NOISE = 0.5, 0.05  # of the hand-written features, spec prompt_baselines 6
 NORM_LR = 0.1  # learning rate of the LayerNorms, relative to OPTIM.LR
 MAX_GRADIENT_NORM = 1.0  # with PREC amp
+LEARNER = "prompt_learner."  # prefixes in official files
 OFFICIAL_BLOCKS = "image_encoder.transformer.resblocks."
 
 
@@ -130,14 +131,24 @@ class LASPPrompt(ContextPrompt):
         source_classes: Sequence[str] | None,
         classes: Sequence[str],
     ) -> dict[str, Tensor]:
-        """Learned tensors serve any classes; official files hold the whole model."""
+        """Learned tensors serve any classes; official files hold the whole model.
+
+        Raises:
+            ValueError: if the file does not fit, or holds a correction w that this run lacks.
+        """
+        correction = state.get(f"{LEARNER}w")
+        if self.w is None and correction is not None and correction.any():
+            raise ValueError(
+                "The checkpoint holds a learned correction of the text features (w), and this run "
+                "has none. Set TRAINER.LASP.ENABLE_CORRECTION True, as it was trained."
+            )
         renamed = {
             f"vision_norms.{key.removeprefix(OFFICIAL_BLOCKS)}"
             if key.startswith(OFFICIAL_BLOCKS) and ".ln_" in key
             else key: value
             for key, value in state.items()
         }
-        return picked_state(self, renamed, prefix="prompt_learner.")
+        return picked_state(self, renamed, prefix=LEARNER)
 
 
 def _copied_norms(clip: CLIP) -> Iterable[nn.Module]:
