@@ -30,8 +30,16 @@ class OxfordFlowers(SplitDataset):
 
     def rebuild(self, folder: Path) -> Splits:
         labels = loadmat(folder / "imagelabels.mat")["labels"].ravel().tolist()  # 1-based
-        names = json.loads((folder / "cat_to_name.json").read_text(encoding="utf-8"))
+        names_file = folder / "cat_to_name.json"
+        names = json.loads(names_file.read_text(encoding="utf-8"))
         classes: dict[str, list[str]] = {str(label): [] for label in sorted(set(labels))}
+        missing = [label for label in classes if label not in names]
+        if missing:
+            raise ValueError(
+                f"{names_file} names {len(names)} flowers and lacks {len(missing)} of the labels "
+                f"in imagelabels.mat: {', '.join(missing[:5])}{', ...' if missing[5:] else '.'} "
+                "Write it anew: delete it and run python tools/get_data.py oxford_flowers."
+            )
         for number, label in enumerate(labels, start=1):
             classes[str(label)].append(f"image_{number:05d}.jpg")
         return split_by_fractions(classes, names=names)

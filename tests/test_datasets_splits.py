@@ -124,6 +124,18 @@ def test_flowers_read_the_matlab_labels(tmp_path):
     }
 
 
+def test_a_flower_without_a_name_stops_the_rebuild(tmp_path):
+    folder = tmp_path / "oxford_flowers"
+    write_images(folder / "jpg", [f"image_{k:05d}.jpg" for k in range(1, 21)])
+    savemat(folder / "imagelabels.mat", {"labels": np.array([[2] * 10 + [1] * 10])})
+    (folder / "cat_to_name.json").write_text(json.dumps({"1": "rose"}))
+
+    with pytest.raises(ValueError, match=r"cat_to_name.json .* lacks 1 of .*: 2\. .*get_data"):
+        build(tmp_path, "OxfordFlowers")
+
+    assert not (folder / "split_zhou_OxfordFlowers.json").exists()
+
+
 @pytest.mark.parametrize("test_file", ["devkit/{}", "{}"])
 def test_cars_read_the_devkit_and_move_the_year_to_the_front(tmp_path, test_file):
     folder = tmp_path / "stanford_cars"
