@@ -135,6 +135,15 @@ def test_another_context_length_is_refused_with_the_setting_to_change(clip):
         other.import_state(trained.state_dict(), NAMES, NAMES)
 
 
+def test_a_context_of_another_width_is_refused_with_the_backbone_as_the_reason(clip):
+    trained = prompt(clip, n_ctx=4).state_dict()
+    trained["ctx"] = trained["ctx"][:, :-8]
+
+    with pytest.raises(ValueError, match="vectors of width 56.*takes 64.*--backbone") as caught:
+        prompt(clip, n_ctx=4).import_state(trained, NAMES, NAMES)
+    assert "N_CTX" not in str(caught.value)
+
+
 def test_words_make_one_context_for_all_classes_and_say_so(clip, caplog):
     learned = prompt(clip, ctx_init="a photo of a", class_specific=True)
 

@@ -336,6 +336,12 @@ class ContextPrompt(LearnedPrompt, Method):
 
 
 def _context_mismatch(given: Tensor, expected: Tensor) -> str:
+    if given.shape[-1] != expected.shape[-1]:
+        return (
+            f"The checkpoint's context has vectors of width {given.shape[-1]}, this run's text "
+            f"tower takes {expected.shape[-1]}. Give the backbone that it was trained with "
+            "(--backbone), or point --model-dir elsewhere."
+        )
     if given.dim() == expected.dim() == 3 and len(given) != len(expected):
         return (
             f"The checkpoint holds a context for each of {len(given)} classes, this run has "
