@@ -426,8 +426,8 @@ class DMN(StreamTrainer):
         )
         report("Fusion weights %s searched %s (%.2f%% there).", weights, origin, accuracy)
 
-    def stream_state(self) -> dict:
-        return self.memory.state()
+    def stream_state(self, *, exact: bool = False) -> dict:
+        return self.memory.state(exact=exact)
 
     def load_stream_state(self, state: dict) -> None:
         self.memory.load_state(state)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 RESUME_FILE = "resume.pth.tar"
 START_MARK = "resume.started"
+RESUME_FILES = "resume.*"  # these, and what trainers keep beside them
 RESUME_FORMAT = "vltune-resume-1"
 INTERVAL_VARIABLE = "VLTUNE_RESUME_SECONDS"
 DEFAULT_INTERVAL = 30.0  # seconds between two resume files, at least

@@ -20,7 +20,7 @@ from dassl.utils import (
 
 from .build import build_trainer
 from .report import collect_results, log_banner, log_end, written_files
-from .resume import RESUME_FILE, START_MARK, check_same_config
+from .resume import RESUME_FILES, check_same_config
 from .selection import most_revealing
 
 if TYPE_CHECKING:
@@ -115,8 +115,10 @@ def evaluate(
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
     loaded = trainer.loaded_checkpoint or {}
     trainer.selected_epoch = loaded.get("epoch", args.load_epoch or 0)
+    trainer.keep_resume_file = True  # until results.json is there
     trainer.test_and_record()
-    seconds = {"train": 0.0, "test": trainer.test_seconds, "total": time.time() - start}
+    total = time.time() - start + trainer.earlier_seconds
+    seconds = {"train": 0.0, "test": trainer.test_seconds, "total": total}
     source = find_source(args.model_dir, loaded) or trainer.cfg.RUN.DATASET
     results = collect_results(trainer, source=source, seconds=seconds, evaluated=evaluated)
     earlier = _read_results(Path(args.model_dir) / RESULTS_FILE) if args.model_dir else None
@@ -126,6 +128,7 @@ def evaluate(
     own = _read_results(output / RESULTS_FILE)
     is_training_folder = own is not None and "evaluated" not in own
     record(results, output / (EVALUATION_FILE if is_training_folder else RESULTS_FILE))
+    trainer.remove_resume_file()
     return results
 
 
@@ -143,7 +146,7 @@ def add_labels_of_training(
 
 def record(results: dict[str, Any], path: Path) -> None:
     """Write the results, atomically and last, and log the end block."""
-    ignored = (RESUME_FILE, START_MARK, path.name)
+    ignored = [file.name for file in (path, *path.parent.glob(RESUME_FILES))]
     results["files"] = [*written_files(path.parent, ignored), path.name]
     results["finished"] = True
     write_json(results, str(path))

@@ -170,9 +170,16 @@ class DynamicMemory(nn.Module):
         return logits.t(), written
 
     # ----------------------------------------------------------------- state
-    def state(self) -> dict[str, Tensor]:
-        """What a later stream needs to go on: stored features, entropies, counts."""
+    def state(self, *, exact: bool = False) -> dict[str, Tensor]:
+        """What a later stream needs to go on: stored features, entropies, counts.
+
+        ``exact`` adds the slots' products (C, P + M, P + M) and ``terms/<offset>`` (C, P + M) with
+        the rounding of the writes that made them, for a stream with the same fixed part.
+        """
         own = {"features": self.features, "entropies": self.entropies, "counts": self.counts}
+        if exact:
+            terms = {f"terms/{name}": rows for name, rows in vars(self.terms).items()}
+            own |= {"gram": self.gram, **{k: v for k, v in terms.items() if v is not None}}
         return {name: tensor.cpu().clone() for name, tensor in own.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -192,6 +199,11 @@ class DynamicMemory(nn.Module):
         self.counts.copy_(state["counts"])
         filled = torch.arange(self.size) < self.counts[:, None]
         self.occupied[:, self.fixed_size :] = filled.to(self.occupied)
+        if "gram" in state:
+            self.gram.copy_(state["gram"])
+            terms = {k.removeprefix("terms/"): v for k, v in state.items() if "terms/" in k}
+            self.terms = SlotTerms(**{name: rows.to(self.slots) for name, rows in terms.items()})
+            return
         self.gram.copy_(self.slots @ self.slots.transpose(1, 2))
         self.terms = slot_terms(self.slots, self.offsets)
 

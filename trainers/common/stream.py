@@ -2,7 +2,7 @@
 
 Images come in a seeded, recorded order; their views are encoded ahead in batches across images;
 then the method sees them chunk by chunk and answers in order. Labels join after the last image. The
-state (memory, position, answers) can be saved and continued.
+state (memory, position, answers) can be saved and continued, and is kept for a run that is killed.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ from .encoder import ClipEncoder
 from .feature_bank import AUGMENTATION_SEED, FeatureBank
 from .feature_trainer import FeatureTrainer
 from .stream_report import accuracies, write_stream_report
+from .stream_resume import StreamResume, check_same_stream, remove_resume_files
 from .test_views import TestViews, view_pipeline
 
 logger = logging.getLogger(__name__)
 STATE_FILE = "stream_state.pth.tar"
 FUSED = "fused"
 EVALUATED_AT_ONCE = 4096  # images per call of the evaluator
-SHOWN = 60  # characters of a value in errors
 
 
 @dataclass
@@ -128,6 +128,7 @@ def run_stream(
     *,
     stop: int,
     device: torch.device | str = "cpu",
+    after_chunk: Callable[[], None] = lambda: None,
 ) -> None:
     """Feed the images from the stream's position to ``stop`` and keep the answers.
 
@@ -138,6 +139,7 @@ def run_stream(
         combine: scores -> (n, C) fused scores.
         stop: position to stop before.
         device: where the method is.
+        after_chunk: called when stream and method are in step.
 
     Raises:
         FloatingPointError: if an answer is not a number.
@@ -151,6 +153,7 @@ def run_stream(
                 "stream are not numbers. Check the backbone's weights and the images' features."
             )
         stream.add(step, fused)
+        after_chunk()
 
 
 class StreamTrainer(FeatureTrainer):
@@ -183,8 +186,11 @@ class StreamTrainer(FeatureTrainer):
     def learn_from_labels(self, split: str, scores: dict[str, Tensor], labels: Tensor) -> None:
         """Choose hyperparameters from a finished stream's (N, C) scores and its labels."""
 
-    def stream_state(self) -> dict:
-        """What of the method's state going on needs; tensors and plain values."""
+    def stream_state(self, *, exact: bool = False) -> dict:
+        """What of the method's state going on needs; tensors and plain values.
+
+        ``exact`` asks for what could be computed from the rest, too, where that rounds otherwise.
+        """
         return {}
 
     def load_stream_state(self, state: dict) -> None:
@@ -249,7 +255,22 @@ class StreamTrainer(FeatureTrainer):
     def test(self, split: str | None = None) -> float:
         """Stream a split from an empty state; returns the accuracy of the fused answer, percent."""
         split = self.cfg.TEST.SPLIT if split is None else split
-        return self.run_stream("val" if split == "val" and self.dm.dataset.val else "test")
+        accuracy = self.run_stream("val" if split == "val" and self.dm.dataset.val else "test")
+        if not self.keep_resume_file:
+            remove_resume_files(self.output_dir)
+        return accuracy
+
+    def test_and_record(self, split: str | None = None) -> float:
+        """As the engine's; the time before an interruption counts."""
+        before = self.earlier_seconds
+        accuracy = super().test_and_record(split)
+        self.test_seconds += self.earlier_seconds - before
+        return accuracy
+
+    def remove_resume_file(self) -> None:
+        """Remove what an interrupted run would go on from, streams included."""
+        super().remove_resume_file()
+        remove_resume_files(self.output_dir)
 
     @torch.no_grad()
     def run_stream(self, split: str) -> float:
@@ -264,11 +285,25 @@ class StreamTrainer(FeatureTrainer):
         stream = self._start(split, len(items))
         length = self.settings.STREAM_LENGTH
         stop = len(items) if length < 0 or split == "val" else stream.position + length
+        resume = StreamResume(self, split, items, first=stream.position)
+        if (state := resume.load()) is not None:
+            stream = Stream.from_state(state)
+            logger.info("It goes on after image %d: %s", stream.position, resume.path)
         views = self.test_views(items)
         try:
-            run_stream(stream, views, self.steps, self.combine, stop=stop, device=self.device)
+            run_stream(
+                stream,
+                views,
+                self.steps,
+                self.combine,
+                stop=stop,
+                device=self.device,
+                after_chunk=lambda: resume.save(stream),
+            )
         finally:
             views.bank.close()
+        if self.keep_resume_file:  # until results.json is there
+            resume.save(stream, force=True)
         if length >= 0 and split == "test":
             self.save_stream(stream)
         return self._conclude(split, stream, items)
@@ -284,13 +319,12 @@ class StreamTrainer(FeatureTrainer):
                 f"TRAINER.{self.node}.STREAM_STATE {path} is no state of a stream. A run with "
                 f"TRAINER.{self.node}.STREAM_LENGTH N writes <output>/{STATE_FILE}."
             )
-        for what, own in self.belongs_to(count).items():
-            if state["belongs_to"].get(what) != own:
-                raise ValueError(
-                    f"{path} belongs to another stream: its {what} is "
-                    f"{_shown(state['belongs_to'].get(what))}, this run's is {_shown(own)}. "
-                    "Continue with the settings that the stream began with."
-                )
+        check_same_stream(
+            state["belongs_to"],
+            self.belongs_to(count),
+            path,
+            fix="Continue with the settings that the stream began with.",
+        )
         if keeps and not state["stream"]["keeps_scores"]:
             raise ValueError(
                 f"{path} was written without the classifiers' probabilities. Begin the stream with "
@@ -384,8 +418,3 @@ class StreamTrainer(FeatureTrainer):
             ", ".join(map(str, files)),
         )
         return list(results.values())[0]
-
-
-def _shown(value: object) -> str:
-    text = ", ".join(value) if isinstance(value, list) else str(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
