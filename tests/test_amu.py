@@ -45,6 +45,13 @@ def test_the_initial_weight_divides_by_the_average_number_of_shots():
     torch.testing.assert_close(weight[2], features[5] / 2)
 
 
+def test_a_single_class_is_refused():
+    with pytest.raises(ValueError, match="at least 2 classes; there is 1"):
+        AuxiliaryBias(
+            torch.ones(1, 6), 9, alpha=0.5, lambda_merge=0.35, uncent_type="none", uncent_power=0.4
+        )
+
+
 @pytest.mark.parametrize("kind", UNCERTAINTY_TYPES)
 def test_kept_constants_predict_what_the_whole_forward_predicts(kind):
     method, raw = bias(kind), torch.randn(20, 15)

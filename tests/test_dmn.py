@@ -202,6 +202,11 @@ def test_channel_criterion_equals_its_double_loop():
     )
 
 
+def test_channels_that_tell_a_single_class_apart_are_refused_when_the_method_is_built():
+    with pytest.raises(ValueError, match="NUM_IMPORTANT_CHANNEL 4 compares classes.*only one"):
+        DualMemory(unit(1, 10), unit(1, 2, 1, 10, seed=1), channels=4)
+
+
 def test_weights_search_keeps_the_first_best_in_the_official_order():
     text, dynamic, static = (unit(50, 4, seed=s).softmax(-1) for s in (1, 2, 3))
     labels = (text + 3.0 * dynamic + 0.3 * static).argmax(-1)

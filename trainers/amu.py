@@ -62,8 +62,16 @@ class AuxiliaryBias(Method):
             lambda_merge: weight of the fused loss; 1 - lambda_merge of the auxiliary one.
             uncent_type, uncent_power: see ``uncertainty_factor``.
             clip_scale: factor of CLIP's cosines; 0: the backbone's own.
+
+        Raises:
+            ValueError: for a single class, over which no score can be standardised.
         """
         super().__init__()
+        if len(clip_classifier) < 2:
+            raise ValueError(
+                "AMU standardises the auxiliary scores over the classes of a row, which takes at "
+                f"least 2 classes; there is {len(clip_classifier)}."
+            )
         self.register_buffer("clip_classifier", clip_classifier, persistent=False)
         self.fc = nn.Linear(aux_dim, len(clip_classifier), bias=False)
         self.alpha, self.lambda_merge = alpha, lambda_merge

@@ -87,6 +87,8 @@ class DualMemory(Method):
                 f"TRAINER.DMN.POSITION is {position!r}. {did_you_mean(position, POSITIONS)}"
             )
         self.beta, self.channel_count, self.channel_weight = beta, channels, channel_weight
+        if channels and shots is not None:
+            important_channels(text_features, channels, channel_weight)  # refuses what cannot work
         self.register_buffer("text", text_features)
         self.register_buffer("alpha", torch.tensor([float(a) for a in alpha]))
         self.views_per_shot = 1 if shots is None else shots.shape[2]

@@ -215,6 +215,9 @@ def important_channels(text_features: Tensor, count: int, weight: float) -> Tens
     Returns:
         (count,) int64, ascending.
 
+    Raises:
+        ValueError: for fewer or more channels than there are, or a single class.
+
     Source: APE's channel selection, as the official code of DMN uses it.
     """
     classes, width = text_features.shape
@@ -222,6 +225,11 @@ def important_channels(text_features: Tensor, count: int, weight: float) -> Tens
         raise ValueError(
             f"TRAINER.DMN.NUM_IMPORTANT_CHANNEL is {count}; the features have {width} channels, "
             "and 0 keeps all of them."
+        )
+    if classes < 2:
+        raise ValueError(
+            f"TRAINER.DMN.NUM_IMPORTANT_CHANNEL {count} compares classes, and there is only one: "
+            "set it to 0, which keeps all channels."
         )
     sums, squares = text_features.sum(dim=0), text_features.square().sum(dim=0)
     redundancy = (sums.square() - squares) / (classes * (classes - 1))
