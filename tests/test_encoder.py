@@ -14,6 +14,8 @@ from torchvision import transforms as T
 
 from clip.model import build_clip
 from dassl.config import get_cfg_default
+from dassl.data.transforms import build_transform
+from dassl.utils import read_image
 from golden_checks.tiny_clip import torch_state_dict
 from trainers.common.augment import Augmentation, view_seed
 from trainers.common.encoder import ClipEncoder, NetworkEncoder
@@ -123,13 +125,14 @@ def test_another_size_is_refused_with_both_sizes():
 
 
 @pytest.mark.parametrize("folder", sorted(GOLDEN.glob("preprocess_*")), ids=lambda path: path.name)
-def test_the_test_view_is_openais_preprocessing(folder):
+def test_the_test_view_of_an_image_without_alpha_is_openais_preprocessing(folder):
     config = json.loads((folder / "case.json").read_text(encoding="utf-8"))["config"]
     arrays = np.load(folder / "arrays.npz")
     settings = {"INTERPOLATION": config["interpolation"]}
     view = Augmentation.from_input(config["n_px"], **settings).test.build()
     normalise = T.Normalize(config["mean"], config["std"])
-    names = [name for name in arrays.files if name.startswith("pixels_")]
+    pixels = [name for name in arrays.files if name.startswith("pixels_")]
+    names = [name for name in pixels if arrays[name].shape[2:] != (4,)]
 
     for name in names:
         image = decode(name, png(Image.fromarray(arrays[name])))
@@ -137,6 +140,48 @@ def test_the_test_view_is_openais_preprocessing(folder):
         expected = torch.from_numpy(arrays[name.replace("pixels", "out")])
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
     assert names
+
+
+def with_alpha(mode: str) -> bytes:
+    """A PNG of a mode, every second pixel transparent."""
+    if mode == "P":
+        image = photo(mode="L").quantize(16)
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", transparency=3)
+        return buffer.getvalue()
+    image = photo(mode=mode)
+    alpha = np.indices((image.height, image.width)).sum(0) % 2 * 255
+    image.putalpha(Image.fromarray(alpha.astype(np.uint8)))
+    return png(image)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+@pytest.mark.parametrize("is_train", [False, True])
+def test_feature_banks_and_the_data_loader_see_the_same_pixels_of_images_with_alpha(
+    tmp_path, mode, is_train
+):
+    path = tmp_path / "photo.png"
+    path.write_bytes(with_alpha(mode))
+    cfg = get_cfg_default()
+    cfg.INPUT.SIZE, cfg.INPUT.INTERPOLATION = (24, 24), "bicubic"
+    cfg.INPUT.TRANSFORMS = ("random_resized_crop",)
+    augmentation = Augmentation.from_cfg(cfg)
+    view = (augmentation.train if is_train else augmentation.test).build()
+    loader = build_transform(cfg, is_train=is_train)
+
+    torch.manual_seed(3)
+    banked = view(decode(str(path), path.read_bytes()))
+    torch.manual_seed(3)
+    loaded = loader(read_image(path))
+
+    torch.testing.assert_close(banked.float() / 255, loaded, rtol=0, atol=0)
+
+
+def test_a_view_drops_alpha_before_it_resizes():
+    image = Image.open(io.BytesIO(with_alpha("RGBA")))
+    view = Augmentation.from_input(24).test.build()
+
+    assert torch.equal(view(image), view(image.convert("RGB")))
 
 
 def test_a_training_view_is_the_engines_pipeline_without_normalisation():

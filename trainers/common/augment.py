@@ -60,7 +60,7 @@ class Pipeline(ABC):
 
     @abstractmethod
     def build(self) -> Transform:
-        """A function from an image (RGB, or RGBA if it has alpha) to (3, size, size).
+        """A function from an image to (3, size, size); alpha is dropped first.
 
         uint8 pixels in 0..255, or float pixels in [0, 1]; not normalised.
         """
@@ -77,8 +77,8 @@ class InputPipeline(Pipeline):
     """The transforms of a config's INPUT node, without the normalisation.
 
     Testing: resize of the shorter side, centre crop. Training: INPUT.TRANSFORMS in the engine's
-    order. Alpha is dropped after the crop in testing (as in OpenAI's preprocessing), before any
-    transform in training.
+    order. Alpha is dropped before any transform, as the data loader does (OpenAI's preprocessing
+    drops it after the crop).
 
     Args:
         settings: the INPUT node as a plain dict.
@@ -108,7 +108,8 @@ class InputPipeline(Pipeline):
             keys.update(READS.get(name, self.settings))
         keys -= {"TRANSFORMS", "NO_TRANSFORM"}
         chosen = {key: self.settings[key] for key in sorted(keys)}
-        return {"is_train": self.is_train, "transforms": self._names, **chosen}
+        described = {"is_train": self.is_train, "transforms": self._names, **chosen}
+        return described if self.is_train else {**described, "alpha": "dropped before the resize"}
 
     def build(self) -> Transform:
         cfg = CfgNode({"INPUT": {**self.settings, "NO_TRANSFORM": False}})
@@ -123,7 +124,7 @@ class InputPipeline(Pipeline):
         std = torch.tensor(self.settings["PIXEL_STD"]).view(3, 1, 1)
 
         def transform(image: Image.Image) -> Tensor:
-            image = on_image(image.convert("RGB") if self.is_train else image).convert("RGB")
+            image = on_image(image if image.mode == "RGB" else image.convert("RGB"))
             pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
             if is_plain:
                 return pixels

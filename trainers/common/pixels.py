@@ -86,7 +86,7 @@ def stat_digest(path: str, handle: int | None = None) -> tuple[bytes, float]:
 
 
 def decode(path: str, data: bytes) -> Image.Image:
-    """The image in a file's content: mode RGBA if it has alpha, RGB otherwise.
+    """The image in a file's content, mode RGB, with the pixels of ``read_image``.
 
     Raises:
         BadImageError: if it is no readable image; names the path.
@@ -100,8 +100,7 @@ def decode(path: str, data: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.mode in PLAIN_MODES and "transparency" not in image.info:
-                image.load()
-                return image.convert("RGB") if image.mode == "L" else image.copy()
+                return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
         pass  # read_image says what is wrong
     return read_image(path)
