@@ -15,6 +15,7 @@ from torch import nn
 
 from dassl.data.datasets import Datum
 from dassl.data.seeding import seeded
+from dassl.engine.report import labelled_images
 from dassl.utils import load_checkpoint
 from trainers.common import shot_draw
 from trainers.common.augment import Augmentation
@@ -440,6 +441,19 @@ def test_labels_do_not_influence_a_stream(dmn, tmp_path):
 def test_shots_are_needed_where_a_setting_has_a_static_memory(dmn, tmp_path):
     with pytest.raises(ValueError, match="DATASET.NUM_SHOTS is -1"):
         dmn(tmp_path, "TRAINER.DMN.SETTING", "training_free")
+
+
+@pytest.mark.parametrize(("setting", "shots"), [("training_free", 20), ("zero_shot", 0)])
+def test_shots_in_the_memory_of_an_evaluation_count_as_labelled_images(
+    dmn, tmp_path, setting, shots
+):
+    options = ["TRAINER.DMN.SETTING", setting, "DATASET.NUM_SHOTS", "1"]
+    run, evaluation = (dmn(tmp_path / name, *options) for name in ("run", "evaluation"))
+
+    assert labelled_images(evaluation, is_evaluation=True) == {"train": shots, "val": 0}
+    run.save_model(-1, str(tmp_path / "run"))
+    evaluation.load_model(str(tmp_path / "run"))
+    assert labelled_images(evaluation, is_evaluation=True) == {"train": 0, "val": 0}
 
 
 @pytest.mark.parametrize("setting", ["training_free", "few_shot"])

@@ -72,7 +72,9 @@ def labelled_images(trainer: "TrainerBase", *, is_evaluation: bool) -> dict[str,
     sizes = split_sizes(trainer)
     uses_val = selection_split(trainer.selection) == "val"
     uses_val &= trainer.selects_in_evaluation or not is_evaluation
-    uses_train = trainer.uses_training_images and not is_evaluation
+    is_untrained = is_evaluation and trainer.loaded_checkpoint is None
+    uses_train = trainer.uses_training_images
+    uses_train &= not is_evaluation or (is_untrained and trainer.keeps_shots)
     return {
         "train": sizes.get("train_x", 0) if uses_train else 0,
         "val": sizes.get("val", 0) if uses_val else 0,
