@@ -81,6 +81,43 @@ def test_what_was_measured_stays_a_column_where_all_rows_agree(tmp_path, capsys)
     assert "macro-F1 69.00" not in text.splitlines()[0]
 
 
+PART = {"stream": {"images": 100, "of": 5000}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "count"),
+    [({}, 1), ({"protocol": "dg", "source": "caltech101"}, 2), ({"part": "base"}, 2)],
+)
+def test_a_number_over_a_part_of_the_test_images_is_marked(tmp_path, capsys, fields, count):
+    write_run(tmp_path / "seed1", 70.0, seed=1, stream={"images": 5000, "of": 5000}, **fields)
+    write_run(tmp_path / "seed2", 72.0, seed=2, trainer="TPT", **PART, **fields)
+    write_run(tmp_path / "seed3", 74.0, seed=3, trainer="TPT", **fields)
+    if "part" in fields:
+        write_run(tmp_path / "new", 60.0, seed=3, trainer="TPT", **(fields | {"part": "new"}))
+
+    text = parse(capsys, tmp_path)[1]
+
+    assert "73.00 ± 1.00 ‡" in text and text.count(" ‡") == count
+    assert "70.00 ‡" not in text
+    place = "imagenet, base" if "part" in fields else "imagenet"
+    assert f"‡ over a part of the test images: TPT, seed 2, {place}, 100 of 5000." in text
+
+
+def test_an_average_with_a_part_of_the_test_images_is_marked(tmp_path, capsys):
+    write_run(tmp_path / "a", 70.0, **PART)
+    write_run(tmp_path / "b", 80.0, dataset="dtd")
+    for part, more in (("base", PART), ("new", {})):
+        for dataset in ("imagenet", "dtd"):
+            fields = {"dataset": dataset, "part": part, **more}
+            write_run(tmp_path / part / dataset, 60.0, protocol="base2new", **fields)
+
+    lines = parse(capsys, tmp_path)[1].splitlines()
+
+    average = [line for line in lines if line.startswith("average of 2")]
+    assert any("75.00 ‡" in line for line in average)
+    assert any("60.00 ‡" in line for line in average)
+
+
 def test_ci95_replaces_the_deviation(tmp_path, capsys):
     for seed, accuracy in ((1, 71.0), (2, 73.0)):
         write_run(tmp_path / f"seed{seed}", accuracy, seed=seed)

@@ -282,7 +282,9 @@ def test_a_part_of_a_stream_says_so(dmn, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         trainer.test()
 
-    assert f"first 3 of {len(trainer.dm.dataset.test)} images" in caplog.text
+    count = len(trainer.dm.dataset.test)
+    assert f"first 3 of {count} images" in caplog.text
+    assert trainer.results_meta() == {"stream": {"images": 3, "of": count}}
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,7 @@ def test_a_stream_killed_before_its_results_file_is_not_streamed_again(tmp_path,
     results = train.main(options)
 
     assert results["finished"] and left_behind(tmp_path) == []
+    assert results["stream"] == {"images": 16, "of": 1280}
 
 
 def test_a_finished_search_on_validation_images_is_not_streamed_again(tmp_path, monkeypatch):

@@ -240,6 +240,10 @@ class TrainerBase:
         return {name: loader for name, loader in found.items() if loader is not None}
 
     # ----------------------------------------------------------------- records
+    def results_meta(self) -> dict[str, Any]:
+        """Further entries of ``results.json``: numbers, strings, lists and dicts of them."""
+        return {}
+
     def add_result(self, name: str, metrics: Mapping[str, float]) -> None:
         """Record metrics (percent) of a split or classifier for ``results.json``."""
         self.results[name] = {

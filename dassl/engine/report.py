@@ -176,6 +176,7 @@ def collect_results(
         "selection": trainer.selection,
         "labelled_images": labelled_images(trainer, is_evaluation=evaluated is not None),
         "metrics": trainer.results,
+        **trainer.results_meta(),
         "epoch": trainer.selected_epoch,
         "fewshot_digest": fewshot_digest(trainer),
         "views": getattr(trainer, "view_mode", "fresh"),

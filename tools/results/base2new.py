@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tools.results.published import Entry, find_published
 from tools.results.series import Series
 from tools.results.statistics import Cell, harmonic_mean, mean
-from tools.results.tables import TEST_RULE_NOTE, Footnotes, Table, _fold, _titled, seeds_text
+from tools.results.tables import Footnotes, Table, _fold, _titled, mark_notes, seeds_text
 
 
 @dataclass
@@ -59,8 +59,8 @@ def base2new_table(
     if published and any(len(method.complete()) > 1 for method in methods.values()):
         lines += _published_lines("average", methods, footnotes)
     headers, rows, constants = _fold(lines, keep=("dataset", "trainer", "Base", "Novel", "H"))
-    notes = [TEST_RULE_NOTE] if any(item.key.rule == "test" for item in series) else []
-    return Table(_titled(title, constants), headers, rows, data, notes + footnotes.lines())
+    notes = mark_notes(series) + footnotes.lines()
+    return Table(_titled(title, constants), headers, rows, data, notes)
 
 
 def _labels(row: tuple) -> dict[str, str]:
@@ -83,7 +83,8 @@ def _dataset_line(
         rule = cells["Base"].rule
         spread = Cell.over(per_seed, rule=rule, ci95=ci95).std if per_seed else None
         center = harmonic_mean(cells["Base"].mean, cells["Novel"].mean)
-        cells["H"] = Cell(center, spread, tuple(common), rule)
+        partial = any(cell.is_partial for cell in cells.values())
+        cells["H"] = Cell(center, spread, tuple(common), rule, partial)
     line = {name: cell.text() for name, cell in cells.items()}
     line["seeds"] = seeds_text(cells.values())
     numbers: dict[str, float | None] = {}
@@ -95,10 +96,12 @@ def _dataset_line(
 def _average_line(method: _Method, metric: str) -> tuple[dict[str, str], dict[str, float]]:
     """Means over the data sets that have both halves, and H of these means."""
     names = method.complete()
-    base = mean([method.halves[name]["base"].cell(metric).mean for name in names])
-    new = mean([method.halves[name]["new"].cell(metric).mean for name in names])
+    halves = [[method.halves[n][part].cell(metric) for n in names] for part in ("base", "new")]
+    base, new = (mean([cell.mean for cell in cells]) for cells in halves)
+    partial = [any(cell.is_partial for cell in cells) for cells in halves]
     numbers = {"Base": base, "Novel": new, "H": harmonic_mean(base, new)}
-    shown = {name: f"{value:.2f}" for name, value in numbers.items()}
+    marks = [" ‡" * is_partial for is_partial in (*partial, any(partial))]
+    shown = {name: f"{numbers[name]:.2f}{mark}" for name, mark in zip(numbers, marks)}
     return {"dataset": f"average of {len(names)}"} | shown, numbers
 
 

@@ -41,6 +41,13 @@ class Record:
     details: dict = field(default_factory=dict, compare=False)
     is_foreign: bool = False
 
+    @property
+    def part_of_test(self) -> tuple[int, int] | None:
+        """(images seen, all of them) where a stream ended before the last test image."""
+        stream = self.details.get("stream") or {}
+        seen, count = stream.get("images", 0), stream.get("of", 0)
+        return (seen, count) if seen < count else None
+
 
 @dataclass
 class Findings:

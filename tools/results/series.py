@@ -46,7 +46,10 @@ class Series:
     def cell(self, metric: str, *, ci95: bool = False) -> Cell | None:
         """Mean over seeds, or None where no run has the metric."""
         values = self.metrics.get(metric)
-        return Cell.over(values, rule=self.key.rule, ci95=ci95) if values else None
+        if not values:
+            return None
+        partial = any(record.part_of_test for record in self.records)
+        return Cell.over(values, rule=self.key.rule, ci95=ci95, is_partial=partial)
 
 
 def group(records: Iterable[Record], *, all_splits: bool = False) -> list[Series]:

@@ -28,22 +28,33 @@ def harmonic_mean(base: float, new: float) -> float:
 class Cell:
     """One number of a table: the mean over seeds, its spread, and who chose it.
 
-    `std` is None when the number rests on one seed; `rule` is the selection rule.
+    `std` is None when the number rests on one seed; `rule` is the selection rule; `is_partial`
+    says that a run saw only a part of the test images.
     """
 
     mean: float
     std: float | None = None
     seeds: tuple[int, ...] = ()
     rule: str = ""
+    is_partial: bool = False
 
     @classmethod
-    def over(cls, by_seed: dict[int, float], *, rule: str = "", ci95: bool = False) -> Cell:
+    def over(
+        cls,
+        by_seed: dict[int, float],
+        *,
+        rule: str = "",
+        ci95: bool = False,
+        is_partial: bool = False,
+    ) -> Cell:
         """Aggregate one value per seed."""
         values = [by_seed[seed] for seed in sorted(by_seed)]
         std = spread(values, ci95=ci95) if len(values) > 1 else None
-        return cls(mean(values), std, tuple(sorted(by_seed)), rule)
+        return cls(mean(values), std, tuple(sorted(by_seed)), rule, is_partial)
 
-    def text(self, *, mark_test: bool = True) -> str:
-        """`71.37 ± 0.49`, with † when test labels chose the number."""
+    def text(self, *, is_marked: bool = True) -> str:
+        """`71.37 ± 0.49`, with † when test labels chose it, ‡ when test images are missing."""
         shown = f"{self.mean:.2f}" + (f" ± {self.std:.2f}" if self.std is not None else "")
-        return f"{shown} †" if mark_test and self.rule == "test" else shown
+        if not is_marked:
+            return shown
+        return shown + " †" * (self.rule == "test") + " ‡" * self.is_partial

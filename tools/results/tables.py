@@ -10,6 +10,7 @@ from tools.results.series import Series
 from tools.results.statistics import Cell, mean
 
 TEST_RULE_NOTE = "† chosen on test labels (rule test): for parity with an official code only."
+PART_NOTE = "‡ over a part of the test images:"
 PROTOCOL_TITLES = {
     "fewshot": "Few-shot and zero-shot",
     "zeroshot": "Few-shot and zero-shot",
@@ -74,7 +75,7 @@ def list_table(
         line["seeds"] = str(len(cell.seeds))
         line[metric] = cell.text()
         second = item.cell("macro_f1", ci95=ci95) if metric == "accuracy" else None
-        line["macro-F1"] = second.text(mark_test=False) if second else ""
+        line["macro-F1"] = second.text(is_marked=False) if second else ""
         line["rule"] = item.key.rule
         if published:
             line["published"] = _published_text(item, footnotes)
@@ -85,13 +86,27 @@ def list_table(
             line["published"] = _published_average(line, footnotes)
         data.append(dict(line))
         line.pop("protocol")
+        line[metric] += " ‡" * line.pop("partial")
         lines.append(line)
     measured = [name for name in (metric, "macro-F1") if any(line.get(name) for line in lines)]
     headers, rows, constants = _fold(
         lines, keep=("dataset", "trainer", "shots", "seeds", *measured)
     )
+    notes = mark_notes(series) + footnotes.lines()
+    return Table(_titled(title, constants), headers, rows, data, notes)
+
+
+def mark_notes(series: Sequence[Series]) -> list[str]:
+    """What the marks behind numbers mean, as far as there are any."""
     notes = [TEST_RULE_NOTE] if any(item.key.rule == "test" for item in series) else []
-    return Table(_titled(title, constants), headers, rows, data, notes + footnotes.lines())
+    runs = []
+    records = {record.path: record for item in series for record in item.records}
+    for record in records.values():
+        if record.part_of_test:
+            seen, count = record.part_of_test
+            place = ", ".join(filter(None, (record.dataset, record.part)))
+            runs.append(f"{record.trainer}, seed {record.seed}, {place}, {seen} of {count}")
+    return notes + ([f"{PART_NOTE} {'; '.join(runs)}."] if runs else [])
 
 
 def wide_table(
@@ -119,20 +134,20 @@ def wide_table(
         line = dict(zip(("trainer", "classifier", "recipe", "backbone", "shots", "rule"), row))
         line["shots"] = str(line["shots"] or "")
         line["seeds"] = seeds_text(cells.values())
+        partial = any(cells[name].is_partial for name in averaged if name in cells)
         data.append(dict(line) | {name: cell.mean for name, cell in cells.items()})
         line |= {header: cells[name].text() if name in cells else "" for name, header in columns}
         present = [cells[name].mean for name in averaged if name in cells]
         complete = bool(averaged) and len(present) == len(averaged)
-        line["average"] = f"{mean(present):.2f}" if complete else ""
+        line["average"] = f"{mean(present):.2f}" + " ‡" * partial if complete else ""
         if complete:
             data[-1]["average"] = mean(present)
         lines.append(line)
     lines += [_published_line(entry, columns, averaged, footnotes) for entry in published]
     keep = ("trainer", *(header for _, header in columns), "average")
     headers, rows, constants = _fold(lines, keep=keep)
-    has_test_rule = any(item.key.rule == "test" for item in series)
-    notes = [TEST_RULE_NOTE] if has_test_rule else []
-    return Table(_titled(title, constants), headers, rows, data, notes + footnotes.lines())
+    notes = mark_notes(series) + footnotes.lines()
+    return Table(_titled(title, constants), headers, rows, data, notes)
 
 
 def _published_line(
@@ -211,18 +226,22 @@ def _dataset_first(item: Series) -> tuple:
 
 def _averages(series: Sequence[Series], metric: str) -> list[dict]:
     """Rows with the mean over datasets, for methods that have more than one."""
-    methods: dict[tuple, dict[str, float]] = {}
+    methods: dict[tuple, dict[str, Cell]] = {}
     for item in series:
         cell, key = item.cell(metric), item.key
         if cell is not None and key.classifier == "test":
             row = (key.protocol, key.trainer, key.recipe, key.backbone, key.shots, key.rule)
-            methods.setdefault(row, {})[key.dataset] = cell.mean
+            methods.setdefault(row, {})[key.dataset] = cell
     names = ("protocol", "trainer", "recipe", "backbone", "shots", "rule")
     return [
         dict(zip(names, map(str, row)))
-        | {"dataset": f"average of {len(values)}", metric: f"{mean(list(values.values())):.2f}"}
-        for row, values in methods.items()
-        if len(values) > 1
+        | {
+            "dataset": f"average of {len(cells)}",
+            metric: f"{mean([cell.mean for cell in cells.values()]):.2f}",
+            "partial": any(cell.is_partial for cell in cells.values()),
+        }
+        for row, cells in methods.items()
+        if len(cells) > 1
     ]
 
 
@@ -231,6 +250,7 @@ def _flat(item: Series, metric: str, cell: Cell) -> dict:
         "metric": metric,
         "mean": cell.mean,
         "std": cell.std,
+        "partial": cell.is_partial,
         "seeds": list(cell.seeds),
         "values": [item.metrics[metric][seed] for seed in cell.seeds],
         "paths": [str(record.path) for record in item.records],

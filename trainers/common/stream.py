@@ -165,6 +165,7 @@ class StreamTrainer(FeatureTrainer):
     """
 
     view_scale = (0.08, 1.0)  # share of the area of augmented test views
+    streamed: dict[str, int] | None = None  # test images seen, and how many there are
 
     # ----------------------------------------------------------------- what a method overrides
     @abstractmethod
@@ -266,6 +267,10 @@ class StreamTrainer(FeatureTrainer):
         accuracy = super().test_and_record(split)
         self.test_seconds += self.earlier_seconds - before
         return accuracy
+
+    def results_meta(self) -> dict:
+        """How much of the test images the metrics are over."""
+        return {} if self.streamed is None else {"stream": self.streamed}
 
     def remove_resume_file(self) -> None:
         """Remove what an interrupted run would go on from, streams included."""
@@ -374,6 +379,8 @@ class StreamTrainer(FeatureTrainer):
                 len(seen),
                 len(items),
             )
+        if split == "test":
+            self.streamed = {"images": len(seen), "of": len(items)}
         labels = torch.tensor([items[i].label for i in seen])
         fused = stream.column(f"score/{FUSED}")
         if self.searches_on(split):
