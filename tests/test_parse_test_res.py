@@ -71,6 +71,29 @@ def test_training_on_all_images_is_not_called_zero_shots(tmp_path, capsys):
     assert "all" not in next(line for line in lines if "ZeroshotCLIP" in line)
 
 
+@pytest.mark.parametrize("arguments", [(), ("--keyword", "macro_f1"), ("--base2new",)])
+def test_runs_with_validation_numbers_only_say_how_to_see_them(tmp_path, capsys, arguments):
+    validation = {"val": {"accuracy": 61.25, "macro_f1": 60.0}}
+    write_run(tmp_path / "a", 0.0, metrics=validation, part="base")
+
+    status = main([str(tmp_path), *arguments])
+
+    error = capsys.readouterr().err
+    assert status == 1
+    assert "no test accuracy, only numbers of: val" in error and "--all-splits" in error
+    assert "Known: ." not in error
+    assert "61.25" in parse(capsys, tmp_path, "--all-splits")[1]
+
+
+def test_an_unknown_metric_names_those_that_there_are(tmp_path, capsys):
+    write_run(tmp_path / "a", 70.0)
+
+    status = main([str(tmp_path), "--keyword", "recall"])
+
+    assert status == 1
+    assert 'metric "recall". Known: accuracy, macro_f1.' in capsys.readouterr().err
+
+
 def test_what_was_measured_stays_a_column_where_all_rows_agree(tmp_path, capsys):
     for trainer in ("TaskRes", "CoOp"):
         write_run(tmp_path / trainer, 70.0, trainer=trainer)

@@ -45,6 +45,12 @@ def build_tables(
     """
     series = group(records, all_splits=all_splits)
     known = sorted({name for item in series for name in item.metrics})
+    if not series:
+        splits = sorted({name for record in records for name in record.metrics})
+        raise ValueError(
+            f"The runs recorded no test accuracy, only numbers of: {', '.join(splits)}. "
+            "--all-splits shows them."
+        )
     if metric not in known:
         raise ValueError(f'No run has the metric "{metric}". Known: {", ".join(known)}.')
     options = {"metric": metric, "ci95": ci95}
