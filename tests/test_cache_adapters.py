@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from few_shot_world import make_trainer, make_world, tiny_clip
 
+import train
 import trainers  # noqa: F401  (registers the trainers)
 from dassl.utils import load_checkpoint
 from tools.benchmarks.cache_adapters import search_plainly
@@ -273,3 +274,11 @@ def test_searching_the_ratio_needs_labels_that_may_choose(world, tmp_path):
         make_trainer(
             world, "CLIPAdapter", tmp_path, "TRAINER.CLIPADAPTER.SEARCH_RATIO", "(0.2, 0.6)"
         )
+
+
+@pytest.mark.parametrize("trainer", ["TipAdapter", "LinearProbe"])
+def test_a_method_fitted_by_training_is_not_evaluated_unfitted(trainer, tmp_path):
+    words = ["--trainer", trainer, "--dataset", "toy_colors", "--output-dir", str(tmp_path / "run")]
+
+    with pytest.raises(ValueError, match="--eval-only needs --model-dir"):
+        train.main([*words, "--eval-only"])

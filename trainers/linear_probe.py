@@ -122,6 +122,7 @@ class LinearProbe(FeatureTrainer):
 
     node = "LINEARPROBE"
     model_name = "linear_probe"
+    fits_without_optimiser = True
     drop_last = False
 
     @staticmethod

@@ -150,6 +150,7 @@ class TipAdapter(FeatureTrainer):
 
     node = "TIPADAPTER"
     model_name = "tip_adapter"
+    fits_without_optimiser = True
     drop_last = False
     is_finetuned = False
 

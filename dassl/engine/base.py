@@ -32,6 +32,7 @@ class TrainerBase:
 
     follows_backbone_size = False  # True: INPUT.SIZE (0, 0) is filled in by the trainer
     uses_training_images = True  # False: no label of a training image enters (zero-shot)
+    fits_without_optimiser = False  # True: train() fits the model by other means (cache, solver)
     keeps_shots = False  # True: an untrained model holds labelled training images (a memory)
     selects_in_evaluation = False  # True: the selection rule reads labels in ``test``, too
 

@@ -207,6 +207,7 @@ def describe_evaluated(args: argparse.Namespace) -> dict[str, Any]:
 def check_evaluation_has_weights(args: argparse.Namespace, trainer: "TrainerBase") -> None:
     """Refuse to evaluate a trainable model that was never trained."""
     learns = any(optim is not None for optim in trainer._optims.values())
+    learns |= trainer.fits_without_optimiser
     if args.eval_only and learns and not args.model_dir:
         raise ValueError(
             "--eval-only needs --model-dir DIR, the folder of a trained "
