@@ -384,7 +384,7 @@ class StepTrainer(StepFiles, TrainerX):
 
     @torch.no_grad()
     def record_results(self) -> None:
-        """The rows of the specification; ``test`` is SWAD's where it is on."""
+        """Record both selections of the protocol; ``test`` is SWAD's where it is on."""
         reported = self.reported
         self.add_result(
             "training-domain validation",
