@@ -18,7 +18,7 @@ from trainers.common.domainbed_transforms import eval_transform
 def check(case: Case) -> None:
     config = case.config
     if "tree" in config:
-        check_tree(config)
+        check_tree(case)
     if "env_sizes" in config:
         check_indices(case)
     if "resize" in config:
@@ -55,7 +55,8 @@ def check_indices(case: Case) -> None:
                 case.compare(name, np.asarray(found[name.removeprefix(start)]))
 
 
-def check_tree(config: dict) -> None:
+def check_tree(case: Case) -> None:
+    config = case.config
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for name in config["tree"]:
@@ -74,6 +75,8 @@ def check_tree(config: dict) -> None:
 
         assert list(dataset.all_domains) == config["environments"]
         assert dataset.classnames == config["class_names"]
+        domains = dataset.all_domains.values()
+        case.compare("n_files", [len(d.in_items) + len(d.out_items) for d in domains])
         for env, domain in enumerate(dataset.all_domains.values()):
             files, labels = config["files"][env], config["labels"][env]
             out = config["out_indices"][env]
