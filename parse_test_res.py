@@ -13,6 +13,7 @@ import logging
 import sys
 from pathlib import Path
 
+from dassl.flags import FlagParser
 from tools.results.legacy import STYLES, legacy_parse, legacy_report
 from tools.results.records import load_records
 from tools.results.report import as_csv, as_json, as_markdown, as_text, build_tables
@@ -24,10 +25,9 @@ FORMATS = {"json": as_json, "csv": as_csv, "markdown": as_markdown}
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line; see --help."""
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("directories", nargs="*", metavar="DIRECTORY", help="folders with runs (default: output)")

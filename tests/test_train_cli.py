@@ -164,6 +164,12 @@ def test_the_default_output_folder_follows_the_tree(world):
         (("OPTIM.MAX_EPOK", "3"), "EngineToy", "OPTIM.MAX_EPOCH"),
         (("OPTIM.LR", "fast"), "EngineToy", "OPTIM.LR"),
         ((), "EngineTpy", '"EngineToy"'),
+        (
+            ("OPTIM.LR=1",),
+            "EngineToy",
+            "OPTIM.LR=1: config keys are given as KEY VALUE, OPTIM.LR 1",
+        ),
+        (("OPTIM.LR", "1", "--seed", "1"), "EngineToy", "--seed stands behind KEY VALUE pairs"),
         (("--config-file", "fsat.yaml"), "EngineToy", "no such file"),
     ],
 )
@@ -195,6 +201,22 @@ def test_a_run_without_a_recipe_is_warned_about(caplog):
 
     assert "No recipe is given" in caplog.text
     assert "vit_b16.yaml" in caplog.text
+
+
+def test_the_defaults_that_a_trainer_brings_itself_are_named(world, caplog, monkeypatch):
+    monkeypatch.setattr(cli, "CONFIGS", world)
+    folder = world / "trainers" / "EngineDeclaring"
+    folder.mkdir(parents=True)
+    (folder / "published.yaml").touch()
+    args = make_parser().parse_args(["--trainer", "EngineDeclaring", "--dataset", "eurosat"])
+
+    cli.find_recipes(args)
+
+    assert caplog.messages == [
+        "No recipe is given (--config-file YAML): settings are the engine's defaults (but "
+        "OPTIM.MAX_EPOCH: those of the trainer), not published ones. Recipes of EngineDeclaring "
+        f"in {folder}: published.yaml."
+    ]
 
 
 def test_no_trainer_lists_the_trainers(world):

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from tabulate import tabulate
 
+from dassl.flags import FlagParser
 from tools import benchmarks
 
 
@@ -29,9 +30,7 @@ def known_benchmarks() -> list[str]:
 def main() -> None:
     """Run the benchmarks that are named and print one table."""
     known = known_benchmarks()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"all, or some of: {', '.join(known)}")
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
     parser.add_argument("--repeat", type=int, default=3, help="repetitions; the median counts")

@@ -18,8 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import yaml
 from tqdm import tqdm
+
+from dassl.flags import FlagParser
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIGS = REPOSITORY / "configs" / "datasets"
@@ -165,7 +169,7 @@ def way_to_get(name: str) -> str:
 
 def parse_args(args: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="What is there, and what is missing.")
+    parser = FlagParser(description="What is there, and what is missing.")
     parser.add_argument("datasets", nargs="*", help="config names; all when left out")
     parser.add_argument(
         "--root",
@@ -178,8 +182,6 @@ def parse_args(args: Sequence[str] | None) -> argparse.Namespace:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Print the reports; returns the exit status."""
-    if str(REPOSITORY) not in sys.path:
-        sys.path.insert(0, str(REPOSITORY))
     importlib.import_module("datasets")
     from dassl.utils import did_you_mean
 

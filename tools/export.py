@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dassl.flags import FlagParser
 from dassl.utils import atomic_write
 from trainers.common.deploy import DeployedClassifier, load_deployed, replace_classes
 from trainers.common.teacher import build_teacher, prompt_names, prompt_templates
@@ -33,9 +34,7 @@ EXAMPLE_BATCH, CHECK_BATCHES = 2, (1, 3)
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line of this script."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model-dir", type=Path, required=True, help="folder of a finished run, or a checkpoint")
     add("--output", type=Path, required=True, help="file to write: *.pt2 (torch.export) or *.onnx")

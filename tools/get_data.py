@@ -7,7 +7,6 @@ Nothing that is already in place is fetched or overwritten. The published split 
 published splits; without them a split is rebuilt.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -17,6 +16,10 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dassl.flags import FlagParser
 
 DOWNLOADS = "downloads"  # below the data root: what torchvision fetched
 
@@ -148,7 +151,7 @@ def write_flower_names(path: Path) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Download datasets and arrange them.")
+    parser = FlagParser(description="Download datasets and arrange them.")
     parser.add_argument("datasets", nargs="+", help=f"of: {', '.join(RECIPES)}")
     parser.add_argument(
         "--root",

@@ -26,6 +26,7 @@ from clip.model import CLIP, TowerHook
 from dassl.data.datasets import Datum, build_dataset
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.cli import make_config, make_parser
+from dassl.flags import FlagParser
 from dassl.utils import atomic_write, load_checkpoint, read_image
 from tools.layer_study import Samples, draw, joined, study, suggested_start, summarise
 from tools.layers import centroid_gap, image_levels, text_levels
@@ -39,9 +40,7 @@ IMAGE_BATCH = 100
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--datasets", default=TOY_SETS, help="names of configs/datasets, with commas between")
     add("--root", default="./data", help="folder that holds the datasets")

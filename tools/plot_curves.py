@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tabulate import tabulate
 
+from dassl.flags import FlagParser
 from tools.results.records import load_records
 from tools.results.series import group
 from tools.results.statistics import Cell
@@ -199,9 +200,7 @@ def _panel(axis, dataset: str, members: Sequence[Curve], styles: dict[str, dict]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="folders that hold runs")
     parser.add_argument("--output", type=Path, default=Path("curves.png"), help="PNG, PDF or SVG")
     parser.add_argument("--metric", default="accuracy", help="accuracy, error_rate or macro_f1")

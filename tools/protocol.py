@@ -22,6 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dassl.flags import FlagParser
 from tools.protocols.closing import closing_text
 from tools.protocols.launcher import Launcher
 from tools.protocols.plan import Request, Run, make_plan
@@ -54,10 +55,9 @@ INSTEAD = {  # what the protocol sets itself -> how to say it
 
 def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """Own options, and the rest for train.py."""
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("protocol", help="fewshot, zeroshot, testtime, base2new, xd, dg or lodo")

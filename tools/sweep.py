@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tabulate import tabulate
 
 import tools.protocol as tools_protocol
+from dassl.flags import FlagParser
 from tools.protocols.launcher import Launcher
 from tools.protocols.plan import KEY, Request, Run, make_plan
 
@@ -149,10 +150,9 @@ def best_setting(settings: Sequence[Setting]) -> Setting | None:
 
 def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """Own options, and the rest for the protocol."""
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--grid", action="append", default=[], required=True, help="KEY=V1,V2; repeatable")

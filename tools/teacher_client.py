@@ -19,6 +19,7 @@ import torch
 from tabulate import tabulate
 from torchvision.transforms.functional import pil_to_tensor
 
+from dassl.flags import FlagParser
 from dassl.utils import read_image
 from trainers.common.http_teacher import TOKEN_VARIABLE, HttpTeacher
 from trainers.common.teacher import class_embeddings
@@ -28,9 +29,7 @@ SIZE = 224  # pixels; the endpoint gets what a student of this size sees
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the most similar class of every image and what was asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url", help="address of the teacher")
     parser.add_argument("images", nargs="+", type=Path, help="image files")
     parser.add_argument("--classnames", required=True, help="names separated by commas")

@@ -25,6 +25,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from dassl.config import get_cfg_default
+from dassl.flags import FlagParser
 from trainers.common.dg_data import normalise_pixels
 from trainers.common.teacher import NORMS, Teacher, build_teacher
 
@@ -116,9 +117,7 @@ def _pixels(item: str) -> torch.Tensor:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve until interrupted."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="toy/ViT", help="any backbone name")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8008)

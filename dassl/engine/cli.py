@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import yaml
 from yacs.config import CfgNode
 
 from dassl.config import get_cfg_default
+from dassl.flags import FlagParser
 from dassl.utils import did_you_mean
 
 from .build import TRAINER_REGISTRY
@@ -24,7 +25,7 @@ FOLLOW_BACKBONE = (0, 0)  # INPUT.SIZE that nobody gave
 
 def make_parser() -> argparse.ArgumentParser:
     """Every flag of ``train.py``."""
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         prog="train.py",
         description="Train and test one method on one dataset with one seed.",
         epilog="Further words are KEY VALUE pairs of the config, as OPTIM.MAX_EPOCH 10.",
@@ -66,6 +67,7 @@ def make_config(args: argparse.Namespace) -> CfgNode:
         KeyError: an unknown config key.
         FileNotFoundError: a YAML that is not there.
     """
+    check_pairs(args.opts)
     cfg = get_cfg_default()
     cfg.INPUT.SIZE = FOLLOW_BACKBONE
     dataset_yaml = find_dataset_yaml(args)
@@ -86,6 +88,23 @@ def make_config(args: argparse.Namespace) -> CfgNode:
         cfg.OUTPUT_DIR = str(default_output_dir(cfg, is_evaluation=args.eval_only))
     cfg.freeze()
     return cfg
+
+
+def check_pairs(words: Sequence[str]) -> None:
+    """Refuse what is no KEY VALUE: a flag among the pairs, or KEY=VALUE.
+
+    Raises:
+        ValueError: saying how to write it.
+    """
+    for word in words:
+        if word.startswith("--"):
+            raise ValueError(
+                f"{word} stands behind KEY VALUE pairs ({' '.join(words[:2])}). Flags come first."
+            )
+    for word in words[::2]:
+        key, equals, value = word.partition("=")
+        if equals:
+            raise ValueError(f"{word}: config keys are given as KEY VALUE, {key} {value}.")
 
 
 def follows_backbone(trainer: type) -> bool:
@@ -154,14 +173,33 @@ def find_recipes(args: argparse.Namespace) -> list[Path]:
     names = sorted(path.name for path in toy.parent.glob("*.yaml"))
     recipes = [name for name in names if name not in ("recipes.yaml", "toy.yaml")]
     if recipes:
+        own = declared_engine_keys(args.trainer)
         logger.warning(
-            "No recipe is given (--config-file YAML): optimiser, transforms and interpolation are "
-            "the engine's defaults, not those of %s. Recipes in %s: %s.",
+            "No recipe is given (--config-file YAML): settings are the engine's defaults%s, not "
+            "published ones. Recipes of %s in %s: %s.",
+            f" (but {', '.join(own)}: those of the trainer)" if own else "",
             args.trainer,
             _shown(toy.parent),
             ", ".join(recipes),
         )
     return []
+
+
+def declared_engine_keys(trainer: str) -> list[str]:
+    """The engine's keys for which a trainer brings a default of its own."""
+    known = TRAINER_REGISTRY.registered_names()
+    declared = (
+        getattr(TRAINER_REGISTRY.get(trainer), "default_cfg", None) if trainer in known else None
+    )
+    return list(_shared_keys(declared(), get_cfg_default())) if declared else []
+
+
+def _shared_keys(ours: CfgNode, engine: CfgNode, prefix: str = "") -> Iterator[str]:
+    for key, value in ours.items():
+        if isinstance(value, CfgNode) and isinstance(engine.get(key), CfgNode):
+            yield from _shared_keys(value, engine[key], f"{prefix}{key}.")
+        elif key in engine:
+            yield prefix + key
 
 
 def existing_yaml(given: str, flag: str) -> Path:

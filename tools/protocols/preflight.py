@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+
+from dassl.flags import FlagParser
 
 GIGABYTE = 10**9
 NOT_OPENAI = ("toy/", "toy:", "timm:", "torchvision:")  # embedded, or loaded by other packages
@@ -17,7 +18,7 @@ NEEDED_SPACE = 0.5 * GIGABYTE  # checkpoints and feature banks of a few runs
 
 def main(argv: list[str] | None = None) -> int:
     """Print what is missing; returns 1 if anything is, else 0."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = FlagParser(description=__doc__)
     parser.add_argument("--datasets", nargs="*", default=[], help="config names")
     parser.add_argument("--backbones", nargs="*", default=[], help="names of backbones")
     parser.add_argument("--root", default="./data", help="folder that holds all datasets")

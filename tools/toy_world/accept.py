@@ -22,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 from tabulate import tabulate
 
+from dassl.flags import FlagParser
+
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = (1, 2, 4, 8, 16)
 CURVES = ("LinearProbe", "TaskRes", "TipAdapterF")
@@ -244,9 +246,7 @@ def gather(names: list[str], runs: Runs, workers: int) -> None:
 
 def main() -> None:
     """Run, then print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lines", nargs="*", metavar="LINE", help=f"of {', '.join(LINES)}")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "toy_acceptance")
     parser.add_argument("--seeds", type=int, nargs="+", default=(1, 2, 3))

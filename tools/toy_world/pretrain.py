@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from dassl.flags import FlagParser
 from tools.toy_world import train_clip, train_net
 from tools.toy_world.export import export
 from tools.toy_world.pool import make_pool
@@ -34,9 +35,7 @@ MINUTES = {
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; the defaults are those of the shipped checkpoints."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=tuple(MINUTES))
     parser.add_argument("--work", type=Path, default=ROOT / "output" / "toy_world")
     parser.add_argument("--weights", type=Path, help="folder of the checkpoint")

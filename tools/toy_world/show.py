@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 from PIL import Image
 
+from dassl.flags import FlagParser
 from datasets.toy_world import FACTORS, STYLES, render, sample_scenes
 from datasets.toy_world.store import SET_NAMES, digest_of, digests, splits
 
@@ -67,9 +68,7 @@ def write_digests() -> None:
 
 def main() -> None:
     """Write the sheet or the digests."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", choices=SET_NAMES, help="a toy set instead of the whole world")
     parser.add_argument("--per-class", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("toy_world.png"))

@@ -1,0 +1,46 @@
+"""A command-line parser that takes flags in full only, and answers a near miss."""
+
+import argparse
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+class FlagParser(argparse.ArgumentParser):
+    """``argparse`` without abbreviations: a later flag cannot change what a command means.
+
+    Attributes:
+        also_known: flags of another parser that reads the same command line; they are suggested.
+    """
+
+    also_known: tuple[str, ...] = ()
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Every long flag."""
+        names = (name for action in self._actions for name in action.option_strings)
+        return tuple(name for name in names if name.startswith("--"))
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Parse everything; ends the program with a message for words that are not known."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [word.split("=", 1)[0] for word in unknown if word.startswith("--")]
+            known = (*self.flags, *self.also_known)
+            told = [explain_flag(flag, known) for flag in flags]
+            self.error(" ".join(told) or f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed
+
+
+def explain_flag(flag: str, known: Iterable[str]) -> str:
+    """What to say about a flag that does not exist: the flags that it begins, or close ones."""
+    known = sorted(set(known))
+    close = [name for name in known if name.startswith(flag)]
+    close = close or difflib.get_close_matches(flag, known, n=2)
+    hint = f" Did you mean {' or '.join(close)}?" if close else " See --help."
+    return f"There is no flag {flag}.{hint}"
