@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
+from dassl.flags import FlagParser
 from dassl.utils import BadImageError, did_you_mean, load_checkpoint, read_image
 
 OUTPUT_SUFFIXES = (".csv", ".json")
@@ -24,9 +25,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".we
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line of this script."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="+", type=Path, help="image files or folders")
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--model-dir", type=Path, help="directory of a finished run")
@@ -148,8 +147,8 @@ def zero_shot_predictor(args: argparse.Namespace, device: torch.device):
     text = as_file.read_text(encoding="utf-8") if as_file.is_file() else args.classnames
     separator = "\n" if as_file.is_file() else ","
     classnames = [name.strip() for name in text.split(separator) if name.strip()]
+    templates = check_templates(args.template or [DEFAULT_TEMPLATE], given_as="--template")
     clip = load_backbone(args.backbone, device=device)
-    templates = check_templates(args.template or [DEFAULT_TEMPLATE])
     method = ZeroshotClassifier(clip, classnames, templates)
     return method_predictor(ZeroshotCLIP, get_cfg_default(), clip, method, classnames)
 

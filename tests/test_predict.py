@@ -87,6 +87,14 @@ def test_a_directory_without_checkpoint_says_what_it_expects(run, tmp_path):
         predict.main([str(run / "mine"), "--model-dir", str(tmp_path)])
 
 
+@pytest.mark.parametrize("template", ["a photo.", "a {} {}."])
+def test_a_template_without_one_place_for_the_name_is_refused_by_its_flag(run, template):
+    words = [str(run / "mine"), "--backbone", "toy/ViT", "--classnames", "cat"]
+
+    with pytest.raises(ValueError, match=r"Template .* \(--template\) must hold exactly one"):
+        predict.main([*words, "--template", template])
+
+
 def test_a_backbone_without_class_names_says_what_to_add(run):
     with pytest.raises(ValueError, match="--backbone needs --classnames"):
         predict.main([str(run / "mine"), "--backbone", backbone_file(run)])

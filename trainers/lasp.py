@@ -192,7 +192,7 @@ class LASP(ClipTrainer):
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         if cfg.TRAINER.LASP.LASP_PROMPTS:
-            check_templates(cfg.TRAINER.LASP.LASP_PROMPTS)
+            check_templates(cfg.TRAINER.LASP.LASP_PROMPTS, given_as="TRAINER.LASP.LASP_PROMPTS")
 
     @classmethod
     def build_method(

@@ -39,20 +39,24 @@ def dataset_template(dataset_name: str, family: str = "coop_zeroshot") -> str:
     return table.get(dataset_name, DEFAULT_TEMPLATE)
 
 
-def check_templates(templates: Sequence[str]) -> list[str]:
+def check_templates(templates: Sequence[str], *, given_as: str = "DATASET.TEMPLATES") -> list[str]:
     """Return the templates as a list.
+
+    Args:
+        templates: sentences with one ``{}``.
+        given_as: the key or flag that errors name.
 
     Raises:
         ValueError: if one does not hold exactly one ``{}``, or none is given.
     """
     if not templates:
         raise ValueError(
-            "No template given. DATASET.TEMPLATES needs at least one, as 'a photo of a {}.'"
+            f"No template given. {given_as} needs at least one, as {DEFAULT_TEMPLATE!r}."
         )
     for template in templates:
         if template.count("{}") != 1:
             raise ValueError(
-                f"Template {template!r} (DATASET.TEMPLATES) must hold exactly one '{{}}' for the "
+                f"Template {template!r} ({given_as}) must hold exactly one '{{}}' for the "
                 f"class name, as in {DEFAULT_TEMPLATE!r}."
             )
     return list(templates)
