@@ -79,3 +79,8 @@ def step_run(root: Path, output: Path, trainer: str, *words: str) -> dict:
 def step_config(root: Path, output: Path, trainer: str, *words: str):
     """The config of such a run."""
     return make_config(make_parser().parse_args(step_args(root, output, trainer, *words)))
+
+
+def accuracies(results: dict) -> dict:
+    """What a run measured; a kill may change what was asked of the teacher, but not this."""
+    return {name: row for name, row in results["metrics"].items() if "queries" not in name}

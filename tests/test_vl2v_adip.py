@@ -1,11 +1,19 @@
 """VL2V-ADiP end to end: stages, white box, baselines, black-box teachers, deployment."""
 
+import sqlite3
 import threading
 import urllib.error
 
 import pytest
 import torch
-from step_world import CLASSES, make_domains, make_teacher, step_config, step_run
+from step_world import (
+    CLASSES,
+    accuracies,
+    make_domains,
+    make_teacher,
+    step_config,
+    step_run,
+)
 
 import datasets  # noqa: F401
 import trainers  # noqa: F401
@@ -17,7 +25,7 @@ from tools.teacher_server import TeacherHandler, TeacherServer
 from trainers.common.deploy import load_deployed, replace_classes
 from trainers.common.dg_data import ResizedImages, normalise_pixels
 from trainers.common.dg_model import StudentClassifier, TextHead, import_official
-from trainers.common.http_teacher import HttpTeacher
+from trainers.common.http_teacher import HttpTeacher, ResponseCache
 from trainers.common.step_files import load_network
 from trainers.common.students import Student, build_student, empty_student, full_name
 from trainers.common.teacher import (
@@ -28,6 +36,7 @@ from trainers.common.teacher import (
     prompt_names,
     prompt_templates,
 )
+from trainers.vl2v_adip import VL2VAlign
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -105,7 +114,7 @@ def test_an_interrupted_stage_goes_on_where_it_was(domains, tmp_path, monkeypatc
             step_run(domains, tmp_path / "killed", "VL2VADiP")
     resumed = step_run(domains, tmp_path / "killed", "VL2VADiP")
 
-    assert resumed["metrics"] == whole["metrics"]
+    assert accuracies(resumed) == accuracies(whole)
 
 
 def test_distill_alone_takes_the_stage_beside_it_or_says_what_is_missing(domains, tmp_path):
@@ -370,8 +379,9 @@ def test_an_endpoint_is_asked_for_nothing_twice(endpoint, tmp_path):
     again = second.encode_image(images)
 
     assert first.queries.images == 3  # the fourth is the first one again
+    assert first.queries.as_dict()["cached_images"] == 1
     assert second.queries.images == 0
-    assert second.queries.cached_images == 4
+    assert second.queries.as_dict()["cached_images"] == 4
     assert endpoint.teacher.queries.images == 3
     torch.testing.assert_close(again[0], again[3])
 
@@ -441,6 +451,71 @@ def test_a_run_through_an_endpoint_pays_once(endpoint, domains, tmp_path):
     assert rows[0]["images"] + rows[0]["cached_images"] == 4 * 8
     assert rows[1]["images"] == 0
     assert first["metrics"]["test"] == second["metrics"]["test"]
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("resume_seconds", ["0", "1000"])
+def test_what_was_asked_before_a_kill_stays_paid(
+    endpoint, domains, tmp_path, monkeypatch, resume_seconds
+):
+    monkeypatch.setenv("VLTUNE_RESUME_SECONDS", resume_seconds)
+    words = ("TRAINER.VL2V.TEACHER", address(endpoint), "STEPS.N", "7")
+    whole = step_run(domains, tmp_path / "whole", "VL2VAlign", *words)["metrics"]
+    original = VL2VAlign.forward_backward
+
+    def die(self, batch):
+        losses = original(self, batch)
+        if self.step == 5:  # two steps after the last resume file, if there is any
+            raise Killed
+        return losses
+
+    monkeypatch.setenv("VLTUNE_CACHE", str(tmp_path / "cache"))
+    with monkeypatch.context() as patch:
+        patch.setattr(VL2VAlign, "forward_backward", die)
+        with pytest.raises(Killed):
+            step_run(domains, tmp_path / "killed", "VL2VAlign", *words)
+    before = endpoint.teacher.queries.images
+    resumed = step_run(domains, tmp_path / "killed", "VL2VAlign", *words)["metrics"]
+
+    assert endpoint.teacher.queries.images - before == 8  # those of the last step, no more
+    assert resumed == whole
+    assert not list((tmp_path / "killed").glob("resume.*"))
+
+
+def test_a_teacher_without_a_cache_is_asked_again_after_a_kill(domains, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLTUNE_RESUME_SECONDS", "0")
+    original = VL2VAlign.forward_backward
+
+    def die(self, batch):
+        if self.step == 3:
+            raise Killed
+        return original(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VL2VAlign, "forward_backward", die)
+        with pytest.raises(Killed):
+            step_run(domains, tmp_path, "VL2VAlign", "STEPS.N", "4")
+    queries = step_run(domains, tmp_path, "VL2VAlign", "STEPS.N", "4")["metrics"]["teacher queries"]
+
+    assert queries["images"] == (4 + 2) * 8  # steps 1 and 2 twice
+    assert queries["texts"] == 2 * len(CLASSES)
+
+
+def test_the_database_of_answers_is_closed(tmp_path):
+    cache = ResponseCache(tmp_path / "c.sqlite")
+    with cache._open() as database:
+        database.execute("INSERT INTO answers VALUES (?, ?)", (b"key", b"row"))
+
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        database.execute("SELECT 1")
+    with pytest.raises(ZeroDivisionError), cache._open() as database:
+        database.execute("DELETE FROM answers")
+        raise ZeroDivisionError
+    with cache._open() as database:
+        assert database.execute("SELECT COUNT(*) FROM answers").fetchone() == (1,)
 
 
 # --------------------------------------------------------------------- deployment

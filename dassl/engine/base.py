@@ -288,8 +288,8 @@ class TrainerBase:
             self.after_epoch()
             self._keep_for_resume()
         self.after_train()
-        if self._resume_file is not None and not self.keep_resume_file:
-            self._resume_file.remove()
+        if not self.keep_resume_file:
+            self.remove_resume_file()
 
     def _note_start(self) -> None:
         """Make the run resumable before its first epoch ends.

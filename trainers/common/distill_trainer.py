@@ -1,5 +1,7 @@
 """Base of the step-based trainers that have a vision-language teacher."""
 
+from pathlib import Path
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
@@ -15,6 +17,7 @@ from trainers.common.teacher import (
 )
 
 STAGES = ("ALIGN", "DISTILL")
+JOURNAL = "resume.queries"  # counts what is asked of the teacher as it happens
 MODEL_SAVE = 100  # first step that may become the best checkpoint
 
 
@@ -91,6 +94,7 @@ class DistillTrainer(StepTrainer):
             mean=cfg.INPUT.PIXEL_MEAN,
             std=cfg.INPUT.PIXEL_STD,
         )
+        self.teacher.queries.keep_in(Path(self.output_dir) / JOURNAL)
         names = prompt_names(node.PROMPT_STYLE, self.classnames)
         templates = prompt_templates(node.PROMPT_STYLE)
         texts = class_embeddings(self.teacher, names, templates, keep=True)
@@ -129,11 +133,15 @@ class DistillTrainer(StepTrainer):
         return {**super().checkpoint_meta(), **meta, "logit_scale": self.teacher.scale}
 
     def extra_state(self) -> dict:
-        return {**super().extra_state(), "queries": self.teacher.queries.as_dict()}
+        return {**super().extra_state(), "queries": self.teacher.queries.state_dict()}
 
     def load_extra_state(self, state: dict) -> None:
         super().load_extra_state(state)
-        self.teacher.queries = type(self.teacher.queries)(**state["queries"])
+        self.teacher.queries.load_state_dict(state["queries"])
+
+    def remove_resume_file(self) -> None:
+        super().remove_resume_file()
+        self.teacher.queries.remove_journal()
 
     def record_results(self) -> None:
         super().record_results()

@@ -25,7 +25,8 @@ import sqlite3
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -89,16 +90,14 @@ class HttpTeacher(Teacher):
         pixels = (images.cpu() * self.std + self.mean).mul(255).round().clamp(0, 255)
         rows = pixels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
         files = [_png(row) for row in rows]
-        answers, asked = self._answers(files, kind="image", encode=_base64)
-        self.queries.images += asked
-        self.queries.cached_images += len(files) - asked
+        answers = self._answers(files, kind="image", encode=_base64)
+        self.queries.needed_images += len(files)
         return torch.nn.functional.normalize(answers, dim=-1).to(images.device)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         data = [text.encode() for text in texts]
-        answers, asked = self._answers(data, kind="text", encode=bytes.decode)
-        self.queries.texts += asked
-        self.queries.cached_texts += len(data) - asked
+        answers = self._answers(data, kind="text", encode=bytes.decode)
+        self.queries.needed_texts += len(data)
         return torch.nn.functional.normalize(answers, dim=-1)
 
     def _images(self, images: Tensor) -> Tensor:
@@ -107,10 +106,8 @@ class HttpTeacher(Teacher):
     def _texts(self, texts: list[str]) -> Tensor:
         return self.encode_text(texts)
 
-    def _answers(
-        self, items: list[bytes], *, kind: str, encode: Callable[[bytes], str]
-    ) -> tuple[Tensor, int]:
-        """Embeddings (N, D) of N items, and how many of them had to be asked for."""
+    def _answers(self, items: list[bytes], *, kind: str, encode: Callable[[bytes], str]) -> Tensor:
+        """Embeddings (N, D) of N items; those that are not known are asked for and counted."""
         keys = [hashlib.sha256(kind.encode() + item).digest() for item in items]
         known = self.cache.get(keys)
         missing = {key: item for key, item in zip(keys, items) if key not in known}
@@ -125,9 +122,10 @@ class HttpTeacher(Teacher):
                     f"({len(part)}, D)."
                 )
             fresh = {key: row for (key, _), row in zip(part, rows)}
+            self.queries.ask(**{f"{kind}s": len(part)})  # before the cache calls them known
             self.cache.put(fresh)
             known.update(fresh)
-        return torch.from_numpy(np.stack([known[key] for key in keys])), len(todo)
+        return torch.from_numpy(np.stack([known[key] for key in keys]))
 
     def _ask(self, path: str, body: dict | None = None) -> dict:
         """One request, repeated while the failure may pass.
@@ -176,8 +174,11 @@ class ResponseCache:
         with self._open() as database:
             database.execute("CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, row BLOB)")
 
-    def _open(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=60.0)
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """A connection whose changes are kept if the block ends well; closed in any case."""
+        with closing(sqlite3.connect(self.path, timeout=60.0)) as database, database:
+            yield database
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         """The rows (D,) that are known."""

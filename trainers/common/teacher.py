@@ -8,7 +8,8 @@ import hashlib
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from dassl.utils import atomic_write, cache_dir
 
 TEXT_BATCH = 256  # prompts per call
 NORMS = ("imagenet", "clip")
+COUNTS = ("images", "texts", "needed_images", "needed_texts")
 PROMPT_STYLES = {
     1: ("{}",),
     2: ("a photo of a {}",),  # no final period
@@ -45,16 +47,63 @@ def prompt_names(style: int, classnames: Sequence[str]) -> list[str]:
 
 @dataclass
 class Queries:
-    """What a teacher was asked: items, not calls."""
+    """What a teacher was asked, in items, not calls.
+
+    Attributes:
+        images, texts: asked for, hence paid where answers cost something. With a journal every
+            attempt at a run counts: what was asked before a kill is paid, resumed or not.
+        needed_images, needed_texts: embeddings that the run used. Those it did not ask for came
+            from a cache.
+        journal: file that counts what is asked as it happens, one line per request.
+    """
 
     images: int = 0
     texts: int = 0
-    cached_images: int = 0  # answered from a cache, hence free
-    cached_texts: int = 0
+    needed_images: int = 0
+    needed_texts: int = 0
+    journal: Path | None = None
+
+    def ask(self, *, images: int = 0, texts: int = 0) -> None:
+        """Count items that are asked for."""
+        self.images += images
+        self.texts += texts
+        if self.journal is not None:
+            self.journal.parent.mkdir(parents=True, exist_ok=True)
+            with self.journal.open("a", encoding="utf-8") as file:
+                file.write(f"{images} {texts}\n")
+
+    def keep_in(self, journal: Path) -> None:
+        """Keep a journal from now on, after what a killed attempt has left in it."""
+        self.journal = journal
+        if journal.is_file():
+            for line in journal.read_text(encoding="utf-8").splitlines():
+                images, texts = map(int, line.split())
+                self.images += images
+                self.texts += texts
+
+    def remove_journal(self) -> None:
+        """The run has ended, its counts are recorded."""
+        if self.journal is not None:
+            self.journal.unlink(missing_ok=True)
+
+    def state_dict(self) -> dict[str, int]:
+        """For a resume file."""
+        return {name: getattr(self, name) for name in COUNTS}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a resume file; the journal knows what was asked since it was written."""
+        self.needed_images, self.needed_texts = state["needed_images"], state["needed_texts"]
+        self.images = max(self.images, state["images"])
+        self.texts = max(self.texts, state["texts"])
 
     def as_dict(self) -> dict[str, int]:
         """For results.json."""
-        return asdict(self)
+        return {
+            "images": self.images,
+            "texts": self.texts,
+            "cached_images": max(self.needed_images - self.images, 0),
+            "cached_texts": max(self.needed_texts - self.texts, 0),
+        }
 
 
 class Teacher(ABC):
@@ -74,14 +123,16 @@ class Teacher(ABC):
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalised as the student's -> unit embeddings (B, D)."""
-        self.queries.images += len(images)
+        self.queries.ask(images=len(images))
+        self.queries.needed_images += len(images)
         return F.normalize(self._images(images).float(), dim=-1)
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Texts -> unit embeddings (N, D)."""
         parts = [texts[i : i + TEXT_BATCH] for i in range(0, len(texts), TEXT_BATCH)]
-        self.queries.texts += len(texts)
+        self.queries.ask(texts=len(texts))
+        self.queries.needed_texts += len(texts)
         return torch.cat([F.normalize(self._texts(list(part)).float(), dim=-1) for part in parts])
 
     @property
@@ -208,7 +259,7 @@ def class_embeddings(
         key = hashlib.sha256("\0".join([teacher.digest, *prompts]).encode()).hexdigest()[:32]
         path = cache_dir() / "texts" / f"{key}.pt"
         if path.is_file():
-            teacher.queries.cached_texts += len(prompts)
+            teacher.queries.needed_texts += len(prompts)
             return torch.load(path, weights_only=True)
     rows = teacher.encode_text(prompts)  # (T * C, D)
     rows = rows.unflatten(0, (len(templates), len(names))).mean(dim=0)
