@@ -63,7 +63,7 @@ def check_tree(case: Case) -> None:
             path = root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             if is_image(path.name):
-                Image.new("RGB", (4, 4)).save(path, _format(path))
+                Image.new("RGB", (4, 4)).save(path)
             else:
                 path.write_text("no image")
         cfg = get_cfg_default()
@@ -101,12 +101,6 @@ def check_transform(case: Case) -> None:
         case.compare(f"sample{k}", image[:, ::16, ::16])
         case.compare(f"mean{k}", image.mean(dim=(1, 2)))
         case.compare(f"std{k}", image.std(dim=(1, 2)))
-
-
-def _format(path: Path) -> str:
-    return {".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF"}.get(
-        path.suffix.lower(), path.suffix[1:].upper()
-    )
 
 
 def _relative(path: str, root: Path) -> str:

@@ -5,7 +5,7 @@ from torch import nn
 
 from golden_checks import prompt_steps as steps
 from golden_checks.common import Case
-from trainers.lasp import OFFICIAL_BLOCKS, LASPPrompt, lasp_groups
+from trainers.lasp import NORM_LR, OFFICIAL_BLOCKS, LASPPrompt, lasp_groups
 
 NOISY_STEP = 1
 
@@ -18,6 +18,7 @@ def check(case: Case) -> None:
         templates=case.spec["template"]["hand-crafted"],
         weight=config["LASP_LOSS_WEIGHT"],
         ctx_init=config["CTX_INIT"],
+        n_ctx=config.get("N_CTX", 4),
         extra_names=[name for name in config["all_class_names"] if name not in names],
         virtual=config["INCLUDE_ALL_CLASSES"],
         correction=config["ENABLE_CORRECTION"],
@@ -26,8 +27,10 @@ def check(case: Case) -> None:
     parameters = {_official(name): p for name, p in method.named_parameters()}
     steps.set_initial(case, parameters)
     order = _order(case)
-    noise = torch.empty_like(case.tensor("noise"))
-    noise[:, order] = case.tensor("noise")  # of our order of classes: base names first
+    noise = None
+    if "noise" in case.arrays:
+        noise = torch.empty_like(case.tensor("noise"))
+        noise[:, order] = case.tensor("noise")  # of our order of classes: base names first
     _check_text(case, clip, method, order, noise)
     case.compare("logits", steps.test_logits(clip, method, case))
 
@@ -38,13 +41,16 @@ def check(case: Case) -> None:
         loss = method.losses_with(clip, raw, labels, noise=given)["loss"]
         optimizer.zero_grad()
         loss.backward()
-        if config["grad_clip"] is not None:
+        if config.get("grad_clip") is not None:
             nn.utils.clip_grad_norm_(method.parameters(), config["grad_clip"])
         optimizer.step()
         return loss
 
+    assert config["OPTIM"].get("LN_LR_MULT", NORM_LR) == NORM_LR  # fixed in the official code
     groups = lasp_groups(method, config["OPTIM"]["LR"])
-    losses = steps.run_steps(case, method, parameters, step, param_groups=groups)
+    losses = steps.run_steps(
+        case, method, parameters, step, param_groups=groups, ignore=("LN_LR_MULT",)
+    )
     case.compare("loss", losses)
     steps.compare_parameters(case, parameters, "after")
     case.compare("logits_after", steps.test_logits(clip, method, case))
@@ -68,7 +74,7 @@ def _order(case: Case) -> list[int]:
 
 @torch.no_grad()
 def _check_text(
-    case: Case, clip, method: LASPPrompt, order: list[int], noise: torch.Tensor
+    case: Case, clip, method: LASPPrompt, order: list[int], noise: torch.Tensor | None
 ) -> None:
     case.compare("class_text_features", method.written[:, order])
     case.compare("text_features", method.raw_text_features(clip)[: method.count])

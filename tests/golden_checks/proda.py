@@ -22,11 +22,11 @@ def check(case: Case) -> None:
         case.compare("classifier", method.text_features(clip))
     case.compare("logits", steps.test_logits(clip, method, case))
     order = PromptOrder(config["N_PROMPT"], config["PROMPT_BS"])
-    passes = iter(case.arrays["permutations"].tolist())
+    passes = iter(case.arrays["permutations"].tolist() if "permutations" in case.arrays else [])
 
     def step(k: int, optimizer: torch.optim.Optimizer) -> torch.Tensor:
         if not order.left:
-            order.left = next(passes)
+            order.left = next(passes, [])
         raw = method.raw_image_features(clip, case.tensor(f"x{k}"))
         labels = case.tensor(f"y{k}").long()
         loss = method.losses(clip, raw, labels, members=order.next())["loss"]

@@ -20,6 +20,7 @@ def check(case: Case) -> None:
         temperature=config["T"],
         n_ctx=config["N_CTX"],
         words=template.replace(" {}.", "") if config["CTX_INIT"] else "",
+        class_specific=config.get("CSC", False),
     )
     parameters = steps.learner_parameters(method)
     steps.set_initial(case, parameters)

@@ -1,6 +1,7 @@
 """The training part that the cases of all prompt-learning baselines have in common."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,17 +11,28 @@ from dassl.config import get_cfg_default
 from dassl.optim import build_lr_scheduler, build_optimizer
 from golden_checks.common import Case
 
-STEPS = 3
 LEARNER = "prompt_learner."
+NAMES = {"NESTEROV": "SGD_NESTEROV", "DAMPENING": "SGD_DAMPNING"}  # short forms in some cases
 
 
-def optim_node(config: dict) -> CfgNode:
-    """The engine's OPTIM node from a case's ``config["OPTIM"]``, whose keys are the engine's."""
+def optim_node(config: dict, *, ignore: Sequence[str] = ()) -> CfgNode:
+    """The engine's OPTIM node from a case's ``config["OPTIM"]``, whose keys are the engine's.
+
+    Args:
+        ignore: keys that belong to the method, not to the engine.
+    """
     cfg = get_cfg_default().OPTIM
-    for key, value in config["OPTIM"].items():
-        if key in cfg:
+    for given, value in config["OPTIM"].items():
+        key = NAMES.get(given, given)
+        if key not in ignore:
+            assert key in cfg, f"OPTIM.{given} is no key of the engine"
             cfg[key] = float(value) if isinstance(cfg[key], float) else value
     return cfg
+
+
+def count_steps(case: Case) -> int:
+    """How many training batches x0, x1, ... the case holds."""
+    return next(k for k in itertools.count() if f"x{k}" not in case.arrays)
 
 
 def set_initial(case: Case, parameters: dict[str, nn.Parameter]) -> None:
@@ -54,24 +66,29 @@ def run_steps(
     step: Callable[[int, torch.optim.Optimizer], Tensor],
     *,
     param_groups: list[dict] | None = None,
-) -> list[list[float]]:
-    """Three steps, one scheduler step after each; compares "lr" and the first gradient.
+    ignore: Sequence[str] = (),
+) -> list[float]:
+    """One step per batch, one scheduler step after each; compares "lr" and the first gradient.
 
     Args:
         step: (k, optimizer) -> loss before the update; it runs backward and optimizer.step().
+        ignore: as in ``optim_node``.
+
+    Returns:
+        the losses.
     """
-    cfg = optim_node(case.config)
+    cfg = optim_node(case.config, ignore=ignore)
     optimizer = build_optimizer(method, cfg, param_groups)
     scheduler = build_lr_scheduler(optimizer, cfg)
     losses, rates = [], []
-    for k in range(STEPS):
+    for k in range(count_steps(case)):
         rates.append([group["lr"] for group in optimizer.param_groups])
         losses.append(step(k, optimizer).item())
         if k == 0:
             compare_parameters(case, {n: p.grad for n, p in parameters.items()}, "grad")
         scheduler.step()
-    expected = case.arrays["lr"]
-    case.compare("lr", rates if expected.ndim == 2 else [row[0] for row in rates])
+    per_group = "lr" in case.arrays and case.arrays["lr"].ndim == 2
+    case.compare("lr", rates if per_group else [row[0] for row in rates])
     return losses
 
 

@@ -75,8 +75,7 @@ def _check_training(case: Case, clip, method, parameters: dict[str, nn.Parameter
         loss = method.losses(clip, raw, case.tensor(f"y{k}").long(), frozen=frozen)["loss"]
         optimizer.zero_grad()
         loss.backward()
-        if k == 2:
-            steps.compare_parameters(case, parameters, "step2")
+        steps.compare_parameters(case, parameters, f"step{k}")
         optimizer.step()
         average.add(method, k)
         return loss

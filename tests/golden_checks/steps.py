@@ -20,13 +20,16 @@ def optim_cfg(config: dict) -> CfgNode:
     cfg.WARMUP_EPOCH = config.get("warmup_epoch", -1)
     cfg.WARMUP_TYPE = config.get("warmup_type", cfg.WARMUP_TYPE)
     cfg.WARMUP_CONS_LR = float(config.get("warmup_lr", cfg.WARMUP_CONS_LR))
-    if "momentum" in config:
-        cfg.MOMENTUM = float(config["momentum"])
-        cfg.SGD_DAMPNING = config["dampening"]
-        cfg.SGD_NESTEROV = config["nesterov"]
+    cfg.WARMUP_MIN_LR = float(config.get("warmup_min_lr", cfg.WARMUP_MIN_LR))
+    cfg.WARMUP_RECOUNT = config.get("warmup_recount", cfg.WARMUP_RECOUNT)
+    cfg.STEPSIZE = config.get("stepsize", cfg.STEPSIZE)
+    cfg.GAMMA = float(config.get("gamma", cfg.GAMMA))
+    cfg.MOMENTUM = float(config.get("momentum", cfg.MOMENTUM))
+    cfg.SGD_DAMPNING = config.get("dampening", cfg.SGD_DAMPNING)
+    cfg.SGD_NESTEROV = config.get("nesterov", cfg.SGD_NESTEROV)
+    cfg.EPS = float(config.get("eps", cfg.EPS))
     if "betas" in config:
         cfg.ADAM_BETA1, cfg.ADAM_BETA2 = (float(beta) for beta in config["betas"])
-        cfg.EPS = float(config["eps"])
     return cfg
 
 
