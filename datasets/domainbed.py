@@ -34,8 +34,9 @@ class Domain:
 class DomainFolders(DatasetBase):
     """A folder ``<domain>/<class>/*`` with the seeded in / out split of every domain.
 
-    train_x = ``in`` and val = ``out`` of the source domains, in domain order; test = ``in`` of the
-    target. ``domain`` of an item is the place of its domain among all domains.
+    train_x = ``in`` and val = ``out`` of the source domains, in domain order; test = ``in`` and
+    test_out = ``out`` of the target. ``domain`` of an item is the place of its domain among all
+    domains.
 
     Config: DATASET.TARGET_DOMAINS (one or more), SOURCE_DOMAINS (default: all others),
     TRIAL_SEED (-1: SEED), HOLDOUT. NUM_SHOTS K draws K images per class and source domain.
@@ -43,7 +44,7 @@ class DomainFolders(DatasetBase):
     Attributes:
         domains: names of all domains, sorted.
         source_domains, target_domains: their names in domain order.
-        all_domains: name -> ``Domain``, with the ``out`` list of the target too.
+        all_domains: name -> ``Domain``, as on the disk: the lists of a run are the splits.
         steps, steps_per_evaluation: the protocol's training length.
     """
 
@@ -52,6 +53,7 @@ class DomainFolders(DatasetBase):
     steps = 5001
     steps_per_evaluation = 200
     num_images = 0  # of the complete dataset; 0: not known
+    more_splits = ("test_out",)
 
     def __init__(self, cfg: CfgNode):
         root = data_root(cfg.DATASET.ROOT)
@@ -79,9 +81,17 @@ class DomainFolders(DatasetBase):
         train, val = self._draw(cfg)
         test = [i for name in self.target_domains for i in self.all_domains[name].in_items]
         super().__init__(train_x=train, val=val, test=test)
+        self._test_out = [
+            i for name in self.target_domains for i in self.all_domains[name].out_items
+        ]
         self.fewshot_digest = items_digest(train, folder)
         selects = cfg.TEST.SELECT_ON in ("val", "source_val") or cfg.TEST.FINAL_MODEL == "best_val"
         self.labelled_images = {"train": len(train), "val": len(val) if selects else 0}
+
+    @property
+    def test_out(self) -> list[Datum]:
+        """``out`` of the target domains: evaluated on request, never selected on."""
+        return self._test_out
 
     @classmethod
     def pieces(cls, root: Path) -> list[Piece]:

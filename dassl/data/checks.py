@@ -30,7 +30,12 @@ def check_images(dataset: DatasetBase, *, skip_bad: bool) -> dict[str, int]:
         FileNotFoundError: images are missing and `skip_bad` is off.
     """
     paths = sorted(
-        {item.impath for split in SPLITS for item in _items(dataset, split) if item.impath}
+        {
+            item.impath
+            for split in _splits(dataset)
+            for item in _items(dataset, split)
+            if item.impath
+        }
     )
     with ThreadPoolExecutor(max_workers=min(16, (os.cpu_count() or 1) * 2)) as pool:
         verdicts = pool.map(_is_readable if skip_bad else os.path.isfile, paths, chunksize=64)
@@ -49,6 +54,10 @@ def check_images(dataset: DatasetBase, *, skip_bad: bool) -> dict[str, int]:
     return counts
 
 
+def _splits(dataset: DatasetBase) -> tuple[str, ...]:
+    return (*SPLITS, *dataset.more_splits)
+
+
 def _items(dataset: DatasetBase, split: str) -> Sequence[Datum]:
     return getattr(dataset, split, None) or ()
 
@@ -64,7 +73,7 @@ def _is_readable(path: str) -> bool:
 def _leave_out(dataset: DatasetBase, bad: set[str]) -> dict[str, int]:
     """Drop the items with these paths from every list; return how many per split."""
     counts = {}
-    for split in SPLITS:
+    for split in _splits(dataset):
         items = _items(dataset, split)
         kept = [item for item in items if item.impath not in bad]
         if len(kept) < len(items):

@@ -264,7 +264,7 @@ class DataManager:
             if domains:
                 rows.append((title, ", ".join(tolist_if_not(list(domains)))))
         rows.append(("# classes", f"{self.num_classes:,}"))
-        for split in SPLITS:
+        for split in (*SPLITS, *self.dataset.more_splits):
             items = getattr(self.dataset, split)
             if items:
                 rows.append((f"# {split}", f"{len(items):,}"))

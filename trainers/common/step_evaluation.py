@@ -64,9 +64,7 @@ class StepEvaluation:
             )
         items = {f"{names[domain]}_out": by_domain[domain] for domain in sorted(by_domain)}
         items["test_in"] = dataset.test
-        items["test_out"] = [
-            item for name in dataset.target_domains for item in dataset.all_domains[name].out_items
-        ]
+        items["test_out"] = dataset.test_out
         parts = {
             name: ResizedImages(
                 part,

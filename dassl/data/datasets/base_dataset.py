@@ -72,6 +72,7 @@ class DatasetBase:
 
     dataset_dir = ""  # folder below DATASET.ROOT
     domains: list[str] = []  # names of all domains
+    more_splits: tuple[str, ...] = ()  # further lists of items, each a property over ``_<name>``
 
     def __init__(
         self,
