@@ -48,9 +48,7 @@ def _raw_features(case: Case) -> SimpleNamespace:
         for split in ("train", "test")
     }
     shots = torch.stack([encoders[1](images) for images in case.tensor("shot_images")])
-    template = case.spec["template"]
-    templates = [template] if isinstance(template, str) else template
-    classifier = zero_shot_classifier(clip, case.spec["classnames"], templates)
+    classifier = zero_shot_classifier(clip, case.spec["classnames"], case.templates)
     case.compare("clip_weights", classifier.t())
     dim = classifier.shape[1]
     case.compare("test_clip_raw", both["test"][:, :dim])

@@ -13,7 +13,7 @@ from trainers.common.prompts import template_features
 
 def check(case: Case) -> None:
     config, clip = case.config, case.load_clip()
-    text = template_features(clip, case.spec["classnames"], [case.spec["template"]])[0]
+    text = template_features(clip, case.spec["classnames"], case.templates).mean(dim=0)
     case.compare("text_features", text)
     method = ImageAdapter(text, ratio=config["ratio"], reduction=config["reduction"])
     method.down.weight.data.copy_(case.tensor("W1"))
@@ -48,7 +48,7 @@ def _train(case: Case, clip, method: ImageAdapter, batches: list) -> None:
     scheduler = build_lr_scheduler(optimizer, cfg)
     losses, rates = [], []
     for step in range(config["steps"]):
-        loss = method.losses(clip, *batches[step])["loss"]
+        loss = method.losses(clip, *batches[step % len(batches)])["loss"]
         optimizer.zero_grad()
         loss.backward()
         rates.append(optimizer.param_groups[0]["lr"])

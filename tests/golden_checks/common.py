@@ -59,6 +59,12 @@ class Case:
         """The `config` of case.json."""
         return self.spec.get("config") or {}
 
+    @property
+    def templates(self) -> list[str]:
+        """The sentence patterns, however many the case holds."""
+        given = self.config.get("templates") or self.spec["template"]
+        return [given] if isinstance(given, str) else given
+
     @cached_property
     def arrays(self) -> Arrays:
         """Name -> array, of arrays.npz."""

@@ -103,8 +103,8 @@ def check_positions(case: Case) -> None:
         if method.offset_names:
             loss.backward()
         for name in NAMES:
-            if f"{entry}__grad_{name}_offset" in case.arrays:
-                case.compare(f"{entry}__grad_{name}_offset", getattr(method, f"{name}_offset").grad)
+            if (offset := method.offset(name)) is not None:
+                case.compare(f"{entry}__grad_{name}_offset", offset.grad)
 
 
 # ----------------------------------------------------------------- training
@@ -114,8 +114,9 @@ def train(case: Case, clip, method: DualMemory) -> None:
     epochs, batches = features.shape[:2]
     cfg = get_cfg_default().OPTIM
     cfg.NAME, cfg.LR, cfg.WEIGHT_DECAY = config["optimizer"], config["lr"], config["weight_decay"]
-    cfg.ADAM_BETA1, cfg.ADAM_BETA2 = config["betas"]
-    cfg.EPS, cfg.ETA_MIN, cfg.MAX_EPOCH = config["eps"], config["eta_min"], config["epochs"]
+    cfg.ADAM_BETA1, cfg.ADAM_BETA2 = config.get("betas", (cfg.ADAM_BETA1, cfg.ADAM_BETA2))
+    cfg.EPS, cfg.MOMENTUM = config.get("eps", cfg.EPS), config.get("momentum", cfg.MOMENTUM)
+    cfg.ETA_MIN, cfg.MAX_EPOCH = config["eta_min"], config["epochs"]
     cfg.LR_SCHEDULER, cfg.STEP_PER = "cosine", "batch"
     optimizer = build_optimizer(method, cfg)
     scheduler = build_lr_scheduler(optimizer, cfg, steps_per_epoch=batches)
@@ -146,11 +147,10 @@ def train(case: Case, clip, method: DualMemory) -> None:
 def _compare_offsets(
     case: Case, prefix: str, method: DualMemory, *, use_grad: bool = False, atol=None
 ) -> None:
-    for name in method.offset_names:
-        offset = getattr(method, f"{name}_offset")
-        key = f"{prefix}_{name}_offset"
-        if key in case.arrays:
-            case.compare(key, offset.grad if use_grad else offset, atol=atol)
+    for name in NAMES:
+        offset = method.offset(name)  # where tensors are shared, key and value are the query's
+        if offset is not None:
+            case.compare(f"{prefix}_{name}_offset", offset.grad if use_grad else offset, atol=atol)
 
 
 # ----------------------------------------------------------------- streams
@@ -203,9 +203,13 @@ def _check_replay(case: Case, method: DualMemory, record: dict, views: Tensor, s
 def check_stream(case: Case) -> None:
     config, clip = case.config, _backbone(case)
     text, shots, views = _inputs(case, clip)
-    position = config["position"] if "train_features" in case.arrays else "none"
+    given = [name for name in NAMES if f"{name}_offset" in case.arrays]
+    is_tuned = "train_features" in case.arrays or given
+    position = config["position"] if is_tuned else "none"
     shared = config.get("shared_param") is True
     method = _method(case, text, shots, position=position, shared=shared)
+    for name in set(given) & set(method.offset_names):
+        getattr(method, f"{name}_offset").data = case.tensor(f"{name}_offset")
     scale = float(clip.logit_scale.detach().exp())
     case.compare("text_feat", text)
     if "image_features" in case.arrays:

@@ -28,8 +28,11 @@ def _train_and_compare(case: Case, clip, method, watched: dict[str, Tensor]) -> 
     with torch.no_grad():
         raw = method.raw_image_features(clip, case.tensor("images"))
     case.compare("image_features", raw)
-    size = case.config.get("batch_size", len(labels))
-    batches = list(zip(raw.split(size), labels.split(size)))
+    size, per_epoch = (
+        case.config.get("batch_size", len(labels)),
+        case.config.get("batches_per_epoch"),
+    )
+    batches = list(zip(raw.split(size), labels.split(size)))[:per_epoch]
 
     def logits(features: Tensor) -> Tensor:
         return method.logits(clip, method.image_features(features), method.text_features(clip))
@@ -55,15 +58,15 @@ def check_residual(case: Case) -> None:
     config, clip, names = case.config, case.load_clip(), case.spec["classnames"]
     if "enhanced_weight" in case.arrays:
         weight = case.tensor("enhanced_weight")
-        base = enhanced_base(clip, names, config["templates"], weight, replace_underscores=False)
+        base = enhanced_base(clip, names, case.templates, weight, replace_underscores=False)
     else:
-        base = regular_base(clip, names, config["templates"], replace_underscores=False)
+        base = regular_base(clip, names, case.templates, replace_underscores=False)
     case.compare("base_text_features", base)
-    learns_alpha = "grad_alpha" in case.arrays
+    learns_alpha = config["variant"] == "learnable" or "final_alpha" in case.arrays
     method = TaskResidual(
         base,
         alpha=config["alpha"],
-        variant="text" if learns_alpha else config["variant"],
+        variant=config["variant"].replace("learnable", "text"),
         learn_alpha=learns_alpha,
     )
     watched = {}
@@ -82,7 +85,7 @@ def check_residual(case: Case) -> None:
 def check_projection(case: Case) -> None:
     clip = case.load_clip()
     hidden = pre_projection_features(
-        clip, case.spec["classnames"], case.config["templates"], replace_underscores=False
+        clip, case.spec["classnames"], case.templates, replace_underscores=False
     )
     case.compare("pre_projection", hidden)
     method = ProjectionTuning(hidden, clip.text_projection)

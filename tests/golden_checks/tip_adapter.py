@@ -36,7 +36,7 @@ def _data(case: Case) -> SimpleNamespace:
     else:
         clip = case.load_clip()
         encode = ClipEncoder(clip)
-        classifier = zero_shot_classifier(clip, case.spec["classnames"], case.spec["template"])
+        classifier = zero_shot_classifier(clip, case.spec["classnames"], case.templates)
         case.compare("clip_weights", classifier.t())
         raw = {name: encode(case.tensor(f"{name}_images")) for name in ("val", "test", "ft")}
         shots = torch.stack([encode(images) for images in case.tensor("shot_images")])

@@ -19,8 +19,9 @@ def check(case: Case) -> None:
         ctx_init=config["ctx_init"] or "",
         n_ctx=config["n_ctx"],
     )
-    if "ctx_pretrained" in case.arrays:
-        state = method.import_state({"ctx": case.tensor("ctx_pretrained")}, None, [])
+    learned = "ctx_pretrained" if "ctx_pretrained" in case.arrays else "ctx_initial"
+    if not config["ctx_init"]:
+        state = method.import_state({"ctx": case.tensor(learned)}, None, [])
         method.load_state_dict(state)
     case.compare("ctx_initial", method.ctx)
     with torch.no_grad():
@@ -41,10 +42,11 @@ def check(case: Case) -> None:
     episodes = [adapter.adapt(image) for image in views]
     case.compare("logits_before", torch.stack([e.logits_before for e in episodes]))
     case.compare("selected", torch.stack([e.selected for e in episodes]))
-    case.compare("loss", torch.stack([torch.stack(e.losses) for e in episodes]))
-    case.compare("grad_ctx", torch.stack([torch.stack(e.gradients) for e in episodes]))
-    contexts = torch.stack([torch.stack(e.contexts) for e in episodes])
-    case.compare("ctx_after", contexts, atol=CONTEXT_ATOL * config["lr"])
+    if config["tta_steps"]:
+        case.compare("loss", torch.stack([torch.stack(e.losses) for e in episodes]))
+        case.compare("grad_ctx", torch.stack([torch.stack(e.gradients) for e in episodes]))
+        contexts = torch.stack([torch.stack(e.contexts) for e in episodes])
+        case.compare("ctx_after", contexts, atol=CONTEXT_ATOL * config["lr"])
     logits = torch.stack([e.logits for e in episodes])
     case.compare("logits_after", logits, atol=LOGITS_AFTER_ATOL)
     case.compare("ctx_initial", method.ctx)

@@ -8,8 +8,7 @@ from trainers.zeroshot import ZeroshotClassifier
 
 def check(case: Case) -> None:
     clip = case.load_clip()
-    templates = case.config.get("templates") or [case.spec["template"]]
-    method = ZeroshotClassifier(clip, case.spec["classnames"], templates)
+    method = ZeroshotClassifier(clip, case.spec["classnames"], case.templates)
     with torch.no_grad():
         raw = method.raw_image_features(clip, case.tensor("images"))
         text = method.text_features(clip)
