@@ -539,6 +539,28 @@ def test_an_official_lasp_file_without_correction_serves_a_run_without_it(clip):
     assert target.w is None
 
 
+@pytest.mark.parametrize("is_official", [False, True])
+def test_tuned_layer_norms_of_a_lasp_file_are_not_dropped(clip, is_official):
+    source = lasp(clip, weight=0.0)
+    source.vision_norms[3].ln_2.bias.data += 0.01
+    state = source.state_dict()
+    if is_official:
+        norm = "image_encoder.transformer.resblocks.3.ln_2.bias"
+        state = official_lasp(clip, 0.0) | {norm: source.vision_norms[3].ln_2.bias.detach()}
+
+    with pytest.raises(ValueError, match=r"tuned LayerNorms.*TRAINER\.LASP\.FINETUNE_VIT_LN True"):
+        lasp(clip, weight=0.0, tune_norms=False).import_state(state, None, [])
+
+
+def test_a_half_precision_file_with_the_layer_norms_of_clip_serves_a_run_that_keeps_them(clip):
+    state = {key: value.half() for key, value in official_lasp(clip, 0.0).items()}
+    target = lasp(clip, weight=0.0, tune_norms=False)
+
+    target.load_state_dict(target.import_state(state, None, []))
+
+    assert torch.equal(target.ctx, state["prompt_learner.ctx"].float())
+
+
 @pytest.mark.parametrize("name", ["MaPLe", "IVLP", "RPO", "LASP", "CoCoOp"])
 def test_a_file_of_another_method_is_refused(name, clip):
     with pytest.raises(ValueError, match="The checkpoint has no"):

@@ -26,6 +26,7 @@ NORM_LR = 0.1  # learning rate of the LayerNorms, relative to OPTIM.LR
 MAX_GRADIENT_NORM = 1.0  # with PREC amp
 LEARNER = "prompt_learner."  # prefixes in official files
 OFFICIAL_BLOCKS = "image_encoder.transformer.resblocks."
+NORMS = "vision_norms."
 
 
 class LASPPrompt(ContextPrompt):
@@ -68,6 +69,7 @@ class LASPPrompt(ContextPrompt):
         embed_dim, device = clip.text_projection.shape[1], clip.logit_scale.device
         self.w = nn.Parameter(torch.zeros(1, embed_dim, device=device)) if correction else None
         self.vision_norms = nn.ModuleList(_copied_norms(clip) if tune_norms else [])
+        self.frozen_norms = {} if tune_norms else _own_norms(clip)
         written = template_features(clip, names, templates) if weight else None
         self.register_buffer("written", written, persistent=False)  # (M, A, D), raw
 
@@ -134,7 +136,8 @@ class LASPPrompt(ContextPrompt):
         """Learned tensors serve any classes; official files hold the whole model.
 
         Raises:
-            ValueError: if the file does not fit, or holds a correction w that this run lacks.
+            ValueError: if the file does not fit, or holds a correction w or tuned LayerNorms that
+                this run lacks.
         """
         correction = state.get(f"{LEARNER}w")
         if self.w is None and correction is not None and correction.any():
@@ -143,12 +146,32 @@ class LASPPrompt(ContextPrompt):
                 "has none. Set TRAINER.LASP.ENABLE_CORRECTION True, as it was trained."
             )
         renamed = {
-            f"vision_norms.{key.removeprefix(OFFICIAL_BLOCKS)}"
+            f"{NORMS}{key.removeprefix(OFFICIAL_BLOCKS)}"
             if key.startswith(OFFICIAL_BLOCKS) and ".ln_" in key
             else key: value
             for key, value in state.items()
         }
+        if any(_differs(renamed.get(NORMS + key), own) for key, own in self.frozen_norms.items()):
+            raise ValueError(
+                "The checkpoint holds tuned LayerNorms of the image tower, and this run keeps "
+                "CLIP's. Set TRAINER.LASP.FINETUNE_VIT_LN True, as it was trained."
+            )
         return picked_state(self, renamed, prefix=LEARNER)
+
+
+def _own_norms(clip: CLIP) -> dict[str, Tensor]:
+    """CLIP's weights and biases of ln_1 and ln_2, by the name behind ``vision_norms.``."""
+    if not hasattr(clip.visual, "transformer"):
+        return {}
+    blocks = clip.visual.transformer.resblocks.state_dict()
+    return {key: value for key, value in blocks.items() if ".ln_" in key}
+
+
+def _differs(given: Tensor | None, own: Tensor) -> bool:
+    """Whether a file's tensor is another one than CLIP's, rounding to float16 aside."""
+    if given is None or given.shape != own.shape:
+        return False
+    return not torch.equal(given.to(own.device).half(), own.half())
 
 
 def _copied_norms(clip: CLIP) -> Iterable[nn.Module]:
@@ -264,5 +287,5 @@ def lasp_groups(method: LASPPrompt, lr: float) -> list[dict] | None:
     norms = list(method.vision_norms.parameters())
     if not norms:
         return None
-    others = [p for name, p in method.named_parameters() if not name.startswith("vision_norms.")]
+    others = [p for name, p in method.named_parameters() if not name.startswith(NORMS)]
     return [{"params": norms, "lr": lr * NORM_LR}, {"params": others}]
