@@ -1,6 +1,7 @@
 """Step-based runs: streams, evaluation, files, resume, stages."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -189,8 +190,57 @@ def test_a_source_domain_without_held_out_images_is_refused(tmp_path):
 
 
 def test_a_best_checkpoint_before_model_save_is_explained(domains, tmp_path):
-    with pytest.raises(RuntimeError, match="MODEL_SAVE"):
-        step_run(domains, tmp_path, "LP", "STEPS.MODEL_SAVE", "1000")
+    trainer = build_trainer(step_config(domains, tmp_path, "LP", "STEPS.MODEL_SAVE", "12"))
+    trainer.kept.best, trainer.kept.reported_step = 101.0, 3  # never matched again
+
+    with pytest.raises(RuntimeError, match=r"at step 3, before STEPS.MODEL_SAVE \(12\)"):
+        trainer.train()
+
+
+def test_a_run_that_would_end_before_anything_is_saved_does_not_start(domains, tmp_path):
+    with pytest.raises(ValueError, match="STEPS.MODEL_SAVE is 13, but the last step is 12"):
+        step_run(domains, tmp_path, "LP", "STEPS.MODEL_SAVE", "13")
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "trainer, first, key, value, message",
+    [
+        ("LPFT", "lp", "STEPS.MODEL_SAVE", "0", "STEPS.MODEL_SAVE is 0, so that no checkpoint"),
+        ("LPFT", "lp", "STEPS.MODEL_SAVE", "-1", "STEPS.MODEL_SAVE is -1; expected"),
+        ("LPFT", "lp", "TRAINER.ERM.HEAD", "text", "the student must be a CLIP"),
+        ("VL2VADiP", "align", "TRAINER.VL2V.MODEL_SAVE.DISTILL", "-5", "MODEL_SAVE.DISTILL is -5"),
+        ("VL2VADiP", "align", "SWAD.RESET.DISTILL", "never", '"never"'),
+    ],
+)
+def test_wrong_settings_of_any_stage_are_found_before_the_first_starts(
+    domains, tmp_path, trainer, first, key, value, message
+):
+    with pytest.raises(ValueError, match=message):
+        step_run(domains, tmp_path, trainer, key, value)
+    assert not (tmp_path / first).exists()
+
+
+def test_a_second_stage_that_could_save_nothing_stops_the_first(domains, tmp_path):
+    words = ("TRAINER.VL2V.MODEL_SAVE.DISTILL", "13", "SWAD.ENABLED", "False")
+    with pytest.raises(ValueError, match="MODEL_SAVE.DISTILL is 13, but the last step is 12"):
+        step_run(domains, tmp_path, "VL2VADiP", *words)
+    assert not (tmp_path / "align").exists()
+
+
+@pytest.mark.parametrize("trainer", ["LP", "LPFT"])
+def test_bad_images_of_the_target_are_left_out_of_both_of_its_parts(tmp_path, trainer):
+    root = make_domains(tmp_path / "domains")
+    dataset = build_trainer(step_config(root, tmp_path / "look", "LP")).dm.dataset
+    for items in (dataset.test, dataset.test_out):
+        Path(items[0].impath).write_bytes(b"no image")
+    words = ("STEPS.RECORDS", "all", "STEPS.N", "4", "DATALOADER.SKIP_BAD_IMAGES", "True")
+
+    results = step_run(root, tmp_path / "run", trainer, *words)
+
+    assert results["metrics"]["test"]["accuracy"] >= 0
+    line = read_lines(tmp_path / "run" / ("lp" if trainer == "LPFT" else ""))[0]
+    assert line["test_out"] * 5 / 100 == pytest.approx(round(line["test_out"] * 5 / 100))
 
 
 def test_lp_then_ft_hands_the_best_head_on_and_skips_a_finished_stage(domains, tmp_path):

@@ -60,12 +60,8 @@ class VL2VAlign(_VL2VTrainer):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        if self.hands_on and cfg.TRAINER.VL2V.MODEL_SAVE[self.stage_key] < 1:
-            raise ValueError(
-                f"TRAINER.VL2V.MODEL_SAVE.{self.stage_key} is "
-                f"{cfg.TRAINER.VL2V.MODEL_SAVE[self.stage_key]}, so that no checkpoint would be "
-                "saved, but the stage distill starts from one. Give a step of at least 1."
-            )
+        if self.hands_on:
+            self.check_hands_on(cfg)
 
     def build_projection(self, student_width: int) -> nn.Module:
         return nn.Linear(student_width, self.class_texts.shape[1])

@@ -117,10 +117,11 @@ class DistillTrainer(StepTrainer):
         """Name of the stage in the config."""
         return self.stage.upper()
 
-    @property
-    def model_save(self) -> int:
-        node = self.cfg.TRAINER.VL2V
-        return node.MODEL_SAVE[self.stage_key] if "MODEL_SAVE" in node else super().model_save
+    def first_saved(self, cfg: CfgNode) -> tuple[str, int]:
+        node, key = cfg.TRAINER.VL2V, self.stage_key
+        if "MODEL_SAVE" not in node:
+            return super().first_saved(cfg)
+        return f"TRAINER.VL2V.MODEL_SAVE.{key}", node.MODEL_SAVE[key]
 
     @property
     def swad_reset(self) -> str:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import torch
 from yacs.config import CfgNode
 
+from dassl.data.checks import check_images
 from dassl.data.datasets import build_dataset
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.engine import run as engine_run
@@ -17,6 +18,7 @@ from dassl.engine.report import parameter_counts
 from dassl.engine.selection import selection_rule
 from dassl.utils import Logger, set_random_seed
 from trainers.common.predictor import Predictor
+from trainers.common.step_checks import StepChecks
 from trainers.common.step_files import DEPLOYED, link_or_copy
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,9 @@ class StagedTrainer(TrainerBase):
         use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
         self.device = torch.device("cuda" if use_cuda else "cpu")
         self.selection = selection_rule(cfg)
+        self.checks = [self.check_stage(index) for index in range(len(self.stages))]
         self.dm = SimpleNamespace(dataset=build_dataset(cfg))
+        check_images(self.dm.dataset, skip_bad=cfg.DATALOADER.SKIP_BAD_IMAGES)
         self.lab2cname = self.dm.dataset.lab2cname
         self.num_classes = self.dm.dataset.num_classes
         # of the last stage, known when it has ended
@@ -62,9 +66,25 @@ class StagedTrainer(TrainerBase):
         cfg.freeze()
         return cfg
 
+    def check_stage(self, index: int) -> StepChecks:
+        """Refuse wrong settings of a stage.
+
+        Returns:
+            The stage's trainer without what ``__init__`` builds: its checks read the config alone.
+        """
+        cfg = self.stage_cfg(index)
+        kind = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+        stage = kind.__new__(kind)
+        stage.check_cfg(cfg)
+        if index + 1 < len(self.stages):
+            stage.check_hands_on(cfg)
+        return stage
+
     def train(self, start_epoch: int | None = None, max_epoch: int | None = None) -> None:
         """Run every stage that is not finished."""
         self.time_start = time.time()
+        for checks in self.checks:
+            checks.check_training(self.cfg, self.dm.dataset)
         for index in range(len(self.stages)):
             results = self.run_stage(index)
             if index + 1 < len(self.stages):

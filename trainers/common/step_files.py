@@ -11,7 +11,7 @@ from dassl import __version__
 from dassl.utils import atomic_write, load_checkpoint
 from trainers.common.dg_model import StudentClassifier, TextHead, import_official
 from trainers.common.predictor import Predictor
-from trainers.common.students import empty_student
+from trainers.common.students import empty_student, tower_options
 
 DEPLOYED = "model-best.pth.tar"
 # what an earlier stage must share with the run that starts from it
@@ -29,7 +29,6 @@ class StepFiles:
     """Mixin of ``StepTrainer``: writing, checking and reading weights."""
 
     earlier_stage = ""  # folder of the stage that this one cannot do without
-    hands_on = False  # a later stage starts from ``best``
 
     def checkpoint_meta(self) -> dict:
         """What prediction, transfer and a later stage need to know."""
@@ -43,6 +42,7 @@ class StepFiles:
             "trial_seed": trial_seed,
             "input_size": int(cfg.INPUT.SIZE[0]),
             "head": type(self.network.head).__name__,
+            "tower": tower_options(self.student.network),
             "pixel_mean": list(cfg.INPUT.PIXEL_MEAN),
             "pixel_std": list(cfg.INPUT.PIXEL_STD),
             "config": cfg.dump(),
@@ -74,11 +74,11 @@ class StepFiles:
         if self.kept.saved_step >= 0 or self.model_save == 0:
             return
         if self.hands_on or self.kept.valley is None:
+            key, first = self.first_saved(self.cfg)
             raise RuntimeError(
                 f"No checkpoint was saved: the best train_out ({self.kept.best:.2f}%) was reached "
-                f"at step {self.kept.reported_step}, before MODEL_SAVE ({self.model_save}), and "
-                "never matched again. Lower MODEL_SAVE (STEPS.MODEL_SAVE, for the VL2V trainers "
-                "TRAINER.VL2V.MODEL_SAVE.<STAGE>) or train longer (STEPS.N)."
+                f"at step {self.kept.reported_step}, before {key} ({first}), and never matched "
+                f"again. Lower {key}, or train longer (STEPS.N)."
             )
 
     def write_deployed(self) -> None:
@@ -225,8 +225,12 @@ def network_of(checkpoint: dict) -> StudentClassifier:
     state = checkpoint["state_dict"]
     prefix = "student.network."
     weights = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-    size = checkpoint["input_size"]
-    student = empty_student(checkpoint["backbone"], weights, input_size=size)
+    student = empty_student(
+        checkpoint["backbone"],
+        weights,
+        input_size=checkpoint["input_size"],
+        tower=checkpoint.get("tower"),
+    )
     projection = nn.Identity()
     if "projection.weight" in state:
         projection = nn.Linear(*reversed(state["projection.weight"].shape))

@@ -27,15 +27,14 @@ from trainers.common.dg_data import (
     stable_seed,
 )
 from trainers.common.dg_model import StudentClassifier
+from trainers.common.step_checks import StepChecks
 from trainers.common.step_evaluation import StepEvaluation
 from trainers.common.step_files import StepFiles
 from trainers.common.step_selection import StepSelection, split_metrics, summarise
-from trainers.common.students import build_student, full_name
-from trainers.common.swad import LossValley, check_reset_rule
+from trainers.common.students import build_student
+from trainers.common.swad import LossValley
 
 logger = logging.getLogger(__name__)
-DEFAULT_STEPS, DEFAULT_FREQ = 5001, 200  # of datasets that do not say their own
-RECORDS = ("needed", "all")
 
 
 def step_cfg() -> CfgNode:
@@ -76,7 +75,7 @@ def step_cfg() -> CfgNode:
     return cfg
 
 
-class StepTrainer(StepFiles, TrainerX):
+class StepTrainer(StepChecks, StepFiles, TrainerX):
     """Learns a ``StudentClassifier`` from batches of every source domain.
 
     A subclass gives ``trained_parts``, ``build_objective`` and, where they differ,
@@ -89,33 +88,6 @@ class StepTrainer(StepFiles, TrainerX):
     trained_parts: tuple[str, ...] = ("student", "head")
 
     # ----------------------------------------------------------------- set-up
-    def check_cfg(self, cfg: CfgNode) -> None:
-        """Refuse settings that cannot work.
-
-        Raises:
-            ValueError: naming the key, its value and what is allowed.
-        """
-        if not cfg.MODEL.BACKBONE.NAME:
-            raise ValueError(
-                "MODEL.BACKBONE.NAME, the student, is empty. Give --backbone NAME: rn50, vitb, "
-                "vits, deits, toy, torchvision:<model>, timm:<model>.<tag> or clip:<backbone>."
-            )
-        full_name(cfg.MODEL.BACKBONE.NAME)
-        if cfg.STEPS.RECORDS not in RECORDS:
-            raise ValueError(
-                f'STEPS.RECORDS is "{cfg.STEPS.RECORDS}"; allowed: {", ".join(RECORDS)}.'
-            )
-        if cfg.TEST.SELECT_ON != "source_val":
-            raise ValueError(
-                f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON}, but {type(self).__name__} selects on "
-                "held-out images of the source domains only. Leave it out, or set it to source_val."
-            )
-        resets = (
-            cfg.SWAD.RESET.values() if isinstance(cfg.SWAD.RESET, CfgNode) else [cfg.SWAD.RESET]
-        )
-        for reset in resets:
-            check_reset_rule(reset)
-
     def build_data_loader(self) -> None:
         """The student first, because INPUT.SIZE follows it; then streams and fixed images."""
         cfg = self.cfg
@@ -127,8 +99,8 @@ class StepTrainer(StepFiles, TrainerX):
         )
         self._set_input_size()
         super().build_data_loader()
-        self._set_steps()
         dataset = self.dm.dataset
+        self.freq, self.max_epoch = self.count_steps(cfg, dataset)
         items = DatasetWrapper(cfg, dataset.train_x, build_transform(cfg), is_train=True)
         batches = DomainBatches(
             rows_by_domain(dataset.train_x),
@@ -157,17 +129,6 @@ class StepTrainer(StepFiles, TrainerX):
         else:
             self.student.input_size = given[0]
 
-    def _set_steps(self) -> None:
-        """Length and spacing, the dataset's where not given; the last step is an evaluation."""
-        dataset, node = self.dm.dataset, self.cfg.STEPS
-        self.freq = node.FREQ or getattr(dataset, "steps_per_evaluation", DEFAULT_FREQ)
-        steps = node.N or getattr(dataset, "steps", DEFAULT_STEPS)
-        if steps < 1 or self.freq < 1:
-            raise ValueError(
-                f"STEPS.N is {node.N} and STEPS.FREQ {node.FREQ}; neither can be negative."
-            )
-        self.max_epoch = steps // self.freq + 1
-
     @property
     def classnames(self) -> list[str]:
         """Class names of this run, ordered by label."""
@@ -182,7 +143,7 @@ class StepTrainer(StepFiles, TrainerX):
     @property
     def model_save(self) -> int:
         """First step that may become the best checkpoint."""
-        return self.cfg.STEPS.MODEL_SAVE
+        return self.first_saved(self.cfg)[1]
 
     @property
     def swad_reset(self) -> str:
@@ -258,6 +219,7 @@ class StepTrainer(StepFiles, TrainerX):
         return 0 if self.epoch == 0 else (self.epoch - 1) * self.freq + 1 + self.batch_idx
 
     def before_train(self) -> None:
+        self.check_training(self.cfg, self.dm.dataset)
         super().before_train()
         self.batch_idx = self.freq - 1 if self.start_epoch > 1 else 0  # of the last step made
         if self.start_epoch == 0:

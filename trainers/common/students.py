@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from clip import load_backbone
-from clip.blocks import BlockView, TowerHook
+from clip.blocks import BlockView, QuickGELU, TowerHook
 from clip.vision import ModifiedResNet, VisionTransformer
 from dassl.data.seeding import seeded
 from dassl.utils import did_you_mean
@@ -29,6 +29,7 @@ SHORT_NAMES = {
     "toy": "toy:student",
 }
 HEAD_WIDTH = 64  # of every attention head in OpenAI's towers
+ACTIVATIONS = {kind.__name__: kind for kind in (QuickGELU, nn.GELU)}  # of CLIP's towers
 SOURCES = ("torchvision", "timm", "clip", "toy")
 TORCHVISION_HEADS = ("fc", "classifier", "heads", "head")
 # attributes of networks whose positions are tied to one image size
@@ -153,39 +154,59 @@ def build_student(
     return student.float()
 
 
-def empty_student(name: str, state: Mapping[str, Tensor], *, input_size: int) -> Student:
+def empty_student(
+    name: str, state: Mapping[str, Tensor], *, input_size: int, tower: Mapping | None = None
+) -> Student:
     """The architecture of a student, for weights that are at hand; nothing is downloaded.
 
     Args:
         name: full name.
         state: weights of the network; a CLIP tower's shape is read from them.
         input_size: pixels.
+        tower: ``tower_options`` of the network; None where a file does not tell them, for which an
+            open_clip tower must be loaded with its original weights.
     """
     source, _, model = name.partition(":")
     if source != "clip":
         return build_student(name, pretrained=False, input_size=input_size)
-    if model.startswith("open_clip:") or Path(model).exists():
-        tower = copy.deepcopy(load_backbone(model, precision="fp32").visual)
+    if tower is None and model.startswith("open_clip:"):
+        network = copy.deepcopy(load_backbone(model, precision="fp32").visual)
     else:
-        tower = tower_like(state, input_size)
-    return Student(tower, tower.output_dim, name=name, input_size=input_size).float()
+        network = tower_like(state, input_size, **(tower or {}))
+    return Student(network, network.output_dim, name=name, input_size=input_size).float()
 
 
-def tower_like(state: Mapping[str, Tensor], input_size: int) -> nn.Module:
-    """An untrained image tower of OpenAI's layout with the shapes of ``state``."""
+def tower_options(network: nn.Module) -> dict[str, int | str]:
+    """What the weights of a CLIP tower do not tell: heads and activation; {} for other networks."""
+    if isinstance(network, VisionTransformer):
+        block = network.transformer.resblocks[0]
+        return {"heads": block.attn.heads, "activation": type(block.mlp.gelu).__name__}
+    return {"heads": network.attnpool.num_heads} if isinstance(network, ModifiedResNet) else {}
+
+
+def tower_like(
+    state: Mapping[str, Tensor], input_size: int, *, heads: int = 0, activation: str = "QuickGELU"
+) -> nn.Module:
+    """An untrained CLIP image tower with the shapes of ``state``; 0 heads: as many as OpenAI's."""
     if "class_embedding" in state:
         width, _, patch, _ = state["conv1.weight"].shape
         depth = sum(key.endswith(".ln_1.weight") for key in state)
-        heads = width // HEAD_WIDTH
-        return VisionTransformer(input_size, patch, width, depth, heads, state["proj"].shape[1])
+        return VisionTransformer(
+            input_size,
+            patch,
+            width,
+            depth,
+            heads or width // HEAD_WIDTH,
+            state["proj"].shape[1],
+            activation=ACTIVATIONS[activation],
+        )
     depths = [
         len({key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")})
         for stage in range(1, 5)
     ]
     width = state["conv3.weight"].shape[0]
     dimension = state["attnpool.c_proj.weight"].shape[0]
-    heads = width * 32 // HEAD_WIDTH
-    return ModifiedResNet(depths, dimension, heads, input_size, width)
+    return ModifiedResNet(depths, dimension, heads or width * 32 // HEAD_WIDTH, input_size, width)
 
 
 def _missing(name: str, where: str, error: Exception) -> FileNotFoundError:
@@ -296,8 +317,13 @@ def _clip(model: str, pretrained: bool, weights: str) -> tuple[nn.Module, int, i
             f"MODEL.BACKBONE.PRETRAINED is False, but the student clip:{model} is by definition a "
             "copy of CLIP's image tower. Use a timm: or torchvision: student to start at random."
         )
-    tower = copy.deepcopy(load_backbone(weights or model, precision="fp32").visual)
-    return tower, tower.output_dim, tower.input_resolution
+    tower = load_backbone(weights or model, precision="fp32").visual
+    if not isinstance(tower, nn.Module):
+        raise ValueError(
+            f"The student clip:{model} has no image tower of CLIP's layout, so that it cannot be "
+            "trained here. Take it from timm, or another CLIP."
+        )
+    return copy.deepcopy(tower), tower.output_dim, tower.input_resolution
 
 
 def _toy(model: str, pretrained: bool, weights: str) -> tuple[nn.Module, int, int]:

@@ -1,0 +1,86 @@
+"""What a step-based run refuses before any work: read from its config and its dataset alone."""
+
+from yacs.config import CfgNode
+
+from dassl.data.datasets import DatasetBase
+from trainers.common.students import full_name
+from trainers.common.swad import check_reset_rule
+
+DEFAULT_STEPS, DEFAULT_FREQ = 5001, 200  # of datasets that do not say their own
+RECORDS = ("needed", "all")
+
+
+class StepChecks:
+    """Mixin of ``StepTrainer``; a staged trainer asks all of its stages before the first starts."""
+
+    hands_on = False  # a later stage starts from ``best``
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Refuse settings that cannot work.
+
+        Raises:
+            ValueError: naming the key, its value and what is allowed.
+        """
+        if not cfg.MODEL.BACKBONE.NAME:
+            raise ValueError(
+                "MODEL.BACKBONE.NAME, the student, is empty. Give --backbone NAME: rn50, vitb, "
+                "vits, deits, toy, torchvision:<model>, timm:<model>.<tag> or clip:<backbone>."
+            )
+        full_name(cfg.MODEL.BACKBONE.NAME)
+        if cfg.STEPS.RECORDS not in RECORDS:
+            raise ValueError(
+                f'STEPS.RECORDS is "{cfg.STEPS.RECORDS}"; allowed: {", ".join(RECORDS)}.'
+            )
+        if cfg.TEST.SELECT_ON != "source_val":
+            raise ValueError(
+                f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON}, but {type(self).__name__} selects on "
+                "held-out images of the source domains only. Leave it out, or set it to source_val."
+            )
+        resets = (
+            cfg.SWAD.RESET.values() if isinstance(cfg.SWAD.RESET, CfgNode) else [cfg.SWAD.RESET]
+        )
+        for reset in resets:
+            check_reset_rule(reset)
+        key, first = self.first_saved(cfg)
+        if first < 0:
+            raise ValueError(
+                f"{key} is {first}; expected a step of at least 1, or 0 to save no checkpoint."
+            )
+
+    def first_saved(self, cfg: CfgNode) -> tuple[str, int]:
+        """Key and value of the first step that may become the best checkpoint."""
+        return "STEPS.MODEL_SAVE", cfg.STEPS.MODEL_SAVE
+
+    def check_hands_on(self, cfg: CfgNode) -> None:
+        """ValueError if nothing would be saved for the stage that starts from this one."""
+        key, first = self.first_saved(cfg)
+        if first < 1:
+            raise ValueError(
+                f"{key} is {first}, so that no checkpoint would be saved, but the next stage "
+                "starts from one. Give a step of at least 1."
+            )
+
+    def count_steps(self, cfg: CfgNode, dataset: DatasetBase) -> tuple[int, int]:
+        """(steps between evaluations, evaluations), the dataset's where the config names none.
+
+        The last step is an evaluation.
+        """
+        node = cfg.STEPS
+        freq = node.FREQ or getattr(dataset, "steps_per_evaluation", DEFAULT_FREQ)
+        steps = node.N or getattr(dataset, "steps", DEFAULT_STEPS)
+        if steps < 1 or freq < 1:
+            raise ValueError(
+                f"STEPS.N is {node.N} and STEPS.FREQ {node.FREQ}; neither can be negative."
+            )
+        return freq, steps // freq + 1
+
+    def check_training(self, cfg: CfgNode, dataset: DatasetBase) -> None:
+        """ValueError if training would end before anything may be saved."""
+        freq, evaluations = self.count_steps(cfg, dataset)
+        last = (evaluations - 1) * freq
+        key, first = self.first_saved(cfg)
+        if first > last and (self.hands_on or not cfg.SWAD.ENABLED):
+            raise ValueError(
+                f"{key} is {first}, but the last step is {last}: no checkpoint would be saved. "
+                f"Lower {key}, or train longer (STEPS.N)."
+            )
