@@ -415,6 +415,36 @@ def test_published_data_sets_have_a_config():
         assert set(entry.accuracy) | set(entry.base) | set(entry.new) <= known, entry.source
 
 
+def test_a_leave_one_out_table_shows_every_selection_once_and_named(tmp_path, capsys):
+    about = {"protocol": "lodo", "dataset": "pacs", "selection": "source_val"}
+    for target, swad in (("photo", 60.0), ("sketch", 51.0)):
+        metrics = {
+            "training-domain validation": {"accuracy": 50.0},
+            "SWAD": {"accuracy": swad},
+            "test": {"accuracy": swad + 1e-13, "macro_f1": 40.0},
+        }
+        here = about | {"target_domains": [target]}
+        write_run(tmp_path / f"v{target}", 0.0, metrics=metrics, trainer="VL2VADiP", **here)
+        write_run(tmp_path / f"z{target}", 33.0, trainer="ZeroshotCLIP", **here)
+
+    rows = parse(capsys, tmp_path, "--markdown")[1].splitlines()
+    swad = [row for row in rows if "60.00" in row]
+    assert len(swad) == 1 and "| SWAD " in swad[0]
+    assert sum("ZeroshotCLIP" in row for row in rows) == 1
+    assert sum("training-domain validation" in row for row in rows) == 1
+    f1 = parse(capsys, tmp_path, "--keyword", "macro_f1")[1]
+    assert "40.00" in f1
+
+
+def test_a_leave_one_out_number_of_its_own_stays_in_the_table(tmp_path, capsys):
+    about = {"protocol": "lodo", "dataset": "pacs", "trainer": "VL2VADiP"}
+    for target, other in (("photo", 60.0), ("sketch", 51.0)):
+        metrics = {"test": {"accuracy": 60.0}, "other": {"accuracy": other}}
+        write_run(tmp_path / target, 0.0, metrics=metrics, target_domains=[target], **about)
+
+    assert "60.00" in parse(capsys, tmp_path, "--markdown")[1].split("| other")[0]
+
+
 def test_a_leave_one_out_table_names_the_rule_of_swads_segments(tmp_path, capsys):
     about = {"protocol": "lodo", "dataset": "pacs", "selection": "source_val", "trainer": "ERM"}
     for target, reset in (("photo", "cumulative"), ("sketch", "every_checkpoint")):

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tools.protocols.sets import TRANSFER_TARGETS
 from tools.results.base2new import base2new_table
 from tools.results.published import Entry, find_published
 from tools.results.records import Record, load_records
-from tools.results.series import Series, group
+from tools.results.series import Key, Series, group
 from tools.results.tables import PROTOCOL_TITLES, Table, list_table, wide_table
 
 TRANSFER_PROTOCOLS = ("dg", "xd")
@@ -159,6 +160,7 @@ def _domain_tables(
     runs = [item for item in series if item.key.protocol == "lodo"]
     for dataset in sorted({item.key.dataset for item in runs}):
         own = [item for item in runs if item.key.dataset == dataset]
+        own = _without_repeats(own, metric)
         names = sorted({item.key.target for item in own if item.key.target})
         table = wide_table(
             own,
@@ -181,6 +183,31 @@ def _domain_tables(
         table.notes += _swad_notes(own)
         tables.append(table)
     return tables
+
+
+def _without_repeats(series: list[Series], metric: str) -> list[Series]:
+    """Leave out a method's own number where it is that of a selection with a name, in every run."""
+    methods: dict[Key, dict[str, dict[tuple, float]]] = {}
+    for item in series:
+        method = methods.setdefault(replace(item.key, classifier="", target=""), {})
+        numbers = method.setdefault(item.key.classifier, {})
+        for seed, value in item.metrics.get(metric, {}).items():
+            numbers[item.key.target, seed] = round(value, 6)
+    repeated = {
+        key
+        for key, method in methods.items()
+        if any(
+            numbers == method.get("test")
+            for name, numbers in method.items()
+            if name != "test" and not name.endswith(IN_DOMAIN)
+        )
+    }
+    return [
+        item
+        for item in series
+        if item.key.classifier != "test"
+        or replace(item.key, classifier="", target="") not in repeated
+    ]
 
 
 def _swad_notes(series: Sequence[Series]) -> list[str]:
