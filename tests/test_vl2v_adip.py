@@ -1,5 +1,6 @@
 """VL2V-ADiP end to end: stages, white box, baselines, black-box teachers, deployment."""
 
+import re
 import sqlite3
 import threading
 import urllib.error
@@ -14,9 +15,11 @@ from step_world import (
     step_config,
     step_run,
 )
+from test_clip_loading import tiny_open_clip
 
 import datasets  # noqa: F401
 import trainers  # noqa: F401
+from clip import load_backbone
 from dassl.engine import build_trainer
 from dassl.engine.cli import make_config, make_parser
 from dassl.utils import load_checkpoint
@@ -26,7 +29,7 @@ from trainers.common.deploy import load_deployed, replace_classes
 from trainers.common.dg_data import ResizedImages, normalise_pixels
 from trainers.common.dg_model import StudentClassifier, TextHead, import_official
 from trainers.common.http_teacher import HttpTeacher, ResponseCache
-from trainers.common.step_files import load_network
+from trainers.common.step_files import load_network, network_of
 from trainers.common.students import Student, build_student, empty_student, full_name
 from trainers.common.teacher import (
     CallableTeacher,
@@ -297,6 +300,43 @@ def test_a_clip_student_is_its_image_tower_and_rebuilds_without_the_clip():
     assert len(student.taps(images)[1]) == 5
 
 
+@pytest.mark.parametrize("quick_gelu", [True, False])
+def test_an_open_clip_student_is_deployed_without_its_original_weights(
+    domains, tmp_path, monkeypatch, quick_gelu
+):
+    name = tiny_open_clip(tmp_path, monkeypatch, quick_gelu=quick_gelu)[0]
+    words = ("MODEL.BACKBONE.NAME", f"clip:{name}", "MODEL.BACKBONE.PRETRAINED", "True")
+    step_run(domains, tmp_path / "run", "ERM", *words, "STEPS.N", "4")
+    old = load_checkpoint(str(tmp_path / "run" / "best"))
+    tower = {"heads": 2, "activation": "QuickGELU" if quick_gelu else "GELU"}
+    assert old.pop("tower") == tower
+    as_before = network_of(old).eval()  # files without the entry load the original weights
+    next(tmp_path.glob("*.pt")).unlink()
+
+    deployed = load_deployed(tmp_path / "run")[0].network
+
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(deployed(images), as_before(images))
+
+
+def test_a_clip_student_from_a_file_is_deployed_without_that_file(domains, tmp_path):
+    path = tmp_path / "mine.pt"
+    torch.save(load_backbone("toy/ViT").state_dict(), path)
+    words = ("MODEL.BACKBONE.NAME", f"clip:{path}", "MODEL.BACKBONE.PRETRAINED", "True")
+    step_run(domains, tmp_path / "run", "LP", *words, "STEPS.N", "4")
+    path.unlink()
+
+    assert load_deployed(tmp_path / "run")[1]["backbone"] == f"clip:{path}"
+
+
+def test_a_student_without_a_clip_tower_is_refused(tmp_path, monkeypatch):
+    vision = {"pool_type": "avg"}
+    name = tiny_open_clip(tmp_path, monkeypatch, quick_gelu=True, vision=vision)[0]
+
+    with pytest.raises(ValueError, match="no image tower of CLIP's layout"):
+        build_student(f"clip:{name}")
+
+
 # --------------------------------------------------------------------- teachers
 def test_prompt_styles_are_those_of_the_official_code():
     assert prompt_templates(2) == ("a photo of a {}",)
@@ -537,6 +577,26 @@ def test_an_export_that_disagrees_is_refused(distilled):
 
     with pytest.raises(RuntimeError, match="differ"):
         export.largest_difference(model, lambda x: model(x) + 1.0, checkpoint["input_size"])
+
+
+def test_what_cannot_be_exported_is_told_with_what_to_do_instead(domains, tmp_path):
+    def message(folder):
+        with pytest.raises((ValueError, OSError)) as info:
+            export.main(["--model-dir", str(folder), "--output", str(tmp_path / "s.pt2")])
+        return str(info.value)
+
+    assert "no such folder" in message(tmp_path / "nowhere")
+    assert "te_<domain>" in message(domains)
+    clip_run = tmp_path / "coop"
+    folder = clip_run / "prompt_learner"
+    folder.mkdir(parents=True)
+    (clip_run / "config.yaml").write_text("TRAINER:\n  NAME: CoOp\n")
+    torch.save({"trainer": "CoOp", "state_dict": {}}, folder / "model.pth.tar-2")
+    for given in (clip_run, folder / "model.pth.tar-2"):
+        expected = f"by CoOp, which tunes a CLIP .* predict.py --model-dir {clip_run} IMAGES"
+        assert re.search(expected, message(given))
+    (clip_run / "config.yaml").write_text("TRAINER:\n  NAME: ERM\nSTEPS:\n  N: 0\n")
+    assert "is not finished" in message(clip_run)
 
 
 def test_class_texts_are_replaced_by_new_class_names(distilled, tmp_path):

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from dassl.utils import load_checkpoint
 from trainers.common.dg_model import StudentClassifier, TextHead
 from trainers.common.step_files import DEPLOYED, network_of
 from trainers.common.teacher import Teacher, class_embeddings
+
+STUDENT_TRAINERS = ("VL2VADiP", "VL2VSD", "ERM", "LP", "LPFT", "MIRO", "NaiveKD")
 
 
 class DeployedClassifier(nn.Module):
@@ -43,17 +46,38 @@ def load_deployed(model_dir: Path) -> tuple[DeployedClassifier, dict]:
     places = [model_dir / "network" / DEPLOYED, model_dir / "swad", model_dir / "best"]
     path = model_dir if model_dir.is_file() else next((p for p in places if p.is_file()), None)
     if path is None:
-        looked = ", ".join(str(place) for place in places)
-        raise FileNotFoundError(f"No checkpoint of a step-based run: looked for {looked}.")
+        raise FileNotFoundError(_no_checkpoint(model_dir, places))
     checkpoint = load_checkpoint(str(path))
     if "pixel_mean" not in checkpoint:
-        raise ValueError(
-            f"{path} was written by {checkpoint.get('trainer', 'other code')}, which tunes a CLIP. "
-            "Only students (VL2VADiP, VL2VSD, ERM, LP, LPFT, MIRO, NaiveKD) deploy alone."
-        )
+        trainer = checkpoint.get("trainer", "other code")
+        raise ValueError(_no_student(path, trainer, path.parent.parent))
     network = network_of(checkpoint)
     deployed = DeployedClassifier(network, checkpoint["pixel_mean"], checkpoint["pixel_std"])
     return deployed.eval(), checkpoint
+
+
+def _no_checkpoint(folder: Path, places: Sequence[Path]) -> str:
+    """Why there is nothing to deploy in a folder, and what to do."""
+    if not folder.exists():
+        return f"--model-dir {folder}: no such folder or file."
+    config, looked = folder / "config.yaml", ", ".join(map(str, places))
+    if not config.is_file():
+        return (
+            f"{folder} is no run of one trainer; looked for {looked}. Give the folder of one run: "
+            f"te_<domain> of a leave-one-domain-out protocol, by {', '.join(STUDENT_TRAINERS)}."
+        )
+    cfg = CfgNode.load_cfg(config.read_text(encoding="utf-8"))
+    if "STEPS" not in cfg:
+        return _no_student(folder, cfg.TRAINER.NAME, folder)
+    return f"{folder} is not finished; looked for {looked}. Give the run's command again first."
+
+
+def _no_student(path: Path, trainer: str, folder: Path) -> str:
+    return (
+        f"{path} was written by {trainer}, which tunes a CLIP and needs it to predict. Only "
+        f"students ({', '.join(STUDENT_TRAINERS)}) deploy alone. Use this run with python "
+        f"predict.py --model-dir {folder} IMAGES."
+    )
 
 
 def replace_classes(
