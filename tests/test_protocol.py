@@ -1,14 +1,19 @@
 """Recipes, plans of protocols, and their execution."""
 
+import io
 import json
 
 import pytest
 import yaml
 
+import tools.protocols.launcher as launcher_module
+from dassl.engine.cli import make_config
+from dassl.engine.cli import make_parser as make_train_parser
+from dassl.utils import setup_logger
 from tools.protocol import execute, main, make_requests, parse_args, plan_all
 from tools.protocols import preflight
 from tools.protocols.closing import closing_text
-from tools.protocols.launcher import Launcher
+from tools.protocols.launcher import BriefConsole, Launcher
 from tools.protocols.plan import Request, make_plan
 from tools.protocols.sets import domains_of, transfer_targets
 from tools.recipes import ROOT, TRAINERS_DIR, resolve, slug
@@ -451,3 +456,94 @@ def test_the_launcher_isolates_a_crash_and_passes_the_exit_status_on(tmp_path):
 
     assert statuses[0] == 3 and statuses[1] < 0 and statuses[2] == 0
     assert (tmp_path / "n").read_text() == "xxx"
+
+
+def progress(epoch, epochs=3):
+    return f"epoch [{epoch}/{epochs}] batch [2/2] time 0.1 (0.1) loss 1.0 (1.0)\n"
+
+
+def test_the_console_shows_the_last_progress_line_and_the_log_everything(tmp_path, monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr("sys.stdout", BriefConsole(shown))
+    printed = "OPTIM:\n  LR: 0.1\n" + "".join(map(progress, (1, 2, 3))) + "* accuracy: 50.0%\n"
+
+    setup_logger(tmp_path)
+    print(printed, end="")
+
+    assert shown.getvalue() == f"  {progress(3)}"
+    assert (tmp_path / "log.txt").read_text() == printed
+
+
+def test_the_console_shows_progress_at_intervals_and_what_takes_time(monkeypatch):
+    monkeypatch.setattr(launcher_module, "SECONDS_BETWEEN", 0.0)
+    shown = io.StringIO()
+    console = BriefConsole(shown)
+
+    for text in ("Rendering toy_objects ", "into a folder (once)\n", progress(1), "+ resize\n"):
+        console.write(text)
+
+    assert shown.getvalue() == f"  Rendering toy_objects into a folder (once)\n  {progress(1)}"
+
+
+def test_every_run_is_told_in_two_lines(tmp_path, capsys):
+    runs = plan("fewshot", "--trainer", "TaskRes", "--seeds", "1", "--output", str(tmp_path))
+    execute(runs[1:], FakeLauncher())
+
+    execute(runs, FakeLauncher())
+
+    folders = [run.output_dir.as_posix() for run in runs]
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        f"[1/2] {folders[0]}",
+        "  test accuracy 50.00%; 0:00:00",
+        f"[2/2] {folders[1]}",
+        "  test accuracy 50.00%; 0:00:00 (finished before; delete the folder to run again)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["OPTIM.LRR", "0.1"], 'Settings: Non-existent config key: "OPTIM.LRR"'),
+        (["TRAINER.TaskRes.PREC", "fp61"], "Settings: TRAINER.TaskRes.PREC is 'fp61'; expected"),
+        (["--shot", "4"], "Settings: There is no flag --shot. Did you mean --shots?"),
+        (["--load-epochs", "4"], "There is no flag --load-epochs. Did you mean --load-epoch"),
+    ],
+)
+def test_wrong_settings_are_found_before_the_first_run_and_said_once(tmp_path, words, text):
+    runs = plan(
+        "fewshot", "--trainer", "TaskRes", "--seeds", "1 2", "--output", str(tmp_path), *words
+    )
+
+    problems = preflight.config_problems(run.arguments(linked=False) for run in runs[1:])
+
+    assert len(problems) == 1 and problems[0].startswith("Settings: ") and text in problems[0]
+
+
+def test_a_folder_of_other_settings_is_found_before_the_first_run(tmp_path):
+    words = ["fewshot", "--trainer", "TaskRes", "--seeds", "1", "--output", str(tmp_path)]
+    run = plan(*words)[-1]
+    folder = run.output_dir
+    folder.mkdir(parents=True)
+    cfg = make_config(make_train_parser().parse_args(run.arguments()))
+    (folder / "config.yaml").write_text(cfg.dump())
+
+    assert preflight.config_problems([run.arguments()]) == []
+    problems = preflight.config_problems([plan(*words, "OPTIM.LR", "0.1")[-1].arguments()])
+
+    assert "OPTIM.LR was 0.002, now 0.1" in problems[0] and "--tag NAME" in problems[0]
+
+
+def test_runs_that_wait_for_others_are_checked_without_them(tmp_path):
+    words = ["--trainer", "MMA", "--seeds", "1", "--no-zeroshot", "--output", str(tmp_path)]
+    base, new = plan("base2new", *words)
+
+    assert "--model-dir" in new.arguments() and "--model-dir" not in new.arguments(linked=False)
+    assert preflight.config_problems(run.arguments(linked=False) for run in (base, new)) == []
+
+
+def test_many_mistakes_of_one_kind_are_counted(monkeypatch):
+    monkeypatch.setattr(preflight, "config_problem", lambda words: words[0])
+
+    problems = preflight.config_problems([word] for word in "abcde")
+
+    assert problems[3:] == ["... and 2 more of this kind."]

@@ -137,6 +137,17 @@ def test_a_run_without_data_and_weights_says_all_that_is_missing(tmp_path):
     assert not (tmp_path / "output").exists()
 
 
+def test_a_misspelt_key_stops_a_script_before_its_first_run(tmp_path):
+    output = tmp_path / "output"
+    script = ROOT / "scripts" / "taskres" / "main.sh"
+
+    answer = run(script, "toy_objects", "1", "OPTIM.LRR", "0.1", OUTPUT=str(output))
+
+    assert answer.returncode == 1
+    assert 'Non-existent config key: "OPTIM.LRR". Did you mean "OPTIM.LR"' in answer.stderr
+    assert not output.exists()
+
+
 @pytest.mark.parametrize("name", ["zeroshot/main.sh", "taskres/zeroshot.sh"])
 def test_zero_shot_runs_with_one_template_and_with_an_ensemble(name):
     answer = run(ROOT / "scripts" / name, "toy_layout", "--dry-run")

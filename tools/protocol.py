@@ -13,6 +13,8 @@ Recipes are found by configs/trainers/<Trainer>/recipes.yaml (format: tools/reci
 from __future__ import annotations
 
 import argparse
+import datetime
+import json
 import os
 import re
 import sys
@@ -28,10 +30,6 @@ from tools.protocols.launcher import Launcher
 from tools.protocols.plan import Request, Run, make_plan
 from tools.protocols.sets import check_datasets
 
-OTHER_OPTIONS = (
-    "\nOther options than in an earlier run? Give this one a name, --tag NAME, or take another "
-    "OUTPUT."
-)
 SINGLE = "train.py, for a single run"
 INSTEAD = {  # what the protocol sets itself -> how to say it
     "--output-dir": "OUTPUT or --output",
@@ -55,6 +53,11 @@ INSTEAD = {  # what the protocol sets itself -> how to say it
 
 def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """Own options, and the rest for train.py."""
+    return make_parser().parse_known_args(argv)
+
+
+def make_parser() -> FlagParser:
+    """Every flag that is not train.py's."""
     parser = FlagParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -86,10 +89,15 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     add("--stage", default="", help="lodo: run a staged trainer up to this stage")
     add("--base-trainer", default="", help="fewshot: train the enhanced base with it first")
     add("--no-zeroshot", action="store_true", help="without the zero-shot rows")
-    add("--no-check", action="store_true", help="without the check of data, weights and disk")
+    add(
+        "--no-check",
+        action="store_true",
+        help="without the check of settings, data, weights and disk",
+    )
+    add("--verbose", action="store_true", help="show all that the runs print, as log.txt has it")
     add("--keep-going", action="store_true", help="go on after a run that failed")
     add("--dry-run", action="store_true", help="print the commands only")
-    return parser.parse_known_args(argv)
+    return parser
 
 
 def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request]:
@@ -173,16 +181,19 @@ def execute(runs: Sequence[Run], launcher: Launcher, *, keep_going: bool = False
             print(f"{head}: left out, {run.needs.output_dir.as_posix()} did not finish.")
             failed.append(run)
             continue
-        print(f"{head}\n{run.command()}", flush=True)
-        is_new = not (run.output_dir / "config.yaml").is_file()
+        print(head, flush=True)
+        earlier = run.results()
         status = launcher.call("train.py", run.arguments())
-        if status == 0 and run.results():
+        if status == 0 and (results := run.results()):
+            note = (
+                " (finished before; delete the folder to run again)" if earlier == results else ""
+            )
+            print(f"  {result_line(results)}{note}", flush=True)
             continue
         failed.append(run)
         reason = f"exit status {status}" if status else "it wrote no results.json"
-        hint = "" if is_new else OTHER_OPTIONS
         print(
-            f"{head}: failed ({reason}). To see it alone:\n  {run.command()}{hint}",
+            f"{head}: failed ({reason}). To see it alone:\n  {run.command()}",
             file=sys.stderr,
         )
         if not (keep_going or run.tolerant):
@@ -190,15 +201,30 @@ def execute(runs: Sequence[Run], launcher: Launcher, *, keep_going: bool = False
     return failed
 
 
+def result_line(results: dict) -> str:
+    """Accuracy (percent) of each split or classifier of a run, and how long it took."""
+    accuracies = [
+        f"{name} accuracy {metrics['accuracy']:.2f}%"
+        for name, metrics in results["metrics"].items()
+        if "accuracy" in metrics
+    ]
+    seconds = results.get("seconds", {}).get("total", 0.0)
+    elapsed = datetime.timedelta(seconds=round(seconds))
+    return f"{', '.join(accuracies) or 'nothing was tested'}; {elapsed}"
+
+
 def check(request: Request, runs: Sequence[Run], launcher: Launcher) -> int:
-    """Look for data, weights and disk before the first run; returns an exit status."""
+    """Look at settings, data, weights and disk before the first run; returns an exit status.
+
+    Not at the settings of zero-shot rows: those may fail without ending the protocol.
+    """
     todo = [run for run in runs if not run.results()]
     datasets = sorted({run.dataset for run in todo if not run.dataset.startswith("toy_")})
     backbones = sorted({run.backbone for run in todo if run.backbone})
-    if not todo:
-        return 0
     words = ["--root", request.root, "--output", str(request.output)]
     words += ["--datasets", *datasets, "--backbones", *backbones]
+    checked = [run.arguments(linked=False) for run in runs if not run.tolerant]
+    words += ["--runs", json.dumps(checked)]
     return launcher.call("tools/protocols/preflight.py", words)
 
 
@@ -214,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dry_run:
         print("\n".join(run.command() for run in runs))
         return 0
-    launcher = Launcher()
+    launcher = Launcher(brief=not args.verbose)
     try:
         if not args.no_check and (status := check(requests[0], runs, launcher)):
             return status

@@ -3,33 +3,86 @@
 Importing torch takes seconds. A fork server imports it once; every run is then a fresh fork of the
 server: as isolated as a process of its own (a crash ends the run, not the protocol), without the
 import. Where the platform has no fork server, every run is spawned anew.
+
+The console then shows progress and messages alone; a run's log.txt has all that it prints.
 """
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
+import re
 import runpy
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
 PRELOAD = ("torch", "torchvision", "datasets", "trainers")
+PROGRESS = re.compile(r"epoch \[(\d+)/(\d+)\] batch \[(\d+)/(\d+)\]")
+NEWS = ("Rendering ", "Extracting ", "Continue the interrupted run")  # what else is shown
+SECONDS_BETWEEN = 10.0  # between two progress lines
+QUIET = ("dassl.engine.report", "dassl.engine.run")  # their blocks are in results.json
 
 
-def run_script(script: str, arguments: Sequence[str]) -> None:
+class BriefConsole:
+    """A stand-in for stdout that lets progress lines pass, now and then, and little else."""
+
+    def __init__(self, console: TextIO) -> None:
+        self.console = console
+        self._line = ""
+        self._last = time.monotonic()
+
+    def write(self, text: str) -> int:
+        """Print the lines that are shown, once they are complete."""
+        *lines, self._line = (self._line + text).split("\n")
+        for line in filter(self._is_shown, lines):
+            self.console.write(f"  {line}\n")
+            self.console.flush()
+        return len(text)
+
+    def _is_shown(self, line: str) -> bool:
+        found = PROGRESS.match(line)
+        if found is None:
+            return line.startswith(NEWS)
+        epoch, epochs, batch, batches = found.groups()
+        is_last = (epoch, batch) == (epochs, batches)
+        if not is_last and time.monotonic() - self._last < SECONDS_BETWEEN:
+            return False
+        self._last = time.monotonic()
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "console":
+            raise AttributeError(name)
+        return getattr(self.console, name)
+
+
+def run_script(script: str, arguments: Sequence[str], *, brief: bool = False) -> None:
     """Do in this process what `python script arguments...` does."""
     sys.argv = [script, *arguments]
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
+    if brief:
+        sys.stdout = BriefConsole(sys.stdout)
+        for name in QUIET:
+            logging.getLogger(name).setLevel(logging.WARNING)
     runpy.run_path(str(ROOT / script), run_name="__main__")
 
 
 class Launcher:
-    """Starts scripts of the repository one after the other."""
+    """Starts scripts of the repository one after the other.
 
-    def __init__(self, preload: Sequence[str] = PRELOAD) -> None:
+    Args:
+        preload: modules that the fork server imports.
+        brief: of what train.py prints, show progress alone.
+    """
+
+    def __init__(self, preload: Sequence[str] = PRELOAD, *, brief: bool = False) -> None:
+        self.brief = brief
         has_server = "forkserver" in multiprocessing.get_all_start_methods()
         self.context = multiprocessing.get_context("forkserver" if has_server else "spawn")
         if has_server:
@@ -40,7 +93,11 @@ class Launcher:
     def call(self, script: str, arguments: Sequence[str]) -> int:
         """Run `python script arguments...` and wait; returns its exit status."""
         sys.stdout.flush()
-        process = self.context.Process(target=run_script, args=(script, list(arguments)))
+        process = self.context.Process(
+            target=run_script,
+            args=(script, list(arguments)),
+            kwargs={"brief": self.brief and script == "train.py"},
+        )
         process.start()
         try:
             process.join()

@@ -44,10 +44,13 @@ class Run:
     dataset: str = ""
     backbone: str = ""
 
-    def arguments(self) -> list[str]:
-        """Arguments for train.py; of a dependent run final once `needs` is finished."""
+    def arguments(self, *, linked: bool = True) -> list[str]:
+        """Arguments for train.py; of a dependent run final once `needs` is finished.
+
+        Without the link they say nothing of `needs`, whose folder need not exist yet.
+        """
         flags, opts = list(self.flags), list(self.opts)
-        if self.needs is not None:
+        if self.needs is not None and linked:
             handed = handed_on(self.needs.output_dir, self.link)
             target = flags if self.link.startswith("--") else opts
             target += [self.link, handed]

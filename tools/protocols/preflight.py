@@ -1,36 +1,90 @@
-"""Checks before the first run: data, weights, disk. Everything that is missing is said at once."""
+"""Checks before the first run: settings, data, weights, disk; all that is wrong is said at once."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
+import json
+import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from dassl.flags import FlagParser
 
 GIGABYTE = 10**9
+SHOWN = 3  # mistakes in settings that are told; those of many runs are alike
+OTHER_OPTIONS = " In a script: give these runs a name, --tag NAME, or take another OUTPUT."
 NOT_OPENAI = ("toy/", "toy:", "timm:", "torchvision:")  # embedded, or loaded by other packages
 NEEDED_SPACE = 0.5 * GIGABYTE  # checkpoints and feature banks of a few runs
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print what is missing; returns 1 if anything is, else 0."""
+    """Print what is wrong; returns 1 if anything is, else 0."""
     parser = FlagParser(description=__doc__)
     parser.add_argument("--datasets", nargs="*", default=[], help="config names")
     parser.add_argument("--backbones", nargs="*", default=[], help="names of backbones")
     parser.add_argument("--root", default="./data", help="folder that holds all datasets")
     parser.add_argument("--output", default="output", help="where the runs will be written")
+    parser.add_argument("--runs", type=json.loads, default=[], help="JSON: arguments of each run")
     args = parser.parse_args(argv)
 
-    problems = [*data_problems(args.datasets, args.root), *disk_problems(args.output)]
+    problems = config_problems(args.runs)
+    problems += [*data_problems(args.datasets, args.root), *disk_problems(args.output)]
     problems += weights_problems(args.backbones, may_download=not problems)
     if problems:
-        print("\nCannot start, missing:\n", file=sys.stderr)
+        print("\nCannot start:\n", file=sys.stderr)
         print("\n\n".join(problems), file=sys.stderr)
     return 1 if problems else 0
+
+
+def config_problems(runs: Iterable[Sequence[str]]) -> list[str]:
+    """One text per mistake in the settings of the runs, given as arguments of train.py."""
+    for package in ("datasets", "trainers"):  # importing them registers what they hold
+        importlib.import_module(package)
+    found = [f"Settings: {text}" for text in dict.fromkeys(map(config_problem, runs)) if text]
+    more = [f"... and {len(found) - SHOWN} more of this kind."] if len(found) > SHOWN else []
+    return [*found[:SHOWN], *more]
+
+
+def config_problem(words: Sequence[str]) -> str:
+    """What train.py would refuse in these arguments before it reads any data, or ""."""
+    from dassl.engine import TRAINER_REGISTRY
+    from dassl.engine.cli import make_config, make_parser
+    from dassl.engine.run import check_output_dir
+    from tools import protocol
+
+    parser = make_parser()
+    parser.also_known = protocol.make_parser().flags
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint), _silent():
+            args = parser.parse_args(words)
+            cfg = make_config(args)
+            trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+            trainer.__new__(trainer).check_cfg(cfg)  # as in __init__: it reads the config alone
+    except SystemExit:  # argparse has printed its usage and the reason
+        return complaint.getvalue().split("error: ", 1)[-1].strip()
+    except (ValueError, KeyError, OSError) as err:
+        return str(err.args[0] if isinstance(err, KeyError) and err.args else err)
+    try:
+        check_output_dir(cfg, Path(cfg.OUTPUT_DIR), is_evaluation=args.eval_only)
+    except ValueError as err:
+        return f"{err}{OTHER_OPTIONS}"
+    return ""
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without warnings: the runs will give them."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def data_problems(datasets: Iterable[str], root: str) -> list[str]:
