@@ -405,6 +405,11 @@ def test_published_averages_agree_with_their_rows():
             assert mean(rest) == pytest.approx(entry.average, abs=0.09), entry
 
 
+def test_every_published_number_says_how_sure_we_are_of_it():
+    for entry in load_published():
+        assert entry.source and entry.confidence not in ("", "not stated"), entry
+
+
 def test_published_data_sets_have_a_config():
     known = {"average", "toy_objects"}
     from tools.results.published import PUBLISHED_DIR
