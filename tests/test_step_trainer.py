@@ -290,6 +290,44 @@ def test_cutmix_mixes_and_still_depends_on_the_seed_alone(domains, tmp_path):
     assert plain["finished"]
 
 
+@pytest.mark.parametrize(
+    "trainer, words",
+    [
+        ("ERM", ()),
+        ("MIRO", ()),
+        ("VL2VSD", ("MODEL.BACKBONE.NAME", "clip:toy/ViT", "TRAINER.VL2V.TEACHER", "toy/ViT")),
+        ("VL2VAlign", ()),
+        ("NaiveKD", ("TRAINER.NAIVEKD.LOSS", "kd_kl")),
+        ("NaiveKD", ("TRAINER.NAIVEKD.LOSS", "one_stage")),
+    ],
+)
+def test_cutmix_asks_once_for_both_labels_and_the_loss_is_that_of_two_passes(
+    domains, tmp_path, trainer, words
+):
+    on = ("STEPS.CUTMIX_BETA", "1.0", "STEPS.CUTMIX_PROB", "1.0", *words)
+    if trainer == "VL2VSD":
+        on += ("MODEL.BACKBONE.PRETRAINED", "True")
+    run = build_trainer(step_config(domains, tmp_path, trainer, *on))
+    run.batch_idx = 0
+    run.network.eval()
+    size = run.student.input_size
+    images = torch.randn(5, 3, size, size, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 1, 0])
+    seed = dg_data.stable_seed(*run.seed_key, "cutmix", run.step)
+    mixed = run.cutmix.draw(images, labels, torch.Generator().manual_seed(seed))
+    assert 0 < mixed.share < 1
+    first, second = (
+        run.objective(run.network, mixed.images, y)["loss"] for y in (mixed.first, mixed.second)
+    )
+    queries = run.teacher.queries if hasattr(run, "teacher") else None
+    before = queries.images if queries else 0
+
+    loss = run.losses(images, labels)["loss"]
+
+    assert torch.equal(loss, mixed.share * first + (1.0 - mixed.share) * second)
+    assert queries is None or queries.images - before == 5
+
+
 def test_the_number_of_workers_changes_nothing(domains, tmp_path):
     step_run(domains, tmp_path / "none", "LP", "STEPS.N", "4")
     step_run(domains, tmp_path / "two", "LP", "STEPS.N", "4", "DATALOADER.NUM_WORKERS", "2")

@@ -14,6 +14,7 @@ from yacs.config import CfgNode as CN
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import did_you_mean
 from trainers.common.dg_model import StudentClassifier, TextHead
+from trainers.common.objective import Objective
 from trainers.common.staged import StagedTrainer
 from trainers.common.step_trainer import StepTrainer, step_cfg
 from trainers.common.students import full_name
@@ -28,14 +29,16 @@ HEADS = ("linear", "projected", "text")
 PROJECTED_WIDTH = 512  # D of the capacity control, erm_prj
 
 
-class CrossEntropy:
+class CrossEntropy(Objective):
     """CE(h(P(S(x))), y), the mean over the batch."""
 
-    def __call__(
-        self, network: StudentClassifier, images: Tensor, labels: Tensor
-    ) -> dict[str, Tensor]:
-        """Normalised images (B, 3, H, W), labels (B,) -> {"loss"}."""
-        return {"loss": F.cross_entropy(network(images), labels)}
+    def outputs(self, network: StudentClassifier, images: Tensor) -> Tensor:
+        """(B, C) logits."""
+        return network(images)
+
+    def losses(self, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """{"loss"}."""
+        return {"loss": F.cross_entropy(outputs, labels)}
 
 
 def erm_cfg() -> CfgNode:

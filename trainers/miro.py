@@ -16,6 +16,7 @@ from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common.dg_model import StudentClassifier
+from trainers.common.objective import Objective
 from trainers.common.step_trainer import StepTrainer, step_cfg
 from trainers.common.students import Student
 
@@ -23,7 +24,7 @@ VARIANCE_INIT = 0.1
 VARIANCE_EPS = 1e-5
 
 
-class MIROObjective(nn.Module):
+class MIROObjective(Objective, nn.Module):
     """CE + ld sum_l mean((f_l - f0_l)^2 / var_l + log var_l) / 2, var = softplus(b) + 1e-5.
 
     f_l, f0_l: tapped activations of the student and of its frozen pre-trained copy. Learned beside
@@ -47,15 +48,17 @@ class MIROObjective(nn.Module):
         self.oracle.eval()
         return self
 
-    def forward(
-        self, network: StudentClassifier, images: Tensor, labels: Tensor
-    ) -> dict[str, Tensor]:
-        """Normalised images (B, 3, H, W), labels (B,) -> {"loss", "loss_ce", "loss_reg"}."""
+    def outputs(self, network: StudentClassifier, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C) logits and the regularisation."""
         with torch.no_grad():
             targets = self.oracle.taps(images)[1]
         features, taps = network.student.taps(images)
-        label = F.cross_entropy(network.classify(features), labels)
-        reg = sum(map(self.tap_loss, taps, targets, self.b))
+        return network.classify(features), sum(map(self.tap_loss, taps, targets, self.b))
+
+    def losses(self, outputs: tuple[Tensor, Tensor], labels: Tensor) -> dict[str, Tensor]:
+        """{"loss", "loss_ce", "loss_reg"}."""
+        logits, reg = outputs
+        label = F.cross_entropy(logits, labels)
         return {
             "loss": label + self.weight * reg,
             "loss_ce": label.detach(),

@@ -13,6 +13,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import did_you_mean
 from trainers.common.dg_model import StudentClassifier, TextHead
 from trainers.common.distill_trainer import DistillTrainer, distill_cfg, distillation_losses
+from trainers.common.objective import Objective
 from trainers.common.teacher import Teacher
 
 LOGIT_LOSSES = ("kd_kl", "kd_cos")  # a linear head, CE plus a term on class probabilities
@@ -50,7 +51,7 @@ def kd_losses(
     }
 
 
-class NaiveKDObjective:
+class NaiveKDObjective(Objective):
     """One of the losses by name.
 
     Args:
@@ -66,20 +67,25 @@ class NaiveKDObjective:
         self.kind = kind
         self.weight = weight
 
-    def __call__(
-        self, network: StudentClassifier, images: Tensor, labels: Tensor
-    ) -> dict[str, Tensor]:
-        """Normalised images (B, 3, H, W), labels (B,) -> losses."""
+    def outputs(self, network: StudentClassifier, images: Tensor) -> tuple[Tensor, ...]:
+        """z and z_T (B, C); for losses on embeddings p and F_I (B, D)."""
         if self.kind in LOGIT_LOSSES:
-            targets = self.teacher_head(self.teacher.encode_image(images))
-            return kd_losses(network(images), labels, targets, kind=self.kind, weight=self.weight)
-        weight = EMBEDDING_LOSSES[self.kind]
+            return network(images), self.teacher_head(self.teacher.encode_image(images))
         embeddings = network.embed(images)
         # txt_only needs no image of the teacher: nothing is asked of it
-        targets = embeddings.detach() if weight == 0.0 else self.teacher.encode_image(images)
+        is_text_only = EMBEDDING_LOSSES[self.kind] == 0.0
+        targets = embeddings.detach() if is_text_only else self.teacher.encode_image(images)
+        return embeddings, targets
+
+    def losses(self, outputs: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
+        """Of the named kind."""
+        student, teacher = outputs
+        if self.kind in LOGIT_LOSSES:
+            return kd_losses(student, labels, teacher, kind=self.kind, weight=self.weight)
+        weight = EMBEDDING_LOSSES[self.kind]
         return distillation_losses(
-            embeddings,
-            targets,
+            student,
+            teacher,
             self.teacher_head.weight[labels],
             weight=self.weight if weight is None else weight,
         )

@@ -12,12 +12,13 @@ from yacs.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common.dg_model import StudentClassifier
 from trainers.common.distill_trainer import DistillTrainer, distill_cfg, distillation_losses
+from trainers.common.objective import Objective
 from trainers.common.staged import StagedTrainer
 from trainers.common.students import full_name
 from trainers.common.teacher import Teacher
 
 
-class VL2VObjective:
+class VL2VObjective(Objective):
     """The loss of all three trainers: p follows the teacher's image and the label's text.
 
     Args:
@@ -29,16 +30,14 @@ class VL2VObjective:
         self.teacher = teacher
         self.weight = weight
 
-    def __call__(
-        self, network: StudentClassifier, images: Tensor, labels: Tensor
-    ) -> dict[str, Tensor]:
-        """Normalised images (B, 3, H, W), labels (B,) -> {"loss", "loss_img", "loss_txt"}."""
-        return distillation_losses(
-            network.embed(images),
-            self.teacher.encode_image(images),
-            network.head.weight[labels],
-            weight=self.weight,
-        )
+    def outputs(self, network: StudentClassifier, images: Tensor) -> tuple[Tensor, ...]:
+        """p (B, D), F_I (B, D), Z (C, D)."""
+        return network.embed(images), self.teacher.encode_image(images), network.head.weight
+
+    def losses(self, outputs: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
+        """{"loss", "loss_img", "loss_txt"}."""
+        embeddings, targets, texts = outputs
+        return distillation_losses(embeddings, targets, texts[labels], weight=self.weight)
 
 
 class _VL2VTrainer(DistillTrainer):

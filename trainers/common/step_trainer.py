@@ -27,6 +27,7 @@ from trainers.common.dg_data import (
     stable_seed,
 )
 from trainers.common.dg_model import StudentClassifier
+from trainers.common.objective import Objective
 from trainers.common.step_checks import StepChecks
 from trainers.common.step_evaluation import StepEvaluation
 from trainers.common.step_files import StepFiles
@@ -158,8 +159,8 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
         """h; a new linear layer unless a method has another."""
         return nn.Linear(width, self.num_classes)
 
-    def build_objective(self):
-        """The function (network, images, labels) -> losses; a module if it learns something."""
+    def build_objective(self) -> Objective:
+        """What is minimised; a module if it learns something."""
         raise TypeError(f"{type(self).__name__} does not override build_objective().")
 
     def build_network(self) -> StudentClassifier:
@@ -250,7 +251,8 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
             return self.objective(self.network, images, labels)
         seed = stable_seed(*self.seed_key, "cutmix", self.step)
         mixed = self.cutmix.draw(images, labels, torch.Generator().manual_seed(seed))
-        parts = [self.objective(self.network, mixed.images, y) for y in (mixed.first, mixed.second)]
+        outputs = self.objective.outputs(self.network, mixed.images)
+        parts = [self.objective.losses(outputs, labels) for labels in (mixed.first, mixed.second)]
         return {
             name: mixed.share * parts[0][name] + (1.0 - mixed.share) * parts[1][name]
             for name in parts[0]
