@@ -3,18 +3,21 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import engine_toy
 import pytest
+import torch
 from yacs.config import CfgNode as CN
 
 import train
 from dassl.engine import TRAINER_REGISTRY, cli, report
 from dassl.engine.cli import make_config, make_parser
-from dassl.engine.run import run
+from dassl.engine.run import DRAWN_SEED_FILE, run
+from dassl.utils import load_checkpoint
 
 REPOSITORY = Path(train.__file__).parent
 DATASET_YAML = """
@@ -347,6 +350,38 @@ def test_a_foreign_package_of_the_same_name_is_refused_with_its_path(tmp_path, m
 
     with pytest.raises(ImportError, match=str(foreign)):
         train.check_packages()
+
+
+def test_a_run_with_a_random_seed_goes_on_with_the_seed_that_it_drew(world, monkeypatch):
+    monkeypatch.setenv("VLTUNE_RESUME_SECONDS", "0")
+    words = ("DATASET.NUM_SHOTS", "2", "OPTIM.MAX_EPOCH", "3")
+    whole = start(world, *words, output="whole")
+    (world / "cut").mkdir()
+    shutil.copy(world / "whole" / DRAWN_SEED_FILE, world / "cut")
+    before_epoch = engine_toy.EngineToy.before_epoch
+
+    def interrupt(trainer):
+        before_epoch(trainer)
+        if trainer.epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(engine_toy.EngineToy, "before_epoch", interrupt)
+        start(world, *words, output="cut")
+    cut = start(world, *words, output="cut")
+    other = start(world, *words, output="other")
+
+    weights = [
+        load_checkpoint(str(world / name / "toy" / "model.pth.tar-3"))["state_dict"]
+        for name in ("whole", "cut", "other")
+    ]
+    assert cut["seed"] == -1 and cut["fewshot_digest"] == whole["fewshot_digest"]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert not all(torch.equal(weights[0][key], weights[2][key]) for key in weights[0])
+    assert (world / "other" / DRAWN_SEED_FILE).read_text() != (
+        world / "cut" / DRAWN_SEED_FILE
+    ).read_text()
+    assert DRAWN_SEED_FILE in other["files"]
 
 
 def test_a_wrong_command_line_ends_with_one_line_and_no_traceback(tmp_path):

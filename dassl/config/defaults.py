@@ -142,7 +142,7 @@ def _defaults() -> CN:
     cfg.VERSION = 1
     cfg.OUTPUT_DIR = "./output"
     cfg.RESUME = ""  # folder of a run to continue
-    cfg.SEED = -1  # < 0: not seeded; 0 is a seed
+    cfg.SEED = -1  # < 0: drawn, and kept as drawn_seed.txt; 0 is a seed
     cfg.USE_CUDA = True
     cfg.VERBOSE = True
     for section in (_input, _dataset, _loaders, _model, _optim, _train_and_test, _run):

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import secrets
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 CONFIG_FILE = "config.yaml"
 RESULTS_FILE = "results.json"
+DRAWN_SEED_FILE = "drawn_seed.txt"  # of a run whose SEED is random
 EVALUATION_FILE = "results_eval.json"  # where a folder already holds a training run's results
 
 
@@ -67,7 +69,7 @@ def prepare(args: argparse.Namespace, cfg: CfgNode) -> None:
     """Seed everything, open the log, print arguments, config and environment."""
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
-        set_random_seed(cfg.SEED)
+    set_random_seed(cfg.SEED if cfg.SEED >= 0 else drawn_seed(Path(cfg.OUTPUT_DIR)))
     setup_logger(cfg.OUTPUT_DIR)
     if torch.cuda.is_available() and cfg.USE_CUDA:
         # The fastest kernel differs from run to run: a seeded run takes the same one every time.
@@ -76,6 +78,17 @@ def prepare(args: argparse.Namespace, cfg: CfgNode) -> None:
     print_arguments(args, cfg)
     print("Collecting env info ...")
     print(f"** System info **\n{collect_env_info()}\n")
+
+
+def drawn_seed(output: Path) -> int:
+    """The seed of a run whose SEED is random: drawn and kept, so that the run can go on with it."""
+    path = output / DRAWN_SEED_FILE
+    if not path.is_file():
+        with atomic_write(path) as temporary:
+            Path(temporary).write_text(f"{secrets.randbelow(2**31)}\n", encoding="utf-8")
+    seed = int(path.read_text(encoding="utf-8"))
+    logger.info("Random seed: %d (%s)", seed, path)
+    return seed
 
 
 def print_arguments(args: argparse.Namespace, cfg: CfgNode) -> None:
