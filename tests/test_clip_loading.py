@@ -20,12 +20,8 @@ def weights() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def expected(weights) -> torch.Tensor:
-    return build_clip(weights).encode_text(clip.tokenize(["a cat", "a red dog"])).detach()
-
-
-def text_features(model) -> torch.Tensor:
-    return model.encode_text(clip.tokenize(["a cat", "a red dog"])).detach()
+def expected(weights) -> dict[str, torch.Tensor]:
+    return build_clip(weights).state_dict()
 
 
 class Archive(torch.nn.Module):
@@ -72,7 +68,7 @@ def test_weights_load_however_they_were_saved(tmp_path, weights, expected, kind)
 
     model = clip.load_backbone(str(path))
 
-    torch.testing.assert_close(text_features(model), expected, rtol=0, atol=0)
+    torch.testing.assert_close(dict(model.state_dict()), dict(expected), rtol=0, atol=0)
     assert not any(p.requires_grad for p in model.parameters())
     assert not model.training
     assert model.backbone_name == str(path)

@@ -321,7 +321,7 @@ def _check_transforms(case: Case) -> None:
         assert train_text.splitlines() == run["stdout_train"]
         assert test_text.splitlines() == run["stdout_test"]
         for name, image in images.items():
-            case.compare(f"test/{run['name']}/{name}", test(image))
+            case.compare_pixels(f"test/{run['name']}/{name}", test(image))
             for seed in case.config["seeds"]:
                 _seed_all(seed)
-                case.compare(f"train/{run['name']}/{name}/seed{seed}", train(image))
+                case.compare_pixels(f"train/{run['name']}/{name}/seed{seed}", train(image))
