@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,14 @@ def setup_logging() -> None:
     handler.setFormatter(Formatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.captureWarnings(True)
+    warnings.formatwarning = warning_text
+
+
+def warning_text(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str = ""
+) -> str:
+    """A warning of another package as one line; ``warnings`` calls it."""
+    return f"{' '.join(str(message).split())} ({category.__name__}, {filename}:{lineno})"
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:

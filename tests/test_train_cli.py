@@ -144,6 +144,19 @@ def test_list_flags_reach_their_keys(world):
     assert cfg.MODEL.BACKBONE.NAME == "RN50" and cfg.DATALOADER.SKIP_BAD_IMAGES
 
 
+def test_a_recipe_starts_no_more_loader_processes_than_there_are_cores(world, monkeypatch):
+    monkeypatch.setattr(cli, "available_cores", lambda: 2)
+    (world / "many.yaml").write_text("DATALOADER: {NUM_WORKERS: 8}\n")
+    recipe = ("--config-file", str(world / "many.yaml"))
+
+    given = [
+        config(world, *recipe, *pairs).DATALOADER.NUM_WORKERS
+        for pairs in ((), ("DATALOADER.NUM_WORKERS", "6"), ("DATALOADER.SEEDING", "worker"))
+    ]
+
+    assert given == [2, 6, 8]  # a given number stays; with "worker" the number matters
+
+
 def test_the_enhanced_base_flag_sets_the_key_of_taskres(world):
     cfg = config(world, "--enhanced-base", "base.pt", trainer="EngineDeclaring")
 
@@ -382,6 +395,12 @@ def test_a_run_with_a_random_seed_goes_on_with_the_seed_that_it_drew(world, monk
         world / "cut" / DRAWN_SEED_FILE
     ).read_text()
     assert DRAWN_SEED_FILE in other["files"]
+
+
+def test_a_warning_of_another_package_takes_one_line():
+    text = train.warning_text(UserWarning("Take\n  care."), UserWarning, "a.py", 7)
+
+    assert text == "Take care. (UserWarning, a.py:7)"
 
 
 def test_a_wrong_command_line_ends_with_one_line_and_no_traceback(tmp_path):

@@ -50,7 +50,8 @@ def _dataset(cfg: CN) -> None:
 
 def _loaders(cfg: CN) -> None:
     node = cfg.DATALOADER = CN()
-    node.NUM_WORKERS = 4  # processes per loader; 0: in the main process
+    node.NUM_WORKERS = 4  # processes per loader; 0: in the main process. With SEEDING
+    # sample at most one per core, except where a KEY VALUE pair asks for more
     node.K_TRANSFORMS = 1  # training views per image in one batch
     node.RETURN_IMG0 = False  # also yield the untransformed image as img0
     node.SEEDING = "sample"  # ours: sample: augmentation seeded by (SEED, epoch, index), the same

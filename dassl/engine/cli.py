@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,8 @@ def make_config(args: argparse.Namespace) -> CfgNode:
         merge_yaml(cfg, path)
     merge_flags(cfg, args)
     cfg.merge_from_list(args.opts)
+    if cfg.DATALOADER.SEEDING == "sample" and "DATALOADER.NUM_WORKERS" not in args.opts[::2]:
+        cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, available_cores())
     cfg.TRAINER.NAME = trainer.__name__
     if tuple(cfg.INPUT.SIZE) == FOLLOW_BACKBONE and not follows_backbone(trainer):
         cfg.INPUT.SIZE = DEFAULT_SIZE
@@ -88,6 +91,12 @@ def make_config(args: argparse.Namespace) -> CfgNode:
         cfg.OUTPUT_DIR = str(default_output_dir(cfg, is_evaluation=args.eval_only))
     cfg.freeze()
     return cfg
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 def check_pairs(words: Sequence[str]) -> None:
