@@ -161,8 +161,6 @@ def predict(
     Raises:
         BadImageError: a file is no readable image (unless such files are skipped).
     """
-    from trainers.common.predictor import pixels_of
-
     for first in range(0, len(paths), batch_size):
         images = {}
         for path in paths[first : first + batch_size]:
@@ -173,7 +171,7 @@ def predict(
                     raise
                 print(f"Left out, no readable image: {path} ({err.__cause__})", file=sys.stderr)
         if images:
-            pixels = pixels_of(list(images.values()), predictor.size)
+            pixels = predictor.pixels(list(images.values()))
             yield from zip(images, predictor(pixels).cpu())
 
 

@@ -328,6 +328,24 @@ def test_cutmix_asks_once_for_both_labels_and_the_loss_is_that_of_two_passes(
     assert queries is None or queries.images - before == 5
 
 
+def test_without_a_test_swads_weights_are_deployed_all_the_same(domains, tmp_path):
+    words = ("SWAD.ENABLED", "True", "STEPS.N", "7")
+    step_run(domains, tmp_path / "tested", "ERM", *words)
+    results = step_run(domains, tmp_path / "run", "ERM", *words, "TEST.NO_TEST", "True")
+
+    assert results["metrics"] == {}
+    for name in ("swad", "network/model-best.pth.tar"):
+        states = [
+            load_checkpoint(str(tmp_path / run / name))["state_dict"] for run in ("tested", "run")
+        ]
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_images_that_are_not_square_are_refused(domains, tmp_path):
+    with pytest.raises(ValueError, match="square"):
+        build_trainer(step_config(domains, tmp_path, "ERM", "INPUT.SIZE", "(32, 40)"))
+
+
 def test_the_number_of_workers_changes_nothing(domains, tmp_path):
     step_run(domains, tmp_path / "none", "LP", "STEPS.N", "4")
     step_run(domains, tmp_path / "two", "LP", "STEPS.N", "4", "DATALOADER.NUM_WORKERS", "2")

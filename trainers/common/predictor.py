@@ -12,7 +12,7 @@ from clip import load_backbone
 from clip.model import CLIP
 from dassl.config import get_cfg_default
 
-from .augment import Augmentation
+from .augment import Augmentation, Transform
 from .encoder import unit_pixels
 from .loading import load_exactly
 from .method import Method
@@ -27,12 +27,18 @@ class Predictor:
         size: side of the square input in pixels.
         logits: (B, 3, size, size) pixels in [0, 1] -> (B, C) scores before softmax.
         returns_probabilities: True for methods whose scores are (sums of) probabilities already.
+        view: an image -> (3, size, size) pixels; None is CLIP's test view.
     """
 
     classnames: Sequence[str]
     size: int
     logits: Callable[[Tensor], Tensor]
     returns_probabilities: bool = False
+    view: Transform | None = None
+
+    def pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        """N images of any size -> (N, 3, size, size) in [0, 1], in this classifier's test view."""
+        return pixels_of(images, self.size, view=self.view)
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -50,9 +56,9 @@ def normalise_pixels(clip: CLIP, pixels: Tensor) -> Tensor:
     return (pixels - mean) / std
 
 
-def pixels_of(images: Sequence[Image.Image], size: int) -> Tensor:
-    """N images of any size -> (N, 3, size, size) in [0, 1]: the test view of every backbone."""
-    view = Augmentation.from_input(size).test.build()
+def pixels_of(images: Sequence[Image.Image], size: int, *, view: Transform | None = None) -> Tensor:
+    """N images of any size -> (N, 3, size, size) in [0, 1]; view None: that of every CLIP."""
+    view = view or Augmentation.from_input(size).test.build()
     return unit_pixels(torch.stack([view(image) for image in images]))
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from yacs.config import CfgNode
 
 from dassl import __version__
 from dassl.utils import atomic_write, load_checkpoint
 from trainers.common.dg_model import StudentClassifier, TextHead, import_official
+from trainers.common.domainbed_transforms import WholeImage
 from trainers.common.predictor import Predictor
 from trainers.common.students import empty_student, tower_options
 
@@ -190,7 +192,14 @@ class StepFiles:
         def logits(pixels: torch.Tensor) -> torch.Tensor:
             return network((pixels.to(device) - mean) / std)
 
-        return Predictor(list(checkpoint["classnames"]), checkpoint["input_size"], logits)
+        size = checkpoint["input_size"]
+        view = WholeImage(size, interpolation_of(checkpoint)).build()
+        return Predictor(list(checkpoint["classnames"]), size, logits, view=view)
+
+
+def interpolation_of(checkpoint: dict) -> str:
+    """How the run behind a checkpoint resized its images: a value of INPUT.INTERPOLATION."""
+    return CfgNode.load_cfg(checkpoint["config"]).INPUT.INTERPOLATION
 
 
 def link_or_copy(source: Path, target: Path) -> None:

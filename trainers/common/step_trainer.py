@@ -33,7 +33,7 @@ from trainers.common.step_evaluation import StepEvaluation
 from trainers.common.step_files import StepFiles
 from trainers.common.step_selection import StepSelection, split_metrics, summarise
 from trainers.common.students import build_student
-from trainers.common.swad import LossValley
+from trainers.common.swad import LossValley, Segment
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +116,8 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
     def _set_input_size(self) -> None:
         size = (self.student.input_size, self.student.input_size)
         given = tuple(self.cfg.INPUT.SIZE)
+        if given[0] != given[1]:
+            raise ValueError(f"INPUT.SIZE is {given}; a student reads square images.")
         if given == (0, 0):
             was_frozen = self.cfg.is_frozen()
             self.cfg.defrost()
@@ -340,34 +342,47 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
         """Report training-domain validation and SWAD, and write what is deployed."""
         print("Finish training")
         self.check_saved()
-        if not self.cfg.TEST.NO_TEST:
-            self.record_results()
+        self.record_results()
         self.write_deployed()
         print(f"Elapsed: {datetime.timedelta(seconds=round(self.elapsed_seconds()))}")
         self.close_writer()
 
     @torch.no_grad()
     def record_results(self) -> None:
-        """Record both selections of the protocol; ``test`` is SWAD's where it is on."""
-        reported = self.reported
-        self.add_result(
-            "training-domain validation",
-            {"accuracy": reported["test_in"], **_numbers(reported, "train_out", "step")},
-        )
-        segment = self.kept.swad()
+        """Record both selections of the protocol; ``test`` is SWAD's where it is on.
+
+        With TEST.NO_TEST nothing is recorded, but SWAD's weights are written.
+        """
+        is_tested = not self.cfg.TEST.NO_TEST
+        if is_tested:
+            numbers = _numbers(self.reported, "train_out", "step")
+            numbers = {"accuracy": self.reported["test_in"], **numbers}
+            self.add_result("training-domain validation", numbers)
+        segment, saved = self.kept.swad(), self.kept.saved_step
         if segment is not None:
-            print(f"Deploy SWAD ({self.swad_reset}): steps {segment.start} to {segment.end}")
-            raw = [param.detach().clone() for param in self.network.trained_parameters()]
-            self.network.load_trained([value.to(self.device) for value in segment.params])
-            sources, target = self.evaluate_sources(), self.evaluate_target(report=True)
-            self.save_weights("swad", train_out=sources["train_out"])
-            self.network.load_trained(raw)
+            self.write_swad(segment)
+        else:
+            which = f"best checkpoint (step {saved})" if saved >= 0 else "last weights"
+            print(f"Deploy the {which}")
+        if is_tested:
+            self._record_test()
+
+    def write_swad(self, segment: Segment) -> None:
+        """Write ``swad``, the averaged weights, and record how good they are."""
+        print(f"Deploy SWAD ({self.swad_reset}): steps {segment.start} to {segment.end}")
+        raw = [param.detach().clone() for param in self.network.trained_parameters()]
+        self.network.load_trained([value.to(self.device) for value in segment.params])
+        sources = self.evaluate_sources()
+        self.save_weights("swad", train_out=sources["train_out"])
+        if not self.cfg.TEST.NO_TEST:
             bounds = {"start": segment.start, "end": segment.end, "segments": segment.count}
-            self.add_result("SWAD", {"accuracy": target["test_in"], **bounds})
+            accuracy = self.evaluate_target(report=True)["test_in"]
+            self.add_result("SWAD", {"accuracy": accuracy, **bounds})
             self.results["SWAD"]["reset"] = self.swad_reset  # which rule made the segments
             self.add_result("SWAD (inD)", {"accuracy": sources["train_out"]})
-        else:
-            print(f"Deploy the best checkpoint (step {self.kept.saved_step})")
+        self.network.load_trained(raw)
+
+    def _record_test(self) -> None:
         labels = self.evaluation.parts["test_in"].labels
         self.evaluator.reset()
         self.evaluator.process(
