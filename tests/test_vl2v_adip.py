@@ -22,7 +22,7 @@ import trainers  # noqa: F401
 from clip import load_backbone
 from dassl.engine import build_trainer
 from dassl.engine.cli import make_config, make_parser
-from dassl.utils import load_checkpoint
+from dassl.utils import load_checkpoint, read_image
 from tools import export
 from tools.teacher_server import TeacherHandler, TeacherServer
 from trainers.common.deploy import load_deployed, replace_classes
@@ -440,9 +440,24 @@ def test_a_failing_endpoint_is_tried_again(endpoint, tmp_path, monkeypatch):
     failures.extend([503, 503, 503])
     with pytest.raises(RuntimeError, match="3 tries"):
         remote.encode_text(["green"])
-    failures.append(403)
-    with pytest.raises(RuntimeError, match="403"):
-        remote.encode_text(["green"])
+
+
+def test_a_refusal_is_told_in_the_words_of_the_endpoint(endpoint, tmp_path):
+    remote = HttpTeacher(address(endpoint), cache=tmp_path / "c.sqlite")
+
+    with pytest.raises(RuntimeError, match=r"/nothing refused: HTTP 404. .*no address /nothing"):
+        remote._ask("nothing")
+
+
+def test_an_answer_that_is_no_number_is_not_kept(endpoint, tmp_path, monkeypatch):
+    remote = HttpTeacher(address(endpoint), cache=tmp_path / "c.sqlite")
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "_ask", lambda *_: {"embeddings": [[1.0, float("nan")]]})
+        with pytest.raises(RuntimeError, match=r"\(1, D\), all finite"):
+            remote.encode_text(["red"])
+
+    assert torch.isfinite(remote.encode_text(["red"])).all()
+    assert remote.queries.texts == 2  # both were answered
 
 
 @pytest.mark.parametrize("keep", [0, 20])
@@ -570,6 +585,7 @@ def test_an_exported_student_gives_the_same_logits(distilled, tmp_path, suffix):
     assert output.is_file()
     assert about["classnames"] == list(CLASSES)
     assert about["largest_relative_difference"] <= export.TOLERANCE
+    assert about["resize"] == "the whole image, whatever its aspect ratio, bilinear"
 
 
 def test_an_export_that_disagrees_is_refused(distilled):
@@ -615,6 +631,20 @@ def test_class_texts_are_replaced_by_new_class_names(distilled, tmp_path):
     torch.testing.assert_close(after, before[:, [CLASSES.index("red"), CLASSES.index("green")]])
 
 
+def test_new_class_names_by_another_text_encoder_are_refused(distilled, tmp_path):
+    words = ["--model-dir", str(distilled[0]), "--output", str(tmp_path / "s.pt2")]
+    words += ["--classnames", "red", "--text-encoder", "python:test_vl2v_adip:another_teacher"]
+
+    with pytest.raises(ValueError, match="not the one that the student was distilled from"):
+        export.main(words)
+
+
+def another_teacher():
+    """Of the same width, with other texts."""
+    first = make_teacher()
+    return CallableTeacher(first.image_function, lambda t: first.text_function(t).roll(1, dims=1))
+
+
 def test_learned_heads_take_no_new_class_names():
     student = Student(torch.nn.Flatten(), 12)
     network = StudentClassifier(student, torch.nn.Identity(), torch.nn.Linear(12, 3))
@@ -642,6 +672,21 @@ def test_prediction_needs_the_checkpoint_only(distilled):
     chosen = predictor(pixels).argmax(dim=-1).tolist()
 
     assert [predictor.classnames[i] for i in chosen] == ["red", "blue"]
+
+
+def test_a_student_predicts_on_the_view_that_its_run_was_evaluated_on(domains, tmp_path):
+    words = ("INPUT.INTERPOLATION", "bicubic", "STEPS.N", "4")
+    step_run(domains, tmp_path, "ERM", *words)
+    run = build_trainer(step_config(domains, tmp_path / "again", "ERM", *words))
+    checkpoint = load_checkpoint(str(tmp_path / "best"))
+    load_network(run.network, checkpoint, tmp_path / "best")
+    expected = run.evaluation.logits(run.network.eval(), "test_in")[0].softmax(dim=-1)
+    predictor = type(run).load_predictor(checkpoint, torch.device("cpu"))
+
+    images = [read_image(item.impath) for item in run.dm.dataset.test]  # 28 x 24 pixels
+    actual = predictor(predictor.pixels(images))
+
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_clip_teacher_resizes_images_of_another_size():

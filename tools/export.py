@@ -25,10 +25,13 @@ from torch import Tensor
 from dassl.flags import FlagParser
 from dassl.utils import atomic_write
 from trainers.common.deploy import DeployedClassifier, load_deployed, replace_classes
+from trainers.common.dg_model import TextHead
+from trainers.common.step_files import interpolation_of
 from trainers.common.teacher import build_teacher, prompt_names, prompt_templates
 
 logger = logging.getLogger("export")
 TOLERANCE = 1e-4  # largest difference of logits, relative to the largest logit
+SAME_TEXT = 0.999  # least cosine between two embeddings of one text by one encoder
 EXAMPLE_BATCH, CHECK_BATCHES = 2, (1, 3)
 
 
@@ -71,10 +74,24 @@ def new_classes(model: DeployedClassifier, checkpoint: dict, args: argparse.Name
         std=checkpoint["pixel_std"],
     )
     style = checkpoint.get("prompt_style", 2)
-    templates = args.template or prompt_templates(style)
+    known, own = prompt_names(style, checkpoint["classnames"]), prompt_templates(style)
+    old = model.network.head
+    replace_classes(model.network, teacher, known, own)
+    check_same_texts(old, model.network.head, spec)
+    templates = args.template or own
     filled = names if args.template else prompt_names(style, names)
     replace_classes(model.network, teacher, filled, templates)
     return names
+
+
+def check_same_texts(old: TextHead, new: TextHead, spec: str) -> None:
+    """ValueError if a text encoder does not embed the trained class names as the teacher did."""
+    similar = torch.cosine_similarity(old.weight, new.weight).min().item()
+    if similar < SAME_TEXT:
+        raise ValueError(
+            f"The text encoder {spec} is not the one that the student was distilled from: for the "
+            f"trained class names its texts are as similar as {similar:.3f}. Give the teacher."
+        )
 
 
 def export_program(model: DeployedClassifier, pixels: Tensor, path: Path) -> Callable:
@@ -156,6 +173,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         "classnames": classnames,
         "input": ["batch", 3, size, size],
         "input_range": [0.0, 1.0],
+        "resize": f"the whole image, whatever its aspect ratio, {interpolation_of(checkpoint)}",
         "student": checkpoint["backbone"],
         "trainer": checkpoint["trainer"],
         "parameters": sum(p.numel() for p in model.parameters()),

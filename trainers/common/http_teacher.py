@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 TOKEN_VARIABLE = "VLTUNE_TEACHER_TOKEN"  # sent as a bearer token
 RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
 LONGEST_WAIT = 60.0  # seconds
+LONGEST_REASON = 500  # bytes of a refusal that are shown
 PASSING_ERRORS = (  # no connection, or an answer that was cut off
     urllib.error.URLError,
     TimeoutError,
@@ -115,14 +116,14 @@ class HttpTeacher(Teacher):
         for start in range(0, len(todo), self.batch_size):
             part = todo[start : start + self.batch_size]
             reply = self._ask(kind, {f"{kind}s": [encode(item) for _, item in part]})
+            self.queries.ask(**{f"{kind}s": len(part)})  # before the cache calls them known
             rows = np.asarray(reply["embeddings"], dtype=np.float32)
-            if rows.ndim != 2 or len(rows) != len(part):
+            if rows.ndim != 2 or len(rows) != len(part) or not np.isfinite(rows).all():
                 raise RuntimeError(
                     f"{self.url}/{kind} answered {rows.shape} for {len(part)} items; expected "
-                    f"({len(part)}, D)."
+                    f"({len(part)}, D), all finite. Nothing of this answer is kept."
                 )
             fresh = {key: row for (key, _), row in zip(part, rows)}
-            self.queries.ask(**{f"{kind}s": len(part)})  # before the cache calls them known
             self.cache.put(fresh)
             known.update(fresh)
         return torch.from_numpy(np.stack([known[key] for key in keys]))
@@ -141,8 +142,9 @@ class HttpTeacher(Teacher):
             except urllib.error.HTTPError as error:
                 cause, pause = f"HTTP {error.code}", error.headers.get("Retry-After")
                 if error.code not in RETRY_STATUS:
+                    said = error.read(LONGEST_REASON).decode(errors="replace")
                     raise RuntimeError(
-                        f"The teacher {self.url}/{path} refused: {cause}."
+                        f"The teacher {self.url}/{path} refused: {cause}. {said}".rstrip()
                     ) from error
             except PASSING_ERRORS as error:
                 cause, pause = str(getattr(error, "reason", error)), None
