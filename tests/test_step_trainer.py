@@ -341,6 +341,11 @@ def test_without_a_test_swads_weights_are_deployed_all_the_same(domains, tmp_pat
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
+def test_training_images_that_are_not_normalised_are_refused(domains, tmp_path):
+    with pytest.raises(ValueError, match="without normalize"):
+        build_trainer(step_config(domains, tmp_path, "ERM", "INPUT.TRANSFORMS", "['random_flip']"))
+
+
 def test_images_that_are_not_square_are_refused(domains, tmp_path):
     with pytest.raises(ValueError, match="square"):
         build_trainer(step_config(domains, tmp_path, "ERM", "INPUT.SIZE", "(32, 40)"))

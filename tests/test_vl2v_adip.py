@@ -12,6 +12,7 @@ from step_world import (
     accuracies,
     make_domains,
     make_teacher,
+    step_args,
     step_config,
     step_run,
 )
@@ -22,6 +23,7 @@ import trainers  # noqa: F401
 from clip import load_backbone
 from dassl.engine import build_trainer
 from dassl.engine.cli import make_config, make_parser
+from dassl.engine.run import run
 from dassl.utils import load_checkpoint, read_image
 from tools import export
 from tools.teacher_server import TeacherHandler, TeacherServer
@@ -557,6 +559,16 @@ def test_a_teacher_without_a_cache_is_asked_again_after_a_kill(domains, tmp_path
 
     assert queries["images"] == (4 + 2) * 8  # steps 1 and 2 twice
     assert queries["texts"] == 2 * len(CLASSES)
+
+
+def test_an_evaluation_leaves_no_journal_of_queries(domains, tmp_path):
+    step_run(domains, tmp_path / "run", "VL2VADiP", "STEPS.N", "4")
+    words = step_args(domains, tmp_path / "eval", "VL2VADiP", "STEPS.N", "4")
+    args = make_parser().parse_args(["--eval-only", "--model-dir", str(tmp_path / "run"), *words])
+
+    run(args, make_config(args))
+
+    assert not list(tmp_path.rglob("resume.*"))
 
 
 def test_the_database_of_answers_is_closed(tmp_path):

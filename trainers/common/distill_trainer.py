@@ -94,7 +94,6 @@ class DistillTrainer(StepTrainer):
             mean=cfg.INPUT.PIXEL_MEAN,
             std=cfg.INPUT.PIXEL_STD,
         )
-        self.teacher.queries.keep_in(Path(self.output_dir) / JOURNAL)
         names = prompt_names(node.PROMPT_STYLE, self.classnames)
         templates = prompt_templates(node.PROMPT_STYLE)
         texts = class_embeddings(self.teacher, names, templates, keep=True)
@@ -132,6 +131,10 @@ class DistillTrainer(StepTrainer):
         node = self.cfg.TRAINER.VL2V
         meta = {"teacher": node.TEACHER, "prompt_style": node.PROMPT_STYLE}
         return {**super().checkpoint_meta(), **meta, "logit_scale": self.teacher.scale}
+
+    def before_train(self) -> None:
+        self.teacher.queries.keep_in(Path(self.output_dir) / JOURNAL)
+        super().before_train()
 
     def extra_state(self) -> dict:
         return {**super().extra_state(), "queries": self.teacher.queries.state_dict()}

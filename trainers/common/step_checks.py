@@ -31,6 +31,11 @@ class StepChecks:
             raise ValueError(
                 f'STEPS.RECORDS is "{cfg.STEPS.RECORDS}"; allowed: {", ".join(RECORDS)}.'
             )
+        if "normalize" not in cfg.INPUT.TRANSFORMS:
+            raise ValueError(
+                f"INPUT.TRANSFORMS is {list(cfg.INPUT.TRANSFORMS)}, without normalize: evaluation "
+                "and teacher take normalised images. Add it."
+            )
         if cfg.TEST.SELECT_ON != "source_val":
             raise ValueError(
                 f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON}, but {type(self).__name__} selects on "

@@ -68,18 +68,19 @@ class Queries:
         self.images += images
         self.texts += texts
         if self.journal is not None:
-            self.journal.parent.mkdir(parents=True, exist_ok=True)
             with self.journal.open("a", encoding="utf-8") as file:
                 file.write(f"{images} {texts}\n")
 
     def keep_in(self, journal: Path) -> None:
-        """Keep a journal from now on, after what a killed attempt has left in it."""
+        """Keep all counts in a journal, behind those that a killed attempt has left there."""
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        earlier = journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else []
+        asked, self.images, self.texts = (self.images, self.texts), 0, 0
+        for images, texts in [map(int, line.split()) for line in earlier]:
+            self.images += images
+            self.texts += texts
         self.journal = journal
-        if journal.is_file():
-            for line in journal.read_text(encoding="utf-8").splitlines():
-                images, texts = map(int, line.split())
-                self.images += images
-                self.texts += texts
+        self.ask(images=asked[0], texts=asked[1])
 
     def remove_journal(self) -> None:
         """The run has ended, its counts are recorded."""
