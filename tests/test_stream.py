@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from dataset_trees import write_images
 from PIL import Image
 from torch import nn
 
@@ -476,6 +477,22 @@ def test_every_label_of_the_official_draws_is_counted(dmn, tmp_path, monkeypatch
     counted = {item.impath for item in trainer.dm.dataset.train_x}
     assert memory != training
     assert counted == (memory | training if setting == "few_shot" else memory)
+
+
+def test_the_official_draw_on_imagenet_leaves_its_shots_out_of_validation(dmn, tmp_path):
+    for split, count in (("train", 12), ("val", 2)):
+        names = [f"{wnid}/{k}.JPEG" for wnid in ("n01440764", "n01443537") for k in range(count)]
+        write_images(tmp_path / "imagenet/images" / split, names)
+    options = ["DATASET.NAME", "ImageNet", "DATASET.ROOT", str(tmp_path), "DATASET.NUM_SHOTS", "2"]
+    options += ["DATASET.VAL_SHOTS", "8", "TEST.SELECT_ON", "val"]
+
+    trainer = dmn(tmp_path / "run", *options, "TRAINER.DMN.OFFICIAL_DRAW", "True")
+
+    shots = {item.impath for item in trainer.dm.dataset.train_x}
+    validation = {item.impath for item in trainer.val_loader.items}
+    assert len(trainer.memory_items) == 4 and len(shots) > 4
+    assert validation and not validation & shots
+    assert all("train" in path for path in validation)
 
 
 def test_the_official_draw_depends_on_the_split_alone(dmn, tmp_path):

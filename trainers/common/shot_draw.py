@@ -42,6 +42,8 @@ def official_draws(cfg: CfgNode) -> tuple[list[Datum], list[Datum]]:
     everything = cfg.clone()
     everything.defrost()
     everything.DATASET.NUM_SHOTS = -1
+    # ImageNet would draw validation images from what the shots leave: here nothing is left
+    everything.TEST.SELECT_ON, everything.TEST.FINAL_MODEL = "last", "last_step"
     items, shots = build_dataset(everything).train_x, cfg.DATASET.NUM_SHOTS
     if cfg.DATASET.NAME == "ImageNet":
         running = random.Random(0)
