@@ -11,7 +11,12 @@ from plain_dmn import PlainMemory, static_logits_plainly, step_plainly
 
 from dassl.config import get_cfg_default
 from dassl.data.datasets import Datum
-from trainers.common.confidence import confident_count, confident_prediction
+from trainers.common.confidence import (
+    confident_count,
+    confident_prediction,
+    first_of_equal,
+    least_entropy_views,
+)
 from trainers.common.cupl import (
     class_sentences,
     find_cupl_file,
@@ -233,6 +238,27 @@ def test_exactly_tied_classes_give_the_lowest_index():
     views = F.normalize(text[4] + 0.05 * unit(8, 16, seed=3), dim=-1)
 
     assert int(confident_prediction(views, text, SCALE, 2).label) == 1
+
+
+def test_equal_text_features_give_equal_probabilities_bit_for_bit():
+    text = unit(9, 16)
+    text[8] = text[7] = text[0]
+
+    same = first_of_equal(text)
+    found = [confident_prediction(unit(8, 16, seed=s), text, SCALE, 2, same) for s in range(20)]
+
+    for prediction in found:
+        assert torch.equal(prediction.text[[7, 8]], prediction.text[[0, 0]])
+        assert torch.equal(prediction.mean[[7, 8]], prediction.mean[[0, 0]])
+    assert same.tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 0]
+    assert first_of_equal(unit(9, 16)) is None
+
+
+def test_of_equally_sure_views_the_first_are_selected():
+    entropies = torch.zeros(64)
+    entropies[[0, 5]] = 1.0
+
+    assert least_entropy_views(entropies, 6).tolist() == [1, 2, 3, 4, 6, 7]
 
 
 # --------------------------------------------------------------------- prompts

@@ -112,6 +112,16 @@ def test_sentences_come_back_in_the_order_given(clip):
         torch.testing.assert_close(row, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_equal_sentences_get_equal_features_wherever_they_stand(clip, monkeypatch):
+    monkeypatch.setattr("trainers.common.prompts.TEXT_BATCH", 3)
+    sentences = ["a missile", *(f"a {name}" for name in NAMES), "an origami canoe", "a missile"]
+
+    features = encode_sentences(clip, sentences)
+
+    assert torch.equal(features[0], features[-1])
+    assert len(features.unique(dim=0)) == len(sentences) - 1
+
+
 def test_class_vectors_are_unit_rows(clip):
     classifier = zero_shot_classifier(clip, NAMES, ["a {}.", "the {} in a game."])
 

@@ -19,7 +19,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import did_you_mean
 from trainers.common import Method
 from trainers.common.augment import Augmentation
-from trainers.common.confidence import confident_count, confident_prediction
+from trainers.common.confidence import confident_count, confident_prediction, first_of_equal
 from trainers.common.cupl import class_sentences, sentence_classifier, swap_food_names
 from trainers.common.dynamic_memory import DynamicMemory
 from trainers.common.fusion import fuse, search_weights
@@ -314,11 +314,19 @@ class DMN(StreamTrainer):
         super().build_data_loader()
         self.memory_items = self.dm.dataset.train_x
         if self.settings.OFFICIAL_DRAW and self.settings.SETTING != "zero_shot":
-            self.memory_items, training = official_draws(self.cfg)
-            self.train_loader_x = self._train_loader(training)
-            used = [self.memory_items, training if self.settings.SETTING == "few_shot" else []]
-            labelled = {item.impath: item for items in used for item in items}
-            self.dm.dataset._train_x = list(labelled.values())  # results.json counts and digests it
+            self._draw_officially()
+
+    def _draw_officially(self) -> None:
+        """Other shots than CoOp's; ImageNet's validation images, drawn beside those, give way."""
+        dataset = self.dm.dataset
+        self.memory_items, training = official_draws(self.cfg)
+        self.train_loader_x = self._train_loader(training)
+        used = [self.memory_items, training if self.settings.SETTING == "few_shot" else []]
+        labelled = {item.impath: item for items in used for item in items}
+        dataset._train_x = list(labelled.values())  # results.json counts and digests it
+        if any(item.impath in labelled for item in dataset.val or ()):
+            dataset._val = [item for item in dataset.val if item.impath not in labelled]
+            self.val_loader = self._test_loader(dataset.val)
 
     def build_model(self) -> None:
         super().build_model()
@@ -385,6 +393,7 @@ class DMN(StreamTrainer):
     def begin_stream(self) -> None:
         scale = float(self.clip.logit_scale.exp())
         self.text = self.method.text_features()
+        self.same = first_of_equal(self.text)
         self.memory = self.method.new_memory(self.settings.MEMORY_SIZE, scale)
         node = self.settings
         self.confident = confident_count(node.N_VIEWS, node.SELECTION_P, key="TRAINER.DMN")
@@ -396,8 +405,8 @@ class DMN(StreamTrainer):
 
     def _steps(self, views: Tensor) -> Step:
         """(n, V, D) unit rows; their read-outs share one matrix product."""
-        scale = self.memory.scale
-        found = [confident_prediction(v, self.text, scale, self.confident) for v in views]
+        scale, text = self.memory.scale, self.text
+        found = [confident_prediction(v, text, scale, self.confident, self.same) for v in views]
         labels = torch.stack([one.label for one in found])
         entropies = torch.stack([one.entropy for one in found])
         queries = views[:, 0].contiguous()
@@ -436,8 +445,5 @@ class DMN(StreamTrainer):
         self.memory.load_state(state)
 
     def stream_facts(self) -> dict:
-        usage = self.memory.usage()
-        return {
-            "memory": usage,
-            "alpha": [round(weight, 6) for weight in self.method.alpha.tolist()],
-        }
+        alpha = [round(weight, 6) for weight in self.method.alpha.tolist()]
+        return {"memory": self.memory.usage(), "alpha": alpha}

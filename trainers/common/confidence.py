@@ -47,12 +47,26 @@ def confident_count(views: int, share: float, *, key: str) -> int:
 
 
 def least_entropy_views(entropies: Tensor, count: int) -> Tensor:
-    """(V,) entropies -> (count,) indices of the smallest, ascending."""
-    return entropies.topk(count, largest=False).indices.sort().values
+    """(V,) entropies -> (count,) indices of the smallest, ascending; of equal ones the first."""
+    return entropies.argsort(stable=True)[:count].sort().values
+
+
+def first_of_equal(rows: Tensor) -> Tensor | None:
+    """(C, D) -> (C,) the first row that equals each row; None if all of them differ."""
+    unique, places = rows.unique(dim=0, return_inverse=True)
+    if len(unique) == len(rows):
+        return None
+    numbers = torch.arange(len(rows), device=rows.device)
+    first = numbers.new_full((len(unique),), len(rows))
+    return first.scatter_reduce(0, places, numbers, reduce="amin")[places]
 
 
 def confident_prediction(
-    views: Tensor, text_features: Tensor, scale: float, count: int
+    views: Tensor,
+    text_features: Tensor,
+    scale: float,
+    count: int,
+    same: Tensor | None = None,
 ) -> Confident:
     """Classify the views of ONE image.
 
@@ -64,8 +78,12 @@ def confident_prediction(
         text_features: (C, D) unit rows.
         scale: the multiplier of cosines.
         count: number of confident views.
+        same: ``first_of_equal(text_features)``. A matrix product rounds equal rows differently;
+            with it, classes of equal names tie exactly.
     """
     probabilities = (scale * (views @ text_features.t())).softmax(dim=-1)  # (V, C)
+    if same is not None:
+        probabilities = probabilities[:, same]
     entropies = -(probabilities * (probabilities + VIEW_EPSILON).log()).sum(dim=-1)
     selected = least_entropy_views(entropies, count)
     mean = probabilities[selected].mean(dim=0)

@@ -144,12 +144,13 @@ class FrozenPrompts:
 
 @torch.no_grad()
 def encode_sentences(clip: CLIP, sentences: Sequence[str]) -> Tensor:
-    """N sentences -> (N, D) raw features, no gradient."""
-    tokens = tokenize(list(sentences)).to(clip.logit_scale.device)
+    """N sentences -> (N, D) raw features, no gradient; equal sentences, equal bits."""
+    places = {sentence: place for place, sentence in enumerate(dict.fromkeys(sentences))}
+    tokens = tokenize(list(places)).to(clip.logit_scale.device)
     # Sorted by length, so that a block of TEXT_BATCH prompts holds few different lengths.
     order = eot_positions(tokens).argsort(stable=True)
     parts = [encode_prompts(clip, tokens[rows]) for rows in order.split(TEXT_BATCH)]
-    return torch.cat(parts)[order.argsort()]
+    return torch.cat(parts)[order.argsort()][[places[sentence] for sentence in sentences]]
 
 
 @torch.no_grad()
