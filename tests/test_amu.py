@@ -67,6 +67,15 @@ def test_kept_constants_predict_what_the_whole_forward_predicts(kind):
     torch.testing.assert_close(differences, torch.zeros_like(scores), atol=1e-3, rtol=0)
 
 
+def test_the_entropy_of_an_underflowing_prediction_is_its_limit():
+    logits = torch.tensor([[200.0, 0.0, 0.0, 0.0], [200.0, 200.0, 0.0, 0.0]])
+
+    factor = uncertainty_factor(logits, "entropy", 0.4)
+
+    expected = torch.tensor([[0.0], [0.5]]).mul(0.4).exp()
+    torch.testing.assert_close(factor, expected, rtol=1e-6, atol=0)
+
+
 def test_an_unknown_uncertainty_names_those_that_exist():
     with pytest.raises(ValueError, match="UNCENT_TYPE.*moment"):
         uncertainty_factor(torch.randn(2, 6), "kurtosis", 0.4)

@@ -56,7 +56,11 @@ def _moment(p: Tensor, power: float) -> Tensor:
 
 
 def _entropy(p: Tensor, power: float) -> Tensor:
-    """exp(rho H), H in [0, 1]; where a p underflows to 0 it counts 0 (officially NaN)."""
+    """exp(rho H), H = -sum p log p / log C in [0, 1].
+
+    A p that underflows to 0 (logits more than about 100 apart) counts its limit, 0. Officially
+    0 * log 0 is NaN there: in training it would make all of W NaN, in a test predict class 0.
+    """
     entropy = torch.special.entr(p).sum(dim=-1, keepdim=True) / math.log(p.shape[-1])
     return torch.exp(power * entropy)
 
