@@ -268,6 +268,40 @@ def test_an_unknown_dataset_is_answered_with_a_close_one(capsys, words):
     assert "Did you mean oxford_pets?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fewshot", "--dataset", "pacs"],
+        ["testtime", "--dataset", "toy_domains"],
+        ["xd", "--targets", "domain_folder"],
+    ],
+)
+def test_a_set_of_domains_is_refused_where_no_domain_is_left_out(capsys, words):
+    status = main([*words, "--trainer", "TaskRes"])
+
+    assert status == 1
+    printed = capsys.readouterr().err
+    assert f"{words[-1]} is a set of domains" in printed and "protocol lodo" in printed
+
+
+def test_a_misspelt_domain_is_answered_with_a_close_one(capsys):
+    words = ["lodo", "--trainer", "ERM", "--dataset", "pacs", "--recipe", "toy"]
+
+    status = main([*words, "--domains", "photo,sketchh"])
+
+    assert status == 1
+    assert 'pacs has no domain "sketchh". Did you mean sketch?' in capsys.readouterr().err
+
+
+def test_the_check_is_repeated_from_anywhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    text = preflight.data_problems(["class_folder"], str(tmp_path / "my birds"))[0]
+
+    check = f"python {ROOT}/tools/check_data.py class_folder --root '{tmp_path}/my birds'"
+    assert text.endswith(f"Check again: {check}")
+
+
 def test_training_without_shots_is_refused(capsys):
     status = main(["fewshot", "--trainer", "TaskRes", "--shots", "0"])
 

@@ -248,7 +248,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
         return 130
-    print(f"\n{closing_text(requests, runs)}")
+    if text := closing_text(requests, runs):
+        print(f"\n{text}")
     if not any(not run.tolerant for run in failed):
         return 0
     missing = sum(not run.results() for run in runs)

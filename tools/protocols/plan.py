@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.protocols.sets import domains_of, transfer_targets
+from tools.protocols.sets import check_has_no_domains, chosen_domains, transfer_targets
 from tools.recipes import ROOT, Recipe, resolve, slug
 
 KEY = re.compile(r"[A-Z][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)+$|USE_CUDA$|VERBOSE$")
@@ -116,7 +116,8 @@ def make_plan(request: Request) -> list[Run]:
     """All runs of a protocol in an order that respects their dependencies.
 
     Raises:
-        ValueError: an unknown protocol, or a dataset without the domains or targets it needs.
+        ValueError: an unknown protocol, or a dataset without the domains or targets it needs, or
+            with domains that it leaves alone.
     """
     planners = {
         "fewshot": _fewshot,
@@ -129,6 +130,8 @@ def make_plan(request: Request) -> list[Run]:
     }
     if request.protocol not in planners:
         raise ValueError(f'No protocol "{request.protocol}". Known: {", ".join(planners)}.')
+    if request.protocol != "lodo":
+        check_has_no_domains((*request.datasets, *request.targets), request.protocol)
     return planners[request.protocol](request)
 
 
@@ -264,7 +267,7 @@ def _lodo(request: Request) -> list[Run]:
     runs = []
     for dataset in request.datasets:
         recipe = request.resolve(dataset, shots=0)
-        domains = request.domains or domains_of(dataset, request.root)
+        domains = chosen_domains(dataset, request.domains, request.root)
         level = request.output / "lodo" / dataset / request.trainer / _folder(request, recipe, None)
         teacher = _teacher(request, recipe, dataset)
         has_zeroshot = request.with_zeroshot and not recipe.eval_only and teacher

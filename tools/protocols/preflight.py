@@ -8,12 +8,14 @@ import io
 import json
 import logging
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from dassl.flags import FlagParser
+from tools.protocols.plan import script_path
 
 GIGABYTE = 10**9
 SHOWN = 3  # mistakes in settings that are told; those of many runs are alike
@@ -109,7 +111,7 @@ def data_problems(datasets: Iterable[str], root: str) -> list[str]:
 
 
 def _check_command(name: str, root: str) -> str:
-    return f"python tools/check_data.py {name} --root {root}"
+    return shlex.join(["python", script_path("tools/check_data.py"), name, "--root", root])
 
 
 def weights_problems(backbones: Iterable[str], *, may_download: bool) -> list[str]:

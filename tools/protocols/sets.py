@@ -50,6 +50,20 @@ def check_datasets(names: Iterable[str]) -> None:
             raise ValueError(f'No data set "{name}".{hint} Known: {", ".join(known)}.')
 
 
+def check_has_no_domains(names: Iterable[str], protocol: str) -> None:
+    """Refuse a set of domains where a protocol leaves none out.
+
+    Raises:
+        ValueError: naming the protocol that does.
+    """
+    for name in names:
+        if name in DOMAINS or name == "domain_folder":
+            raise ValueError(
+                f"{name} is a set of domains, one of which is tested on and left out in training. "
+                f"That is the protocol lodo, not {protocol}."
+            )
+
+
 def transfer_targets(protocol: str, source: str) -> tuple[str, ...]:
     """Data sets that a model trained on `source` is tested on (xd: others, dg: variants).
 
@@ -69,6 +83,21 @@ def transfer_targets(protocol: str, source: str) -> tuple[str, ...]:
             f"Name them: --targets a,b,c."
         )
     return targets
+
+
+def chosen_domains(dataset: str, wanted: tuple[str, ...], root: str) -> tuple[str, ...]:
+    """The domains to leave out: those that are wanted, or all.
+
+    Raises:
+        ValueError: a known data set has no such domain, or its domains are not known.
+    """
+    known = DOMAINS.get(dataset, wanted)
+    for name in wanted:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ValueError(f'{dataset} has no domain "{name}".{hint} Known: {", ".join(known)}.')
+    return wanted or domains_of(dataset, root)
 
 
 def domains_of(dataset: str, root: str) -> tuple[str, ...]:
