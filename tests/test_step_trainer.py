@@ -10,7 +10,7 @@ from step_world import accuracies, make_domains, step_args, step_config, step_ru
 import datasets  # noqa: F401
 import trainers  # noqa: F401
 from dassl.data.datasets import Datum
-from dassl.engine import build_trainer
+from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.run import run
 from dassl.utils import load_checkpoint
@@ -219,6 +219,9 @@ def test_wrong_settings_of_any_stage_are_found_before_the_first_starts(
     with pytest.raises(ValueError, match=message):
         step_run(domains, tmp_path, trainer, key, value)
     assert not (tmp_path / first).exists()
+    kind = TRAINER_REGISTRY.get(trainer)
+    with pytest.raises(ValueError, match=message):  # without a trainer, as before a protocol
+        kind.__new__(kind).check_cfg(step_config(domains, tmp_path, trainer, key, value))
 
 
 def test_a_second_stage_that_could_save_nothing_stops_the_first(domains, tmp_path):

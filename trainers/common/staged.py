@@ -45,7 +45,7 @@ class StagedTrainer(TrainerBase):
         use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
         self.device = torch.device("cuda" if use_cuda else "cpu")
         self.selection = selection_rule(cfg)
-        self.checks = [self.check_stage(index) for index in range(len(self.stages))]
+        self.check_cfg(cfg)
         self.dm = SimpleNamespace(dataset=build_dataset(cfg))
         check_images(self.dm.dataset, skip_bad=cfg.DATALOADER.SKIP_BAD_IMAGES)
         self.lab2cname = self.dm.dataset.lab2cname
@@ -66,25 +66,28 @@ class StagedTrainer(TrainerBase):
         cfg.freeze()
         return cfg
 
-    def check_stage(self, index: int) -> StepChecks:
-        """Refuse wrong settings of a stage.
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Refuse wrong settings of any stage before the first starts.
 
-        Returns:
-            The stage's trainer without what ``__init__`` builds: its checks read the config alone.
+        Raises:
+            ValueError: as the stage would.
         """
-        cfg = self.stage_cfg(index)
-        kind = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
-        stage = kind.__new__(kind)
-        stage.check_cfg(cfg)
-        if index + 1 < len(self.stages):
+        *earlier, last = self.stage_checks()
+        for stage in earlier:
+            stage.check_cfg(cfg)
             stage.check_hands_on(cfg)
-        return stage
+        last.check_cfg(cfg)
+
+    def stage_checks(self) -> list[StepChecks]:
+        """The stages' trainers without what ``__init__`` builds: checks read the config alone."""
+        kinds = (TRAINER_REGISTRY.get(trainer) for _, trainer in self.stages)
+        return [kind.__new__(kind) for kind in kinds]
 
     def train(self, start_epoch: int | None = None, max_epoch: int | None = None) -> None:
         """Run every stage that is not finished."""
         self.time_start = time.time()
-        for checks in self.checks:
-            checks.check_training(self.cfg, self.dm.dataset)
+        for stage in self.stage_checks():
+            stage.check_training(self.cfg, self.dm.dataset)
         for index in range(len(self.stages)):
             results = self.run_stage(index)
             if index + 1 < len(self.stages):
