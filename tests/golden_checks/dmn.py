@@ -48,14 +48,15 @@ def _inputs(case: Case, clip) -> tuple[Tensor, Tensor | None, Tensor | None]:
     with torch.no_grad():
         views = _encode(clip, case.tensor("images"))
         if "shot_images" in case.arrays:
-            shots = _encode(clip, case.tensor("shot_images"))[:, :, None]
+            shots = _encode(clip, case.tensor("shot_images"))
+            shots = shots if shots.dim() == 4 else shots[:, :, None]
     return text, shots, views
 
 
 def _encode(clip, images: Tensor) -> Tensor:
     """(..., 3, R, R) -> (..., D) unit rows."""
-    raw = clip.encode_image(images.float().flatten(0, 1))
-    return F.normalize(raw, dim=-1).unflatten(0, images.shape[:2])
+    raw = clip.encode_image(images.float().flatten(0, -4))
+    return F.normalize(raw, dim=-1).unflatten(0, images.shape[:-3])
 
 
 def _method(case: Case, text: Tensor, shots: Tensor | None, **settings) -> DualMemory:
