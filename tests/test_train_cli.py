@@ -365,6 +365,28 @@ def test_a_foreign_package_of_the_same_name_is_refused_with_its_path(tmp_path, m
         train.check_packages()
 
 
+@pytest.mark.parametrize(
+    "more", [(), ("--eval-only", "--load-epoch", "2", "--model-dir", "{world}/trained")]
+)
+def test_a_run_that_failed_at_its_start_leaves_the_folder_free(world, monkeypatch, more):
+    start(world, output="trained")
+    more = [word.format(world=world) for word in more]
+
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="wrong"):
+        patch.setattr(cli.TRAINER_REGISTRY.get("EngineToy"), "load_model", raise_wrong)
+        patch.setattr(cli.TRAINER_REGISTRY.get("EngineToy"), "before_train", raise_wrong)
+        start(world, *more, "OPTIM.LR", "0.1")
+    results = start(world, *more, "OPTIM.LR", "0.2")
+
+    assert results["finished"] and "LR: 0.2" in (world / "run" / "config.yaml").read_text()
+    with pytest.raises(ValueError, match=r"OPTIM\.LR was 0\.2, now 0\.1"):
+        start(world, *more, "OPTIM.LR", "0.1")
+
+
+def raise_wrong(*arguments, **keywords):
+    raise ValueError("wrong")
+
+
 def test_a_run_with_a_random_seed_goes_on_with_the_seed_that_it_drew(world, monkeypatch):
     monkeypatch.setenv("VLTUNE_RESUME_SECONDS", "0")
     words = ("DATASET.NUM_SHOTS", "2", "OPTIM.MAX_EPOCH", "3")

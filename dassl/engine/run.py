@@ -138,9 +138,7 @@ def evaluate(
     if earlier is not None:
         add_labels_of_training(results, earlier, trainer)
     output = Path(trainer.output_dir)
-    own = _read_results(output / RESULTS_FILE)
-    is_training_folder = own is not None and "evaluated" not in own
-    record(results, output / (EVALUATION_FILE if is_training_folder else RESULTS_FILE))
+    record(results, output / (EVALUATION_FILE if holds_training(output) else RESULTS_FILE))
     trainer.remove_resume_file()
     return results
 
@@ -168,12 +166,28 @@ def record(results: dict[str, Any], path: Path) -> None:
 
 # --------------------------------------------------------------------- the output folder
 def check_output_dir(cfg: CfgNode, output: Path, *, is_evaluation: bool) -> None:
-    """Refuse a folder that belongs to a run with another config; names the keys that differ."""
+    """Refuse a folder that belongs to a run with another config; names the keys that differ.
+
+    A run that failed before it kept anything leaves the folder free.
+    """
     path = output / CONFIG_FILE
-    own = _read_results(output / RESULTS_FILE)
-    if not path.is_file() or (is_evaluation and own is not None and "evaluated" not in own):
+    if not path.is_file() or not keeps_anything(output):
+        return
+    if is_evaluation and holds_training(output):
         return
     check_same_config(cfg, CfgNode.load_cfg(path.read_text(encoding="utf-8")), path)
+
+
+def keeps_anything(output: Path) -> bool:
+    """Whether a run began here: a resume file, a checkpoint or results are there."""
+    kept = (RESUME_FILES, "*/*.pth.tar*", RESULTS_FILE, EVALUATION_FILE)
+    return any(True for pattern in kept for _ in output.glob(pattern))
+
+
+def holds_training(output: Path) -> bool:
+    """Whether a folder's results are those of a training, which an evaluation leaves alone."""
+    own = _read_results(output / RESULTS_FILE)
+    return own is not None and "evaluated" not in own
 
 
 def find_finished(output: Path, evaluated: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -192,7 +206,7 @@ def _read_results(path: Path) -> dict[str, Any] | None:
 def write_config(cfg: CfgNode, output: Path, *, is_evaluation: bool) -> None:
     """Write ``config.yaml``, complete; an evaluation leaves a training run's file as it is."""
     path = output / CONFIG_FILE
-    if is_evaluation and path.is_file():
+    if is_evaluation and path.is_file() and keeps_anything(output):
         return
     with atomic_write(path) as temporary:
         Path(temporary).write_text(cfg.dump(), encoding="utf-8")
