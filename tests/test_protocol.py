@@ -560,6 +560,7 @@ def test_a_folder_of_other_settings_is_found_before_the_first_run(tmp_path):
     folder.mkdir(parents=True)
     cfg = make_config(make_train_parser().parse_args(run.arguments()))
     (folder / "config.yaml").write_text(cfg.dump())
+    (folder / "resume.started").touch()
 
     assert preflight.config_problems([run.arguments()]) == []
     problems = preflight.config_problems([plan(*words, "OPTIM.LR", "0.1")[-1].arguments()])
@@ -573,6 +574,16 @@ def test_runs_that_wait_for_others_are_checked_without_them(tmp_path):
 
     assert "--model-dir" in new.arguments() and "--model-dir" not in new.arguments(linked=False)
     assert preflight.config_problems(run.arguments(linked=False) for run in (base, new)) == []
+
+
+@pytest.mark.parametrize(
+    "trainer", sorted(path.parent.name for path in TRAINERS_DIR.glob("*/toy.yaml"))
+)
+def test_the_toy_settings_of_every_trainer_pass_the_check(trainer, tmp_path):
+    words = ["--trainer", trainer, "--recipe", "toy", "--no-zeroshot", "--output", str(tmp_path)]
+    runs = plan("fewshot", *words)
+
+    assert preflight.config_problems(run.arguments(linked=False) for run in runs[:1]) == []
 
 
 def test_many_mistakes_of_one_kind_are_counted(monkeypatch):
