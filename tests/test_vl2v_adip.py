@@ -331,6 +331,18 @@ def test_a_clip_student_from_a_file_is_deployed_without_that_file(domains, tmp_p
     assert load_deployed(tmp_path / "run")[1]["backbone"] == f"clip:{path}"
 
 
+def test_the_texts_of_clip_fine_tuning_come_from_the_given_weights(domains, tmp_path):
+    path = tmp_path / "mine.pt"
+    torch.save(load_backbone("toy/ViT").state_dict(), path)
+    words = ("MODEL.BACKBONE.NAME", "clip:ViT-L/14", "MODEL.BACKBONE.PRETRAINED", "True")
+    words += ("MODEL.BACKBONE.WEIGHTS", str(path), "TRAINER.ERM.HEAD", "text")
+    trainer = build_trainer(step_config(domains, tmp_path / "run", "ERM", *words))
+
+    texts = class_embeddings(ClipTeacher(load_backbone("toy/ViT")), CLASSES, prompt_templates(2))
+    rows = torch.nn.functional.normalize(trainer.network.head.weight.detach(), dim=-1)
+    torch.testing.assert_close(rows, texts)
+
+
 def test_a_student_without_a_clip_tower_is_refused(tmp_path, monkeypatch):
     vision = {"pool_type": "avg"}
     name = tiny_open_clip(tmp_path, monkeypatch, quick_gelu=True, vision=vision)[0]

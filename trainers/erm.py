@@ -82,7 +82,7 @@ class ERM(StepTrainer):
         if cfg.TRAINER.ERM.HEAD != "text":
             return super().build_head(width)
         teacher = build_teacher(
-            full_name(cfg.MODEL.BACKBONE.NAME).split(":", 1)[1],
+            cfg.MODEL.BACKBONE.WEIGHTS or full_name(cfg.MODEL.BACKBONE.NAME).split(":", 1)[1],
             device=self.device,
             scale=1.0,
             norm="imagenet",
