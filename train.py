@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,6 +62,16 @@ def warning_text(
     return f"{' '.join(str(message).split())} ({category.__name__}, {filename}:{lineno})"
 
 
+def place_of(err: Exception) -> str:
+    """File and line, of this repository where it is involved, that an error comes from."""
+    frames = [
+        (Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(err.__traceback__)
+    ]
+    own = [frame for frame in frames if frame[0].is_relative_to(HERE)]
+    path, line = (own or frames)[-1]
+    return f"{path.relative_to(HERE) if own else path}:{line}"
+
+
 def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     """One run; returns the content of its ``results.json`` (None with --no-train).
 
@@ -86,9 +97,9 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         logger.info("\nInterrupted. The same command goes on with this run.")
         sys.exit(130)  # what a shell reports for Ctrl-C
-    except (ValueError, KeyError, OSError, ImportError, FloatingPointError) as err:
+    except (ValueError, KeyError, OSError, ImportError, FloatingPointError, RuntimeError) as err:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
         logger.error("%s", err.args[0] if isinstance(err, KeyError) and err.args else err)
-        logger.info("(%s=1 shows where this was raised.)", TRACEBACK_VARIABLE)
+        logger.info("(%s; %s=1 shows the way there.)", place_of(err), TRACEBACK_VARIABLE)
         sys.exit(2)

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -432,6 +433,24 @@ def test_a_wrong_command_line_ends_with_one_line_and_no_traceback(tmp_path):
 
     assert done.returncode == 2
     assert "TaskRes" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_weights_that_cannot_be_read_end_with_the_reason_and_where_it_was_raised(tmp_path):
+    (tmp_path / "weights.pt").write_text("no weights")
+    words = ["--trainer", "TaskRes", "--backbone", str(tmp_path / "weights.pt")]
+
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "train.py"), *words],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"ERROR: {tmp_path}/weights.pt " in done.stderr
+    where = done.stderr.splitlines()[-1]
+    assert re.fullmatch(r"\(clip/\w+\.py:\d+; VLTUNE_TRACEBACK=1 shows the way there\.\)", where)
 
 
 def test_ctrl_c_ends_with_one_line_and_no_traceback(tmp_path):
