@@ -138,3 +138,17 @@ def test_training_starts_from_given_weights_of_a_run_or_a_file(tmp_path):
 def test_weights_that_are_not_there_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="MODEL.INIT_WEIGHTS /nowhere is neither"):
         made_trainer("CoOp", tmp_path, "MODEL.INIT_WEIGHTS", "/nowhere")
+
+
+def test_another_order_of_the_training_images_is_refused_not_ignored(tmp_path):
+    with pytest.raises(ValueError, match=r"SAMPLER is 'RandomClassSampler', but CoOp reads"):
+        made_trainer("CoOp", tmp_path, "DATALOADER.TRAIN_X.SAMPLER", "RandomClassSampler")
+
+
+@pytest.mark.parametrize("trainer", ["CoOp", "MaPLe"])
+@pytest.mark.parametrize(
+    ("key", "value"), [("DATALOADER.K_TRANSFORMS", 2), ("INPUT.NO_TRANSFORM", True)]
+)
+def test_several_views_or_none_are_refused_before_any_work(tmp_path, trainer, key, value):
+    with pytest.raises(ValueError, match=f"{key} is {value}, but {trainer}"):
+        made_trainer(trainer, tmp_path, key, value)

@@ -462,6 +462,11 @@ def test_prograd_needs_a_template_that_ends_with_the_name(tmp_path):
         made_trainer("ProGrad", tmp_path, *template)
 
 
+def test_another_loss_than_prograds_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="LOSS.NAME is 'ce'"):
+        made_trainer("ProGrad", tmp_path, "LOSS.NAME", "ce")
+
+
 # ------------------------------------------------------------------- official files
 def test_prompts_are_picked_from_an_official_whole_model_file(clip):
     torch.manual_seed(3)

@@ -108,7 +108,7 @@ class ProGrad(FeatureTrainer):
         node.CLASS_TOKEN_POSITION = "end"  # end only
         loss = CN()
         loss.GM = False  # in the official node, without effect
-        loss.NAME = "prograd"
+        loss.NAME = "prograd"  # prograd only
         loss.ALPHA = 0.0  # in the official node, without effect
         loss.T = 1.0  # temperature of the distillation term
         loss.LAMBDA = 1.0  # share of the conflicting component that is removed
@@ -120,6 +120,8 @@ class ProGrad(FeatureTrainer):
             raise ValueError("TRAINER.COOP.PREC amp does not work with ProGrad; set fp32 or fp16.")
         if cfg.TRAINER.COOP.CLASS_TOKEN_POSITION != "end":
             raise ValueError("ProGrad supports TRAINER.COOP.CLASS_TOKEN_POSITION end only.")
+        if cfg.LOSS.NAME != "prograd":
+            raise ValueError(f"LOSS.NAME is {cfg.LOSS.NAME!r}; ProGrad knows prograd only.")
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

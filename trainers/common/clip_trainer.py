@@ -44,7 +44,7 @@ class ClipTrainer(TrainerX):
         return self.cfg.TRAINER[self.node] if self.node else None
 
     def check_cfg(self, cfg: CfgNode) -> None:
-        """Refuse a precision or backbone that cannot work.
+        """Refuse a precision, backbone or form of the images that cannot work.
 
         Raises:
             ValueError: naming the key, its value and what is allowed.
@@ -59,6 +59,14 @@ class ClipTrainer(TrainerX):
                 "MODEL.BACKBONE.NAME is empty. Give --backbone NAME, one of "
                 f"{', '.join(available_models())}, open_clip:<arch>/<pretrained> or a path."
             )
+        name = type(self).__name__
+        if cfg.DATALOADER.K_TRANSFORMS != 1:
+            raise ValueError(
+                f"DATALOADER.K_TRANSFORMS is {cfg.DATALOADER.K_TRANSFORMS}, but {name} takes one "
+                "view of an image per step. Leave it at 1."
+            )
+        if cfg.INPUT.NO_TRANSFORM:
+            raise ValueError(f"INPUT.NO_TRANSFORM is True, but {name} needs tensors. Leave it out.")
 
     def build_data_loader(self) -> None:
         """Load the backbone first: INPUT.SIZE follows it."""

@@ -33,6 +33,12 @@ class FeatureTrainer(ClipTrainer):
             raise ValueError(
                 f"TRAIN.VIEWS is {cfg.TRAIN.VIEWS!r}; expected one of {', '.join(VIEW_MODES)}."
             )
+        sampler = cfg.DATALOADER.TRAIN_X.SAMPLER
+        if sampler != "RandomSampler":
+            raise ValueError(
+                f"DATALOADER.TRAIN_X.SAMPLER is {sampler!r}, but {type(self).__name__} reads image "
+                "features in random order. Leave it at RandomSampler."
+            )
 
     def build_data_loader(self) -> None:
         super().build_data_loader()
