@@ -28,7 +28,7 @@ def _tiny_weights(name: str, seed: int) -> dict[str, Tensor]:
 
 
 class Arrays(dict):
-    """Name -> array; ``read`` holds the names that were asked for, not merely looked up."""
+    """Name -> array; ``read`` holds the names asked for one by one: a loop over all reads none."""
 
     def __init__(self, arrays: dict[str, np.ndarray] | None = None) -> None:
         super().__init__(arrays or {})
@@ -37,11 +37,6 @@ class Arrays(dict):
     def __getitem__(self, name: str) -> np.ndarray:
         self.read.add(name)
         return super().__getitem__(name)
-
-    def items(self):
-        """All pairs; they count as read."""
-        self.read.update(self)
-        return super().items()
 
 
 @dataclass(frozen=True)
