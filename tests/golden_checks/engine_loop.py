@@ -123,6 +123,7 @@ def check_loop(case: Case) -> None:
         cfg.OUTPUT_DIR = folder
         cfg.TRAIN.PRINT_FREQ, cfg.TRAIN.CHECKPOINT_FREQ = config["PRINT_FREQ"], config["CKPT"]
         cfg.TEST.FINAL_MODEL = config["FINAL"]
+        cfg.TEST.NO_TEST = config.get("NO_TEST", False)
         for name, value in config["OPTIM"].items():
             cfg.OPTIM[name] = tuple(value) if isinstance(value, list) else value
         cfg.OPTIM.MAX_EPOCH = config["MAX_EPOCH"]
