@@ -1,5 +1,6 @@
 """train.py: the config it makes, what it refuses, what it writes."""
 
+import contextlib
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ import train
 from dassl.engine import TRAINER_REGISTRY, cli, report
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.run import DRAWN_SEED_FILE, run
-from dassl.utils import load_checkpoint
+from dassl.utils import load_checkpoint, only_writer
 
 REPOSITORY = Path(train.__file__).parent
 DATASET_YAML = """
@@ -364,6 +365,23 @@ def test_a_foreign_package_of_the_same_name_is_refused_with_its_path(tmp_path, m
 
     with pytest.raises(ImportError, match=str(foreign)):
         train.check_packages()
+
+
+def test_a_run_that_another_process_does_is_waited_for_and_not_repeated(world, monkeypatch, caplog):
+    whole = start(world, output="whole")
+    other = contextlib.ExitStack()
+    other.enter_context(only_writer(world / "run"))
+
+    def other_ends(seconds):
+        shutil.copytree(world / "whole", world / "run", dirs_exist_ok=True)
+        other.close()
+
+    monkeypatch.setattr("dassl.utils.locks.time.sleep", other_ends)
+    with caplog.at_level(logging.INFO):
+        results = start(world)
+
+    assert results == whole
+    assert "Waiting for another process" in caplog.text and "finished" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 from dassl.utils import (
     atomic_write,
     collect_env_info,
+    only_writer,
     read_json,
     set_random_seed,
     setup_logger,
@@ -46,17 +47,26 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict[str, Any] | None:
     output = Path(cfg.OUTPUT_DIR)
     evaluated = describe_evaluated(args) if args.eval_only else None
     check_output_dir(cfg, output, is_evaluation=args.eval_only)
-    finished = find_finished(output, evaluated)
-    if finished is not None:
-        logger.info(
-            "This run is finished, nothing is repeated: see %s. Delete that folder to run again.",
-            output / RESULTS_FILE,
-        )
-        return finished
+    if find_finished(output, evaluated) is None:
+        with only_writer(output):  # another process may do this run, or one of another config
+            check_output_dir(cfg, output, is_evaluation=args.eval_only)
+            if find_finished(output, evaluated) is None:
+                return run_now(args, cfg, evaluated, start=start)
+    logger.info(
+        "This run is finished, nothing is repeated: see %s. Delete that folder to run again.",
+        output / RESULTS_FILE,
+    )
+    return find_finished(output, evaluated)
+
+
+def run_now(
+    args: argparse.Namespace, cfg: CfgNode, evaluated: dict[str, Any] | None, *, start: float
+) -> dict[str, Any] | None:
+    """Build the trainer; train or evaluate, unless --no-train."""
     prepare(args, cfg)
     trainer = build_trainer(cfg)
     check_evaluation_has_weights(args, trainer)
-    write_config(trainer.cfg, output, is_evaluation=args.eval_only)
+    write_config(trainer.cfg, Path(cfg.OUTPUT_DIR), is_evaluation=args.eval_only)
     log_banner(trainer, cfg.RUN.DATASET)
     if args.eval_only:
         return evaluate(args, trainer, evaluated, start=start)

@@ -2,6 +2,7 @@
 
 from .files import atomic_write, cache_dir
 from .image import BadImageError, read_image
+from .locks import only_writer
 from .logger import Logger, setup_logger
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry, check_availability
@@ -47,6 +48,7 @@ __all__ = [
     "load_checkpoint",
     "load_pretrained_weights",
     "mkdir_if_missing",
+    "only_writer",
     "open_all_layers",
     "open_specified_layers",
     "read_image",

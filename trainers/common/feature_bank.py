@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from dassl.data.datasets import Datum
-from dassl.utils import BadImageError, cache_dir, write_json
+from dassl.utils import BadImageError, cache_dir, only_writer, write_json
 
 from .augment import Augmentation, Pipeline
 from .encoder import Encoder
 from .feature_fill import BankSink, MemorySink, fill, row_keys, view_labels
-from .feature_store import Store, only_writer
+from .feature_store import Store
 from .feature_view import FeatureView
 from .identities import Identities
 from .pixels import PixelReader, Pixels, Request

@@ -13,16 +13,9 @@ import secrets
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-    import msvcrt
 
 logger = logging.getLogger(__name__)
 
@@ -263,57 +256,3 @@ class Writer:
         for file in self._files or ():
             file.close()
         self._files = None
-
-
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Wait until no other process fills this folder.
-
-    This saves double work, nothing rests on it: without locks on the file system, two writers make
-    the same rows twice. The lock ends with its process.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+b") as file:
-        is_locked = _lock(file, folder)
-        try:
-            yield
-        finally:
-            if is_locked:
-                _unlock(file)
-
-
-def _lock(file, folder: Path) -> bool:
-    try:
-        _try_lock(file)
-        return True
-    except BlockingIOError:
-        logger.info("Waiting for another process that fills %s.", folder)
-    except OSError:
-        return False
-    while True:
-        try:
-            _try_lock(file)
-            return True
-        except BlockingIOError:
-            time.sleep(0.2)
-        except OSError:
-            return False
-
-
-def _try_lock(file) -> None:
-    if fcntl is not None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return
-    try:
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    except PermissionError as err:
-        raise BlockingIOError(*err.args) from err
-
-
-def _unlock(file) -> None:
-    if fcntl is not None:
-        fcntl.flock(file, fcntl.LOCK_UN)
-    else:
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)

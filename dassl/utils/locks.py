@@ -1,0 +1,71 @@
+"""One process at a time per folder."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+    import msvcrt
+
+logger = logging.getLogger(__name__)
+SECONDS_BETWEEN = 0.2  # between two looks at a folder that is in use
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Wait until no other process writes to this folder; it is made if it is not there.
+
+    This saves double work, nothing rests on it: without locks on the file system, two processes
+    make the same files. The lock ends with its process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+b") as file:
+        is_locked = _lock(file, folder)
+        try:
+            yield
+        finally:
+            if is_locked:
+                _unlock(file)
+
+
+def _lock(file: BinaryIO, folder: Path) -> bool:
+    try:
+        _try_lock(file)
+        return True
+    except BlockingIOError:
+        logger.info("Waiting for another process that writes to %s.", folder)
+    except OSError:
+        return False
+    while True:
+        try:
+            _try_lock(file)
+            return True
+        except BlockingIOError:
+            time.sleep(SECONDS_BETWEEN)
+        except OSError:
+            return False
+
+
+def _try_lock(file: BinaryIO) -> None:
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    try:
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except PermissionError as err:
+        raise BlockingIOError(*err.args) from err
+
+
+def _unlock(file: BinaryIO) -> None:
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_UN)
+    else:
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
