@@ -14,8 +14,8 @@ from dassl.data.datasets import Datum
 from trainers.common.confidence import (
     confident_count,
     confident_prediction,
-    first_of_equal,
     least_entropy_views,
+    repeated_rows,
 )
 from trainers.common.cupl import (
     class_sentences,
@@ -244,14 +244,14 @@ def test_equal_text_features_give_equal_probabilities_bit_for_bit():
     text = unit(9, 16)
     text[8] = text[7] = text[0]
 
-    same = first_of_equal(text)
-    found = [confident_prediction(unit(8, 16, seed=s), text, SCALE, 2, same) for s in range(20)]
+    repeats = repeated_rows(text)
+    found = [confident_prediction(unit(8, 16, seed=s), text, SCALE, 2, repeats) for s in range(20)]
 
     for prediction in found:
         assert torch.equal(prediction.text[[7, 8]], prediction.text[[0, 0]])
         assert torch.equal(prediction.mean[[7, 8]], prediction.mean[[0, 0]])
-    assert same.tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 0]
-    assert first_of_equal(unit(9, 16)) is None
+    assert [rows.tolist() for rows in repeats] == [[7, 8], [0, 0]]
+    assert repeated_rows(unit(9, 16)) is None
 
 
 def test_of_equally_sure_views_the_first_are_selected():

@@ -19,7 +19,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import did_you_mean
 from trainers.common import Method
 from trainers.common.augment import Augmentation
-from trainers.common.confidence import confident_count, confident_prediction, first_of_equal
+from trainers.common.confidence import confident_count, confident_prediction, repeated_rows
 from trainers.common.cupl import class_sentences, sentence_classifier, swap_food_names
 from trainers.common.dynamic_memory import DynamicMemory
 from trainers.common.fusion import fuse, search_weights
@@ -393,7 +393,7 @@ class DMN(StreamTrainer):
     def begin_stream(self) -> None:
         scale = float(self.clip.logit_scale.exp())
         self.text = self.method.text_features()
-        self.same = first_of_equal(self.text)
+        self.repeats = repeated_rows(self.text)
         self.memory = self.method.new_memory(self.settings.MEMORY_SIZE, scale)
         node = self.settings
         self.confident = confident_count(node.N_VIEWS, node.SELECTION_P, key="TRAINER.DMN")
@@ -406,7 +406,7 @@ class DMN(StreamTrainer):
     def _steps(self, views: Tensor) -> Step:
         """(n, V, D) unit rows; their read-outs share one matrix product."""
         scale, text = self.memory.scale, self.text
-        found = [confident_prediction(v, text, scale, self.confident, self.same) for v in views]
+        found = [confident_prediction(v, text, scale, self.confident, self.repeats) for v in views]
         labels = torch.stack([one.label for one in found])
         entropies = torch.stack([one.entropy for one in found])
         queries = views[:, 0].contiguous()

@@ -9,7 +9,7 @@ from torch import Tensor
 from dassl.config import get_cfg_default
 from dassl.optim import build_lr_scheduler, build_optimizer
 from golden_checks.common import Case
-from trainers.common.confidence import confident_count, confident_prediction, first_of_equal
+from trainers.common.confidence import confident_count, confident_prediction, repeated_rows
 from trainers.common.cupl import class_means, sentence_classifier
 from trainers.common.fusion import fuse, search_weights
 from trainers.common.readout import important_channels
@@ -161,10 +161,10 @@ def _stream(case: Case, method: DualMemory, views: Tensor, scale: float) -> dict
     memory = method.new_memory(case.config["memory_size"], scale)
     count = confident_count(views.shape[1], case.config["selection_p"], key="config")
     text = method.text_features()
-    same = first_of_equal(text)
+    repeats = repeated_rows(text)
     rows: dict[str, list[Tensor]] = {}
     for image in views:
-        found = confident_prediction(image, text, scale, count, same)
+        found = confident_prediction(image, text, scale, count, repeats)
         label, entropy = int(found.label), float(found.entropy)
         dynamic, slot = memory.step(label, entropy, image[0])
         values = {

@@ -51,14 +51,19 @@ def least_entropy_views(entropies: Tensor, count: int) -> Tensor:
     return entropies.argsort(stable=True)[:count].sort().values
 
 
-def first_of_equal(rows: Tensor) -> Tensor | None:
-    """(C, D) -> (C,) the first row that equals each row; None if all of them differ."""
+def repeated_rows(rows: Tensor) -> tuple[Tensor, Tensor] | None:
+    """(C, D) -> the rows that equal an earlier one, and the first such row of each, (n,) both.
+
+    None if all rows differ.
+    """
     unique, places = rows.unique(dim=0, return_inverse=True)
     if len(unique) == len(rows):
         return None
     numbers = torch.arange(len(rows), device=rows.device)
     first = numbers.new_full((len(unique),), len(rows))
-    return first.scatter_reduce(0, places, numbers, reduce="amin")[places]
+    first = first.scatter_reduce(0, places, numbers, reduce="amin")[places]
+    later = (first != numbers).nonzero().flatten()
+    return later, first[later]
 
 
 def confident_prediction(
@@ -66,7 +71,7 @@ def confident_prediction(
     text_features: Tensor,
     scale: float,
     count: int,
-    same: Tensor | None = None,
+    repeats: tuple[Tensor, Tensor] | None = None,
 ) -> Confident:
     """Classify the views of ONE image.
 
@@ -78,12 +83,13 @@ def confident_prediction(
         text_features: (C, D) unit rows.
         scale: the multiplier of cosines.
         count: number of confident views.
-        same: ``first_of_equal(text_features)``. A matrix product rounds equal rows differently;
-            with it, classes of equal names tie exactly.
+        repeats: ``repeated_rows(text_features)``. A matrix product may round equal rows
+            differently; with this, classes of equal names tie exactly.
     """
     probabilities = (scale * (views @ text_features.t())).softmax(dim=-1)  # (V, C)
-    if same is not None:
-        probabilities = probabilities[:, same]
+    if repeats is not None:
+        later, first = repeats
+        probabilities[:, later] = probabilities[:, first]
     entropies = -(probabilities * (probabilities + VIEW_EPSILON).log()).sum(dim=-1)
     selected = least_entropy_views(entropies, count)
     mean = probabilities[selected].mean(dim=0)
