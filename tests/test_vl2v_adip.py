@@ -573,6 +573,15 @@ def test_a_teacher_without_a_cache_is_asked_again_after_a_kill(domains, tmp_path
     assert queries["texts"] == 2 * len(CLASSES)
 
 
+def test_a_run_that_is_refused_leaves_no_journal_of_queries(domains, tmp_path):
+    with pytest.raises(ValueError, match="MODEL_SAVE"):
+        step_run(domains, tmp_path / "a", "VL2VAlign", "TRAINER.VL2V.MODEL_SAVE.ALIGN", "99")
+    with pytest.raises(ValueError, match="starts from the stage align"):
+        step_run(domains, tmp_path / "b", "VL2VDistill")
+
+    assert not list(tmp_path.rglob("resume.*"))
+
+
 def test_an_evaluation_leaves_no_journal_of_queries(domains, tmp_path):
     step_run(domains, tmp_path / "run", "VL2VADiP", "STEPS.N", "4")
     words = step_args(domains, tmp_path / "eval", "VL2VADiP", "STEPS.N", "4")

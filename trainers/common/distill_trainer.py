@@ -132,9 +132,9 @@ class DistillTrainer(StepTrainer):
         meta = {"teacher": node.TEACHER, "prompt_style": node.PROMPT_STYLE}
         return {**super().checkpoint_meta(), **meta, "logit_scale": self.teacher.scale}
 
-    def before_train(self) -> None:
+    def _note_start(self) -> None:
+        super()._note_start()  # all checks are passed: from here on the folder holds a run
         self.teacher.queries.keep_in(Path(self.output_dir) / JOURNAL)
-        super().before_train()
 
     def extra_state(self) -> dict:
         return {**super().extra_state(), "queries": self.teacher.queries.state_dict()}

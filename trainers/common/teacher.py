@@ -55,6 +55,7 @@ class Queries:
         needed_images, needed_texts: embeddings that the run used. Those it did not ask for came
             from a cache.
         journal: file that counts what is asked as it happens, one line per request.
+        restored: images and texts of a resume file, in case that its journal is elsewhere.
     """
 
     images: int = 0
@@ -62,6 +63,7 @@ class Queries:
     needed_images: int = 0
     needed_texts: int = 0
     journal: Path | None = None
+    restored: tuple[int, int] = (0, 0)
 
     def ask(self, *, images: int = 0, texts: int = 0) -> None:
         """Count items that are asked for."""
@@ -74,11 +76,10 @@ class Queries:
     def keep_in(self, journal: Path) -> None:
         """Keep all counts in a journal, behind those that a killed attempt has left there."""
         journal.parent.mkdir(parents=True, exist_ok=True)
-        earlier = journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else []
-        asked, self.images, self.texts = (self.images, self.texts), 0, 0
-        for images, texts in [map(int, line.split()) for line in earlier]:
-            self.images += images
-            self.texts += texts
+        lines = journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else []
+        counts = [(0, 0), *(tuple(map(int, line.split())) for line in lines)]
+        asked = self.images, self.texts
+        self.images, self.texts = map(max, map(sum, zip(*counts)), self.restored)
         self.journal = journal
         self.ask(images=asked[0], texts=asked[1])
 
@@ -94,8 +95,7 @@ class Queries:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from a resume file; the journal knows what was asked since it was written."""
         self.needed_images, self.needed_texts = state["needed_images"], state["needed_texts"]
-        self.images = max(self.images, state["images"])
-        self.texts = max(self.texts, state["texts"])
+        self.restored = state["images"], state["texts"]
 
     def as_dict(self) -> dict[str, int]:
         """For results.json."""
