@@ -28,11 +28,9 @@ def _train_and_compare(case: Case, clip, method, watched: dict[str, Tensor]) -> 
     with torch.no_grad():
         raw = method.raw_image_features(clip, case.tensor("images"))
     case.compare("image_features", raw)
-    size, per_epoch = (
-        case.config.get("batch_size", len(labels)),
-        case.config.get("batches_per_epoch"),
-    )
-    batches = list(zip(raw.split(size), labels.split(size)))[:per_epoch]
+    size = case.config.get("batch_size", len(labels))
+    batches = list(zip(raw.split(size), labels.split(size)))
+    batches = batches[: case.config.get("batches_per_epoch")]  # a smaller last one is dropped
 
     def logits(features: Tensor) -> Tensor:
         return method.logits(clip, method.image_features(features), method.text_features(clip))
