@@ -349,6 +349,19 @@ def test_training_images_that_are_not_normalised_are_refused(domains, tmp_path):
         build_trainer(step_config(domains, tmp_path, "ERM", "INPUT.TRANSFORMS", "['random_flip']"))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("DATALOADER.TRAIN_X.SAMPLER", "RandomDomainSampler"),
+        ("DATALOADER.K_TRANSFORMS", "2"),
+        ("INPUT.NO_TRANSFORM", "True"),
+    ],
+)
+def test_other_batches_than_the_protocols_are_refused_not_ignored(domains, tmp_path, key, value):
+    with pytest.raises(ValueError, match=f"{key} is {value}, but ERM draws"):
+        build_trainer(step_config(domains, tmp_path, "ERM", key, value))
+
+
 def test_images_that_are_not_square_are_refused(domains, tmp_path):
     with pytest.raises(ValueError, match="square"):
         build_trainer(step_config(domains, tmp_path, "ERM", "INPUT.SIZE", "(32, 40)"))

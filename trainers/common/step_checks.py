@@ -36,6 +36,16 @@ class StepChecks:
                 f"INPUT.TRANSFORMS is {list(cfg.INPUT.TRANSFORMS)}, without normalize: evaluation "
                 "and teacher take normalised images. Add it."
             )
+        for key, value, only in (
+            ("DATALOADER.TRAIN_X.SAMPLER", cfg.DATALOADER.TRAIN_X.SAMPLER, "RandomSampler"),
+            ("DATALOADER.K_TRANSFORMS", cfg.DATALOADER.K_TRANSFORMS, 1),
+            ("INPUT.NO_TRANSFORM", cfg.INPUT.NO_TRANSFORM, False),
+        ):
+            if value != only:
+                raise ValueError(
+                    f"{key} is {value}, but {type(self).__name__} draws images of every source "
+                    f"domain at random, one view of each. Leave it at {only}."
+                )
         if cfg.TEST.SELECT_ON != "source_val":
             raise ValueError(
                 f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON}, but {type(self).__name__} selects on "
