@@ -464,6 +464,31 @@ def test_a_transfer_protocol_closes_with_its_own_table_alone(closing, tmp_path):
     assert f"'{tmp_path}/out put/zeroshot' '{tmp_path}/out put/dg' --published" in text
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("toy/vit", 'Weights of toy/vit: Model "toy/vit" not found. Did you mean "toy/ViT"?'),
+        ("open_clip:ViT-B32/openai", 'no architecture "ViT-B32"'),
+        ("nowhere.pt", 'Model "nowhere.pt" not found'),
+    ],
+)
+def test_a_backbone_that_does_not_exist_is_found_before_the_first_run(name, text):
+    assert text in preflight.weights_problems([name], may_download=True)[0]
+
+
+def test_embedded_backbones_and_students_have_their_weights():
+    names = [
+        "toy/ViT",
+        "toy/RN",
+        "toy",
+        "vits",
+        "toy:student",
+        "timm:vit_small_patch16_224.augreg_in21k_ft_in1k",
+    ]
+
+    assert preflight.weights_problems(names, may_download=True) == []
+
+
 def test_an_output_below_a_file_is_refused_before_the_first_run(tmp_path):
     (tmp_path / "file").write_text("")
 

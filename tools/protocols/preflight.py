@@ -20,7 +20,8 @@ from tools.protocols.plan import script_path
 GIGABYTE = 10**9
 SHOWN = 3  # mistakes in settings that are told; those of many runs are alike
 OTHER_OPTIONS = " In a script: give these runs a name, --tag NAME, or take another OUTPUT."
-NOT_OPENAI = ("toy/", "toy:", "timm:", "torchvision:")  # embedded, or loaded by other packages
+STUDENTS = ("toy:", "timm:", "torchvision:")  # embedded, or loaded by other packages
+OPEN_CLIP = "open_clip:"  # that package alone knows its names, and fetches while it loads
 NEEDED_SPACE = 0.5 * GIGABYTE  # checkpoints and feature banks of a few runs
 
 
@@ -117,23 +118,26 @@ def _check_command(name: str, root: str) -> str:
 
 def weights_problems(backbones: Iterable[str], *, may_download: bool) -> list[str]:
     """One text per backbone without weights; they are downloaded if nothing else is missing."""
-    names = [name for name in backbones if not name.startswith(NOT_OPENAI)]
-    if not names:
-        return []
     from clip import clip
     from clip.download import weights_dir
+    from trainers.common.students import SHORT_NAMES
+
+    names = [SHORT_NAMES.get(name, name) for name in backbones]
+    names = [name for name in names if not name.startswith(STUDENTS)]
 
     problems = []
     for name in dict.fromkeys(name.removeprefix("clip:") for name in names):
         url = clip._MODELS.get(name, "")
         try:
+            if name.startswith(OPEN_CLIP) and may_download:
+                clip.load_backbone(name)
             path = clip.weights_path(name)
             if path is None or path.is_file():
                 continue
             if may_download:
                 clip._download(url)
                 continue
-        except RuntimeError as err:
+        except (RuntimeError, ValueError) as err:
             problems.append(f"Weights of {name}: {err}")
             continue
         problems.append(
