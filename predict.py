@@ -106,11 +106,22 @@ def find_checkpoint(model_dir: Path, epoch: int | None) -> Path:
 
     folders = sorted(p.parent for p in model_dir.glob("*/checkpoint"))
     if not folders:
-        raise FileNotFoundError(
-            f"No checkpoint under {model_dir}. --model-dir takes the directory of a finished run, "
-            "the one that holds results.json."
-        )
+        raise FileNotFoundError(f"No checkpoint under {model_dir}. {way_to_model(model_dir)}")
     return checkpoint_path(model_dir, folders[0].name, epoch)
+
+
+def way_to_model(model_dir: Path) -> str:
+    """What to give in place of a folder without checkpoint."""
+    if (model_dir / "results.json").is_file():
+        return (
+            "That run trained nothing. For a zero-shot classifier give --backbone NAME and "
+            "--classnames; for a model that was only evaluated there, the folder of its training."
+        )
+    takes = "--model-dir takes the directory of a finished run, the one that holds results.json"
+    runs = sorted(path.parent.as_posix() for path in model_dir.rglob("results.json"))
+    return (
+        f"{takes}: {', '.join(runs[:3])}{', ...' if len(runs) > 3 else ''}" if runs else f"{takes}."
+    )
 
 
 def tuned_predictor(model_dir: Path, epoch: int | None, device: torch.device):
@@ -147,6 +158,12 @@ def zero_shot_predictor(args: argparse.Namespace, device: torch.device):
     text = as_file.read_text(encoding="utf-8") if as_file.is_file() else args.classnames
     separator = "\n" if as_file.is_file() else ","
     classnames = [name.strip() for name in text.split(separator) if name.strip()]
+    if len(classnames) < 2:
+        kind = "holds" if as_file.is_file() else "is no file and gives"
+        raise ValueError(
+            f"--classnames {args.classnames} {kind} {len(classnames)} name(s). Expected two or "
+            'more, as "cat,dog,red panda", or a file with one per line.'
+        )
     templates = check_templates(args.template or [DEFAULT_TEMPLATE], given_as="--template")
     clip = load_backbone(args.backbone, device=device)
     method = ZeroshotClassifier(clip, classnames, templates)

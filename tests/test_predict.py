@@ -89,10 +89,30 @@ def test_a_directory_without_checkpoint_says_what_it_expects(run, tmp_path):
 
 @pytest.mark.parametrize("template", ["a photo.", "a {} {}."])
 def test_a_template_without_one_place_for_the_name_is_refused_by_its_flag(run, template):
-    words = [str(run / "mine"), "--backbone", "toy/ViT", "--classnames", "cat"]
+    words = [str(run / "mine"), "--backbone", "toy/ViT", "--classnames", "cat,dog"]
 
     with pytest.raises(ValueError, match=r"Template .* \(--template\) must hold exactly one"):
         predict.main([*words, "--template", template])
+
+
+def test_a_folder_above_or_beside_the_models_says_where_to_look(run, tmp_path):
+    (tmp_path / "seed1").mkdir()
+    (tmp_path / "seed1" / "results.json").touch()
+
+    with pytest.raises(FileNotFoundError, match=rf"holds results\.json: {tmp_path}/seed1$"):
+        predict.main([str(run / "mine"), "--model-dir", str(tmp_path)])
+    with pytest.raises(FileNotFoundError, match="That run trained nothing.*--backbone NAME"):
+        predict.main([str(run / "mine"), "--model-dir", str(tmp_path / "seed1")])
+
+
+def test_a_missing_file_of_class_names_is_no_class(run, tmp_path):
+    (tmp_path / "one.txt").write_text("cat\n")
+    words = [str(run / "mine"), "--backbone", "toy/ViT", "--classnames"]
+
+    with pytest.raises(ValueError, match=r"names\.txt is no file and gives 1 name"):
+        predict.main([*words, "names.txt"])
+    with pytest.raises(ValueError, match=r"one\.txt holds 1 name"):
+        predict.main([*words, str(tmp_path / "one.txt")])
 
 
 def test_a_backbone_without_class_names_says_what_to_add(run):
