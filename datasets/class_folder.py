@@ -31,6 +31,7 @@ class ClassFolder(SplitDataset):
     """
 
     dataset_dir = ""
+    root_is_the_set = True
     image_folder = ""
     section = "Class folders"
     config = "class_folder"

@@ -199,6 +199,8 @@ def images_below(folder: Path) -> list[str]:
 class DomainFolder(DomainFolders):
     """Any folder ``<domain>/<class>/*``: DATASET.ROOT is that folder itself."""
 
+    root_is_the_set = True
+
 
 @DATASET_REGISTRY.register()
 class PACS(DomainFolders):

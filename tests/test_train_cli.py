@@ -367,6 +367,19 @@ def test_a_foreign_package_of_the_same_name_is_refused_with_its_path(tmp_path, m
         train.check_packages()
 
 
+def test_a_folder_of_ones_own_images_is_told_from_another(world, monkeypatch):
+    start(world)
+    shutil.copytree(world / "colours", world / "moved" / "colours")
+    moved = ("--root", str(world / "moved"))
+
+    assert start(world, *moved)["finished"]  # one data set that was moved
+    monkeypatch.setattr(engine_toy.EngineColours, "root_is_the_set", True, raising=False)
+    monkeypatch.chdir(world)
+    assert start(world, "--root", ".")["finished"]
+    with pytest.raises(ValueError, match=rf"DATASET\.ROOT was '{world}', now '{world}/moved'"):
+        start(world, *moved)
+
+
 def test_a_run_that_another_process_does_is_waited_for_and_not_repeated(world, monkeypatch, caplog):
     whole = start(world, output="whole")
     other = contextlib.ExitStack()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from yacs.config import CfgNode
 
+from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import atomic_write, load_checkpoint
 
 from .plain import plain
@@ -195,11 +196,23 @@ def config_differences(ours: CfgNode, theirs: CfgNode) -> dict[str, tuple[Any, A
         neutral.add("DATALOADER.NUM_WORKERS")
     if left.get("INPUT.SIZE") == [0, 0]:
         neutral.add("INPUT.SIZE")  # it will follow the backbone
+    if root_is_the_set(left.get("DATASET.NAME", "")):
+        neutral.remove("DATASET.ROOT")
+        for leaves in (left, right):
+            leaves["DATASET.ROOT"] = str(
+                Path(leaves.get("DATASET.ROOT", "")).expanduser().resolve()
+            )
     return {
         key: (left.get(key, "(no such key)"), right.get(key, "(no such key)"))
         for key in sorted(set(left) | set(right))
         if key not in neutral and left.get(key, ...) != right.get(key, ...)
     }
+
+
+def root_is_the_set(dataset: str) -> bool:
+    """Whether a data set is whatever lies in DATASET.ROOT, so that its name alone says little."""
+    is_known = dataset in DATASET_REGISTRY.registered_names()
+    return is_known and getattr(DATASET_REGISTRY.get(dataset), "root_is_the_set", False)
 
 
 def check_same_config(ours: CfgNode, theirs: CfgNode, path: Path) -> None:

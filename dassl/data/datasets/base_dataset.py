@@ -71,6 +71,7 @@ class DatasetBase:
     """
 
     dataset_dir = ""  # folder below DATASET.ROOT
+    root_is_the_set = False  # ours: True where another DATASET.ROOT is another data set
     domains: list[str] = []  # names of all domains
     more_splits: tuple[str, ...] = ()  # further lists of items, each a property over ``_<name>``
 
