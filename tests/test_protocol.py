@@ -1,5 +1,6 @@
 """Recipes, plans of protocols, and their execution."""
 
+import importlib
 import io
 import json
 
@@ -10,6 +11,7 @@ import tools.protocols.launcher as launcher_module
 from dassl.engine.cli import make_config
 from dassl.engine.cli import make_parser as make_train_parser
 from dassl.utils import setup_logger
+from tools import protocol
 from tools.protocol import execute, main, make_requests, parse_args, plan_all
 from tools.protocols import preflight
 from tools.protocols.closing import closing_text
@@ -411,6 +413,17 @@ def test_a_failed_zeroshot_row_does_not_stop_the_method(tmp_path):
     assert runs[1].results()
 
 
+def test_results_of_other_settings_are_not_shown(tmp_path, capsys, monkeypatch):
+    words = ["fewshot", "--trainer", "TaskRes", "--seeds", "1", "--output", str(tmp_path)]
+    execute(plan(*words), FakeLauncher())
+    monkeypatch.setattr(protocol, "Launcher", lambda **options: FakeLauncher(fails=["Zeroshot"]))
+    monkeypatch.setattr(protocol, "closing_text", lambda requests, runs: f"{len(runs)} shown")
+
+    main([*words, "--no-check"])
+
+    assert "1 shown" in capsys.readouterr().out
+
+
 @pytest.fixture
 def closing(tmp_path):
     """The closing text of a command line whose runs are all finished, into a folder "out put"."""
@@ -583,6 +596,7 @@ def test_a_folder_of_other_settings_is_found_before_the_first_run(tmp_path):
     run = plan(*words)[-1]
     folder = run.output_dir
     folder.mkdir(parents=True)
+    importlib.import_module("trainers")  # registers them
     cfg = make_config(make_train_parser().parse_args(run.arguments()))
     (folder / "config.yaml").write_text(cfg.dump())
     (folder / "resume.started").touch()

@@ -248,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
         return 130
-    if text := closing_text(requests, runs):
+    if text := closing_text(requests, [run for run in runs if run not in failed]):
         print(f"\n{text}")
     if not any(not run.tolerant for run in failed):
         return 0
