@@ -12,7 +12,7 @@ from dassl.engine.cli import make_config
 from dassl.engine.cli import make_parser as make_train_parser
 from dassl.utils import setup_logger
 from tools import protocol
-from tools.protocol import execute, main, make_requests, parse_args, plan_all
+from tools.protocol import check, execute, main, make_requests, parse_args, plan_all
 from tools.protocols import preflight
 from tools.protocols.closing import closing_text
 from tools.protocols.launcher import BriefConsole, Launcher
@@ -623,6 +623,24 @@ def test_the_toy_settings_of_every_trainer_pass_the_check(trainer, tmp_path):
     runs = plan("fewshot", *words)
 
     assert preflight.config_problems(run.arguments(linked=False) for run in runs[:1]) == []
+
+
+@pytest.mark.parametrize(
+    ("rest", "asked"),
+    [((), ["toy/ViT", "vits"]), (("MODEL.BACKBONE.WEIGHTS", "vits.pt"), ["toy/ViT"])],
+)
+def test_no_weights_are_looked_for_where_a_file_is_given(rest, asked):
+    calls = []
+
+    class Recorder:
+        def call(self, script, arguments):
+            calls.append(arguments)
+
+    request = Request("lodo", "ERM", ("toy_domains",), backbone="vits", rest=rest)
+    check(request, make_plan(request), Recorder())
+
+    words = calls[0]
+    assert words[words.index("--backbones") + 1 : words.index("--runs")] == asked
 
 
 def test_many_mistakes_of_one_kind_are_counted(monkeypatch):

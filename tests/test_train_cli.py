@@ -146,6 +146,13 @@ def test_list_flags_reach_their_keys(world):
     assert cfg.MODEL.BACKBONE.NAME == "RN50" and cfg.DATALOADER.SKIP_BAD_IMAGES
 
 
+def test_pairs_behind_a_flag_of_many_words_are_pairs(world):
+    cfg = config(world, "--target-domains", "Art.v2", "SEED", "OPTIM.LR", "0.5")
+
+    assert tuple(cfg.DATASET.TARGET_DOMAINS) == ("Art.v2", "SEED")
+    assert cfg.OPTIM.LR == 0.5
+
+
 def test_a_recipe_starts_no_more_loader_processes_than_there_are_cores(world, monkeypatch):
     monkeypatch.setattr(cli, "available_cores", lambda: 2)
     (world / "many.yaml").write_text("DATALOADER: {NUM_WORKERS: 8}\n")
@@ -368,14 +375,16 @@ def test_a_foreign_package_of_the_same_name_is_refused_with_its_path(tmp_path, m
 
 
 def test_a_folder_of_ones_own_images_is_told_from_another(world, monkeypatch):
-    start(world)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_toy.EngineColours, "root_is_the_set", True, raising=False)
+        patch.chdir(world)
+        start(world, "--root", ".")
     shutil.copytree(world / "colours", world / "moved" / "colours")
     moved = ("--root", str(world / "moved"))
 
     assert start(world, *moved)["finished"]  # one data set that was moved
     monkeypatch.setattr(engine_toy.EngineColours, "root_is_the_set", True, raising=False)
-    monkeypatch.chdir(world)
-    assert start(world, "--root", ".")["finished"]
+    assert start(world)["finished"]  # the same folder, called from elsewhere
     with pytest.raises(ValueError, match=rf"DATASET\.ROOT was '{world}', now '{world}/moved'"):
         start(world, *moved)
 

@@ -220,7 +220,8 @@ def check(request: Request, runs: Sequence[Run], launcher: Launcher) -> int:
     """
     todo = [run for run in runs if not run.results()]
     datasets = sorted({run.dataset for run in todo if not run.dataset.startswith("toy_")})
-    backbones = sorted({run.backbone for run in todo if run.backbone})
+    named = [run for run in todo if "MODEL.BACKBONE.WEIGHTS" not in run.opts]
+    backbones = sorted({run.backbone for run in named if run.backbone})
     words = ["--root", request.root, "--output", str(request.output)]
     words += ["--datasets", *datasets, "--backbones", *backbones]
     checked = [run.arguments(linked=False) for run in runs if not run.tolerant]

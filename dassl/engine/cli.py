@@ -15,12 +15,14 @@ from dassl.flags import FlagParser
 from dassl.utils import did_you_mean
 
 from .build import TRAINER_REGISTRY
+from .resume import root_is_the_set
 
 logger = logging.getLogger(__name__)
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs"
 DEFAULT_DATASET = "toy_objects"
 DEFAULT_SIZE = (224, 224)  # pixels, for trainers whose network does not say
+LISTS = ("source_domains", "target_domains", "transforms")  # flags of one or more words
 FOLLOW_BACKBONE = (0, 0)  # INPUT.SIZE that nobody gave
 
 
@@ -71,6 +73,7 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     check_pairs(args.opts)
     cfg = get_cfg_default()
     cfg.INPUT.SIZE = FOLLOW_BACKBONE
+    free_pairs(args)
     dataset_yaml = find_dataset_yaml(args)
     recipes = find_recipes(args)
     trainer = TRAINER_REGISTRY.get(find_trainer(args, recipes))
@@ -85,6 +88,8 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     if cfg.DATALOADER.SEEDING == "sample" and "DATALOADER.NUM_WORKERS" not in args.opts[::2]:
         cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, available_cores())
     cfg.TRAINER.NAME = trainer.__name__
+    if root_is_the_set(cfg.DATASET.NAME):
+        cfg.DATASET.ROOT = str(Path(cfg.DATASET.ROOT).expanduser().resolve())
     if tuple(cfg.INPUT.SIZE) == FOLLOW_BACKBONE and not follows_backbone(trainer):
         cfg.INPUT.SIZE = DEFAULT_SIZE
     if not args.output_dir and cfg.OUTPUT_DIR == get_cfg_default().OUTPUT_DIR:
@@ -114,6 +119,17 @@ def check_pairs(words: Sequence[str]) -> None:
         key, equals, value = word.partition("=")
         if equals:
             raise ValueError(f"{word}: config keys are given as KEY VALUE, {key} {value}.")
+
+
+def free_pairs(args: argparse.Namespace) -> None:
+    """Give back the KEY VALUE pairs that a flag of many words has swallowed."""
+    sections = get_cfg_default()
+    for name in LISTS:
+        words = getattr(args, name) or []
+        keys = [i for i, word in enumerate(words) if "." in word and word.split(".")[0] in sections]
+        if keys:
+            setattr(args, name, words[: keys[0]])
+            args.opts = words[keys[0] :] + args.opts
 
 
 def follows_backbone(trainer: type) -> bool:
