@@ -198,10 +198,6 @@ def config_differences(ours: CfgNode, theirs: CfgNode) -> dict[str, tuple[Any, A
         neutral.add("INPUT.SIZE")  # it will follow the backbone
     if root_is_the_set(left.get("DATASET.NAME", "")):
         neutral.remove("DATASET.ROOT")
-        for leaves in (left, right):
-            leaves["DATASET.ROOT"] = str(
-                Path(leaves.get("DATASET.ROOT", "")).expanduser().resolve()
-            )
     return {
         key: (left.get(key, "(no such key)"), right.get(key, "(no such key)"))
         for key in sorted(set(left) | set(right))
