@@ -147,10 +147,14 @@ def test_list_flags_reach_their_keys(world):
 
 
 def test_pairs_behind_a_flag_of_many_words_are_pairs(world):
-    cfg = config(world, "--target-domains", "Art.v2", "SEED", "OPTIM.LR", "0.5")
+    words = ("--target-domains", "Art.v2", "SEED", "LOSS.GM", "True", "OPTIM.LR", "0.5")
+
+    cfg = config(world, *words, trainer="EngineDeclaring")
 
     assert tuple(cfg.DATASET.TARGET_DOMAINS) == ("Art.v2", "SEED")
-    assert cfg.OPTIM.LR == 0.5
+    assert cfg.OPTIM.LR == 0.5 and cfg.LOSS.GM
+    with pytest.raises(ValueError, match="config keys are given as KEY VALUE, OPTIM.LR 1"):
+        config(world, "--target-domains", "Art.v2", "OPTIM.LR=1")
 
 
 def test_a_recipe_starts_no_more_loader_processes_than_there_are_cores(world, monkeypatch):

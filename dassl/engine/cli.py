@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ CONFIGS = REPOSITORY / "configs"
 DEFAULT_DATASET = "toy_objects"
 DEFAULT_SIZE = (224, 224)  # pixels, for trainers whose network does not say
 LISTS = ("source_domains", "target_domains", "transforms")  # flags of one or more words
+KEY = re.compile(r"[A-Z][A-Z0-9_]+\.[A-Z]")  # how a config key begins
 FOLLOW_BACKBONE = (0, 0)  # INPUT.SIZE that nobody gave
 
 
@@ -70,10 +72,10 @@ def make_config(args: argparse.Namespace) -> CfgNode:
         KeyError: an unknown config key.
         FileNotFoundError: a YAML that is not there.
     """
+    free_pairs(args)
     check_pairs(args.opts)
     cfg = get_cfg_default()
     cfg.INPUT.SIZE = FOLLOW_BACKBONE
-    free_pairs(args)
     dataset_yaml = find_dataset_yaml(args)
     recipes = find_recipes(args)
     trainer = TRAINER_REGISTRY.get(find_trainer(args, recipes))
@@ -123,10 +125,9 @@ def check_pairs(words: Sequence[str]) -> None:
 
 def free_pairs(args: argparse.Namespace) -> None:
     """Give back the KEY VALUE pairs that a flag of many words has swallowed."""
-    sections = get_cfg_default()
     for name in LISTS:
         words = getattr(args, name) or []
-        keys = [i for i, word in enumerate(words) if "." in word and word.split(".")[0] in sections]
+        keys = [i for i, word in enumerate(words) if KEY.match(word)]
         if keys:
             setattr(args, name, words[: keys[0]])
             args.opts = words[keys[0] :] + args.opts
