@@ -195,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dry_run:
         print("\n".join(run.command() for run in runs))
         return 0
-    launcher = Launcher()
+    launcher = Launcher(brief="--verbose" not in words)
     try:
         if status := tools_protocol.check(request, runs, launcher):
             return status
