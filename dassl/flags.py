@@ -30,7 +30,7 @@ class FlagParser(argparse.ArgumentParser):
         """Parse everything; ends the program with a message for words that are not known."""
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            flags = [word.split("=", 1)[0] for word in unknown if word.startswith("--")]
+            flags = [word.split("=", 1)[0] for word in unknown if word.startswith("-")]
             known = (*self.flags, *self.also_known)
             told = [explain_flag(flag, known) for flag in flags]
             self.error(" ".join(told) or f"unrecognized arguments: {' '.join(unknown)}")

@@ -18,7 +18,7 @@ usage() {
 
 # is_key WORD: whether it is a flag or a config key (OPTIM.LR), not a positional argument.
 is_key() {
-    [[ $1 == -* || $1 =~ ^[A-Z][A-Za-z0-9_]*\.[A-Za-z0-9_.]+$ || $1 == USE_CUDA || $1 == VERBOSE ]]
+    [[ $1 == -[!0-9]* || $1 =~ ^[A-Z][A-Za-z0-9_]*\.[A-Za-z0-9_.]+$ || $1 == USE_CUDA || $1 == VERBOSE ]]
 }
 
 # arguments "NAME..." "$@": fill the variables from the leading words; the others go to train.py.

@@ -37,6 +37,12 @@ def test_a_misspelt_flag_with_its_value_is_answered_with_a_close_one(parser, cap
     assert "There is no flag --sede. Did you mean --seed?" in printed
 
 
+def test_a_flag_with_one_dash_is_answered_with_that_of_two(parser, capsys):
+    printed = error_of(parser, capsys, "-seed", "3")
+
+    assert "There is no flag -seed. Did you mean --seed?" in printed
+
+
 def test_a_flag_that_is_like_no_other_points_to_the_help(parser, capsys):
     assert "There is no flag --xyz. See --help." in error_of(parser, capsys, "--xyz")
 

@@ -106,6 +106,13 @@ def test_a_student_by_name_runs_with_the_settings_of_vits(recorder):
     assert call[call.index("--backbone") + 1] == "timm:resnet18.a1_in1k"
 
 
+def test_a_negative_number_is_a_number_and_no_flag():
+    answer = run(ROOT / "scripts" / "taskres" / "main.sh", "dtd", "-1")
+
+    assert answer.returncode == 1
+    assert "--shots is -1; expected at least 1." in answer.stderr
+
+
 def test_an_argument_too_many_is_refused():
     answer = run(ROOT / "scripts" / "taskres" / "main.sh", "dtd", "4", "more")
 
