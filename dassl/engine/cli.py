@@ -310,14 +310,18 @@ def _assign(cfg: CfgNode, key: str, value: Any) -> None:
 
 
 def default_output_dir(cfg: CfgNode, *, is_evaluation: bool = False) -> Path:
-    """``output/<protocol>[/<part>]/<dataset>/<Trainer>/<recipe>_<shots>shots/seed<s>``."""
+    """``output/<protocol>[/<part>]/<dataset>/<Trainer>/<recipe>_<shots>shots/seed<s>``.
+
+    With the domain left out instead of shots in lodo: ``.../<recipe>/seed<s>/te_<domain>``.
+    """
     shots = cfg.DATASET.NUM_SHOTS if cfg.DATASET.NUM_SHOTS > 0 else "all"
+    recipe = cfg.RUN.RECIPE or "default"
     seed = f"seed{cfg.SEED}" if cfg.SEED >= 0 else "seed_random"
     parts = ["output", *(["evaluation"] if is_evaluation else []), cfg.RUN.PROTOCOL, cfg.RUN.PART]
-    parts += [
-        cfg.RUN.DATASET,
-        cfg.TRAINER.NAME,
-        f"{cfg.RUN.RECIPE or 'default'}_{shots}shots",
-        seed,
-    ]
+    parts += [cfg.RUN.DATASET, cfg.TRAINER.NAME]
+    if cfg.RUN.PROTOCOL == "lodo":
+        targets = re.sub(r"[^a-z0-9]+", "_", "_".join(cfg.DATASET.TARGET_DOMAINS).lower())
+        parts += [recipe, seed, f"te_{targets}"]
+    else:
+        parts += [f"{recipe}_{shots}shots", seed]
     return Path(*(part for part in parts if part))

@@ -63,7 +63,7 @@ def list_table(
 ) -> Table:
     """One row per series, and an average over datasets where a method has several."""
     footnotes = Footnotes()
-    columns = ["dataset", "source", "trainer", "recipe", "backbone", "classifier"]
+    columns = ["dataset", "target", "source", "trainer", "recipe", "backbone", "classifier"]
     lines, data = [], []
     for item in sorted(series, key=_dataset_first):
         cell = item.cell(metric, ci95=ci95)

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 def step_cfg() -> CfgNode:
     """The nodes and changed defaults that every step-based trainer has."""
-    cfg = CN({"TRAINER": CN()})
+    cfg = CN({"TRAINER": CN(), "RUN": CN({"PROTOCOL": "lodo"})})
     cfg.STEPS = CN()
     cfg.STEPS.N = 0  # steps, rounded to (N // FREQ) * FREQ + 1; 0: the dataset's
     cfg.STEPS.FREQ = 0  # steps between evaluations; 0: the dataset's
