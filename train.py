@@ -95,7 +95,7 @@ if __name__ == "__main__":
         check_packages()
         main()
     except KeyboardInterrupt:
-        logger.info("\nInterrupted. The same command goes on with this run.")
+        logger.info("\nInterrupted. The same command goes on from the last checkpoint, if any.")
         sys.exit(130)  # what a shell reports for Ctrl-C
     except (ValueError, KeyError, OSError, ImportError, FloatingPointError, RuntimeError) as err:
         if os.environ.get(TRACEBACK_VARIABLE):
