@@ -24,7 +24,7 @@ class FlagParser(argparse.ArgumentParser):
         names = (name for action in self._actions for name in action.option_strings)
         return tuple(name for name in names if name.startswith("--"))
 
-    def parse_args(  # type: ignore[override]
+    def parse_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
         """Parse everything; ends the program with a message for words that are not known."""

@@ -171,7 +171,8 @@ def _differs(given: Tensor | None, own: Tensor) -> bool:
     """Whether a file's tensor is another one than CLIP's, rounding to float16 aside."""
     if given is None or given.shape != own.shape:
         return False
-    return not torch.equal(given.to(own.device).half(), own.half())
+    half = torch.float16
+    return not torch.equal(given.to(own.device, half), own.to(half))
 
 
 def _copied_norms(clip: CLIP) -> Iterable[nn.Module]:
