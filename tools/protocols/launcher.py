@@ -25,7 +25,8 @@ PRELOAD = ("torch", "torchvision", "datasets", "trainers")
 PROGRESS = re.compile(r"epoch \[(\d+)/(\d+)\] batch \[(\d+)/(\d+)\]")
 NEWS = ("Rendering ", "Extracting ", "Continue the interrupted run")  # what else is shown
 SECONDS_BETWEEN = 10.0  # between two progress lines
-QUIET = ("dassl.engine.report", "dassl.engine.run")  # their blocks are in results.json
+# what these tell is in results.json, and the same for every run
+QUIET = ("dassl.engine.report", "dassl.engine.run", "dassl.engine.writer")
 
 
 class BriefConsole:
