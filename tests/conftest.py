@@ -1,13 +1,14 @@
-"""Settings of the whole test session: few threads, and caches in a temporary folder."""
+"""Settings of the test session: one thread that does not spin, caches in a temporary folder."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
-import torch
 
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+# read when torch loads; with spinning threads the suite takes many times as long on a busy machine
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
