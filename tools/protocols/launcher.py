@@ -90,6 +90,7 @@ class Launcher:
             self.context.set_forkserver_preload(list(preload))
         paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads, see train.py
 
     def call(self, script: str, arguments: Sequence[str]) -> int:
         """Run `python script arguments...` and wait; returns its exit status."""
