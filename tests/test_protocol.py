@@ -627,7 +627,7 @@ def test_the_toy_settings_of_every_trainer_pass_the_check(trainer, tmp_path):
 
 @pytest.mark.parametrize(
     ("rest", "asked"),
-    [((), ["toy/ViT", "vits"]), (("MODEL.BACKBONE.WEIGHTS", "vits.pt"), ["toy/ViT"])],
+    [((), ["vits"]), (("MODEL.BACKBONE.WEIGHTS", "vits.pt"), [])],
 )
 def test_no_weights_are_looked_for_where_a_file_is_given(rest, asked):
     calls = []
@@ -640,7 +640,21 @@ def test_no_weights_are_looked_for_where_a_file_is_given(rest, asked):
     check(request, make_plan(request), Recorder())
 
     words = calls[0]
-    assert words[words.index("--backbones") + 1 : words.index("--runs")] == asked
+    places = [words.index(name) for name in ("--backbones", "--zeroshot-backbones", "--runs")]
+    own, rows = words[places[0] + 1 : places[1]], words[places[1] + 1 : places[2]]
+    assert own == asked and rows == ["toy/ViT"]
+
+
+def test_weights_of_zero_shot_rows_alone_may_be_left_out(tmp_path, capsys):
+    words = ["--output", str(tmp_path), "--zeroshot-backbones", "nowhere.pt"]
+
+    assert preflight.main(words) == 1
+
+    text = capsys.readouterr().err
+    assert 'Model "nowhere.pt" not found' in text
+    assert text.strip().endswith(
+        "Zero-shot rows (--no-zeroshot leaves them out) or a teacher need it."
+    )
 
 
 def test_many_mistakes_of_one_kind_are_counted(monkeypatch):

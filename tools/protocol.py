@@ -221,9 +221,10 @@ def check(request: Request, runs: Sequence[Run], launcher: Launcher) -> int:
     todo = [run for run in runs if not run.results()]
     datasets = sorted({run.dataset for run in todo if not run.dataset.startswith("toy_")})
     named = [run for run in todo if "MODEL.BACKBONE.WEIGHTS" not in run.opts]
-    backbones = sorted({run.backbone for run in named if run.backbone})
+    own = sorted({run.backbone for run in named if run.backbone and not run.tolerant})
+    others = sorted({run.backbone for run in named if run.backbone} - set(own))
     words = ["--root", request.root, "--output", str(request.output)]
-    words += ["--datasets", *datasets, "--backbones", *backbones]
+    words += ["--datasets", *datasets, "--backbones", *own, "--zeroshot-backbones", *others]
     checked = [run.arguments(linked=False) for run in runs if not run.tolerant]
     words += ["--runs", json.dumps(checked)]
     return launcher.call("tools/protocols/preflight.py", words)

@@ -22,6 +22,7 @@ SHOWN = 3  # mistakes in settings that are told; those of many runs are alike
 OTHER_OPTIONS = " In a script: give these runs a name, --tag NAME, or take another OUTPUT."
 STUDENTS = ("toy:", "timm:", "torchvision:")  # embedded, or loaded by other packages
 OPEN_CLIP = "open_clip:"  # that package alone knows its names, and fetches while it loads
+ZEROSHOT_ONLY = "Zero-shot rows (--no-zeroshot leaves them out) or a teacher need it."
 NEEDED_SPACE = 0.5 * GIGABYTE  # checkpoints and feature banks of a few runs
 
 
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = FlagParser(description=__doc__)
     parser.add_argument("--datasets", nargs="*", default=[], help="config names")
     parser.add_argument("--backbones", nargs="*", default=[], help="names of backbones")
+    parser.add_argument("--zeroshot-backbones", nargs="*", default=[], help="of these rows alone")
     parser.add_argument("--root", default="./data", help="folder that holds all datasets")
     parser.add_argument("--output", default="output", help="where the runs will be written")
     parser.add_argument("--runs", type=json.loads, default=[], help="JSON: arguments of each run")
@@ -37,7 +39,10 @@ def main(argv: list[str] | None = None) -> int:
 
     problems = config_problems(args.runs)
     problems += [*data_problems(args.datasets, args.root), *disk_problems(args.output)]
-    problems += weights_problems(args.backbones, may_download=not problems)
+    download = not problems
+    problems += weights_problems(args.backbones, may_download=download)
+    more = weights_problems(args.zeroshot_backbones, may_download=download)
+    problems += [f"{text}\n  {ZEROSHOT_ONLY}" for text in more]
     if problems:
         print("\nCannot start:\n", file=sys.stderr)
         print("\n\n".join(problems), file=sys.stderr)
