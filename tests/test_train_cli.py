@@ -206,6 +206,11 @@ def test_the_default_output_folder_of_a_domain_left_out_names_it():
             "EngineToy",
             "OPTIM.LR=1: config keys are given as KEY VALUE, OPTIM.LR 1",
         ),
+        (
+            ("OPTIM.LR=1", "--seed", "1"),
+            "EngineToy",
+            "OPTIM.LR=1: config keys are given as KEY VALUE, OPTIM.LR 1",
+        ),
         (("OPTIM.LR", "1", "--seed", "1"), "EngineToy", "--seed stands behind KEY VALUE pairs"),
         (("--config-file", "fsat.yaml"), "EngineToy", "no such file"),
     ],

@@ -112,14 +112,13 @@ def check_pairs(words: Sequence[str]) -> None:
     Raises:
         ValueError: saying how to write it.
     """
-    for word in words:
+    for place, word in enumerate(words):
         if word.startswith("--"):
             raise ValueError(
                 f"{word} stands behind KEY VALUE pairs ({' '.join(words[:2])}). Flags come first."
             )
-    for word in words[::2]:
         key, equals, value = word.partition("=")
-        if equals:
+        if equals and place % 2 == 0:
             raise ValueError(f"{word}: config keys are given as KEY VALUE, {key} {value}.")
 
 
