@@ -30,6 +30,14 @@ def read_lines(folder):
     return [line for line in map(json.loads, lines) if "tr_outloss" in line]
 
 
+def test_the_default_output_folder_of_a_domain_left_out_names_it():
+    words = ["--trainer", "ERM", "--dataset", "toy_domains", "--target-domains", "Real World"]
+
+    cfg = make_config(make_parser().parse_args([*words, "--seed", "0"]))
+
+    assert Path(cfg.OUTPUT_DIR) == Path("output/lodo/toy_domains/ERM/toy/seed0/te_real_world")
+
+
 def test_a_draw_is_a_function_of_seed_stage_target_domain_and_step():
     rows = [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9]]
     batches = DomainBatches(rows, 3, key=(1, "align", "sketch"))

@@ -187,14 +187,6 @@ def test_the_default_output_folder_follows_the_tree(world):
     assert path == Path("output/fewshot/colours/EngineToy/fast_2shots/seed3")
 
 
-def test_the_default_output_folder_of_a_domain_left_out_names_it():
-    words = ["--trainer", "ERM", "--dataset", "toy_domains", "--target-domains", "Real World"]
-
-    cfg = make_config(make_parser().parse_args([*words, "--seed", "0"]))
-
-    assert Path(cfg.OUTPUT_DIR) == Path("output/lodo/toy_domains/ERM/toy/seed0/te_real_world")
-
-
 @pytest.mark.parametrize(
     ("more", "trainer", "text"),
     [
