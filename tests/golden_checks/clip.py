@@ -73,7 +73,7 @@ def _check_preprocessing(case: Case) -> None:
 
     for name in names:
         image = Image.fromarray(np.ascontiguousarray(case.arrays[name]))
-        case.compare_pixels(name.replace("pixels", "out"), transform(image))
+        case.compare(name.replace("pixels", "out"), transform(image))
 
 
 def _check_tokens(case: Case) -> None:
