@@ -13,6 +13,7 @@ from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import FeatureTrainer, Method
 from trainers.common.prompts import ContextPrompt
+from trainers.compat import load_clip_to_cpu  # noqa: F401  for files that import it from here
 
 
 class CoOpPrompt(ContextPrompt):
