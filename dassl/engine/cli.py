@@ -17,6 +17,7 @@ from dassl.utils import did_you_mean
 
 from .build import TRAINER_REGISTRY
 from .resume import root_is_the_set
+from .undeclared import DeclaredKeys, OpenKeys
 
 logger = logging.getLogger(__name__)
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -81,11 +82,15 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     trainer = TRAINER_REGISTRY.get(find_trainer(args, recipes))
     if hasattr(trainer, "default_cfg"):
         merge_declared(cfg, trainer.default_cfg())
+        keys = DeclaredKeys(cfg, trainer)
+    else:
+        keys = OpenKeys(cfg, trainer, args)
     cfg.RUN.DATASET = dataset_yaml.stem
     cfg.RUN.RECIPE = recipes[0].stem if recipes else ""
     for path in (dataset_yaml, *recipes):
-        merge_yaml(cfg, path)
-    merge_flags(cfg, args)
+        merge_yaml(cfg, path, keys)
+    merge_flags(cfg, args, keys)
+    keys.take_pairs(args.opts)
     cfg.merge_from_list(args.opts)
     if cfg.DATALOADER.SEEDING == "sample" and "DATALOADER.NUM_WORKERS" not in args.opts[::2]:
         cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, available_cores())
@@ -142,6 +147,7 @@ def find_trainer(args: argparse.Namespace, recipes: Iterable[Path]) -> str:
 
     Raises:
         ValueError: if there is none, or no trainer has it.
+        ImportError: if the file that defines it cannot be imported.
     """
     known = sorted(TRAINER_REGISTRY.registered_names())
     name = args.trainer
@@ -151,6 +157,7 @@ def find_trainer(args: argparse.Namespace, recipes: Iterable[Path]) -> str:
         name = name or ((_read_yaml(path).get("TRAINER") or {}).get("NAME") or "")
     if not name:
         raise ValueError(f"No trainer is given. Use --trainer NAME. Known: {', '.join(known)}.")
+    TRAINER_REGISTRY.raise_if_broken(name)
     if name not in known:
         raise ValueError(f"No trainer is called {name!r}. {did_you_mean(name, known)}")
     return name
@@ -258,11 +265,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content or {}
 
 
-def merge_yaml(cfg: CfgNode, path: Path) -> None:
-    """Merge a YAML file; errors name the file."""
-    _read_yaml(path)
+def merge_yaml(cfg: CfgNode, path: Path, keys: DeclaredKeys | OpenKeys) -> None:
+    """Merge a YAML file for a trainer with these keys; errors name the file."""
+    content = keys.settle(_read_yaml(path), _shown(path))
     try:
-        cfg.merge_from_file(str(path))
+        cfg.merge_from_other_cfg(type(cfg)(content))
     except (KeyError, ValueError) as err:
         raise type(err)(f"{_shown(path)}: {err.args[0] if err.args else err}") from err
 
@@ -276,7 +283,7 @@ def merge_declared(cfg: CfgNode, declared: CfgNode, prefix: str = "") -> None:
             cfg[key] = value.clone() if isinstance(value, CfgNode) else value
 
 
-def merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
+def merge_flags(cfg: CfgNode, args: argparse.Namespace, keys: DeclaredKeys | OpenKeys) -> None:
     """Put the flags that were given into the config."""
     pairs = {
         "DATASET.ROOT": args.root,
@@ -296,6 +303,7 @@ def merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
     if args.skip_bad_images:
         cfg.DATALOADER.SKIP_BAD_IMAGES = True
     if args.enhanced_base:
+        keys.offer("TRAINER.TaskRes.ENHANCED_BASE", args.enhanced_base)
         if "TaskRes" not in cfg.TRAINER:
             raise ValueError("--enhanced-base belongs to TaskRes; use it with --trainer TaskRes.")
         cfg.TRAINER.TaskRes.ENHANCED_BASE = args.enhanced_base
