@@ -26,6 +26,7 @@ from .blocks import (
     pick_rows,
 )
 from .compact import expand
+from .layouts import NOT_WEIGHTS
 from .vision import AttentionPool2d, Bottleneck, ModifiedResNet, VisionTransformer
 
 __all__ = [
@@ -50,7 +51,6 @@ __all__ = [
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 HEAD_DIM = 64  # of every attention in OpenAI's models
-NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # 0-dim entries of the archives
 
 
 class CLIP(nn.Module):
@@ -130,6 +130,12 @@ class CLIP(nn.Module):
     def dtype(self) -> torch.dtype:
         """The dtype of activations: that of the first image convolution."""
         return self.visual.conv1.weight.dtype
+
+    @property
+    def activation(self) -> str:
+        """The activation of the MLPs: "quick_gelu" (OpenAI's) or "gelu"."""
+        block = self.transformer.resblocks[0]
+        return "quick_gelu" if isinstance(block.mlp.gelu, QuickGELU) else "gelu"
 
     def build_attention_mask(self) -> Tensor:
         """The additive causal mask of the text tower, (context_length, context_length)."""
