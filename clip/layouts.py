@@ -62,7 +62,8 @@ def _from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             "These weights are the image tower of a Hugging Face CLIP alone (vision_model.*, no "
             "text_model.*). Use the whole model (CLIPModel), which has both towers."
         )
-    renamed, joined = {}, {}
+    renamed: dict[str, Tensor] = {}
+    joined: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if ".self_attn." in key and key.split(".")[-2] in ("q_proj", "k_proj", "v_proj"):
             part, kind = key.split(".")[-2:]

@@ -92,7 +92,10 @@ class CLIP(nn.Module):
         self.image_mean, self.image_std = IMAGE_MEAN, IMAGE_STD
         self.context_length = context_length
         self.vocab_size = vocab_size
+        self.visual: VisionTransformer | ModifiedResNet
         if isinstance(vision_layers, int):
+            if vision_patch_size is None:
+                raise ValueError("A vision transformer needs vision_patch_size, in pixels.")
             self.visual = VisionTransformer(
                 image_resolution,
                 vision_patch_size,
@@ -134,8 +137,8 @@ class CLIP(nn.Module):
     @property
     def activation(self) -> str:
         """The activation of the MLPs: "quick_gelu" (OpenAI's) or "gelu"."""
-        block = self.transformer.resblocks[0]
-        return "quick_gelu" if isinstance(block.mlp.gelu, QuickGELU) else "gelu"
+        layers = self.transformer.block(0).mlp
+        return "quick_gelu" if any(isinstance(m, QuickGELU) for m in layers) else "gelu"
 
     def build_attention_mask(self) -> Tensor:
         """The additive causal mask of the text tower, (context_length, context_length)."""
@@ -336,6 +339,7 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict:
             f"This is no CLIP state dict in OpenAI's layout: it has no {', '.join(missing)}. Its "
             f"first keys are {', '.join(list(state_dict)[:4]) or '(none)'}."
         )
+    layers: int | tuple[int, ...]
     if vision_key == "visual.proj":
         width, _, patch, _ = state_dict["visual.conv1.weight"].shape
         suffix = ".attn.in_proj_weight"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -42,11 +43,11 @@ class EncodeOnlyCLIP(nn.Module):
     Everything that needs hooks, hidden states or the inside of the text tower is refused.
     """
 
-    def __init__(self, model: nn.Module, tokenizer, *, reason: str, needs_strings: bool):
+    def __init__(self, model: Any, tokenizer: Any, *, reason: str, needs_strings: bool) -> None:
         super().__init__()
         import open_clip
 
-        self.inner = model
+        self.inner: Any = model  # an open_clip model
         preprocess = open_clip.get_model_preprocess_cfg(model)
         size = preprocess["size"]
         side = size if isinstance(size, int) else size[0]
@@ -96,7 +97,7 @@ class EncodeOnlyCLIP(nn.Module):
         if asked:
             self._refuse_internals(", ".join(asked))
 
-    def _refuse_internals(self, what: str) -> None:
+    def _refuse_internals(self, what: str) -> NoReturn:
         raise ValueError(
             f"{self.backbone_name or 'This backbone'} can only encode ({self.reason}): {what} is "
             f"not available. Backbones that work: {WHAT_WORKS}."
@@ -104,13 +105,13 @@ class EncodeOnlyCLIP(nn.Module):
 
     def project_image(self, rows: Tensor) -> Tensor:
         """Refused: there are no CLIP tokens."""
-        return self._refuse_internals("project_image")
+        self._refuse_internals("project_image")
 
     def project_text(self, rows: Tensor) -> Tensor:
         """Refused: there are no CLIP tokens."""
-        return self._refuse_internals("project_text")
+        self._refuse_internals("project_text")
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         if name in INTERNALS:
             self._refuse_internals(name)
         return super().__getattr__(name)
@@ -289,7 +290,7 @@ def _check_name(name: str, arch: str, pretrained: str) -> None:
         )
 
 
-def convert(inner: nn.Module, *, precision: str = "fp32") -> CLIP:
+def convert(inner: Any, *, precision: str = "fp32") -> CLIP:
     """Convert an open_clip model (in eval mode, float32) into our CLIP.
 
     Raises:
@@ -323,7 +324,7 @@ def convert(inner: nn.Module, *, precision: str = "fp32") -> CLIP:
 
 
 @torch.no_grad()
-def _check_features(inner: nn.Module, model: CLIP) -> None:
+def _check_features(inner: Any, model: CLIP) -> None:
     """Compare both models on one noise image and two made-up prompts."""
     side = model.visual.input_resolution
     images = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
