@@ -82,10 +82,11 @@ class SimpleTrainer(TrainerBase):
         cls,
         cfg: CfgNode,
         classnames: Sequence[str],
-        batches: Batches,
+        batches: Batches | None,
         *,
         test: Batches | None = None,
         val: Batches | None = None,
+        all_classnames: Sequence[str] | None = None,
         **networks: nn.Module,
     ) -> "SimpleTrainer":
         """The trainer over tensors in the place of a dataset; all else is that of ``cls(cfg)``.
@@ -99,10 +100,11 @@ class SimpleTrainer(TrainerBase):
         Args:
             cfg: the config; DATASET.NAME still chooses templates.
             classnames: ordered by label.
-            batches: the training batches of every epoch, or a function epoch (from 0) -> batches.
-                They are used in this order; DATALOADER's batch size and sampler do nothing.
+            batches: the training batches of every epoch, or a function epoch (from 0) -> batches,
+                used in this order whatever DATALOADER says; None where nothing is trained.
             test: batches of the test split, likewise; training without them needs TEST.NO_TEST.
             val: batches of the validation split.
+            all_classnames: of the whole dataset, where ``classnames`` are a subset (LASP).
             networks: in the place of those that the config names; see ``takes_networks``.
 
         Raises:
@@ -121,6 +123,7 @@ class SimpleTrainer(TrainerBase):
             batches,
             test=test,
             val=val,
+            all_classnames=all_classnames,
             num_source_domains=len(cfg.DATASET.SOURCE_DOMAINS),
         )
         trainer.given_networks = networks
@@ -163,6 +166,8 @@ class SimpleTrainer(TrainerBase):
     # ----------------------------------------------------------------- loop
     def before_train(self) -> None:
         """Resume if there is something to resume; open the writers; start the clock."""
+        if self.given_data is not None:
+            self.given_data.check_run(self.max_epoch, tests=not self.cfg.TEST.NO_TEST)
         self._check_selection()
         self.time_start = time.time()
         self._resume_file = ResumeFile(self.output_dir)
@@ -196,11 +201,6 @@ class SimpleTrainer(TrainerBase):
             self.best_result, self.selected_epoch = best or (-math.inf, None)
 
     def _check_selection(self) -> None:
-        if self.given_data and self.test_loader is None and not self.cfg.TEST.NO_TEST:
-            raise ValueError(
-                "There are no test batches to evaluate on after training. Give from_parts() "
-                "test=..., or set TEST.NO_TEST True."
-            )
         split = selection_split(self.selection)
         if split == "val" and self.val_loader is None and not self.cfg.TEST.NO_TEST:
             raise ValueError(

@@ -126,8 +126,9 @@ class ClipTrainer(TrainerX):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "amp")
         if any(p.requires_grad for p in self.method.parameters()):
             self.optim = build_optimizer(self.method, self.cfg.OPTIM, self.param_groups())
+            loader = self.train_loader_x
             self.sched = build_lr_scheduler(
-                self.optim, self.cfg.OPTIM, steps_per_epoch=len(self.train_loader_x)
+                self.optim, self.cfg.OPTIM, steps_per_epoch=1 if loader is None else len(loader)
             )
         else:
             self.max_epoch = 0  # nothing to train
