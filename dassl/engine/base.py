@@ -121,7 +121,7 @@ class TrainerBase:
         trainer.__init__(cfg)
         return trainer
 
-    def stage(self, kind: type["TrainerBase"], cfg: CfgNode) -> "TrainerBase":
+    def sibling(self, kind: type["TrainerBase"], cfg: CfgNode) -> "TrainerBase":
         """A trainer of another kind over this one's data and networks, given or of the config."""
         return kind._over(cfg, self.given_data, self.given_networks)
 
