@@ -76,8 +76,8 @@ class SimpleTrainer(TrainerBase):
         """Refuse settings that cannot work, before anything is built."""
 
     def build_data_loader(self) -> None:
-        """Build data set, loaders and class names."""
-        dm = DataManager(self.cfg)
+        """Build data set, loaders and class names, or take those given."""
+        dm = self.given_data or DataManager(self.cfg)
         self.train_loader_x = dm.train_loader_x
         self.train_loader_u = dm.train_loader_u
         self.val_loader = dm.val_loader
@@ -108,6 +108,8 @@ class SimpleTrainer(TrainerBase):
     # ----------------------------------------------------------------- loop
     def before_train(self) -> None:
         """Resume if there is something to resume; open the writers; start the clock."""
+        if self.given_data is not None:
+            self.given_data.check_run(self.max_epoch, tests=not self.cfg.TEST.NO_TEST)
         self._check_selection()
         self.time_start = time.time()
         self._resume_file = ResumeFile(self.output_dir)
