@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode
 
@@ -59,7 +59,7 @@ class SimpleTrainer(TrainerBase):
 
     takes_networks: tuple[str, ...] = ()  # networks that ``from_parts`` may be given, by name
     given_data: GivenData | None = None  # what ``from_parts`` was given; None: the dataset's
-    given_networks: dict[str, nn.Module] = {}
+    given_networks: dict[str, Any] = {}
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class SimpleTrainer(TrainerBase):
         *,
         test: Batches | None = None,
         val: Batches | None = None,
-        **networks: nn.Module,
+        **networks: Any,
     ) -> "SimpleTrainer":
         """The trainer over tensors in the place of a dataset; all else is that of ``cls(cfg)``.
 
