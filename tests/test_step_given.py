@@ -5,9 +5,8 @@ import torch
 from step_world import CLASSES, DIMENSION, make_teacher
 from torch import nn
 
-from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import load_checkpoint
-from golden_checks.runs import build, metrics_lines, trainer_cfg
+from golden_checks.runs import build, metrics_lines
 from trainers.common.students import Student
 
 SHORT = {"STEPS.N": 5, "STEPS.FREQ": 2, "STEPS.MODEL_SAVE": 1, "OPTIM.LR": 1e-2}
@@ -111,7 +110,7 @@ def test_held_out_images_must_be_given(tmp_path):
 
 
 def test_a_given_student_follows_the_configs_batchnorm(tmp_path):
-    cfg = trainer_cfg("ERM", tmp_path, SHORT | {"MODEL.FREEZE_BN": False})
-    trainer = TRAINER_REGISTRY.get("ERM").from_parts(cfg, CLASSES, batches(), **parts())
+    settings = SHORT | {"MODEL.FREEZE_BN": False}
+    trainer = build("ERM", tmp_path, settings, CLASSES, batches(), **parts())
 
     assert not trainer.student.freeze_bn

@@ -14,12 +14,12 @@ from dassl.engine import TRAINER_REGISTRY, TrainerX
 from dassl.engine.cli import FOLLOW_BACKBONE, merge_declared
 
 
-def trainer_cfg(name: str, output: Path | str, settings: Mapping[str, Any]) -> CfgNode:
+def trainer_cfg(trainer: type, output: Path | str, settings: Mapping[str, Any]) -> CfgNode:
     """Engine defaults, the trainer's defaults, then key -> value."""
     cfg = get_cfg_default()
     cfg.INPUT.SIZE = FOLLOW_BACKBONE
-    merge_declared(cfg, TRAINER_REGISTRY.get(name).default_cfg())
-    cfg.TRAINER.NAME, cfg.OUTPUT_DIR = name, str(output)
+    merge_declared(cfg, trainer.default_cfg())
+    cfg.TRAINER.NAME, cfg.OUTPUT_DIR = trainer.__name__, str(output)
     cfg.TRAIN.PRINT_FREQ = 1000
     for key, value in settings.items():
         value = tuple(value) if isinstance(value, list) else value
@@ -30,8 +30,8 @@ def trainer_cfg(name: str, output: Path | str, settings: Mapping[str, Any]) -> C
 
 def build(name: str, output: Path | str, settings: Mapping[str, Any], *parts, **more) -> TrainerX:
     """The registered trainer over given parts, see ``from_parts``."""
-    cfg = trainer_cfg(name, output, settings)
-    return TRAINER_REGISTRY.get(name).from_parts(cfg, *parts, **more)
+    trainer = TRAINER_REGISTRY.get(name)
+    return trainer.from_parts(trainer_cfg(trainer, output, settings), *parts, **more)
 
 
 def optim_settings(config: dict) -> dict[str, Any]:

@@ -97,8 +97,7 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
         super().build_data_loader()
         self.freq, self.max_epoch = self.count_steps(self.cfg, self.dm.dataset)
         if self.given_data:
-            steps = (self.max_epoch - 1) * self.freq + 1
-            self.train_loader_x = self.given_data.train_loader_x.in_steps(steps)
+            self.train_loader_x.check_steps((self.max_epoch - 1) * self.freq + 1)
             self.evaluation = StepEvaluation.from_given(
                 self.given_data, self.cfg, device=self.device
             )
