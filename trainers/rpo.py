@@ -28,6 +28,9 @@ NOISE = 0.1  # length of the random vector added to every initial prompt
 class ReadOnlyHook(TowerHook):
     """Runs prompts through a tower that does not see them: they read, nothing reads them.
 
+    The same as prompts inside the tower under a mask that lets nobody read them, themselves
+    included; in the text tower each reads the sentence up to its end.
+
     After the call ``rows`` (K, N, W) is what the last block gives for the prompts.
     """
 
@@ -50,28 +53,6 @@ class _Recorder(TowerHook):
     def block(self, i: int, block: BlockView, x: Tensor) -> Tensor:
         self.states.append(x)
         return block(x)
-
-
-def text_mask(eot: int, prompts: int, length: int) -> Tensor:
-    """(L, L) bool, True = forbidden: query q may read key k iff k <= q and k <= EOT.
-
-    ``ReadOnlyHook`` computes what a tower with this mask gives for rows EOT+1 .. EOT+K.
-
-    Raises:
-        ValueError: if the prompts do not fit behind the sentence.
-    """
-    if eot + 1 + prompts > length:
-        raise ValueError(
-            f"A sentence of {eot + 1} tokens and TRAINER.RPO.K {prompts} prompts exceed the "
-            f"{length} positions of the text tower. Use fewer prompts or a shorter DATASET.PROMPT."
-        )
-    positions = torch.arange(length)
-    return (positions[None] > positions[:, None]) | (positions[None] > eot)
-
-
-def image_mask(tokens: int, prompts: int) -> Tensor:
-    """(L + K, L + K) bool, True = forbidden: nobody reads the last K tokens."""
-    return (torch.arange(tokens + prompts) >= tokens).expand(tokens + prompts, -1)
 
 
 class ReadOnlyPrompts(Method):
@@ -101,7 +82,7 @@ class ReadOnlyPrompts(Method):
         device = clip.logit_scale.device
         sentences = [template.replace("_", name) for name in classnames]
         tokens = tokenize(sentences).to(device)
-        text_mask(int(eot_positions(tokens).max()), prompts, clip.context_length)
+        _check_length(int(eot_positions(tokens).max()) + 1, prompts, clip.context_length)
         self.register_buffer("tokenized_prompts", tokens, persistent=False)
         end = clip.token_embedding.weight[int(tokens.max())].detach().float()
         self.text_prompt = nn.Parameter(_noisy(end, prompts))
@@ -178,6 +159,15 @@ def _sentence_states(clip: CLIP, tokens: Tensor) -> list[tuple[Tensor, list[Tens
 def _noisy(start: Tensor, rows: int) -> Tensor:
     noise = torch.randn(rows, len(start), device=start.device)
     return start.float() + NOISE * F.normalize(noise, dim=-1)
+
+
+def _check_length(sentence: int, prompts: int, length: int) -> None:
+    """Refuse prompts that do not fit behind the longest sentence."""
+    if sentence + prompts > length:
+        raise ValueError(
+            f"A sentence of {sentence} tokens and TRAINER.RPO.K {prompts} prompts exceed the "
+            f"{length} positions of the text tower. Use fewer prompts or a shorter DATASET.PROMPT."
+        )
 
 
 def _check(prompts: int, template: str) -> None:

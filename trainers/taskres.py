@@ -263,7 +263,7 @@ class TaskRes(FeatureTrainer):
         path = enhanced_base_path(cfg, cfg.OUTPUT_DIR)
         if not path.is_file():
             logger.info("Tuning the text projection first, in %s.", cfg.OUTPUT_DIR)
-            TaskResBase(cfg).train()
+            self.sibling(TaskResBase, cfg).train()
         return path
 
     @classmethod

@@ -135,6 +135,7 @@ class GivenDataset:
     """What trainers ask a dataset for, of class names and given batches."""
 
     classnames: list[str]
+    all_classnames: list[str]  # those that a subset of the classes leaves out included
     train_x: list[Datum]
     val: list[Datum] | None = None
     test: list[Datum] | None = None
@@ -156,18 +157,20 @@ class GivenData:
 
     Args:
         classnames: ordered by label.
-        train: see ``GivenBatches``.
-        test, val: likewise, or None.
+        train: see ``GivenBatches``; None where nothing is trained.
+        test, val: likewise.
+        all_classnames: of the whole dataset, if ``classnames`` are a subset.
         num_source_domains: how many domains the training images come from.
     """
 
     def __init__(
         self,
         classnames: Sequence[str],
-        train: Batches,
+        train: Batches | None,
         *,
         test: Batches | None = None,
         val: Batches | None = None,
+        all_classnames: Sequence[str] | None = None,
         num_source_domains: int = 0,
     ) -> None:
         names = list(classnames)
@@ -179,10 +182,31 @@ class GivenData:
         }
         items = {split: loader.items for split, loader in loaders.items()}
         self.dataset = GivenDataset(
-            names, items["train"], val=items.get("val"), test=items.get("test")
+            names,
+            list(all_classnames or names),
+            train_x=items.get("train", []),
+            val=items.get("val"),
+            test=items.get("test"),
         )
-        self.train_loader_x = loaders["train"]
+        self.train_loader_x = loaders.get("train")
         self.train_loader_u = None
         self.val_loader, self.test_loader = loaders.get("val"), loaders.get("test")
         self.num_classes, self.lab2cname = len(names), self.dataset.lab2cname
         self.num_source_domains = num_source_domains
+
+    def check_run(self, epochs: int, *, tests: bool) -> None:
+        """Refuse a run that needs batches which were not given.
+
+        Raises:
+            ValueError
+        """
+        if self.train_loader_x is None and epochs > 0:
+            raise ValueError(
+                f"No training batches were given, but there are {epochs} epochs to train. Give "
+                "from_parts() batches, or set OPTIM.MAX_EPOCH 0."
+            )
+        if self.test_loader is None and tests:
+            raise ValueError(
+                "No test batches were given to evaluate on after training. Give from_parts() "
+                "test=..., or set TEST.NO_TEST True."
+            )

@@ -10,7 +10,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from dassl.data import DataManager, GivenData
-from dassl.data.given import Batches
+from dassl.data import DataManager
 from dassl.evaluation import build_evaluator
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import (
@@ -57,10 +56,6 @@ COUNT_ITER = ("train_x", "train_u", "smaller_one")
 class SimpleTrainer(TrainerBase):
     """Builds data, model and evaluator from a config; trains, selects, tests and saves."""
 
-    takes_networks: tuple[str, ...] = ()  # networks that ``from_parts`` may be given, by name
-    given_data: GivenData | None = None  # what ``from_parts`` was given; None: the dataset's
-    given_networks: dict[str, Any] = {}
-
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
         self.check_cfg(cfg)
@@ -77,56 +72,6 @@ class SimpleTrainer(TrainerBase):
         self.best_result = -math.inf
 
     # ----------------------------------------------------------------- set-up
-    @classmethod
-    def from_parts(
-        cls,
-        cfg: CfgNode,
-        classnames: Sequence[str],
-        batches: Batches,
-        *,
-        test: Batches | None = None,
-        val: Batches | None = None,
-        **networks: Any,
-    ) -> "SimpleTrainer":
-        """The trainer over tensors in the place of a dataset; all else is that of ``cls(cfg)``.
-
-        No image file is read; training writes its usual files to OUTPUT_DIR.
-
-            batches = [{"img": images, "label": labels}]  # (B, 3, H, W) normalised pixels, (B,)
-            trainer = CoOp.from_parts(cfg, ["cat", "dog"], batches, test=batches, clip=clip)
-            trainer.train()
-
-        Args:
-            cfg: the config; DATASET.NAME still chooses templates.
-            classnames: ordered by label.
-            batches: the training batches of every epoch, or a function epoch (from 0) -> batches.
-                They are used in this order; DATALOADER's batch size and sampler do nothing.
-            test: batches of the test split, likewise; training without them needs TEST.NO_TEST.
-            val: batches of the validation split.
-            networks: in the place of those that the config names; see ``takes_networks``.
-
-        Raises:
-            TypeError: for a network that the trainer does not take.
-            ValueError: for a batch without inputs or labels, or with labels that have no name.
-        """
-        unknown = sorted(set(networks) - set(cls.takes_networks))
-        if unknown:
-            raise TypeError(
-                f"{cls.__name__}.from_parts() takes no network {', '.join(unknown)}; it takes "
-                f"{', '.join(cls.takes_networks) or 'none'}."
-            )
-        trainer = cls.__new__(cls)
-        trainer.given_data = GivenData(
-            classnames,
-            batches,
-            test=test,
-            val=val,
-            num_source_domains=len(cfg.DATASET.SOURCE_DOMAINS),
-        )
-        trainer.given_networks = networks
-        trainer.__init__(cfg)
-        return trainer
-
     def check_cfg(self, cfg: CfgNode) -> None:
         """Refuse settings that cannot work, before anything is built."""
 
@@ -163,6 +108,8 @@ class SimpleTrainer(TrainerBase):
     # ----------------------------------------------------------------- loop
     def before_train(self) -> None:
         """Resume if there is something to resume; open the writers; start the clock."""
+        if self.given_data is not None:
+            self.given_data.check_run(self.max_epoch, tests=not self.cfg.TEST.NO_TEST)
         self._check_selection()
         self.time_start = time.time()
         self._resume_file = ResumeFile(self.output_dir)
@@ -196,11 +143,6 @@ class SimpleTrainer(TrainerBase):
             self.best_result, self.selected_epoch = best or (-math.inf, None)
 
     def _check_selection(self) -> None:
-        if self.given_data and self.test_loader is None and not self.cfg.TEST.NO_TEST:
-            raise ValueError(
-                "There are no test batches to evaluate on after training. Give from_parts() "
-                "test=..., or set TEST.NO_TEST True."
-            )
         split = selection_split(self.selection)
         if split == "val" and self.val_loader is None and not self.cfg.TEST.NO_TEST:
             raise ValueError(

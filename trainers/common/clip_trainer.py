@@ -5,8 +5,8 @@ stages (``trainers/common/method.py``).
 """
 
 import logging
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -90,6 +90,8 @@ class ClipTrainer(TrainerX):
                 f"The given clip computes in {given.dtype}, this run in {dtype} (TRAINER."
                 f"{self.node}.PREC). Load it with load_backbone(name, precision={precision!r})."
             )
+        with unfrozen(self.cfg):
+            self.cfg.MODEL.BACKBONE.NAME = given.backbone_name
         return given.eval().requires_grad_(False).to(self.device)
 
     def _effective_precision(self) -> str:
@@ -126,8 +128,9 @@ class ClipTrainer(TrainerX):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "amp")
         if any(p.requires_grad for p in self.method.parameters()):
             self.optim = build_optimizer(self.method, self.cfg.OPTIM, self.param_groups())
+            loader = self.train_loader_x
             self.sched = build_lr_scheduler(
-                self.optim, self.cfg.OPTIM, steps_per_epoch=len(self.train_loader_x)
+                self.optim, self.cfg.OPTIM, steps_per_epoch=1 if loader is None else len(loader)
             )
         else:
             self.max_epoch = 0  # nothing to train
@@ -293,8 +296,17 @@ def set_input_size(cfg: CfgNode, clip: CLIP) -> None:
             f"INPUT.SIZE is {given}, but {cfg.MODEL.BACKBONE.NAME} reads {size} x {size} pixels. "
             "Leave INPUT.SIZE out: it follows the backbone."
         )
-    frozen = cfg.is_frozen()
+    with unfrozen(cfg):
+        cfg.INPUT.SIZE = (size, size)
+
+
+@contextmanager
+def unfrozen(cfg: CfgNode) -> Iterator[None]:
+    """Let a config be changed for a while; it is frozen again if it was."""
+    was_frozen = cfg.is_frozen()
     cfg.defrost()
-    cfg.INPUT.SIZE = (size, size)
-    if frozen:
-        cfg.freeze()
+    try:
+        yield
+    finally:
+        if was_frozen:
+            cfg.freeze()

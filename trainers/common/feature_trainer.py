@@ -53,10 +53,8 @@ class FeatureTrainer(ClipTrainer):
 
     def encode_given(self) -> None:
         """Turn given batches of normalised pixels into raw features; features stay as they are."""
-        loaders = {
-            name: loader.mapped(self.encode_images) for name, loader in self.loaders().items()
-        }
-        vars(self).update(loaders)
+        for name, loader in self.loaders().items():
+            setattr(self, name, loader.mapped(self.encode_images))
 
     def encode_images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised pixels -> what the bank stores of them; features pass."""
