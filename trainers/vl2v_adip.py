@@ -88,6 +88,8 @@ class VL2VSD(_VL2VTrainer):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
+        if self.has_given_student:
+            return
         student = full_name(cfg.MODEL.BACKBONE.NAME)
         expected = f"clip:{cfg.TRAINER.VL2V.TEACHER}"
         if student != expected:

@@ -28,6 +28,8 @@ class GivenBatches:
         ValueError: if a batch is incomplete, or a label is out of range.
     """
 
+    steps: range | None = None  # of an endless stream, the part that the next pass yields
+
     def __init__(self, batches: Batches, *, split: str, num_classes: int) -> None:
         self.split, self.num_classes = split, num_classes
         self._given, self._epoch = batches, 0
@@ -42,10 +44,11 @@ class GivenBatches:
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.batches if self.steps is None else self.steps)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self.batches)
+        first = 0 if self.steps is None or callable(self._given) else self.steps.start
+        return iter(self.batches[first : first + len(self)])
 
     @property
     def items(self) -> list[Datum]:
@@ -65,6 +68,31 @@ class GivenBatches:
         given = self._given
         batches = (lambda epoch: changed(given(epoch))) if callable(given) else changed(given)
         return GivenBatches(batches, split=self.split, num_classes=self.num_classes)
+
+    def check_steps(self, count: int) -> None:
+        """Refuse a run of ``count`` steps that there are not enough batches for.
+
+        Raises:
+            ValueError: saying how many there are.
+        """
+        if not callable(self._given) and len(self.batches) < count:
+            raise ValueError(
+                f"The run makes {count} steps, and {len(self.batches)} {self.split} batches are "
+                "given. Give one for every step, or a function epoch -> its batches."
+            )
+
+    def set_steps(self, start: int, stop: int) -> None:
+        """Yield those of steps start .. stop - 1 in the next pass: the stretch that is an epoch.
+
+        Raises:
+            ValueError: if the function of the epoch gave another number of batches.
+        """
+        self.steps = range(start, stop)
+        if callable(self._given) and len(self.batches) != len(self.steps):
+            raise ValueError(
+                f"{len(self.batches)} {self.split} batches are given for epoch {self._epoch}, that "
+                f"is, for steps {start} to {stop - 1}. Give one per step."
+            )
 
     def _completed(self, batches: Sequence[Batch]) -> list[dict[str, Any]]:
         completed, first = [], 0

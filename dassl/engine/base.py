@@ -38,7 +38,7 @@ class TrainerBase:
     selects_in_evaluation = False  # True: the selection rule reads labels in ``test``, too
     takes_networks: tuple[str, ...] = ()  # networks that ``from_parts`` may be given, by name
     given_data: GivenData | None = None  # what ``from_parts`` was given; None: the dataset's
-    given_networks: dict[str, nn.Module] = {}
+    given_networks: dict[str, Any] = {}
 
     def __init__(self) -> None:
         self.cfg: CfgNode | None = None
@@ -72,7 +72,7 @@ class TrainerBase:
         test: Batches | None = None,
         val: Batches | None = None,
         all_classnames: Sequence[str] | None = None,
-        **networks: nn.Module,
+        **networks: Any,
     ) -> "TrainerBase":
         """The trainer over tensors in the place of a dataset; all else is that of ``cls(cfg)``.
 
@@ -113,9 +113,7 @@ class TrainerBase:
         return cls._over(cfg.clone(), data, networks)
 
     @classmethod
-    def _over(
-        cls, cfg: CfgNode, data: GivenData | None, networks: dict[str, nn.Module]
-    ) -> "TrainerBase":
+    def _over(cls, cfg: CfgNode, data: GivenData | None, networks: dict[str, Any]) -> "TrainerBase":
         trainer = cls.__new__(cls)
         trainer.given_data, trainer.given_networks = data, networks
         trainer.__init__(cfg)

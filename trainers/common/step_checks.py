@@ -15,18 +15,24 @@ class StepChecks:
 
     hands_on = False  # a later stage starts from ``best``
 
+    @property
+    def has_given_student(self) -> bool:
+        """Whether the student is at hand (``from_parts``): its name says nothing then."""
+        return "student" in self.given_networks
+
     def check_cfg(self, cfg: CfgNode) -> None:
         """Refuse settings that cannot work.
 
         Raises:
             ValueError: naming the key, its value and what is allowed.
         """
-        if not cfg.MODEL.BACKBONE.NAME:
+        if not self.has_given_student and not cfg.MODEL.BACKBONE.NAME:
             raise ValueError(
                 "MODEL.BACKBONE.NAME, the student, is empty. Give --backbone NAME: rn50, vitb, "
                 "vits, deits, toy, torchvision:<model>, timm:<model>.<tag> or clip:<backbone>."
             )
-        full_name(cfg.MODEL.BACKBONE.NAME)
+        if not self.has_given_student:
+            full_name(cfg.MODEL.BACKBONE.NAME)
         if cfg.STEPS.RECORDS not in RECORDS:
             raise ValueError(
                 f'STEPS.RECORDS is "{cfg.STEPS.RECORDS}"; allowed: {", ".join(RECORDS)}.'

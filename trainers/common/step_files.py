@@ -24,6 +24,7 @@ SAME_IN_STAGES = (
     "trial_seed",
     "teacher",
     "prompt_style",
+    "templates",
 )
 
 

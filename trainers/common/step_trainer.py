@@ -32,7 +32,7 @@ from trainers.common.step_checks import StepChecks
 from trainers.common.step_evaluation import StepEvaluation
 from trainers.common.step_files import StepFiles
 from trainers.common.step_selection import StepSelection, split_metrics, summarise
-from trainers.common.students import build_student
+from trainers.common.students import Student, build_student
 from trainers.common.swad import LossValley, Segment
 
 logger = logging.getLogger(__name__)
@@ -84,6 +84,7 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
     """
 
     follows_backbone_size = True
+    takes_networks = ("student",)
     model_name = "network"  # folder of the deployed checkpoint
     stage = "train"  # enters every seed
     trained_parts: tuple[str, ...] = ("student", "head")
@@ -91,17 +92,35 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
     # ----------------------------------------------------------------- set-up
     def build_data_loader(self) -> None:
         """The student first, because INPUT.SIZE follows it; then streams and fixed images."""
-        cfg = self.cfg
-        self.student = build_student(
-            cfg.MODEL.BACKBONE.NAME,
-            pretrained=cfg.MODEL.BACKBONE.PRETRAINED,
-            weights=cfg.MODEL.BACKBONE.WEIGHTS,
-            freeze_bn=cfg.MODEL.FREEZE_BN,
-        )
+        self.student = self._student()
         self._set_input_size()
         super().build_data_loader()
-        dataset = self.dm.dataset
-        self.freq, self.max_epoch = self.count_steps(cfg, dataset)
+        self.freq, self.max_epoch = self.count_steps(self.cfg, self.dm.dataset)
+        if self.given_data:
+            self.train_loader_x.check_steps((self.max_epoch - 1) * self.freq + 1)
+            self.evaluation = StepEvaluation.from_given(
+                self.given_data, self.cfg, device=self.device
+            )
+        else:
+            self._read_domains()
+
+    def _student(self) -> Student:
+        """The given student, or the one that the config names."""
+        node = self.cfg.MODEL
+        if self.has_given_student:
+            student = self.given_networks["student"]
+            student.freeze_bn = node.FREEZE_BN
+            return student
+        return build_student(
+            node.BACKBONE.NAME,
+            pretrained=node.BACKBONE.PRETRAINED,
+            weights=node.BACKBONE.WEIGHTS,
+            freeze_bn=node.FREEZE_BN,
+        )
+
+    def _read_domains(self) -> None:
+        """An endless stream per source domain, and the fixed images that are evaluated."""
+        cfg, dataset = self.cfg, self.dm.dataset
         items = DatasetWrapper(cfg, dataset.train_x, build_transform(cfg), is_train=True)
         batches = DomainBatches(
             rows_by_domain(dataset.train_x),

@@ -14,10 +14,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from clip import load_backbone, tokenize, weights_digest
 from clip.model import CLIP
 from dassl.utils import atomic_write, cache_dir
+from trainers.common.templates import check_templates
 
 TEXT_BATCH = 256  # prompts per call
 NORMS = ("imagenet", "clip")
@@ -38,6 +40,12 @@ def prompt_templates(style: int) -> tuple[str, ...]:
         why = " Style 4 fails in the official code, too." if style == 4 else ""
         raise ValueError(f"The prompt style (PROMPT_STYLE) is {style}; allowed: {known}.{why}")
     return PROMPT_STYLES[style]
+
+
+def run_templates(cfg: CfgNode, style: int) -> tuple[str, ...]:
+    """The templates of a prompt style, or DATASET.TEMPLATES where that is set."""
+    own = prompt_templates(style)
+    return tuple(check_templates(cfg.DATASET.TEMPLATES)) if cfg.DATASET.TEMPLATES else own
 
 
 def prompt_names(style: int, classnames: Sequence[str]) -> list[str]:
