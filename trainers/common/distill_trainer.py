@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
+from dassl.config import Condition
 from trainers.common.dg_model import TextHead
 from trainers.common.step_trainer import StepTrainer, step_cfg
 from trainers.common.teacher import (
@@ -74,6 +75,17 @@ class DistillTrainer(StepTrainer):
         teacher: frozen, counts its queries.
         class_texts: (C, D) unit rows.
     """
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [
+            Condition(
+                ("TRAINER.VL2V.SCALE",),
+                lambda cfg: cfg.TRAINER.VL2V.TEACHER.startswith(("http://", "https://")),
+                "the teacher {TRAINER.VL2V.TEACHER} tells its own scale",
+            ),
+            *super().conditions(),
+        ]
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
