@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition, never, only_if
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from dassl.metrics import compute_accuracy
@@ -225,6 +226,16 @@ class AMU(FeatureTrainer):
             raise ValueError(f"TRAINER.AMU.LAMBDA_MERGE is {node.LAMBDA_MERGE}; expected 0 to 1.")
         if node.AUGMENT_EPOCH < 1:
             raise ValueError(f"TRAINER.AMU.AUGMENT_EPOCH is {node.AUGMENT_EPOCH}; expected >= 1.")
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        powered = [kind for kind in UNCERTAINTY_TYPES if kind not in ("none", "var")]
+        return [
+            only_if("TRAINER.AMU.UNCENT_POWER", "TRAINER.AMU.UNCENT_TYPE", *powered),
+            only_if("TRAINER.AMU.AUGMENT_EPOCH", "TRAINER.AMU.AUX_INIT", "shots"),
+            never("OPTIM.STAGED_LR", "W is all that learns"),
+            *super().conditions(),
+        ]
 
     # ----------------------------------------------------------------- set-up
     @classmethod

@@ -14,11 +14,13 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition, never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
 from trainers.common.feature_trainer import FeatureLoader
 from trainers.common.feature_view import FeatureView
+from trainers.common.idle import STORED_VIEWS
 from trainers.common.loading import select_rows
 from trainers.common.prompts import template_features
 from trainers.common.templates import ensemble_templates
@@ -144,6 +146,11 @@ class CLAP(FeatureTrainer):
         super().check_cfg(cfg)
         if cfg.TRAINER.CLAP.VIEWS < 1:
             raise ValueError(f"TRAINER.CLAP.VIEWS is {cfg.TRAINER.CLAP.VIEWS}; expected >= 1.")
+
+    @classmethod
+    def view_conditions(cls) -> list[Condition]:
+        stored = never(STORED_VIEWS, "it stores TRAINER.CLAP.VIEWS views of every shot")
+        return [stored, *super().view_conditions()]
 
     @property
     def view_mode(self) -> str:

@@ -15,14 +15,16 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import did_you_mean
 from trainers.common import Method
 from trainers.common.augment import Augmentation
 from trainers.common.confidence import confident_count, confident_prediction, repeated_rows
 from trainers.common.cupl import class_sentences, sentence_classifier, swap_food_names
+from trainers.common.dmn_conditions import CONDITIONS
 from trainers.common.dynamic_memory import DynamicMemory
-from trainers.common.fusion import fuse, search_weights
+from trainers.common.fusion import FIXED_ALPHA, fuse, search_weights
 from trainers.common.loading import select_rows
 from trainers.common.readout import (
     POSITIONS,
@@ -38,11 +40,6 @@ from trainers.common.test_views import CropFlip
 
 logger = logging.getLogger(__name__)
 SETTINGS = ("zero_shot", "training_free", "few_shot")
-FIXED_ALPHA = {  # the weights of `last` where ALPHA is not given
-    "zero_shot": (1.0, 1.0, 0.0),
-    "training_free": (1.0, 1.0, 1.0),
-    "few_shot": (1.0, 1.0, 0.3),
-}
 CROP_SCALE = (0.5, 1.0)  # of training images and augmented views
 SHARED = {"key": "query", "value": "query", "text": "output"}  # SHARED_PARAM: one tensor for both
 REPLAY = 64  # images whose read-outs share one matrix product
@@ -282,6 +279,10 @@ class DMN(StreamTrainer):
                 "static), or () for those of the setting."
             )
         self.uses_training_images = node.SETTING != "zero_shot"
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [*CONDITIONS, *super().conditions()]
 
     def build_augmentation(self) -> Augmentation:
         """Training views: crop and flip, bilinear; not the transforms of INPUT."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
+from dassl.config import Condition, only_if
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import did_you_mean
 from trainers.common.dg_model import StudentClassifier, TextHead
@@ -59,6 +60,11 @@ class ERM(StepTrainer):
     takes_networks = ("student", "teacher")  # the teacher's texts start the text head
     trained_parts = ("student", "projection", "head")
     default_cfg = staticmethod(erm_cfg)
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        style = only_if("TRAINER.ERM.PROMPT_STYLE", "TRAINER.ERM.HEAD", "text")
+        return [style, *super().conditions()]
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)

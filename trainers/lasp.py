@@ -14,9 +14,11 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition, only_if
 from dassl.data.datasets import build_dataset
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import ClipTrainer, Method, cross_entropy_losses, scaled_cosines
+from trainers.common.idle import no_templates, words_give_length
 from trainers.common.loading import picked_state
 from trainers.common.prompts import ContextPrompt, template_features
 from trainers.common.templates import check_templates, template_lists
@@ -200,6 +202,32 @@ class LASP(ClipTrainer):
         node.GRAD_CLIP = 1.0  # global norm that gradients are clipped to, with PREC amp only
         dataset = CN({"INCLUDE_ALL_CLASSES": False})  # LASP-V: new names compete in training
         return CN({"TRAINER": CN({"LASP": node}), "DATASET": dataset})
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        node = "TRAINER.LASP"
+        return [
+            words_give_length("LASP"),
+            only_if((f"{node}.LASP_PROMPTS", f"{node}.LASP_LOSS_WEIGHT"), f"{node}.ENABLE", True),
+            Condition(
+                (f"{node}.LASP_PROMPTS",),
+                lambda cfg: cfg.TRAINER.LASP.LASP_LOSS_WEIGHT != 0,
+                f"{node}.LASP_LOSS_WEIGHT is 0",
+            ),
+            only_if(f"{node}.TRAIN_W", f"{node}.ENABLE_CORRECTION", True),
+            Condition(
+                ("DATASET.INCLUDE_ALL_CLASSES",),
+                lambda cfg: cfg.DATASET.SUBSAMPLE_CLASSES != "all",
+                "no class is left out, DATASET.SUBSAMPLE_CLASSES is all",
+            ),
+            no_templates("its templates are TRAINER.LASP.LASP_PROMPTS"),
+            Condition(
+                ("OPTIM.STAGED_LR",),
+                lambda cfg: not cfg.TRAINER.LASP.FINETUNE_VIT_LN,
+                "the LayerNorms have a learning rate of their own (TRAINER.LASP.FINETUNE_VIT_LN)",
+            ),
+            *super().conditions(),
+        ]
 
     @property
     def needs_vit(self) -> bool:

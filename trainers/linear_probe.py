@@ -15,10 +15,13 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition, never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.selection import selection_rule
 from trainers.common import FeatureTrainer, Method
 from trainers.common.c_search import Memo, lpclip_rows, search_c
+from trainers.common.idle import STORED_VIEWS, TRAINING, no_augmentation, no_templates
 from trainers.common.loading import select_rows
 
 logger = logging.getLogger(__name__)
@@ -149,6 +152,28 @@ class LinearProbe(FeatureTrainer):
             )
         if node.DRAW == "lpclip" and cfg.DATASET.NUM_SHOTS < 1:
             raise ValueError("TRAINER.LINEARPROBE.DRAW lpclip needs DATASET.NUM_SHOTS >= 1.")
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        chosen = "TEST.SELECT_ON is {TEST.SELECT_ON}"
+        views = "the test view serves every image, training images included"
+        return [
+            Condition(
+                ("TRAINER.LINEARPROBE.C",),
+                lambda cfg: selection_rule(cfg) == "last",
+                f"C is searched, {chosen}",
+            ),
+            Condition(
+                ("TRAINER.LINEARPROBE.NUM_STEP",),
+                lambda cfg: selection_rule(cfg) != "last",
+                f"C is not searched, {chosen}",
+            ),
+            never((*TRAINING, "MODEL.INIT_WEIGHTS"), "a solver fits all images at once"),
+            never(STORED_VIEWS, views),
+            *no_augmentation(views),
+            no_templates("no text enters a linear probe"),
+            *super().conditions(),
+        ]
 
     @property
     def view_mode(self) -> str:

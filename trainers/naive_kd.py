@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
+from dassl.config import Condition, only_if
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import did_you_mean
 from trainers.common.dg_model import StudentClassifier, TextHead
@@ -127,6 +128,14 @@ class NaiveKD(DistillTrainer):
         node.LOSS = "kd_kl"  # kd_kl | kd_cos | img_only | txt_only | one_stage
         node.TEMPERATURE = 0.1  # tau of kd_kl and kd_cos, above 0
         return cfg
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        weighted = [kind for kind, weight in EMBEDDING_LOSSES.items() if weight is None]
+        return [
+            only_if("TRAINER.VL2V.LAMBDA", "TRAINER.NAIVEKD.LOSS", *LOGIT_LOSSES, *weighted),
+            *super().conditions(),
+        ]
 
     @property
     def kind(self) -> str:

@@ -15,8 +15,10 @@ from yacs.config import CfgNode as CN
 
 from clip import tokenize
 from clip.model import CLIP, BlockView, TowerHook
+from dassl.config import Condition, never
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import ClipTrainer, Method
+from trainers.common.idle import no_templates
 from trainers.common.loading import picked_state
 from trainers.common.method import full_precision
 from trainers.common.prompts import eot_positions
@@ -195,6 +197,14 @@ class RPO(ClipTrainer):
         node.PREC = "amp"  # fp32 | amp | fp16
         dataset = CN({"PROMPT": template_lists()["rpo"]})  # sentence; _ stands for the raw name
         return CN({"TRAINER": CN({"RPO": node}), "DATASET": dataset})
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [
+            never("TRAINER.RPO.CTX_INIT", "the official code declares it and does not read it"),
+            no_templates("its sentence is DATASET.PROMPT"),
+            *super().conditions(),
+        ]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

@@ -15,6 +15,7 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition, never, only_if
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import atomic_write, load_checkpoint
 from trainers.common import FeatureTrainer, Method
@@ -216,6 +217,14 @@ class TaskRes(FeatureTrainer):
     default_cfg = staticmethod(default_cfg)
 
     @classmethod
+    def conditions(cls) -> list[Condition]:
+        stage = ("TRAINER.TaskRes.BASE_LR", "TRAINER.TaskRes.BASE_EPOCHS")
+        return [
+            only_if(stage, "TRAINER.TaskRes.ENHANCED_BASE", "train"),
+            *super().conditions(),
+        ]
+
+    @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
         node = cfg.TRAINER.TaskRes
         templates = ensemble_templates(cfg)
@@ -297,6 +306,19 @@ class TaskResBase(FeatureTrainer):
 
     node = "TaskRes"
     default_cfg = staticmethod(default_cfg)
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        residual = ("RESIDUAL_SCALE", "VARIANT", "LEARNABLE_ALPHA", "ENHANCED_BASE")
+        stage = ("BASE_LR", "BASE_EPOCHS")
+        return [
+            never((f"TRAINER.TaskRes.{key}" for key in residual), "the base has no residual yet"),
+            never(
+                (f"TRAINER.TaskRes.{key}" for key in stage),
+                "it is for TaskRes with its base; here OPTIM.LR and OPTIM.MAX_EPOCH count",
+            ),
+            *super().conditions(),
+        ]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

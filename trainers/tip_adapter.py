@@ -13,9 +13,10 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition, never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.selection import selection_split
+from dassl.engine.selection import selection_rule, selection_split
 from trainers.common import FeatureTrainer, Method
 from trainers.common.cache_logits import (
     ClassSums,
@@ -28,6 +29,7 @@ from trainers.common.cache_logits import (
     search_features,
 )
 from trainers.common.constant_loader import ConstantLoader
+from trainers.common.idle import STORED_VIEWS, TRAINING
 from trainers.common.prompts import zero_shot_classifier
 from trainers.common.templates import notebook_templates
 
@@ -179,6 +181,28 @@ class TipAdapter(FeatureTrainer):
                 f"TRAINER.TIPADAPTER.AUGMENT_EPOCH is {node.AUGMENT_EPOCH}; expected >= 1."
             )
 
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        node = "TRAINER.TIPADAPTER"
+        grid, start = ("SEARCH_SCALE", "SEARCH_STEP"), ("INIT_BETA", "INIT_ALPHA")
+        own = [
+            Condition(
+                tuple(f"{node}.{key}" for key in grid),
+                lambda cfg: selection_rule(cfg) != "last",
+                "nothing may be searched, TEST.SELECT_ON is {TEST.SELECT_ON}",
+            ),
+        ]
+        if not cls.is_finetuned:
+            own += [
+                Condition(
+                    tuple(f"{node}.{key}" for key in start),
+                    lambda cfg: selection_rule(cfg) == "last",
+                    "the search on labels (TEST.SELECT_ON {TEST.SELECT_ON}) chooses it",
+                ),
+                never((*TRAINING, *STORED_VIEWS), "the cache is built, nothing is trained"),
+            ]
+        return [*own, *super().conditions()]
+
     @property
     def view_mode(self) -> str:
         """The stored views behind the keys; fine-tuning reads those that TRAIN.VIEWS says."""
@@ -286,6 +310,11 @@ class TipAdapterF(TipAdapter):
 
     is_finetuned = True
     default_cfg = staticmethod(TipAdapter.default_cfg)
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        staged = never("OPTIM.STAGED_LR", "the keys are all that learns")
+        return [staged, *super().conditions()]
 
     def param_groups(self) -> list[dict]:
         """The keys, updated in one pass over them instead of one per operation of AdamW."""

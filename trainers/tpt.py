@@ -17,12 +17,15 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition, never
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.selection import selection_rule
 from dassl.utils import load_checkpoint
 from trainers.cocoop import CoCoOpPrompt
 from trainers.common import Method
 from trainers.common.confidence import confident_count, least_entropy_views
 from trainers.common.cupl import swap_food_names
+from trainers.common.idle import TRAINING, no_augmentation, no_templates
 from trainers.common.predictor import Predictor, config_of
 from trainers.common.prompts import ContextPrompt, encode_prompts
 from trainers.common.stream import Step, StreamTrainer
@@ -283,10 +286,31 @@ class TPT(StreamTrainer):
             )
         if node.TTA_STEPS < 0:
             raise ValueError(f"TRAINER.TPT.TTA_STEPS is {node.TTA_STEPS}; expected 0 or more.")
-        if cfg.TEST.SELECT_ON != "last":
+        if selection_rule(cfg) != "last":
             raise ValueError(
-                f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON!r}; TPT selects nothing, use last."
+                f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON!r} and TEST.FINAL_MODEL "
+                f"{cfg.TEST.FINAL_MODEL!r}; TPT selects nothing, use last and last_step."
             )
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        node, why = "TRAINER.TPT", "nothing is trained before the stream"
+        return [
+            Condition(
+                (f"{node}.CTX_INIT",),
+                lambda cfg: not cfg.TRAINER.TPT.CTX_FILE,
+                f"the context is that of {node}.CTX_FILE",
+            ),
+            Condition(
+                tuple(f"{node}.{key}" for key in ("LR", "WEIGHT_DECAY", "SELECTION_P")),
+                lambda cfg: cfg.TRAINER.TPT.TTA_STEPS > 0,
+                f"no step is taken, {node}.TTA_STEPS is 0",
+            ),
+            never(TRAINING, why),
+            *no_augmentation(f"{why}, and its views are {node}.VIEW_KIND"),
+            no_templates("its words are TRAINER.TPT.CTX_INIT"),
+            *super().conditions(),
+        ]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

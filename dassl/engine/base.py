@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from dassl.data.given import Batches, GivenData
+from dassl.config.conditions import Condition, idle_settings
+from dassl.data import samplers, transforms
 from dassl.data.seeding import set_epoch
+from dassl.optim import lr_scheduler, optimizer
 from dassl.utils import tolist_if_not
 
 from .anomaly import explain_nonfinite
@@ -122,6 +125,27 @@ class TrainerBase:
     def sibling(self, kind: type["TrainerBase"], cfg: CfgNode) -> "TrainerBase":
         """A trainer of another kind over this one's data and networks, given or of the config."""
         return kind._over(cfg, self.given_data, self.given_networks)
+
+    # ----------------------------------------------------------------- settings
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        """What the settings of such a run depend on; a subclass puts its own in front."""
+        return [
+            Condition(
+                ("OPTIM",),
+                lambda cfg: cfg.OPTIM.MAX_EPOCH > 0,
+                "nothing is trained, OPTIM.MAX_EPOCH is {OPTIM.MAX_EPOCH}",
+            ),
+            *optimizer.CONDITIONS,
+            *lr_scheduler.CONDITIONS,
+            *samplers.CONDITIONS,
+            *transforms.CONDITIONS,
+        ]
+
+    @classmethod
+    def idle_settings(cls, cfg: CfgNode) -> dict[str, str]:
+        """Key -> why another value of it would change nothing in a run of this config."""
+        return idle_settings(cfg, cls.conditions())
 
     # ----------------------------------------------------------------- models
     def register_model(

@@ -20,7 +20,8 @@ from dassl.utils import (
     write_json,
 )
 
-from .build import build_trainer
+from .build import TRAINER_REGISTRY, build_trainer
+from .given import warn_of_idle_settings
 from .report import collect_results, log_banner, log_end, written_files
 from .resume import RESUME_FILES, check_same_config
 from .selection import most_revealing
@@ -64,6 +65,7 @@ def run_now(
 ) -> dict[str, Any] | None:
     """Build the trainer; train or evaluate, unless --no-train."""
     prepare(args, cfg)
+    warn_of_idle_settings(args, cfg, TRAINER_REGISTRY.get(cfg.TRAINER.NAME))
     trainer = build_trainer(cfg)
     check_evaluation_has_weights(args, trainer)
     write_config(trainer.cfg, Path(cfg.OUTPUT_DIR), is_evaluation=args.eval_only)

@@ -14,9 +14,11 @@ from yacs.config import CfgNode
 
 from clip import available_models, load_backbone
 from clip.model import CLIP
+from dassl.config import Condition, never
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 
+from .idle import STORED_VIEWS, UNREAD, no_epochs
 from .loading import load_method, start_from
 from .method import Method
 from .predictor import Predictor, clip_predictor, normalise_pixels
@@ -68,6 +70,16 @@ class ClipTrainer(TrainerX):
             )
         if cfg.INPUT.NO_TRANSFORM:
             raise ValueError(f"INPUT.NO_TRANSFORM is True, but {name} needs tensors. Leave it out.")
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        pretrained = never("MODEL.BACKBONE.PRETRAINED", "a CLIP is always a trained one")
+        return [*cls.view_conditions(), no_epochs(), pretrained, *UNREAD, *super().conditions()]
+
+    @classmethod
+    def view_conditions(cls) -> list[Condition]:
+        """What the settings of loaders and views depend on."""
+        return [never(STORED_VIEWS, "every epoch reads the images anew: no views are stored")]
 
     def build_data_loader(self) -> None:
         """Load the backbone first: INPUT.SIZE follows it."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
+from dassl.config import Condition
 from trainers.common.dg_model import TextHead
 from trainers.common.step_trainer import StepTrainer, step_cfg
 from trainers.common.teacher import (
@@ -77,6 +78,17 @@ class DistillTrainer(StepTrainer):
     """
 
     takes_networks = ("student", "teacher")
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [
+            Condition(
+                ("TRAINER.VL2V.SCALE",),
+                lambda cfg: cfg.TRAINER.VL2V.TEACHER.startswith(("http://", "https://")),
+                "the teacher {TRAINER.VL2V.TEACHER} tells its own scale",
+            ),
+            *super().conditions(),
+        ]
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from dassl.config import Condition, never, only_if
 from dassl.data.datasets import Datum
 
 from .augment import Augmentation
@@ -39,6 +40,16 @@ class FeatureTrainer(ClipTrainer):
                 f"DATALOADER.TRAIN_X.SAMPLER is {sampler!r}, but {type(self).__name__} reads image "
                 "features in random order. Leave it at RandomSampler."
             )
+
+    @classmethod
+    def view_conditions(cls) -> list[Condition]:
+        return [
+            only_if("TRAIN.NUM_VIEWS", "TRAIN.VIEWS", "bank"),
+            never(
+                ("DATALOADER.SEEDING", "DATALOADER.TEST.SAMPLER"),
+                "features have an order and seeds of their own",
+            ),
+        ]
 
     def build_data_loader(self) -> None:
         super().build_data_loader()
