@@ -157,6 +157,10 @@ class CLAP(FeatureTrainer):
         )
         return Prototypes(features.mean(dim=0).float(), constraint=cfg.TRAINER.CLAP.CONSTRAINT)
 
+    @classmethod
+    def class_words(cls, cfg: CfgNode, classname: str) -> str:
+        return classname  # parity: as it is, underscores included
+
     def _train_loader(self, items: Sequence[Datum]) -> RowLoader:
         @cache
         def open_views() -> FeatureView:

@@ -155,6 +155,10 @@ class LinearProbe(FeatureTrainer):
         """The test view of every image."""
         return "test"
 
+    @classmethod
+    def name_same_classes(cls, cfg: CfgNode, classnames: Sequence[str]) -> None:
+        """No class name enters: nothing to warn of."""
+
     # ----------------------------------------------------------------- set-up
     def build_data_loader(self) -> None:
         """With DRAW lpclip: read the whole splits and draw from them as the script does."""

@@ -56,6 +56,7 @@ class ProGradPrompt(ContextPrompt):
             classnames,
             n_ctx=n_ctx,
             ctx_init=filler,
+            learned_words=n_ctx if filler else None,
             class_specific=class_specific,
             chunk=chunk,
         )
@@ -67,7 +68,8 @@ class ProGradPrompt(ContextPrompt):
     @staticmethod
     @torch.no_grad()
     def _word_context(clip: CLIP, words: str, n_ctx: int) -> tuple[str, Tensor]:
-        count = len(words.split(" "))
+        # parity: words are counted, so that the token of a comma pushes the last one out of ctx
+        count = len(words.split())
         if count > n_ctx:
             raise ValueError(
                 f"TRAINER.COOP.N_CTX is {n_ctx}, but the template starts with {count} words "

@@ -18,6 +18,7 @@ from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import atomic_write, load_checkpoint
 from trainers.common import FeatureTrainer, Method
+from trainers.common.class_words import words_of
 from trainers.common.loading import select_rows
 from trainers.common.prompts import pre_projection_features, template_features
 from trainers.common.templates import ensemble_templates
@@ -238,6 +239,10 @@ class TaskRes(FeatureTrainer):
             learn_alpha=node.LEARNABLE_ALPHA,
         )
 
+    @classmethod
+    def class_words(cls, cfg: CfgNode, classname: str) -> str:
+        return words_of(classname, replace_underscores=cfg.TRAINER.TaskRes.REPLACE_UNDERSCORES)
+
     def before_train(self) -> None:
         """Tune the text projection first where ENHANCED_BASE is train."""
         if self.settings.ENHANCED_BASE == "train":
@@ -297,6 +302,7 @@ class TaskResBase(FeatureTrainer):
 
     node = "TaskRes"
     default_cfg = staticmethod(default_cfg)
+    class_words = TaskRes.class_words
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

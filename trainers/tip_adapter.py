@@ -28,6 +28,7 @@ from trainers.common.cache_logits import (
     search_features,
 )
 from trainers.common.constant_loader import ConstantLoader
+from trainers.common.loading import select_rows
 from trainers.common.prompts import zero_shot_classifier
 from trainers.common.templates import notebook_templates
 
@@ -129,8 +130,11 @@ class Cache(Method):
         """
         state = dict(state)
         if source_classes is not None and list(source_classes) != list(classes):
-            place = {name: label for label, name in enumerate(classes)}
-            target = torch.tensor([place.get(name, -1) for name in source_classes])
+            own = set(classes)
+            known = [label for label, name in enumerate(source_classes) if name in own]
+            target = torch.full((len(source_classes),), -1)
+            rows = select_rows(classes, [source_classes[label] for label in known])
+            target[known] = torch.tensor(rows, dtype=target.dtype)
             labels = target[state["key_labels"].cpu()]
             if not (labels >= 0).any():
                 raise ValueError(

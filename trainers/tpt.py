@@ -24,7 +24,7 @@ from trainers.common import Method
 from trainers.common.confidence import confident_count, least_entropy_views
 from trainers.common.cupl import swap_food_names
 from trainers.common.predictor import Predictor, config_of
-from trainers.common.prompts import ContextPrompt, encode_prompts
+from trainers.common.prompts import ContextPrompt, context_words, encode_prompts, token_count
 from trainers.common.stream import Step, StreamTrainer
 
 logger = logging.getLogger(__name__)
@@ -92,9 +92,10 @@ class TestTimePrompt(ContextPrompt):
             n_ctx: context tokens without words.
             chunk: TRAIN.TEXT_CHUNK, see ``encode_prompts``.
         """
-        words = ctx_init.replace("_", " ").split()
-        split = words.index(CLASS_WORD) if CLASS_WORD in words else None
-        text = " ".join(word for word in words if word != CLASS_WORD)
+        words = context_words(ctx_init)
+        before, place, _ = words.partition(CLASS_WORD)
+        split = token_count(before) if place else None
+        text = " ".join(words.replace(CLASS_WORD, " ").split())
         super().__init__(clip, classnames, n_ctx=n_ctx, ctx_init=text, chunk=chunk)
         self.split = None if split == len(self.ctx) else split
         self.ctx.requires_grad_(False)

@@ -97,6 +97,7 @@ def method_predictor(
     trainer: type, cfg: CfgNode, clip: CLIP, method: Method, classnames: Sequence[str]
 ) -> Predictor:
     """Tie a method to its backbone; its text features are computed once."""
+    trainer.name_same_classes(cfg, classnames)
     with torch.no_grad():
         text_features = method.text_features(clip)
 

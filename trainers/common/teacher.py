@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from clip import load_backbone, tokenize, weights_digest
 from clip.model import CLIP
 from dassl.utils import atomic_write, cache_dir
+from trainers.common.class_words import warn_of_same_words, words_of
 
 TEXT_BATCH = 256  # prompts per call
 NORMS = ("imagenet", "clip")
@@ -253,7 +254,8 @@ def class_embeddings(
                 f'The template "{template}" must hold one {{}}, where the class name goes, as in '
                 '"a photo of a {}".'
             )
-    names = [name.replace("_", " ") for name in classnames]
+    names = [words_of(name) for name in classnames]
+    warn_of_same_words(classnames, names)
     prompts = [template.format(name) for template in templates for name in names]
     path = None
     if keep and teacher.digest:
