@@ -71,6 +71,15 @@ def test_the_best_epoch_of_the_rule_is_tested(build, rule, split):
     assert "test" in trainer.results and split in trainer.results
 
 
+def test_a_training_on_its_test_images_is_named_before_it_begins(build, caplog):
+    trainer = build(OPTIM__MAX_EPOCH=1)
+    trainer.dm.dataset._test = trainer.dm.dataset.train_x[:2]
+
+    trainer.train()
+
+    assert "2 of 2 test images of EngineColours are training images too" in caplog.text
+
+
 def test_best_val_of_the_original_is_the_rule_val(build):
     assert build(TEST__FINAL_MODEL="best_val").selection == "val"
 

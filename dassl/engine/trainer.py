@@ -21,6 +21,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from dassl.data import DataManager
+from dassl.data.checks import warn_of_shared_images
 from dassl.evaluation import build_evaluator
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import (
@@ -109,6 +110,7 @@ class SimpleTrainer(TrainerBase):
     def before_train(self) -> None:
         """Resume if there is something to resume; open the writers; start the clock."""
         self._check_selection()
+        self._name_shared_images()
         self.time_start = time.time()
         self._resume_file = ResumeFile(self.output_dir)
         self._resume_file.remove_leftovers()
@@ -152,6 +154,15 @@ class SimpleTrainer(TrainerBase):
             logger.warning(
                 "TEST.SELECT_ON test: TEST LABELS choose the epoch. The result is an oracle, only "
                 "for comparison with a code that does so; results.json says it."
+            )
+
+    def _name_shared_images(self) -> None:
+        dataset = getattr(getattr(self, "dm", None), "dataset", None)
+        if dataset is not None and not self.cfg.TEST.NO_TEST:
+            warn_of_shared_images(
+                dataset,
+                uses_train=self.uses_training_images,
+                uses_val=selection_split(self.selection) == "val",
             )
 
     def after_epoch(self) -> None:
