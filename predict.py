@@ -241,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: weights cannot be had
+    except (OSError, RuntimeError, ValueError, FloatingPointError) as error:
         if os.environ.get("VLTUNE_TRACEBACK"):
             raise
         sys.exit(f"predict.py: {error}")

@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import at_least
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
@@ -131,6 +132,9 @@ class CLAP(FeatureTrainer):
 
     node = "CLAP"
     model_name = "adapter"
+    ranges = {
+        "TRAINER.CLAP.VIEWS": at_least(1),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:
@@ -139,11 +143,6 @@ class CLAP(FeatureTrainer):
         node.VIEWS = 20  # augmented views of each shot, encoded once
         node.PREC = "fp32"  # fp32 | amp | fp16
         return CN({"TRAINER": CN({"CLAP": node})})
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        if cfg.TRAINER.CLAP.VIEWS < 1:
-            raise ValueError(f"TRAINER.CLAP.VIEWS is {cfg.TRAINER.CLAP.VIEWS}; expected >= 1.")
 
     @property
     def view_mode(self) -> str:

@@ -12,6 +12,7 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import at_least
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
 from trainers.common.prompts import ContextPrompt, zero_shot_classifier
@@ -65,6 +66,9 @@ class KgCoOp(FeatureTrainer):
     """Trains the context, held near the hand-written prompts."""
 
     node = "COOP"
+    ranges = {
+        "TRAINER.COOP.W": at_least(0),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:

@@ -14,6 +14,7 @@ from yacs.config import CfgNode as CN
 
 from clip import tokenize
 from clip.model import CLIP
+from dassl.config import above, at_least
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses, scaled_cosines
 from trainers.common.prompts import ContextPrompt, zero_shot_classifier
@@ -99,6 +100,10 @@ class ProGrad(FeatureTrainer):
     """Trains the context with gradients that do not conflict with the zero-shot teacher's."""
 
     node = "COOP"
+    ranges = {
+        "LOSS.T": above(0),
+        "LOSS.LAMBDA": at_least(0),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:

@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import above, at_least
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import ClipTrainer, Method, cross_entropy_losses
 from trainers.common.independent_prompts import IndependentPrompts
@@ -131,6 +132,11 @@ class PromptSRC(ClipTrainer):
     node = "PROMPTSRC"
     model_name = "VLPromptLearner"
     needs_vit = True
+    ranges = {
+        "TRAINER.PROMPTSRC.TEXT_LOSS_WEIGHT": at_least(0),
+        "TRAINER.PROMPTSRC.IMAGE_LOSS_WEIGHT": at_least(0),
+        "TRAINER.PROMPTSRC.GPA_STD": above(0),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:

@@ -15,6 +15,7 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import at_least
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import atomic_write, load_checkpoint
 from trainers.common import FeatureTrainer, Method
@@ -215,6 +216,10 @@ class TaskRes(FeatureTrainer):
 
     node = "TaskRes"
     default_cfg = staticmethod(default_cfg)
+    ranges = {
+        "TRAINER.TaskRes.BASE_LR": at_least(0),
+        "TRAINER.TaskRes.BASE_EPOCHS": at_least(1),
+    }
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

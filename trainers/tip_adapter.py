@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import above, at_least
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.selection import selection_split
@@ -157,6 +158,14 @@ class TipAdapter(FeatureTrainer):
     fits_without_optimiser = True
     drop_last = False
     is_finetuned = False
+    ranges = {
+        "TRAINER.TIPADAPTER.INIT_BETA": at_least(0),
+        "TRAINER.TIPADAPTER.INIT_ALPHA": at_least(0),
+        "TRAINER.TIPADAPTER.SEARCH_SCALE": above(0),
+        "TRAINER.TIPADAPTER.SEARCH_STEP": above(0),
+        "TRAINER.TIPADAPTER.AUGMENT_EPOCH": at_least(1),
+        "TRAINER.TIPADAPTER.CLIP_SCALE": at_least(0),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:
@@ -173,15 +182,11 @@ class TipAdapter(FeatureTrainer):
         super().check_cfg(cfg)
         node = cfg.TRAINER.TIPADAPTER
         for key in ("SEARCH_SCALE", "SEARCH_STEP"):
-            if len(node[key]) != 2 or min(node[key]) <= 0:
+            if len(node[key]) != 2:
                 raise ValueError(
-                    f"TRAINER.TIPADAPTER.{key} is {tuple(node[key])}; expected two positive "
-                    "numbers, for beta and alpha."
+                    f"TRAINER.TIPADAPTER.{key} is {tuple(node[key])}; expected two numbers, for "
+                    "beta and alpha."
                 )
-        if node.AUGMENT_EPOCH < 1:
-            raise ValueError(
-                f"TRAINER.TIPADAPTER.AUGMENT_EPOCH is {node.AUGMENT_EPOCH}; expected >= 1."
-            )
 
     @property
     def view_mode(self) -> str:

@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import at_least
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import load_checkpoint
 from trainers.cocoop import CoCoOpPrompt
@@ -252,6 +253,11 @@ class TPT(StreamTrainer):
     """Tunes the context on each test image by itself; nothing is trained beforehand."""
 
     node = "TPT"
+    ranges = {
+        "TRAINER.TPT.TTA_STEPS": at_least(0),
+        "TRAINER.TPT.LR": at_least(0),
+        "TRAINER.TPT.WEIGHT_DECAY": at_least(0),
+    }
     uses_training_images = False
 
     @staticmethod
@@ -282,8 +288,6 @@ class TPT(StreamTrainer):
                 "TRAINER.TPT.COCOOP True starts from CoCoOp's prompts: give its checkpoint, "
                 "TRAINER.TPT.CTX_FILE <run>/prompt_learner/model.pth.tar-<epoch>."
             )
-        if node.TTA_STEPS < 0:
-            raise ValueError(f"TRAINER.TPT.TTA_STEPS is {node.TTA_STEPS}; expected 0 or more.")
         if cfg.TEST.SELECT_ON != "last":
             raise ValueError(
                 f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON!r}; TPT selects nothing, use last."

@@ -2,6 +2,17 @@
 
 from .defaults import get_cfg_default
 from .node import Config
-from .tools import clean_cfg
+from .ranges import Range, above, at_least, between, check_ranges
+from .tools import clean_cfg, leaves
 
-__all__ = ["Config", "clean_cfg", "get_cfg_default"]
+__all__ = [
+    "Config",
+    "Range",
+    "above",
+    "at_least",
+    "between",
+    "check_ranges",
+    "clean_cfg",
+    "get_cfg_default",
+    "leaves",
+]

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from dassl.config import Range
 from dassl.data.seeding import set_epoch
 from dassl.utils import tolist_if_not
 
-from .anomaly import explain_nonfinite
+from .anomaly import explain_nonfinite, explain_weights
 from .checkpoints import load_models, resume_from_folders, save_models
 from .prograd import projected_gradients
 from .resume import ResumeFile, restore
@@ -35,6 +36,7 @@ class TrainerBase:
     fits_without_optimiser = False  # True: train() fits the model by other means (cache, solver)
     keeps_shots = False  # True: an untrained model holds labelled training images (a memory)
     selects_in_evaluation = False  # True: the selection rule reads labels in ``test``, too
+    ranges: dict[str, Range] = {}  # full key of an own setting -> the numbers that it may be
 
     def __init__(self) -> None:
         self.cfg: CfgNode | None = None
@@ -114,13 +116,29 @@ class TrainerBase:
         if not torch.isfinite(loss).all():
             self._stop_nonfinite(loss)
 
+    def check_weights(self) -> None:
+        """Stop if a registered model holds infinite or NaN weights: it is not tested or saved.
+
+        Every epoch ends with it. In between the next loss shows what an update has broken.
+
+        Raises:
+            FloatingPointError
+        """
+        if cause := explain_weights(self._built_models(), self.get_current_lr()):
+            raise FloatingPointError(
+                f"Weights are infinite or NaN! epoch {self.epoch + 1}: {cause}"
+            )
+
+    def _built_models(self) -> dict[str, nn.Module]:
+        return {name: model for name, model in self._models.items() if model is not None}
+
     def _stop_nonfinite(self, loss: Tensor | float) -> None:
         batch = f"batch {getattr(self, 'batch_idx', 0) + 1} of {getattr(self, 'num_batches', '?')}"
         message = explain_nonfinite(
             loss,
             where=f"epoch {self.epoch + 1}, {batch}",
             lr=self.get_current_lr(),
-            modules={k: v for k, v in self._models.items() if v is not None},
+            modules=self._built_models(),
             batch=getattr(self, "_batch", None),
         )
         raise FloatingPointError(message)
@@ -285,6 +303,7 @@ class TrainerBase:
                 set_epoch(loader, epoch)
             self.before_epoch()
             self.run_epoch()
+            self.check_weights()
             self.after_epoch()
             self._keep_for_resume()
         self.after_train()

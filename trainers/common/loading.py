@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from dassl.engine.anomaly import refuse_nonfinite
 from dassl.utils import load_checkpoint
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def load_exactly(module: nn.Module, state: dict[str, Tensor], path: Path) -> Non
             "--model-dir elsewhere."
         )
     module.load_state_dict(state)
+    refuse_nonfinite(module, path)
 
 
 PER_CLASS = ("token_prefix", "token_suffix")

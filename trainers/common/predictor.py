@@ -42,11 +42,22 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Tensor:
-        """(B, 3, size, size) in [0, 1] -> (B, C) probabilities."""
+        """(B, 3, size, size) in [0, 1] -> (B, C) probabilities.
+
+        Raises:
+            FloatingPointError: if the model answers NaN.
+        """
         scores = self.logits(pixels).float()
         if self.returns_probabilities:
-            return scores / scores.sum(dim=-1, keepdim=True)
-        return scores.softmax(dim=-1)
+            probabilities = scores / scores.sum(dim=-1, keepdim=True)
+        else:
+            probabilities = scores.softmax(dim=-1)
+        if not probabilities.isfinite().all():
+            raise FloatingPointError(
+                "The model's scores are infinite or NaN, so it answers nothing. Look for such "
+                "values in its weights and in those of its backbone."
+            )
+        return probabilities
 
 
 def normalise_pixels(clip: CLIP, pixels: Tensor) -> Tensor:
