@@ -446,7 +446,7 @@ def test_a_context_without_tokens_is_refused(clip):
 
 
 def test_fewer_initial_words_than_prompt_tokens_are_refused(clip):
-    with pytest.raises(ValueError, match="CTX_INIT 'photo' has 1 word.*2 prompt tokens"):
+    with pytest.raises(ValueError, match="CTX_INIT 'photo' has 1 token.*2 prompt tokens"):
         MaPLePrompt(clip, NAMES, n_ctx=2, ctx_init="photo", depth=3)
 
 

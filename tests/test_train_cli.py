@@ -212,6 +212,18 @@ def test_a_typo_gets_an_answer_that_helps(world, more, trainer, text):
         config(world, *more, trainer=trainer)
 
 
+@pytest.mark.parametrize(
+    ("pair", "text"),
+    [
+        (["OPTIM.MAX_EPOCH", "-3"], "MAX_EPOCH is -3; expected at least 0"),
+        (["OPTIM.LR", "1e999"], "LR is inf; expected a finite number"),
+    ],
+)
+def test_a_number_that_no_run_can_use_is_refused_with_the_command_line(world, pair, text):
+    with pytest.raises(ValueError, match=text):
+        config(world, *pair)
+
+
 def test_an_unknown_dataset_name_gets_a_suggestion():
     args = make_parser().parse_args(["--trainer", "EngineToy", "--dataset", "oxford_pet"])
 

@@ -14,7 +14,7 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition, never
+from dassl.config import Condition, at_least, never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
@@ -133,6 +133,9 @@ class CLAP(FeatureTrainer):
 
     node = "CLAP"
     model_name = "adapter"
+    ranges = {
+        "TRAINER.CLAP.VIEWS": at_least(1),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:
@@ -163,6 +166,10 @@ class CLAP(FeatureTrainer):
             clip, classnames, ensemble_templates(cfg), replace_underscores=False
         )
         return Prototypes(features.mean(dim=0).float(), constraint=cfg.TRAINER.CLAP.CONSTRAINT)
+
+    @classmethod
+    def class_words(cls, cfg: CfgNode, classname: str) -> str:
+        return classname  # parity: as it is, underscores included
 
     def _train_loader(self, items: Sequence[Datum]) -> RowLoader:
         @cache

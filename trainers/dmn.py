@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition
+from dassl.config import Condition, at_least, between
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import did_you_mean
 from trainers.common import Method
@@ -222,6 +222,14 @@ class DMN(StreamTrainer):
     selects_in_evaluation = True  # fusion weights are searched on a finished stream
     drop_last = False  # the official loader keeps the last partial batch
     view_scale = CROP_SCALE
+    ranges = {
+        "TRAINER.DMN.MEMORY_SIZE": at_least(1),
+        "TRAINER.DMN.BETA": at_least(0),
+        "TRAINER.DMN.N_AUGVIEW": at_least(0),
+        "TRAINER.DMN.NUM_IMPORTANT_CHANNEL": at_least(0),
+        "TRAINER.DMN.LAMBDA_APE": between(0, 1),
+        "TRAINER.DMN.ALPHA": at_least(0),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:
@@ -253,10 +261,6 @@ class DMN(StreamTrainer):
         super().check_cfg(cfg)
         node = cfg.TRAINER.DMN
         confident_count(node.N_VIEWS, node.SELECTION_P, key="TRAINER.DMN")
-        if node.MEMORY_SIZE < 1:
-            raise ValueError(
-                f"TRAINER.DMN.MEMORY_SIZE is {node.MEMORY_SIZE}; expected at least 1 slot."
-            )
         if node.SETTING not in SETTINGS:
             raise ValueError(
                 f"TRAINER.DMN.SETTING is {node.SETTING!r}. {did_you_mean(node.SETTING, SETTINGS)}"
@@ -268,7 +272,7 @@ class DMN(StreamTrainer):
                     f"TRAINER.DMN.SETTING {node.SETTING} needs shots; DATASET.NUM_SHOTS is "
                     f"{shots}. Without shots: TRAINER.DMN.SETTING zero_shot."
                 )
-            if node.N_AUGVIEW < 0 or node.N_AUGVIEW % shots:
+            if node.N_AUGVIEW % shots:
                 raise ValueError(
                     f"TRAINER.DMN.N_AUGVIEW is {node.N_AUGVIEW}; it must be a multiple of "
                     f"DATASET.NUM_SHOTS {shots}, or 0."

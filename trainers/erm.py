@@ -122,4 +122,5 @@ class LPFT(StagedTrainer):
     """LP, then ERM from its best checkpoint."""
 
     stages = (("lp", "LP"), ("ft", "ERM"))
+    ranges = ERM.ranges
     default_cfg = staticmethod(erm_cfg)

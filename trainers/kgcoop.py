@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition, never
+from dassl.config import Condition, at_least, never
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
 from trainers.common.idle import words_are_shared, words_give_length
@@ -67,6 +67,9 @@ class KgCoOp(FeatureTrainer):
     """Trains the context, held near the hand-written prompts."""
 
     node = "COOP"
+    ranges = {
+        "TRAINER.COOP.W": at_least(0),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:

@@ -14,7 +14,7 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition, only_if
+from dassl.config import Condition, at_least, only_if
 from dassl.data.datasets import build_dataset
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import ClipTrainer, Method, cross_entropy_losses, scaled_cosines
@@ -185,6 +185,9 @@ class LASP(ClipTrainer):
     """Trains context, correction and LayerNorms; sees the NAMES of all classes of the dataset."""
 
     node = "LASP"
+    ranges = {
+        "TRAINER.LASP.LASP_LOSS_WEIGHT": at_least(0),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:

@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition, never
+from dassl.config import Condition, above, at_least, never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.selection import selection_rule
@@ -127,6 +127,11 @@ class LinearProbe(FeatureTrainer):
     model_name = "linear_probe"
     fits_without_optimiser = True
     drop_last = False
+    ranges = {
+        "TRAINER.LINEARPROBE.C": above(0),
+        "TRAINER.LINEARPROBE.NUM_STEP": at_least(1),
+        "TRAINER.LINEARPROBE.MAX_ITER": at_least(1),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:
@@ -144,11 +149,6 @@ class LinearProbe(FeatureTrainer):
         if node.DRAW not in DRAWS:
             raise ValueError(
                 f"TRAINER.LINEARPROBE.DRAW is {node.DRAW!r}; expected {' or '.join(DRAWS)}."
-            )
-        if node.C <= 0 or node.NUM_STEP < 1:
-            raise ValueError(
-                f"TRAINER.LINEARPROBE.C is {node.C} and NUM_STEP {node.NUM_STEP}; expected C > 0 "
-                "and at least one step."
             )
         if node.DRAW == "lpclip" and cfg.DATASET.NUM_SHOTS < 1:
             raise ValueError("TRAINER.LINEARPROBE.DRAW lpclip needs DATASET.NUM_SHOTS >= 1.")
@@ -179,6 +179,10 @@ class LinearProbe(FeatureTrainer):
     def view_mode(self) -> str:
         """The test view of every image."""
         return "test"
+
+    @classmethod
+    def name_same_classes(cls, cfg: CfgNode, classnames: Sequence[str]) -> None:
+        """No class name enters: nothing to warn of."""
 
     # ----------------------------------------------------------------- set-up
     def build_data_loader(self) -> None:

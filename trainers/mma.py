@@ -17,6 +17,7 @@ from clip.model import CLIP, BlockView, TowerHook
 from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import ClipTrainer, Method
+from trainers.common.class_words import words_of
 from trainers.common.idle import no_templates
 from trainers.common.prompts import FrozenPrompts, common_prefix_length
 
@@ -138,7 +139,7 @@ class AdapterLearner(Method):
             for i in range(max(depths.values()) + 1)
         )
         self.apply(_initialise)
-        sentences = [f"{ctx_init} {name.replace('_', ' ')}." for name in classnames]
+        sentences = [f"{ctx_init} {words_of(name)}." for name in classnames]
         tokens = tokenize(sentences).to(clip.logit_scale.device)
         self.register_buffer("tokenized_prompts", tokens, persistent=False)
         # Blocks below the first adapter are frozen and the prompts are constants.

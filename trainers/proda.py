@@ -14,7 +14,7 @@ from yacs.config import CfgNode as CN
 
 from clip import tokenize
 from clip.model import CLIP
-from dassl.config import Condition
+from dassl.config import Condition, at_least
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
 from trainers.common.idle import no_templates
@@ -176,6 +176,10 @@ class ProDA(FeatureTrainer):
     """Trains a distribution of prompts on an upper bound of the expected cross-entropy."""
 
     node = "PRODA"
+    ranges = {
+        "TRAINER.PRODA.N_CTX": at_least(1),
+        "TRAINER.PRODA.ALPHA": at_least(0),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:

@@ -14,7 +14,7 @@ from yacs.config import CfgNode as CN
 
 from clip import tokenize
 from clip.model import CLIP
-from dassl.config import Condition, never
+from dassl.config import Condition, above, at_least, never
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses, scaled_cosines
 from trainers.common.idle import words_are_shared
@@ -58,6 +58,7 @@ class ProGradPrompt(ContextPrompt):
             classnames,
             n_ctx=n_ctx,
             ctx_init=filler,
+            learned_words=n_ctx if filler else None,
             class_specific=class_specific,
             chunk=chunk,
         )
@@ -69,7 +70,8 @@ class ProGradPrompt(ContextPrompt):
     @staticmethod
     @torch.no_grad()
     def _word_context(clip: CLIP, words: str, n_ctx: int) -> tuple[str, Tensor]:
-        count = len(words.split(" "))
+        # parity: words are counted, so that the token of a comma pushes the last one out of ctx
+        count = len(words.split())
         if count > n_ctx:
             raise ValueError(
                 f"TRAINER.COOP.N_CTX is {n_ctx}, but the template starts with {count} words "
@@ -99,6 +101,10 @@ class ProGrad(FeatureTrainer):
     """Trains the context with gradients that do not conflict with the zero-shot teacher's."""
 
     node = "COOP"
+    ranges = {
+        "LOSS.T": above(0),
+        "LOSS.LAMBDA": at_least(0),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:

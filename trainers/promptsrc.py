@@ -14,7 +14,7 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition
+from dassl.config import Condition, above, at_least
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import ClipTrainer, Method, cross_entropy_losses
 from trainers.common.idle import words_are_few
@@ -133,6 +133,11 @@ class PromptSRC(ClipTrainer):
     node = "PROMPTSRC"
     model_name = "VLPromptLearner"
     needs_vit = True
+    ranges = {
+        "TRAINER.PROMPTSRC.TEXT_LOSS_WEIGHT": at_least(0),
+        "TRAINER.PROMPTSRC.IMAGE_LOSS_WEIGHT": at_least(0),
+        "TRAINER.PROMPTSRC.GPA_STD": above(0),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:

@@ -215,3 +215,7 @@ class RPO(ClipTrainer):
             template=cfg.DATASET.PROMPT,
             chunk=cfg.TRAIN.TEXT_CHUNK,
         )
+
+    @classmethod
+    def class_words(cls, cfg: CfgNode, classname: str) -> str:
+        return classname  # parity: as it is, underscores included

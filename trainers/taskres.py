@@ -15,10 +15,11 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition, never, only_if
+from dassl.config import Condition, at_least, never, only_if
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import atomic_write, load_checkpoint
 from trainers.common import FeatureTrainer, Method
+from trainers.common.class_words import words_of
 from trainers.common.loading import select_rows
 from trainers.common.prompts import pre_projection_features, template_features
 from trainers.common.templates import ensemble_templates
@@ -215,6 +216,10 @@ class TaskRes(FeatureTrainer):
 
     node = "TaskRes"
     default_cfg = staticmethod(default_cfg)
+    ranges = {
+        "TRAINER.TaskRes.BASE_LR": at_least(0),
+        "TRAINER.TaskRes.BASE_EPOCHS": at_least(1),
+    }
 
     @classmethod
     def conditions(cls) -> list[Condition]:
@@ -246,6 +251,10 @@ class TaskRes(FeatureTrainer):
             variant=node.VARIANT,
             learn_alpha=node.LEARNABLE_ALPHA,
         )
+
+    @classmethod
+    def class_words(cls, cfg: CfgNode, classname: str) -> str:
+        return words_of(classname, replace_underscores=cfg.TRAINER.TaskRes.REPLACE_UNDERSCORES)
 
     def before_train(self) -> None:
         """Tune the text projection first where ENHANCED_BASE is train."""
@@ -306,6 +315,7 @@ class TaskResBase(FeatureTrainer):
 
     node = "TaskRes"
     default_cfg = staticmethod(default_cfg)
+    class_words = TaskRes.class_words
 
     @classmethod
     def conditions(cls) -> list[Condition]:

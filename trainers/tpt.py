@@ -17,7 +17,7 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition, never
+from dassl.config import Condition, at_least, never
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.selection import selection_rule
 from dassl.utils import load_checkpoint
@@ -27,7 +27,7 @@ from trainers.common.confidence import confident_count, least_entropy_views
 from trainers.common.cupl import swap_food_names
 from trainers.common.idle import TRAINING, no_augmentation, no_templates
 from trainers.common.predictor import Predictor, config_of
-from trainers.common.prompts import ContextPrompt, encode_prompts
+from trainers.common.prompts import ContextPrompt, context_words, encode_prompts, token_count
 from trainers.common.stream import Step, StreamTrainer
 
 logger = logging.getLogger(__name__)
@@ -95,9 +95,10 @@ class TestTimePrompt(ContextPrompt):
             n_ctx: context tokens without words.
             chunk: TRAIN.TEXT_CHUNK, see ``encode_prompts``.
         """
-        words = ctx_init.replace("_", " ").split()
-        split = words.index(CLASS_WORD) if CLASS_WORD in words else None
-        text = " ".join(word for word in words if word != CLASS_WORD)
+        words = context_words(ctx_init)
+        before, place, _ = words.partition(CLASS_WORD)
+        split = token_count(before) if place else None
+        text = " ".join(words.replace(CLASS_WORD, " ").split())
         super().__init__(clip, classnames, n_ctx=n_ctx, ctx_init=text, chunk=chunk)
         self.split = None if split == len(self.ctx) else split
         self.ctx.requires_grad_(False)
@@ -254,6 +255,11 @@ class TPT(StreamTrainer):
     """Tunes the context on each test image by itself; nothing is trained beforehand."""
 
     node = "TPT"
+    ranges = {
+        "TRAINER.TPT.TTA_STEPS": at_least(0),
+        "TRAINER.TPT.LR": at_least(0),
+        "TRAINER.TPT.WEIGHT_DECAY": at_least(0),
+    }
     uses_training_images = False
 
     @staticmethod
@@ -284,8 +290,6 @@ class TPT(StreamTrainer):
                 "TRAINER.TPT.COCOOP True starts from CoCoOp's prompts: give its checkpoint, "
                 "TRAINER.TPT.CTX_FILE <run>/prompt_learner/model.pth.tar-<epoch>."
             )
-        if node.TTA_STEPS < 0:
-            raise ValueError(f"TRAINER.TPT.TTA_STEPS is {node.TTA_STEPS}; expected 0 or more.")
         if selection_rule(cfg) != "last":
             raise ValueError(
                 f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON!r} and TEST.FINAL_MODEL "

@@ -121,4 +121,5 @@ class VL2VADiP(StagedTrainer):
     """Align, then Distill."""
 
     stages = (("align", "VL2VAlign"), ("distill", "VL2VDistill"))
+    ranges = VL2VDistill.ranges
     default_cfg = staticmethod(distill_cfg)

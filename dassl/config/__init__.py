@@ -3,7 +3,8 @@
 from .conditions import Condition, idle_settings, never, only_if
 from .defaults import get_cfg_default
 from .node import Config
-from .tools import clean_cfg
+from .ranges import Range, above, at_least, between, check_ranges
+from .tools import clean_cfg, leaves
 
 __all__ = [
     "Condition",
@@ -13,4 +14,13 @@ __all__ = [
     "idle_settings",
     "never",
     "only_if",
+    "Config",
+    "Range",
+    "above",
+    "at_least",
+    "between",
+    "check_ranges",
+    "clean_cfg",
+    "get_cfg_default",
+    "leaves",
 ]

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from dassl.data.given import Batches, GivenData
+from dassl.config import Range
 from dassl.config.conditions import Condition, idle_settings
 from dassl.data import samplers, transforms
+from dassl.data.given import Batches, GivenData
 from dassl.data.seeding import set_epoch
 from dassl.optim import lr_scheduler, optimizer
 from dassl.utils import tolist_if_not
 
-from .anomaly import explain_nonfinite
+from .anomaly import explain_nonfinite, explain_weights
 from .checkpoints import load_models, resume_from_folders, save_models
 from .prograd import projected_gradients
 from .resume import ResumeFile, restore
@@ -42,6 +43,7 @@ class TrainerBase:
     takes_networks: tuple[str, ...] = ()  # networks that ``from_parts`` may be given, by name
     given_data: GivenData | None = None  # what ``from_parts`` was given; None: the dataset's
     given_networks: dict[str, Any] = {}
+    ranges: dict[str, Range] = {}  # full key of an own setting -> the numbers that it may be
 
     def __init__(self) -> None:
         self.cfg: CfgNode | None = None
@@ -204,13 +206,29 @@ class TrainerBase:
         if not torch.isfinite(loss).all():
             self._stop_nonfinite(loss)
 
+    def check_weights(self) -> None:
+        """Stop if a registered model holds infinite or NaN weights: it is not tested or saved.
+
+        Every epoch ends with it. In between the next loss shows what an update has broken.
+
+        Raises:
+            FloatingPointError
+        """
+        if cause := explain_weights(self._built_models(), self.get_current_lr()):
+            raise FloatingPointError(
+                f"Weights are infinite or NaN! epoch {self.epoch + 1}: {cause}"
+            )
+
+    def _built_models(self) -> dict[str, nn.Module]:
+        return {name: model for name, model in self._models.items() if model is not None}
+
     def _stop_nonfinite(self, loss: Tensor | float) -> None:
         batch = f"batch {getattr(self, 'batch_idx', 0) + 1} of {getattr(self, 'num_batches', '?')}"
         message = explain_nonfinite(
             loss,
             where=f"epoch {self.epoch + 1}, {batch}",
             lr=self.get_current_lr(),
-            modules={k: v for k, v in self._models.items() if v is not None},
+            modules=self._built_models(),
             batch=getattr(self, "_batch", None),
         )
         raise FloatingPointError(message)
@@ -375,6 +393,7 @@ class TrainerBase:
                 set_epoch(loader, epoch)
             self.before_epoch()
             self.run_epoch()
+            self.check_weights()
             self.after_epoch()
             self._keep_for_resume()
         self.after_train()

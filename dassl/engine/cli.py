@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from dassl.config import get_cfg_default
+from dassl.config import check_ranges, get_cfg_default
 from dassl.flags import FlagParser
 from dassl.utils import did_you_mean
 
@@ -97,6 +97,7 @@ def make_config(args: argparse.Namespace) -> CfgNode:
         merge_yaml(cfg, path)
     merge_flags(cfg, args)
     cfg.merge_from_list(args.opts)
+    check_ranges(cfg, getattr(trainer, "ranges", None))
     if cfg.DATALOADER.SEEDING == "sample" and "DATALOADER.NUM_WORKERS" not in args.opts[::2]:
         cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, available_cores())
     cfg.TRAINER.NAME = trainer.__name__

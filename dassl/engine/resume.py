@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from yacs.config import CfgNode
 
+from dassl.config import leaves
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import atomic_write, load_checkpoint
 
@@ -190,7 +191,7 @@ def config_differences(ours: CfgNode, theirs: CfgNode) -> dict[str, tuple[Any, A
     Paths, verbosity, and the number of workers where it has no influence (DATALOADER.SEEDING
     sample) are left out.
     """
-    left, right = dict(_leaves(ours)), dict(_leaves(theirs))
+    left, right = ({k: _lists(value) for k, value in leaves(cfg)} for cfg in (ours, theirs))
     neutral = set(NEUTRAL_KEYS)
     if left.get("DATALOADER.SEEDING") == right.get("DATALOADER.SEEDING") == "sample":
         neutral.add("DATALOADER.NUM_WORKERS")
@@ -225,16 +226,6 @@ def check_same_config(ours: CfgNode, theirs: CfgNode, path: Path) -> None:
         f"{path} belongs to a run with another config: {listed}. Choose another --output-dir, or "
         "delete that folder to start anew."
     )
-
-
-def _leaves(node: CfgNode, prefix: str = "") -> list[tuple[str, Any]]:
-    pairs = []
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            pairs += _leaves(value, f"{prefix}{key}.")
-        else:
-            pairs.append((prefix + key, _lists(value)))
-    return pairs
 
 
 def _lists(value: Any) -> Any:

@@ -18,6 +18,7 @@ from dassl.config import Condition, never
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 
+from .class_words import warn_of_same_words, words_of
 from .idle import STORED_VIEWS, UNREAD, no_epochs
 from .loading import load_method, start_from
 from .method import Method
@@ -126,12 +127,23 @@ class ClipTrainer(TrainerX):
             )
 
     @classmethod
+    def class_words(cls, cfg: CfgNode, classname: str) -> str:
+        """What of a class name stands in the method's prompts."""
+        return words_of(classname)
+
+    @classmethod
+    def name_same_classes(cls, cfg: CfgNode, classnames: Sequence[str]) -> None:
+        """Warn of classes whose prompts are the same text."""
+        warn_of_same_words(classnames, [cls.class_words(cfg, name) for name in classnames])
+
+    @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
         """Build the method for a backbone and class names."""
         raise TypeError(f"{cls.__name__} does not override build_method(cfg, clip, classnames).")
 
     def build_model(self) -> None:
         """Build and register the method; only its trainable tensors get an optimiser."""
+        self.name_same_classes(self.cfg, self.classnames)
         self.method = self.make_method().to(self.device)
         self.prepare_method()
         if self.cfg.MODEL.INIT_WEIGHTS:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
-from dassl.config import Condition
+from dassl.config import Condition, above, between
 from trainers.common.dg_model import TextHead
 from trainers.common.step_trainer import StepTrainer, step_cfg
 from trainers.common.teacher import (
@@ -78,6 +78,11 @@ class DistillTrainer(StepTrainer):
     """
 
     takes_networks = ("student", "teacher")
+    ranges = {
+        **StepTrainer.ranges,
+        "TRAINER.VL2V.LAMBDA": between(0, 1),
+        "TRAINER.VL2V.SCALE": above(0),
+    }
 
     @classmethod
     def conditions(cls) -> list[Condition]:
@@ -93,10 +98,6 @@ class DistillTrainer(StepTrainer):
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         run_templates(cfg, cfg.TRAINER.VL2V.PROMPT_STYLE)
-        if not 0.0 <= cfg.TRAINER.VL2V.LAMBDA <= 1.0:
-            raise ValueError(
-                f"TRAINER.VL2V.LAMBDA is {cfg.TRAINER.VL2V.LAMBDA}; expected a number in [0, 1]."
-            )
 
     def build_model(self) -> None:
         """Build the teacher and the class texts first."""

@@ -132,10 +132,6 @@ class StepChecks:
         node = cfg.STEPS
         freq = node.FREQ or getattr(dataset, "steps_per_evaluation", DEFAULT_FREQ)
         steps = node.N or getattr(dataset, "steps", DEFAULT_STEPS)
-        if steps < 1 or freq < 1:
-            raise ValueError(
-                f"STEPS.N is {node.N} and STEPS.FREQ {node.FREQ}; neither can be negative."
-            )
         return freq, steps // freq + 1
 
     def check_training(self, cfg: CfgNode, dataset: DatasetBase) -> None:

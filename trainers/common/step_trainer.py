@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
+from dassl.config import at_least, between
 from dassl.data import DatasetWrapper
 from dassl.data.seeding import seeded
 from dassl.data.transforms import build_transform
@@ -88,6 +89,17 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
     model_name = "network"  # folder of the deployed checkpoint
     stage = "train"  # enters every seed
     trained_parts: tuple[str, ...] = ("student", "head")
+    ranges = {
+        "STEPS.N": at_least(0),
+        "STEPS.FREQ": at_least(0),
+        "STEPS.CACHE_GB": at_least(0),
+        "STEPS.CUTMIX_PROB": between(0, 1),
+        "STEPS.CUTMIX_BETA": at_least(0),
+        "SWAD.N_CONVERGE": at_least(1),
+        "SWAD.N_TOLERANCE": at_least(1),
+        "SWAD.TOLERANCE": at_least(0),
+        "MODEL.DROPOUT": between(0, 1),
+    }
 
     # ----------------------------------------------------------------- set-up
     def build_data_loader(self) -> None:

@@ -19,6 +19,7 @@ from yacs.config import CfgNode
 from clip import load_backbone, tokenize, weights_digest
 from clip.model import CLIP
 from dassl.utils import atomic_write, cache_dir
+from trainers.common.class_words import warn_of_same_words, words_of
 from trainers.common.templates import check_templates
 
 TEXT_BATCH = 256  # prompts per call
@@ -261,7 +262,8 @@ def class_embeddings(
                 f'The template "{template}" must hold one {{}}, where the class name goes, as in '
                 '"a photo of a {}".'
             )
-    names = [name.replace("_", " ") for name in classnames]
+    names = [words_of(name) for name in classnames]
+    warn_of_same_words(classnames, names)
     prompts = [template.format(name) for template in templates for name in names]
     path = None
     if keep and teacher.digest:
