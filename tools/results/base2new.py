@@ -107,7 +107,9 @@ def base2new_table(
             label = {"dataset": _average_of(names)} | key.labels()
             _add_average(label, [methods[key][name] for name in names], metric, lines, data)
     if published:
-        for names in sorted({frozenset(names) for names in complete.values()}, key=sorted):
+        for names in sorted(
+            {frozenset(some) for some in complete.values() if len(some) > 1}, key=sorted
+        ):
             asked = {key: methods[key] for key in methods if frozenset(complete[key]) == names}
             _add_published(_average_of(names), names, asked, footnotes, lines, data)
     if metric != ACCURACY:

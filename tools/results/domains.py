@@ -34,7 +34,7 @@ def domain_tables(
             columns=[(name, name) for name in names],
             metric=metric,
             ci95=ci95,
-            averaged=names,
+            averages={"average": names},
         )
         table.notes += _notes(shown, dataset, names, published=published)
         tables.append(table)
@@ -102,7 +102,7 @@ def _overview(
         metric=metric,
         ci95=ci95,
         published=_entries(series) if published else [],
-        averaged=names,
+        averages={"average": names},
     )
     if set(names) < set(PUBLISHED_SETS):
         table.notes.insert(0, f"average: over {len(names)} of {len(PUBLISHED_SETS)} datasets.")

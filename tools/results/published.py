@@ -18,11 +18,9 @@ from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
-import yaml
-
 from tools.protocols.sets import FEWSHOT_SETS, SOURCE
+from tools.yaml_files import read_yaml
 
-FAST_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser where it is built in
 JOINED = " + "  # between the recipes of one method
 PUBLISHED_DIR = Path(__file__).resolve().parents[2] / "configs" / "published"
 
@@ -87,9 +85,7 @@ def load_published(directory: Path = PUBLISHED_DIR) -> tuple[Entry, ...]:
     """
     entries = []
     for path in sorted(directory.glob("*.yaml")):
-        for index, item in enumerate(
-            yaml.load(path.read_text(encoding="utf-8"), Loader=FAST_LOADER) or []
-        ):
+        for index, item in enumerate(read_yaml(path) or []):
             unknown = sorted(set(item) - KEYS)
             missing = [k for k in REQUIRED if k not in item]
             if not (item.get("accuracy") or (item.get("base") and item.get("new"))):

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from dassl.config.settings import settings_digest, settings_that_matter
-from tools.results.published import FAST_LOADER
 from tools.results.records import Record
+from tools.yaml_files import read_yaml
 
 UNKNOWN = "settings not recorded"
 SHOWN = 3  # keys whose values a label shows
@@ -42,21 +40,18 @@ def by_settings(records: Sequence[Record]) -> list[tuple[str, list[Record]]]:
 
 def settings_of(record: Record) -> dict | None:
     """The settings that matter, from config.yaml of the run and of the model that it evaluated."""
-    own = _read(record, record.path)
+    own = _read(record.path)
     if own is None:
         return None
     model = record.model_folder
-    return settings_that_matter(own, None if model is None else _read(record, model))
+    return settings_that_matter(own, None if model is None else _read(model))
 
 
-def _read(record: Record, folder: Path) -> dict | None:
+def _read(folder: Path) -> dict | None:
     path = folder / "config.yaml"
     if not path.is_file():
         return None
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=FAST_LOADER)
-    except yaml.YAMLError as err:
-        raise ValueError(f"{path}, the settings of {record.path}, is no YAML: {err}") from err
+    content = read_yaml(path)
     return content if isinstance(content, dict) else None
 
 

@@ -14,7 +14,7 @@ from tools.results.wide import wide_table
 
 TRANSFER_PROTOCOLS = ("dg", "xd")
 COLUMN_ORDER = [name for targets in TRANSFER_TARGETS.values() for name in targets]
-AVERAGES = {"dg": "OOD average", "xd": "average"}
+OVER_TARGETS = {"dg": "OOD average", "xd": "average"}  # header of the mean without the source
 SHORT_NAMES = {
     "imagenetv2": "-V2",
     "imagenet_sketch": "-Sketch",
@@ -52,8 +52,7 @@ def transfer_tables(
             metric=metric,
             ci95=ci95,
             published=_entries(protocol, rows) if published and source == SOURCE else [],
-            averaged=names,
-            average=AVERAGES[protocol],
+            averages=_averages(protocol, source, names),
         )
         if source:
             table.notes.insert(0, _average_note(protocol, source, len(names)))
@@ -64,7 +63,13 @@ def transfer_tables(
 def _average_note(protocol: str, source: str, present: int) -> str:
     count = len(TRANSFER_TARGETS.get((protocol, source), ()))
     over = f"{present} of {count}" if present < count else "the"
-    return f"{AVERAGES[protocol]}: over {over} targets, without {source}."
+    return f"{OVER_TARGETS[protocol]}: over {over} targets, without {source}."
+
+
+def _averages(protocol: str, source: str, targets: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Under distribution shift papers print two means: over all columns, and over the targets."""
+    over_all = {"average": [source, *targets]} if protocol == "dg" and source else {}
+    return over_all | {OVER_TARGETS[protocol]: targets}
 
 
 def _entries(protocol: str, rows: Sequence[Series]) -> list[Entry]:
