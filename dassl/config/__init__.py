@@ -9,12 +9,6 @@ from .tools import clean_cfg, leaves
 __all__ = [
     "Condition",
     "Config",
-    "clean_cfg",
-    "get_cfg_default",
-    "idle_settings",
-    "never",
-    "only_if",
-    "Config",
     "Range",
     "above",
     "at_least",
@@ -22,5 +16,8 @@ __all__ = [
     "check_ranges",
     "clean_cfg",
     "get_cfg_default",
+    "idle_settings",
     "leaves",
+    "never",
+    "only_if",
 ]
