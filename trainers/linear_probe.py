@@ -23,7 +23,6 @@ from trainers.common.loading import select_rows
 
 logger = logging.getLogger(__name__)
 DRAWS = ("coop", "lpclip")
-TOLERANCE = 1e-4  # the solver's default, which the official script uses
 
 
 class LinearClassifier(Method):
@@ -66,7 +65,7 @@ def fit_logistic_regression(
     *,
     num_classes: int | None = None,
     max_iter: int = 1000,
-    tolerance: float = TOLERANCE,
+    tolerance: float = 1e-4,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Minimise |w|^2 / 2 + c * sum of cross-entropies by L-BFGS; the intercept is free.
 
@@ -133,6 +132,7 @@ class LinearProbe(FeatureTrainer):
         node.NUM_STEP = 8  # refinements after the coarse search
         node.C = 1.0  # used with TEST.SELECT_ON last, where nothing may be searched
         node.MAX_ITER = 1000  # of a fit
+        node.TOLERANCE = 1e-4  # of a fit: largest gradient; the solver's default, as official
         return CN({"TRAINER": CN({"LINEARPROBE": node})})
 
     def check_cfg(self, cfg: CfgNode) -> None:
@@ -201,7 +201,11 @@ class LinearProbe(FeatureTrainer):
         """Fit; the test view serves every split, as in the official script."""
         super().before_train()
         train = self._rows(self.train_loader_x.items)
-        options = {"num_classes": self.num_classes, "max_iter": self.settings.MAX_ITER}
+        options = {
+            "num_classes": self.num_classes,
+            "max_iter": self.settings.MAX_ITER,
+            "tolerance": self.settings.TOLERANCE,
+        }
         fits = Memo(lambda c: fit_logistic_regression(*train, c, **options))
         if self.selection == "last":
             self.chosen_c = self.settings.C
