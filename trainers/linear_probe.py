@@ -18,7 +18,7 @@ from clip.model import CLIP
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import FeatureTrainer, Method
-from trainers.common.c_search import Memo, lpclip_rows, search_c
+from trainers.common.c_search import COARSE_C, Memo, lpclip_rows, search_c
 from trainers.common.loading import select_rows
 
 logger = logging.getLogger(__name__)
@@ -129,6 +129,7 @@ class LinearProbe(FeatureTrainer):
         node = CN()
         # coop: the draw that all methods here share | lpclip: the official script's own draw
         node.DRAW = "coop"
+        node.COARSE_C = COARSE_C  # values of the coarse search
         node.NUM_STEP = 8  # refinements after the coarse search
         node.C = 1.0  # used with TEST.SELECT_ON last, where nothing may be searched
         node.MAX_ITER = 1000  # of a fit
@@ -141,6 +142,10 @@ class LinearProbe(FeatureTrainer):
         if node.DRAW not in DRAWS:
             raise ValueError(
                 f"TRAINER.LINEARPROBE.DRAW is {node.DRAW!r}; expected {' or '.join(DRAWS)}."
+            )
+        if not node.COARSE_C or min(node.COARSE_C) <= 0:
+            raise ValueError(
+                f"TRAINER.LINEARPROBE.COARSE_C is {tuple(node.COARSE_C)}; expected numbers above 0."
             )
         if node.C <= 0 or node.NUM_STEP < 1:
             raise ValueError(
@@ -167,9 +172,9 @@ class LinearProbe(FeatureTrainer):
             super().build_data_loader()
         finally:
             _set(self.cfg, NUM_SHOTS=shots, VAL_SHOTS=val_shots)
-        self._draw_as_lpclip(shots)
+        self._draw_as_lpclip(shots, val_shots)
 
-    def _draw_as_lpclip(self, shots: int) -> None:
+    def _draw_as_lpclip(self, shots: int, val_shots: int) -> None:
         dataset = self.dm.dataset
         if not dataset.val:
             raise ValueError(
@@ -185,7 +190,10 @@ class LinearProbe(FeatureTrainer):
             )
         splits = dataset.train_x, dataset.val
         rows = lpclip_rows(
-            *([item.label for item in items] for items in splits), shots=shots, seed=self.run_seed
+            *([item.label for item in items] for items in splits),
+            shots=shots,
+            val_shots=val_shots,
+            seed=self.run_seed,
         )
         train, val = ([items[i] for i in chosen] for items, chosen in zip(splits, rows))
         dataset._train_x, dataset._val = train, val
@@ -212,7 +220,10 @@ class LinearProbe(FeatureTrainer):
         else:
             chooser = self.test_loader if self.selection == "test" else self.val_loader
             held_out = self._rows(chooser.items)
-            path = search_c(lambda c: accuracy(fits(c), *held_out), self.settings.NUM_STEP)
+            node = self.settings
+            path = search_c(
+                lambda c: accuracy(fits(c), *held_out), node.NUM_STEP, grid=node.COARSE_C
+            )
             self.chosen_c = path.kept[-1]
             best = 100 * max(path.coarse)
             logger.info("Coarse search: best accuracy %.2f%%", best)

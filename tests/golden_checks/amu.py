@@ -90,7 +90,8 @@ def _shots(case: Case) -> dict[str, Tensor]:
 
 def check_training(case: Case, folder: Path) -> None:
     config, parts = case.config, {"shots": [_shots(case)]}
-    settings = {"TEST.SELECT_ON": "test"}  # the official loop tests after every epoch
+    # the official loop tests after every epoch
+    settings = {"TEST.SELECT_ON": "test", "CLIP_SCALE": config["logit_scale"]}
     if case.spec["backbone"]:
         settings |= {"AUX": "moco_v3_rn50", "AUX_WEIGHTS": str(folder / "moco.pth.tar")}
         torch.save(aux_resnet50.moco_checkpoint(config["aux_seed"]), settings["AUX_WEIGHTS"])

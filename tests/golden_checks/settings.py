@@ -52,7 +52,7 @@ KEYS = {
     "INCLUDE_ALL_CLASSES": "DATASET.INCLUDE_ALL_CLASSES",
     "epochs": "OPTIM.MAX_EPOCH",
     "eta_min": "OPTIM.ETA_MIN",
-    "logit_scale": "TRAINER.{node}.CLIP_SCALE",
+    "views": "TRAINER.{node}.N_VIEWS",
     "T": "LOSS.T",
     "LAMBDA": "LOSS.LAMBDA",
 }
@@ -68,12 +68,17 @@ FACTS = {
     "biases",
     "grad_clip",
     "input_size",
+    "logit_scale",
     "method",
     "n_ctx_effective",
+    "n_shot",
     "n_templates",
     "num_classes",
+    "offsets_init",
     "parameter_order",
+    "positions",
     "powers",
+    "prompts",
     "provenance",
     "scheduler",
     "shots_per_class",
@@ -87,14 +92,17 @@ FACTS = {
 }
 
 
-def shipped_config(case: Case, trainer: str, folder: str, **more: Any) -> CfgNode:
+def shipped_config(
+    case: Case, trainer: str, folder: str, *, variant: str = "", **more: Any
+) -> CfgNode:
     """The config that ``trainer`` runs the case with.
 
     Args:
         case: its ``config`` is put over the trainer's recipe, key by key.
         trainer: registered name.
         folder: OUTPUT_DIR.
-        more: further values, as in ``case.config``.
+        variant: of the recipe.
+        more: further values, as in ``case.config``; None hides a value of the case.
 
     Raises:
         KeyError: for a value of the case that no key of the trainer stands for.
@@ -102,7 +110,7 @@ def shipped_config(case: Case, trainer: str, folder: str, **more: Any) -> CfgNod
     cls, cfg = TRAINER_REGISTRY.get(trainer), get_cfg_default()
     merge_declared(cfg, cls.default_cfg())
     given = {**case.config, **more}
-    recipe = resolve(trainer, dataset_stem(given.get("dataset", "")))
+    recipe = resolve(trainer, dataset_stem(given.get("dataset", "")), variant=variant)
     for file in recipe.files:
         cfg.merge_from_file(str(file))
     cfg.merge_from_list(list(recipe.opts))

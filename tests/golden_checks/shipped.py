@@ -54,7 +54,7 @@ class Shipped:
         name: str,
         batches: Batches | None,
         *,
-        test: Tensor | None = None,
+        test: Tensor | dict[str, Tensor] | None = None,
         labels: Tensor | None = None,
         classnames: Sequence[str] | None = None,
         official: Callable[[str], str] = str,
@@ -67,8 +67,8 @@ class Shipped:
             case: its backbone, class names and config.
             name: registered name.
             batches: for training.
-            test: the images of the test split, one batch.
-            labels: of the test split.
+            test: the images of the test split, one batch; or that batch.
+            labels: of the test split, if ``test`` is no batch.
             classnames: in the place of the case's.
             official: name of a parameter in the method -> in the case.
             parts: further arguments of ``from_parts``.
@@ -83,7 +83,7 @@ class Shipped:
             shipped_config(case, name, folder, **more),
             classnames or case.spec["classnames"],
             batches,
-            test=None if test is None else [batch(test, labels)],
+            test=[batch(test, labels)] if isinstance(test, Tensor) else test and [test],
             **parts,
         )
         self.clip, self.method = self.trainer.clip, self.trainer.method

@@ -26,7 +26,8 @@ def check(case: Case) -> None:
 
 def _shipped(case: Case, trainer: str, rule: str) -> Shipped:
     """A trainer whose shots, training batches and splits are the case's."""
-    config, settings = case.config, {"TEST.SELECT_ON": rule}
+    config = case.config
+    settings = {"TEST.SELECT_ON": rule, "CLIP_SCALE": config["logit_scale"]}
     parts: dict[str, Any] = {"shots": [_shots(case)], "val": [_split(case, "val")]}
     if case.spec["backbone"]:
         classnames = case.spec["classnames"]
