@@ -85,7 +85,8 @@ class TrainerBase:
             trainer.train()
 
         Args:
-            cfg: the config; DATASET.NAME still chooses templates.
+            cfg: the config, as ``dassl.engine.cli.make_config`` makes it of a command line;
+                DATASET.NAME still chooses templates.
             classnames: ordered by label.
             batches: the training batches of every epoch, or a function epoch (from 0) -> batches,
                 used in this order whatever DATALOADER says; None where nothing is trained.

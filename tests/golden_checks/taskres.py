@@ -32,7 +32,7 @@ def check(case: Case) -> None:
 def shipped(case: Case, trainer: str, **more) -> Shipped:
     """The trainer over the images of the case, for training and test."""
     images = case.tensor("images")
-    batches = steps.batches(case, images, case.tensor("labels"))
+    batches = steps.batches(case, images, case.tensor("labels"), restarts=True)
     more |= own_templates(case, case.templates)
     return Shipped(case, trainer, batches, test=images, official=NAMES.__getitem__, **more)
 
