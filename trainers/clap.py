@@ -136,6 +136,7 @@ class CLAP(FeatureTrainer):
     ranges = {
         "TRAINER.CLAP.VIEWS": at_least(1),
     }
+    takes_shots = True
 
     @staticmethod
     def default_cfg() -> CfgNode:
@@ -188,7 +189,7 @@ class CLAP(FeatureTrainer):
             shuffle_seed=self.run_seed,
             drop_last=len(items) >= size,
         )
-        loader.views, loader.view = self.settings.VIEWS, open_views
+        loader.views = self.settings.VIEWS
         return loader
 
     def before_train(self) -> None:
@@ -199,8 +200,8 @@ class CLAP(FeatureTrainer):
     @torch.no_grad()
     def multipliers(self) -> Tensor:
         """lambda (C,) over all VIEWS * N training rows."""
-        items = self.train_loader_x.items
-        stored = self.train_loader_x.view()
+        items = self.shots
+        stored = self.bank.train(items, views=self.settings.VIEWS)
         labels = torch.tensor([item.label for item in items], device=self.device)
         sums = torch.zeros(self.num_classes, device=self.device)
         counts = torch.zeros_like(sums)

@@ -41,6 +41,7 @@ class TrainerBase:
     keeps_shots = False  # True: an untrained model holds labelled training images (a memory)
     selects_in_evaluation = False  # True: the selection rule reads labels in ``test``, too
     takes_networks: tuple[str, ...] = ()  # networks that ``from_parts`` may be given, by name
+    takes_shots = False  # True: ``from_parts`` may be given the images of a cache or memory
     given_data: GivenData | None = None  # what ``from_parts`` was given; None: the dataset's
     given_networks: dict[str, Any] = {}
     ranges: dict[str, Range] = {}  # full key of an own setting -> the numbers that it may be
@@ -76,6 +77,7 @@ class TrainerBase:
         *,
         test: Batches | None = None,
         val: Batches | None = None,
+        shots: Batches | None = None,
         all_classnames: Sequence[str] | None = None,
         **networks: Any,
     ) -> "TrainerBase":
@@ -95,6 +97,8 @@ class TrainerBase:
                 used in this order whatever DATALOADER says; None where nothing is trained.
             test: batches of the test split, likewise; training without them needs TEST.NO_TEST.
             val: batches of the validation split.
+            shots: the labelled images that a cache or memory is made of, where the training batches
+                are other views of them; see ``takes_shots``.
             all_classnames: of the whole dataset, where ``classnames`` are a subset (LASP).
             networks: in the place of those that the config names; see ``takes_networks``.
 
@@ -108,11 +112,16 @@ class TrainerBase:
                 f"{cls.__name__}.from_parts() takes no network {', '.join(unknown)}; it takes "
                 f"{', '.join(cls.takes_networks) or 'none'}."
             )
+        if shots is not None and not cls.takes_shots:
+            raise TypeError(
+                f"{cls.__name__}.from_parts() takes no shots: it learns from the batches alone."
+            )
         data = GivenData(
             classnames,
             batches,
             test=test,
             val=val,
+            shots=shots,
             all_classnames=all_classnames,
             num_source_domains=len(cfg.DATASET.SOURCE_DOMAINS),
         )

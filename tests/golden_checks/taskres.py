@@ -39,7 +39,7 @@ def shipped(case: Case, trainer: str, **more) -> Shipped:
 
 def check_run(case: Case, run: Shipped) -> None:
     """The training; the first logits of a case are those of its first batch."""
-    case.compare("image_features", run.trainer.test_loader.batches[0]["img"])
+    case.compare("image_features", run.test_inputs)
     steps.check_run(case, run, first=len(run.trainer.train_loader_x.batches[0]["img"]))
 
 
