@@ -61,7 +61,8 @@ def protocol(words: str, settings: str) -> Case:
 
 CASES = {
     "zeroshot": one_run("ZeroshotCLIP", "vit_b16", flag="--eval-only"),
-    "coop": one_run("CoOp", "vit_b16"),
+    # the third of the five epochs is selected
+    "coop": one_run("CoOp", "vit_b16", "TEST.SELECT_ON val OPTIM.MAX_EPOCH 5"),
     "taskres": one_run("TaskRes", "vit_b16_ep200"),
     "mma": one_run("MMA", "vit_b16_ep5"),
     "dmn": one_run(
