@@ -6,8 +6,10 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from dassl.config import Condition
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 
+from .conditions import ONE_DOMAIN
 from .files import Piece, data_root, require_images
 from .imagenet_classes import default_classnames, imagenet_wnids
 from .listings import list_images
@@ -35,6 +37,10 @@ class ImageNet(DatasetBase):
     dataset_dir = "imagenet"
     section = "ImageNet"
     config = "imagenet"
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return ONE_DOMAIN
 
     def __init__(self, cfg: CfgNode):
         root = data_root(cfg.DATASET.ROOT)

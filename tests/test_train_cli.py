@@ -16,10 +16,13 @@ import torch
 from yacs.config import CfgNode as CN
 
 import train
+from dassl.config.settings import settings_digest
 from dassl.engine import TRAINER_REGISTRY, cli, report
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.run import DRAWN_SEED_FILE, run
 from dassl.utils import load_checkpoint, only_writer
+from tools.results.records import load_records
+from tools.results.settings import settings_of
 
 REPOSITORY = Path(train.__file__).parent
 DATASET_YAML = """
@@ -220,6 +223,18 @@ def test_a_typo_gets_an_answer_that_helps(world, more, trainer, text):
         config(world, *more, trainer=trainer)
 
 
+@pytest.mark.parametrize(
+    ("pair", "text"),
+    [
+        (["OPTIM.MAX_EPOCH", "-3"], "MAX_EPOCH is -3; expected at least 0"),
+        (["OPTIM.LR", "1e999"], "LR is inf; expected a finite number"),
+    ],
+)
+def test_a_number_that_no_run_can_use_is_refused_with_the_command_line(world, pair, text):
+    with pytest.raises(ValueError, match=text):
+        config(world, *pair)
+
+
 def test_an_unknown_dataset_name_gets_a_suggestion():
     args = make_parser().parse_args(["--trainer", "EngineToy", "--dataset", "oxford_pet"])
 
@@ -306,6 +321,19 @@ def test_paths_and_workers_are_no_reason_to_refuse(world):
     first = start(world, "--seed", "1")
 
     assert start(world, "--seed", "1", "DATALOADER.NUM_WORKERS", "3", "VERBOSE", "False") == first
+
+
+def test_runs_record_the_digest_of_what_config_yaml_holds(world):
+    one, two = (start(world, "--seed", seed, output=f"run{seed}") for seed in "12")
+    other = start(world, "--seed", "1", "OPTIM.LR", "0.5", output="other")
+    evaluation = ("--eval-only", "--model-dir", str(world / "other"), "--load-epoch", "2")
+    evaluated = start(world, "--seed", "1", *evaluation, output="eval")
+
+    runs = {"run1": one, "run2": two, "other": other, "eval": evaluated}
+    digests = {name: results["settings_digest"] for name, results in runs.items()}
+    assert digests["run1"] == digests["run2"] != digests["other"] == digests["eval"]
+    for record in load_records([world / name for name in digests]).records:
+        assert settings_digest(settings_of(record)) == record.settings_digest
 
 
 def test_evaluation_gives_the_accuracy_of_the_run_and_trains_nothing(world):

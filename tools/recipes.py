@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import yaml
+from tools.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINERS_DIR = ROOT / "configs" / "trainers"
@@ -257,7 +257,7 @@ def _node(path: Path, key: str) -> object:
 
 
 def _load(path: Path) -> dict:
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return read_yaml(path) or {}
 
 
 def _shown(path: Path) -> str:

@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition, at_least, between, never, only_if
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from dassl.metrics import compute_accuracy
@@ -196,6 +197,12 @@ class AMU(FeatureTrainer):
     node = "AMU"
     model_name = "amu"
     drop_last = False  # the official loader keeps the last partial batch
+    ranges = {
+        "TRAINER.AMU.ALPHA": at_least(0),
+        "TRAINER.AMU.LAMBDA_MERGE": between(0, 1),
+        "TRAINER.AMU.AUGMENT_EPOCH": at_least(1),
+        "TRAINER.AMU.CLIP_SCALE": at_least(0),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:
@@ -221,10 +228,16 @@ class AMU(FeatureTrainer):
                 raise ValueError(
                     f"TRAINER.AMU.{key} is {node[key]!r}; expected one of {', '.join(known)}."
                 )
-        if not 0 <= node.LAMBDA_MERGE <= 1:
-            raise ValueError(f"TRAINER.AMU.LAMBDA_MERGE is {node.LAMBDA_MERGE}; expected 0 to 1.")
-        if node.AUGMENT_EPOCH < 1:
-            raise ValueError(f"TRAINER.AMU.AUGMENT_EPOCH is {node.AUGMENT_EPOCH}; expected >= 1.")
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        powered = [kind for kind in UNCERTAINTY_TYPES if kind not in ("none", "var")]
+        return [
+            only_if("TRAINER.AMU.UNCENT_POWER", "TRAINER.AMU.UNCENT_TYPE", *powered),
+            only_if("TRAINER.AMU.AUGMENT_EPOCH", "TRAINER.AMU.AUX_INIT", "shots"),
+            never("OPTIM.STAGED_LR", "W is all that learns"),
+            *super().conditions(),
+        ]
 
     # ----------------------------------------------------------------- set-up
     @classmethod

@@ -14,11 +14,13 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition, at_least, never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
 from trainers.common.feature_trainer import FeatureLoader
 from trainers.common.feature_view import FeatureView
+from trainers.common.idle import STORED_VIEWS
 from trainers.common.loading import select_rows
 from trainers.common.prompts import template_features
 from trainers.common.templates import ensemble_templates
@@ -131,6 +133,9 @@ class CLAP(FeatureTrainer):
 
     node = "CLAP"
     model_name = "adapter"
+    ranges = {
+        "TRAINER.CLAP.VIEWS": at_least(1),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:
@@ -145,6 +150,11 @@ class CLAP(FeatureTrainer):
         if cfg.TRAINER.CLAP.VIEWS < 1:
             raise ValueError(f"TRAINER.CLAP.VIEWS is {cfg.TRAINER.CLAP.VIEWS}; expected >= 1.")
 
+    @classmethod
+    def view_conditions(cls) -> list[Condition]:
+        stored = never(STORED_VIEWS, "it stores TRAINER.CLAP.VIEWS views of every shot")
+        return [stored, *super().view_conditions()]
+
     @property
     def view_mode(self) -> str:
         """The method's own stored views."""
@@ -156,6 +166,10 @@ class CLAP(FeatureTrainer):
             clip, classnames, ensemble_templates(cfg), replace_underscores=False
         )
         return Prototypes(features.mean(dim=0).float(), constraint=cfg.TRAINER.CLAP.CONSTRAINT)
+
+    @classmethod
+    def class_words(cls, cfg: CfgNode, classname: str) -> str:
+        return classname  # parity: as it is, underscores included
 
     def _train_loader(self, items: Sequence[Datum]) -> RowLoader:
         @cache

@@ -15,10 +15,13 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition, above, at_least, never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.selection import selection_rule
 from trainers.common import FeatureTrainer, Method
 from trainers.common.c_search import Memo, lpclip_rows, search_c
+from trainers.common.idle import STORED_VIEWS, TRAINING, no_augmentation, no_templates
 from trainers.common.loading import select_rows
 
 logger = logging.getLogger(__name__)
@@ -124,6 +127,11 @@ class LinearProbe(FeatureTrainer):
     model_name = "linear_probe"
     fits_without_optimiser = True
     drop_last = False
+    ranges = {
+        "TRAINER.LINEARPROBE.C": above(0),
+        "TRAINER.LINEARPROBE.NUM_STEP": at_least(1),
+        "TRAINER.LINEARPROBE.MAX_ITER": at_least(1),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:
@@ -142,18 +150,39 @@ class LinearProbe(FeatureTrainer):
             raise ValueError(
                 f"TRAINER.LINEARPROBE.DRAW is {node.DRAW!r}; expected {' or '.join(DRAWS)}."
             )
-        if node.C <= 0 or node.NUM_STEP < 1:
-            raise ValueError(
-                f"TRAINER.LINEARPROBE.C is {node.C} and NUM_STEP {node.NUM_STEP}; expected C > 0 "
-                "and at least one step."
-            )
         if node.DRAW == "lpclip" and cfg.DATASET.NUM_SHOTS < 1:
             raise ValueError("TRAINER.LINEARPROBE.DRAW lpclip needs DATASET.NUM_SHOTS >= 1.")
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        chosen = "TEST.SELECT_ON is {TEST.SELECT_ON}"
+        views = "the test view serves every image, training images included"
+        return [
+            Condition(
+                ("TRAINER.LINEARPROBE.C",),
+                lambda cfg: selection_rule(cfg) == "last",
+                f"C is searched, {chosen}",
+            ),
+            Condition(
+                ("TRAINER.LINEARPROBE.NUM_STEP",),
+                lambda cfg: selection_rule(cfg) != "last",
+                f"C is not searched, {chosen}",
+            ),
+            never((*TRAINING, "MODEL.INIT_WEIGHTS"), "a solver fits all images at once"),
+            never(STORED_VIEWS, views),
+            *no_augmentation(views),
+            no_templates("no text enters a linear probe"),
+            *super().conditions(),
+        ]
 
     @property
     def view_mode(self) -> str:
         """The test view of every image."""
         return "test"
+
+    @classmethod
+    def name_same_classes(cls, cfg: CfgNode, classnames: Sequence[str]) -> None:
+        """No class name enters: nothing to warn of."""
 
     # ----------------------------------------------------------------- set-up
     def build_data_loader(self) -> None:

@@ -17,14 +17,17 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition, at_least, never
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.selection import selection_rule
 from dassl.utils import load_checkpoint
 from trainers.cocoop import CoCoOpPrompt
 from trainers.common import Method
 from trainers.common.confidence import confident_count, least_entropy_views
 from trainers.common.cupl import swap_food_names
+from trainers.common.idle import TRAINING, no_augmentation, no_templates
 from trainers.common.predictor import Predictor, config_of
-from trainers.common.prompts import ContextPrompt, encode_prompts
+from trainers.common.prompts import ContextPrompt, context_words, encode_prompts, token_count
 from trainers.common.stream import Step, StreamTrainer
 
 logger = logging.getLogger(__name__)
@@ -92,9 +95,10 @@ class TestTimePrompt(ContextPrompt):
             n_ctx: context tokens without words.
             chunk: TRAIN.TEXT_CHUNK, see ``encode_prompts``.
         """
-        words = ctx_init.replace("_", " ").split()
-        split = words.index(CLASS_WORD) if CLASS_WORD in words else None
-        text = " ".join(word for word in words if word != CLASS_WORD)
+        words = context_words(ctx_init)
+        before, place, _ = words.partition(CLASS_WORD)
+        split = token_count(before) if place else None
+        text = " ".join(words.replace(CLASS_WORD, " ").split())
         super().__init__(clip, classnames, n_ctx=n_ctx, ctx_init=text, chunk=chunk)
         self.split = None if split == len(self.ctx) else split
         self.ctx.requires_grad_(False)
@@ -251,6 +255,11 @@ class TPT(StreamTrainer):
     """Tunes the context on each test image by itself; nothing is trained beforehand."""
 
     node = "TPT"
+    ranges = {
+        "TRAINER.TPT.TTA_STEPS": at_least(0),
+        "TRAINER.TPT.LR": at_least(0),
+        "TRAINER.TPT.WEIGHT_DECAY": at_least(0),
+    }
     uses_training_images = False
 
     @staticmethod
@@ -281,12 +290,31 @@ class TPT(StreamTrainer):
                 "TRAINER.TPT.COCOOP True starts from CoCoOp's prompts: give its checkpoint, "
                 "TRAINER.TPT.CTX_FILE <run>/prompt_learner/model.pth.tar-<epoch>."
             )
-        if node.TTA_STEPS < 0:
-            raise ValueError(f"TRAINER.TPT.TTA_STEPS is {node.TTA_STEPS}; expected 0 or more.")
-        if cfg.TEST.SELECT_ON != "last":
+        if selection_rule(cfg) != "last":
             raise ValueError(
-                f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON!r}; TPT selects nothing, use last."
+                f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON!r} and TEST.FINAL_MODEL "
+                f"{cfg.TEST.FINAL_MODEL!r}; TPT selects nothing, use last and last_step."
             )
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        node, why = "TRAINER.TPT", "nothing is trained before the stream"
+        return [
+            Condition(
+                (f"{node}.CTX_INIT",),
+                lambda cfg: not cfg.TRAINER.TPT.CTX_FILE,
+                f"the context is that of {node}.CTX_FILE",
+            ),
+            Condition(
+                tuple(f"{node}.{key}" for key in ("LR", "WEIGHT_DECAY", "SELECTION_P")),
+                lambda cfg: cfg.TRAINER.TPT.TTA_STEPS > 0,
+                f"no step is taken, {node}.TTA_STEPS is 0",
+            ),
+            never(TRAINING, why),
+            *no_augmentation(f"{why}, and its views are {node}.VIEW_KIND"),
+            no_templates("its words are TRAINER.TPT.CTX_INIT"),
+            *super().conditions(),
+        ]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

@@ -13,11 +13,13 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition, never
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import FeatureTrainer, Method
 from trainers.common.domainbed_transforms import WholeImage
 from trainers.common.encoder import ClipEncoder
 from trainers.common.feature_bank import FeatureBank
+from trainers.common.idle import SELECTION, STORED_VIEWS, TRAINING, no_augmentation
 from trainers.common.prompts import zero_shot_classifier
 from trainers.common.templates import full_templates, select_templates, single_template
 
@@ -55,6 +57,15 @@ class ZeroshotCLIP(FeatureTrainer):
     def templates(cls, cfg: CfgNode) -> list[str]:
         """The templates of the run's dataset."""
         return single_template(cfg)
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        why = "zero-shot CLIP trains and chooses nothing"
+        return [
+            never((*TRAINING, *SELECTION, *STORED_VIEWS, "MODEL.INIT_WEIGHTS"), why),
+            *no_augmentation(why),
+            *super().conditions(),
+        ]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

@@ -1,6 +1,18 @@
 """Helpers on a whole config."""
 
+from collections.abc import Iterator
+from typing import Any
+
 from yacs.config import CfgNode
+
+
+def leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(full key, value) of every setting of a config."""
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def clean_cfg(cfg: CfgNode, trainer: str) -> None:

@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 from dassl.utils.image import read_image
 from dassl.utils.tools import tolist_if_not
 
-from .checks import SPLITS, check_images
+from .checks import SPLITS, check_images, warn_of_one_class
 from .datasets import build_dataset
 from .datasets.base_dataset import Datum
 from .loader import LastingLoader
@@ -199,6 +199,7 @@ class DataManager:
             self.skipped_images = check_images(
                 dataset, skip_bad=cfg.DATALOADER.get("SKIP_BAD_IMAGES", False)
             )
+        warn_of_one_class(dataset)
         self._wrapper = dataset_wrapper
         self._tfm_train = self._choose_transform(custom_tfm_train, is_train=True)
         self._tfm_test = self._choose_transform(custom_tfm_test, is_train=False)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from dassl.config import get_cfg_default
+from dassl.config import check_ranges, get_cfg_default
 from dassl.flags import FlagParser
 from dassl.utils import did_you_mean
 
@@ -25,6 +25,16 @@ DEFAULT_DATASET = "toy_objects"
 DEFAULT_SIZE = (224, 224)  # pixels, for trainers whose network does not say
 LISTS = ("source_domains", "target_domains", "transforms")  # flags of one or more words
 KEY = re.compile(r"[A-Z][A-Z0-9_]+\.[A-Z]")  # how a config key begins
+FLAG_KEYS = {  # flag -> the key that it sets
+    "root": "DATASET.ROOT",
+    "output_dir": "OUTPUT_DIR",
+    "resume": "RESUME",
+    "source_domains": "DATASET.SOURCE_DOMAINS",
+    "target_domains": "DATASET.TARGET_DOMAINS",
+    "transforms": "INPUT.TRANSFORMS",
+    "backbone": "MODEL.BACKBONE.NAME",
+    "head": "MODEL.HEAD.NAME",
+}
 FOLLOW_BACKBONE = (0, 0)  # INPUT.SIZE that nobody gave
 
 
@@ -87,6 +97,7 @@ def make_config(args: argparse.Namespace) -> CfgNode:
         merge_yaml(cfg, path)
     merge_flags(cfg, args)
     cfg.merge_from_list(args.opts)
+    check_ranges(cfg, getattr(trainer, "ranges", None))
     if cfg.DATALOADER.SEEDING == "sample" and "DATALOADER.NUM_WORKERS" not in args.opts[::2]:
         cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, available_cores())
     cfg.TRAINER.NAME = trainer.__name__
@@ -278,18 +289,8 @@ def merge_declared(cfg: CfgNode, declared: CfgNode, prefix: str = "") -> None:
 
 def merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Put the flags that were given into the config."""
-    pairs = {
-        "DATASET.ROOT": args.root,
-        "OUTPUT_DIR": args.output_dir,
-        "RESUME": args.resume,
-        "DATASET.SOURCE_DOMAINS": tuple(args.source_domains or ()),
-        "DATASET.TARGET_DOMAINS": tuple(args.target_domains or ()),
-        "INPUT.TRANSFORMS": tuple(args.transforms or ()),
-        "MODEL.BACKBONE.NAME": args.backbone,
-        "MODEL.HEAD.NAME": args.head,
-    }
-    for key, value in pairs.items():
-        if value:
+    for name, key in FLAG_KEYS.items():
+        if value := getattr(args, name):
             _assign(cfg, key, value)
     if args.seed >= 0:
         cfg.SEED = args.seed

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from yacs.config import CfgNode
+
+from dassl.config.settings import settings_digest, settings_that_matter
 
 from .selection import rule_in_words, selection_split
 from .writer import peak_memory_bytes
@@ -149,6 +152,7 @@ def collect_results(
     source: str,
     seconds: dict[str, float],
     evaluated: dict[str, Any] | None = None,
+    trained: CfgNode | None = None,
 ) -> dict[str, Any]:
     """The content of ``results.json``.
 
@@ -157,6 +161,7 @@ def collect_results(
         source: config stem of the data set that it was trained on.
         seconds: of train, test, total.
         evaluated: what was loaded, for an evaluation without training.
+        trained: the config of the run that was loaded, where it is known.
     """
     cfg = trainer.cfg
     trainable, total = parameter_counts(trainer)
@@ -179,6 +184,7 @@ def collect_results(
         **trainer.results_meta(),
         "epoch": trainer.selected_epoch,
         "fewshot_digest": fewshot_digest(trainer),
+        "settings_digest": settings_digest(settings_that_matter(cfg, trained)),
         "views": getattr(trainer, "view_mode", "fresh"),
         "seconds": seconds,
         "peak_memory_bytes": peak_memory_bytes(),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from yacs.config import CfgNode
 
+from dassl.config.settings import NEUTRAL_KEYS, flat
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import atomic_write, load_checkpoint
 
@@ -29,15 +30,6 @@ RESUME_FILES = "resume.*"  # these, and what trainers keep beside them
 RESUME_FORMAT = "vltune-resume-1"
 INTERVAL_VARIABLE = "VLTUNE_RESUME_SECONDS"
 DEFAULT_INTERVAL = 30.0  # seconds between two resume files, at least
-# Keys that do not change what a run computes.
-NEUTRAL_KEYS = (
-    "OUTPUT_DIR",
-    "RESUME",
-    "VERBOSE",
-    "DATASET.ROOT",
-    "DATALOADER.CACHE_MB",
-    "TRAIN.PRINT_FREQ",
-)
 
 
 class ResumeFile:
@@ -190,7 +182,7 @@ def config_differences(ours: CfgNode, theirs: CfgNode) -> dict[str, tuple[Any, A
     Paths, verbosity, and the number of workers where it has no influence (DATALOADER.SEEDING
     sample) are left out.
     """
-    left, right = dict(_leaves(ours)), dict(_leaves(theirs))
+    left, right = flat(ours), flat(theirs)
     neutral = set(NEUTRAL_KEYS)
     if left.get("DATALOADER.SEEDING") == right.get("DATALOADER.SEEDING") == "sample":
         neutral.add("DATALOADER.NUM_WORKERS")
@@ -225,20 +217,3 @@ def check_same_config(ours: CfgNode, theirs: CfgNode, path: Path) -> None:
         f"{path} belongs to a run with another config: {listed}. Choose another --output-dir, or "
         "delete that folder to start anew."
     )
-
-
-def _leaves(node: CfgNode, prefix: str = "") -> list[tuple[str, Any]]:
-    pairs = []
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            pairs += _leaves(value, f"{prefix}{key}.")
-        else:
-            pairs.append((prefix + key, _lists(value)))
-    return pairs
-
-
-def _lists(value: Any) -> Any:
-    """Tuples as lists, as YAML gives them back."""
-    if isinstance(value, (list, tuple)):
-        return [_lists(item) for item in value]
-    return value

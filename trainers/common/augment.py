@@ -21,23 +21,8 @@ from torchvision import transforms as T
 from yacs.config import CfgNode
 
 from dassl.config import get_cfg_default
-from dassl.data.transforms import build_transform
+from dassl.data.transforms import READS, build_transform
 
-# The keys of INPUT that a transform reads; a transform that is not named here may read any.
-READS = {
-    "center_crop": (),
-    "random_flip": (),
-    "random_translation": (),
-    "random_crop": ("CROP_PADDING",),
-    "random_resized_crop": ("RRCROP_SCALE",),
-    "cutout": ("CUTOUT_N", "CUTOUT_LEN"),
-    "colorjitter": ("COLORJITTER_B", "COLORJITTER_C", "COLORJITTER_S", "COLORJITTER_H"),
-    "randomgrayscale": ("RGS_P",),
-    "gaussian_blur": ("GB_P", "GB_K"),
-    "gaussian_noise": ("GN_MEAN", "GN_STD", "PIXEL_MEAN", "PIXEL_STD"),
-    "instance_norm": ("PIXEL_MEAN", "PIXEL_STD"),
-    "normalize": ("PIXEL_MEAN", "PIXEL_STD"),
-}
 AFTER_NORMALIZE = ("gaussian_noise", "instance_norm")  # they work on normalised pixels
 Transform = Callable[[Image.Image], Tensor]
 
@@ -105,8 +90,7 @@ class InputPipeline(Pipeline):
     def describe(self) -> dict[str, Any]:
         keys = {"SIZE", "INTERPOLATION"}
         for name in self._names:
-            keys.update(READS.get(name, self.settings))
-        keys -= {"TRANSFORMS", "NO_TRANSFORM"}
+            keys.update(READS.get(name, ()))
         chosen = {key: self.settings[key] for key in sorted(keys)}
         described = {"is_train": self.is_train, "transforms": self._names, **chosen}
         return described if self.is_train else {**described, "alpha": "dropped before the resize"}

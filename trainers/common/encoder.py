@@ -106,10 +106,15 @@ class Encoder(ABC):
         images = unit_pixels(pixels.to(device, non_blocking=True))
         mean = images.new_tensor(self.mean).view(3, 1, 1)
         std = images.new_tensor(self.std).view(3, 1, 1)
-        images = images.sub(mean).div_(std)
+        return self.encode(images.sub(mean).div_(std))
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised pixels -> (B, D) raw features, float32; see ``__call__``."""
+        device = self.device
         use_amp = self.precision == "amp" and device.type == "cuda"
         with evaluating(self.network), torch.autocast(device.type, torch.float16, enabled=use_amp):
-            return self.forward(images).float()
+            return self.forward(images.to(device)).float()
 
     def _check(self, pixels: Tensor) -> None:
         side = self.size

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from dassl.config import Condition, never, only_if
 from dassl.data.datasets import Datum
 
 from .augment import Augmentation
@@ -40,13 +41,35 @@ class FeatureTrainer(ClipTrainer):
                 "features in random order. Leave it at RandomSampler."
             )
 
+    @classmethod
+    def view_conditions(cls) -> list[Condition]:
+        return [
+            only_if("TRAIN.NUM_VIEWS", "TRAIN.VIEWS", "bank"),
+            never(
+                ("DATALOADER.SEEDING", "DATALOADER.TEST.SAMPLER"),
+                "features have an order and seeds of their own",
+            ),
+        ]
+
     def build_data_loader(self) -> None:
         super().build_data_loader()
         self.bank = self.build_bank()
+        if self.given_data:
+            self.encode_given()
+            return
         dataset = self.dm.dataset
         self.train_loader_x = self._train_loader(self.bank.readable(dataset.train_x))
         self.val_loader = self._test_loader(dataset.val) if dataset.val else None
         self.test_loader = self._test_loader(dataset.test)
+
+    def encode_given(self) -> None:
+        """Turn given batches of normalised pixels into raw features; features stay as they are."""
+        for name, loader in self.loaders().items():
+            setattr(self, name, loader.mapped(self.encode_images))
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised pixels -> what the bank stores of them; features pass."""
+        return images if images.ndim == 2 else self.bank.encoder.encode(images)
 
     def build_bank(self) -> FeatureBank:
         """The feature bank of this run's backbone and augmentation."""
@@ -65,6 +88,8 @@ class FeatureTrainer(ClipTrainer):
     @property
     def view_mode(self) -> str:
         """How training views were made, as named in the results."""
+        if self.given_data:
+            return "given"
         if not self.uses_training_images:
             return "none"
         if self.cfg.TRAIN.VIEWS == "bank":

@@ -42,11 +42,22 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Tensor:
-        """(B, 3, size, size) in [0, 1] -> (B, C) probabilities."""
+        """(B, 3, size, size) in [0, 1] -> (B, C) probabilities.
+
+        Raises:
+            FloatingPointError: if the model answers NaN.
+        """
         scores = self.logits(pixels).float()
         if self.returns_probabilities:
-            return scores / scores.sum(dim=-1, keepdim=True)
-        return scores.softmax(dim=-1)
+            probabilities = scores / scores.sum(dim=-1, keepdim=True)
+        else:
+            probabilities = scores.softmax(dim=-1)
+        if not probabilities.isfinite().all():
+            raise FloatingPointError(
+                "The model's scores are infinite or NaN, so it answers nothing. Look for such "
+                "values in its weights and in those of its backbone."
+            )
+        return probabilities
 
 
 def normalise_pixels(clip: CLIP, pixels: Tensor) -> Tensor:
@@ -97,6 +108,7 @@ def method_predictor(
     trainer: type, cfg: CfgNode, clip: CLIP, method: Method, classnames: Sequence[str]
 ) -> Predictor:
     """Tie a method to its backbone; its text features are computed once."""
+    trainer.name_same_classes(cfg, classnames)
     with torch.no_grad():
         text_features = method.text_features(clip)
 

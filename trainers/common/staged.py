@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import torch
 from yacs.config import CfgNode
 
+from dassl.config import check_ranges
 from dassl.data.checks import check_images
 from dassl.data.datasets import build_dataset
 from dassl.engine import TRAINER_REGISTRY, build_trainer
@@ -54,6 +55,13 @@ class StagedTrainer(TrainerBase):
         self.total_parameters, self.trainable_parameters = 0, 0
         self.last: TrainerBase | None = None
 
+    @classmethod
+    def idle_settings(cls, cfg: CfgNode) -> dict[str, str]:
+        """A key that no stage reads."""
+        kinds = [TRAINER_REGISTRY.get(trainer) for _, trainer in cls.stages]
+        idle, *others = [kind.idle_settings(cfg) for kind in kinds]
+        return {key: reason for key, reason in idle.items() if all(key in o for o in others)}
+
     def stage_cfg(self, index: int) -> CfgNode:
         """The config of a stage: its trainer, its folder, and the folder of the one before it."""
         folder, trainer = self.stages[index]
@@ -72,6 +80,7 @@ class StagedTrainer(TrainerBase):
         Raises:
             ValueError: as the stage would.
         """
+        check_ranges(cfg, self.ranges)
         *earlier, last = self.stage_checks()
         for stage in earlier:
             stage.check_cfg(cfg)

@@ -9,6 +9,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from dassl import __version__
+from dassl.engine.anomaly import refuse_nonfinite
 from dassl.utils import atomic_write, load_checkpoint
 from trainers.common.dg_model import StudentClassifier, TextHead, import_official
 from trainers.common.domainbed_transforms import WholeImage
@@ -24,6 +25,7 @@ SAME_IN_STAGES = (
     "trial_seed",
     "teacher",
     "prompt_style",
+    "templates",
 )
 
 
@@ -52,6 +54,7 @@ class StepFiles:
 
     def save_weights(self, name: str, *, train_out: float) -> None:
         """Write ``<run>/<name>``: the whole network, deployable as it is."""
+        self.check_weights()
         content = {
             "state_dict": self.network.state_dict(),
             "epoch": self.epoch + 1,
@@ -227,6 +230,7 @@ def load_network(network: StudentClassifier, content: dict, path: Path | str) ->
             f"{path} does not fit the network of this run (student, projection, head): {error} "
             "Use the student, teacher and classes that it was trained with."
         ) from error
+    refuse_nonfinite(network, path)
 
 
 def network_of(checkpoint: dict) -> StudentClassifier:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from dassl.config import Condition, never
 from dassl.data.datasets import Datum
 from dassl.utils import atomic_write, load_checkpoint
 
@@ -221,6 +222,19 @@ class StreamTrainer(FeatureTrainer):
                 f"{name}.STREAM_STATE {node.STREAM_STATE}: no such file. A run with "
                 f"{name}.STREAM_LENGTH N writes <output>/{STATE_FILE}."
             )
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        views, batches = f"TRAINER.{cls.node}.N_VIEWS", "DATALOADER.TEST.BATCH_SIZE"
+        return [
+            Condition(
+                (f"TRAINER.{cls.node}.VIEW_KIND",),
+                lambda cfg: cfg.TRAINER[cls.node].N_VIEWS > 1,
+                f"there are no augmented views, {views} is {{{views}}}",
+            ),
+            never(batches, "a stream is read image by image, encoded in chunks of its own"),
+            *super().conditions(),
+        ]
 
     def build_augmentation(self) -> Augmentation:
         """Views of the training images and the plain test view."""

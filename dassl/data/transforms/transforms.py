@@ -10,6 +10,7 @@ from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 from yacs.config import CfgNode
 
+from dassl.config.conditions import Condition
 from dassl.utils.text import did_you_mean
 
 from .autoaugment import CIFAR10Policy, ImageNetPolicy, SVHNPolicy
@@ -43,7 +44,44 @@ INTERPOLATION_MODES = {
     "nearest": InterpolationMode.NEAREST,
 }
 
+# The keys of INPUT that each transform reads, beside SIZE and INTERPOLATION.
+READS = {
+    "random_flip": (),
+    "random_resized_crop": ("RRCROP_SCALE",),
+    "normalize": ("PIXEL_MEAN", "PIXEL_STD"),
+    "instance_norm": (),
+    "random_crop": ("CROP_PADDING",),
+    "random_translation": (),
+    "center_crop": (),
+    "cutout": ("CUTOUT_N", "CUTOUT_LEN"),
+    "imagenet_policy": (),
+    "cifar10_policy": (),
+    "svhn_policy": (),
+    "randaugment": ("RANDAUGMENT_N", "RANDAUGMENT_M"),
+    "randaugment_fixmatch": ("RANDAUGMENT_N",),
+    "randaugment2": ("RANDAUGMENT_N",),
+    "gaussian_noise": ("GN_MEAN", "GN_STD"),
+    "colorjitter": ("COLORJITTER_B", "COLORJITTER_C", "COLORJITTER_S", "COLORJITTER_H"),
+    "randomgrayscale": ("RGS_P",),
+    "gaussian_blur": ("GB_P", "GB_K"),
+}
+
 _Step = tuple[str, Callable]
+
+
+def _read_by(key: str) -> Condition:
+    """A key of INPUT is read where a transform that reads it is among INPUT.TRANSFORMS."""
+    readers = [name for name, keys in READS.items() if key in keys]
+    return Condition(
+        (f"INPUT.{key}",),
+        lambda cfg: not set(readers).isdisjoint(cfg.INPUT.TRANSFORMS),
+        f"only {' and '.join(readers)} read it, and INPUT.TRANSFORMS is {{INPUT.TRANSFORMS}}",
+    )
+
+
+CONDITIONS = [
+    _read_by(key) for key in dict.fromkeys(key for keys in READS.values() for key in keys)
+]
 
 
 def build_transform(
