@@ -109,6 +109,14 @@ def test_recipes_merge_in_order_and_flags_and_pairs_come_last(world):
     assert (cfg.OPTIM.MAX_EPOCH, cfg.OPTIM.LR, cfg.SEED) == (4, 1.0, 0)
 
 
+def test_a_recipe_wins_over_the_dataset_file(world):
+    (world / "colours.yaml").write_text(f"{DATASET_YAML}OPTIM: {{LR: 7.0, MOMENTUM: 0.5}}\n")
+
+    cfg = config(world)
+
+    assert (cfg.OPTIM.LR, cfg.OPTIM.MOMENTUM) == (0.01, 0.5)
+
+
 def test_the_run_node_names_recipe_and_dataset_file(world):
     cfg = config(world, "--config-file", str(world / "slow.yaml"))
 

@@ -32,10 +32,11 @@ class Case:
         return shlex.split(self.command)[1:]
 
 
-SHORT = "VERBOSE False DATALOADER.NUM_WORKERS 0 DATALOADER.TRAIN_X.BATCH_SIZE 8 OPTIM.MAX_EPOCH 3"
+EVERYWHERE = "USE_CUDA False VERBOSE False DATALOADER.NUM_WORKERS 0"
+SHORT = f"{EVERYWHERE} DATALOADER.TRAIN_X.BATCH_SIZE 8 OPTIM.MAX_EPOCH 3"
 FEW_SHOT = "--dataset class_folder --root classes --backbone tiny_vit.pt"
 STEPS = (
-    "VERBOSE False DATALOADER.NUM_WORKERS 0 DATALOADER.TRAIN_X.BATCH_SIZE 4 "
+    f"{EVERYWHERE} DATALOADER.TRAIN_X.BATCH_SIZE 4 "
     "TRAINER.VL2V.TEACHER tiny_vit.pt TRAINER.VL2V.MODEL_SAVE.ALIGN 3 "
     "TRAINER.VL2V.MODEL_SAVE.DISTILL 3 OPTIM.LR 1e-3 STEPS.FREQ 3"
 )
@@ -61,7 +62,8 @@ def protocol(words: str, settings: str) -> Case:
 
 CASES = {
     "zeroshot": one_run("ZeroshotCLIP", "vit_b16", flag="--eval-only"),
-    "coop": one_run("CoOp", "vit_b16"),
+    # the third of the five epochs is selected
+    "coop": one_run("CoOp", "vit_b16", "TEST.SELECT_ON val OPTIM.MAX_EPOCH 5"),
     "taskres": one_run("TaskRes", "vit_b16_ep200"),
     "mma": one_run("MMA", "vit_b16_ep5"),
     "dmn": one_run(

@@ -121,8 +121,8 @@ def _curves() -> dict[str, list[dict]]:
 def _predictions() -> dict[str, dict[str, float]]:
     """Probability of each class for some images, by predict.py from the checkpoint alone."""
     file = OUTPUT / "predictions.json"
-    words = ["--model-dir", str(OUTPUT), "--topk", str(len(CLASSES)), "--output", str(file)]
-    predict.main([*PREDICTED, *words])
+    words = ["--model-dir", str(OUTPUT), "--device", "cpu", "--output", str(file)]
+    predict.main([*PREDICTED, *words, "--topk", str(len(CLASSES))])
     found: dict[str, dict[str, float]] = {}
     for row in json.loads(file.read_text(encoding="utf-8")):
         found.setdefault(row["image"], {})[row["class"]] = row["probability"]
