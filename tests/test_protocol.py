@@ -357,6 +357,23 @@ def test_what_the_protocol_sets_itself_is_refused(capsys, word, instead):
     assert word in printed and instead in printed
 
 
+@pytest.mark.parametrize(
+    ("protocol", "option"),
+    [
+        ("base2new", ("--base-trainer", "TaskResBase")),
+        ("fewshot", ("--targets", "dtd")),
+        ("dg", ("--domains", "sketch")),
+        ("fewshot", ("--stage", "align")),
+    ],
+)
+def test_an_option_that_a_protocol_has_no_use_for_is_refused(capsys, protocol, option):
+    assert main([protocol, "--trainer", "TaskRes", *option]) == 1
+
+    printed = capsys.readouterr().err
+    assert f"{option[0]} belongs to the protocols " in printed
+    assert f"{protocol} has no use for it. Leave it out." in printed
+
+
 def test_an_unknown_protocol_is_answered_with_the_known_ones(capsys):
     status = main(["fewshots", "--trainer", "TaskRes"])
 

@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs"
 DEFAULT_DATASET = "toy_objects"
 DEFAULT_SIZE = (224, 224)  # pixels, for trainers whose network does not say
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where it is built in
 LISTS = ("source_domains", "target_domains", "transforms")  # flags of one or more words
 KEY = re.compile(r"[A-Z][A-Z0-9_]+\.[A-Z]")  # how a config key begins
 FLAG_KEYS = {  # flag -> the key that it sets
@@ -261,7 +262,7 @@ def _shown(path: Path) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
     except yaml.YAMLError as err:
         raise ValueError(f"{path} is no valid YAML: {err}") from err
     if not isinstance(content, dict | None):
@@ -271,9 +272,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def merge_yaml(cfg: CfgNode, path: Path) -> None:
     """Merge a YAML file; errors name the file."""
-    _read_yaml(path)
+    content = _read_yaml(path)
     try:
-        cfg.merge_from_file(str(path))
+        cfg.merge_from_other_cfg(CfgNode(content))
     except (KeyError, ValueError) as err:
         raise type(err)(f"{_shown(path)}: {err.args[0] if err.args else err}") from err
 
