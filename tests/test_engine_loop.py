@@ -278,9 +278,7 @@ def test_a_checkpoint_with_infinite_weights_is_not_loaded(build):
     content["state_dict"]["2.bias"][1] = float("inf")
     torch.save(content, path)
 
-    with pytest.raises(
-        ValueError, match=r"tar-1 holds infinite or NaN weights \(2\.bias"
-    ):
+    with pytest.raises(ValueError, match=r"tar-1 holds infinite or NaN weights \(2\.bias"):
         trainer.load_model(trainer.output_dir, epoch=1)
 
 
