@@ -129,6 +129,14 @@ class ImageNet(DatasetBase):
 
         if cfg.DATASET.NUM_SHOTS < 1:
             return records()[0], None
+        labels = {wnid: label for label, wnid in enumerate(listing)}
+
+        def find(path: str) -> Record | None:
+            image = path.removeprefix("train/")
+            wnid = image.split("/")[0]
+            is_known = path != image and image in listing.get(wnid, ())
+            return Record(path, labels[wnid], names[wnid]) if is_known else None
+
         # 1.28 M records are made only when there is no kept draw
         shots, val = draw_from(
             records,
@@ -136,6 +144,7 @@ class ImageNet(DatasetBase):
             Draw.from_cfg(cfg, val_from_train=selects),
             Path(self.split_fewshot_dir),
             sample=self.generate_fewshot_dataset,
+            finders=(find, lambda path: None),  # ImageNet has no validation list to draw from
         )
         return shots, val if selects else None
 
