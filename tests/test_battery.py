@@ -11,7 +11,6 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import load_checkpoint
 from trainers.common import ClipTrainer
 from trainers.common.loading import checkpoint_path
-from trainers.common.predictor import pixels_of
 
 
 def clip_trainers() -> list[str]:
@@ -105,7 +104,7 @@ def test_the_checkpoint_alone_classifies_an_image(name, folder):
     predictor = type(trainer).load_predictor(checkpoint, torch.device("cpu"))
 
     image = made_image("test", 0, SPLITS["test"])
-    probabilities = predictor(pixels_of([image], predictor.size))
+    probabilities = predictor(predictor.pixels([image]))
 
     assert predictor.classnames == list(CLASSNAMES)
     assert probabilities.shape == (1, len(CLASSNAMES))

@@ -44,7 +44,7 @@ OPTIM:
 class EngineDeclaring(engine_toy.EngineToy):
     """A trainer that declares keys in and outside TRAINER, and another engine default."""
 
-    follows_backbone_size = True
+    follows_backbone = ("SIZE",)
 
     @staticmethod
     def default_cfg():

@@ -7,6 +7,7 @@ stages (``trainers/common/method.py``).
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +15,11 @@ from yacs.config import CfgNode
 
 from clip import available_models, load_backbone
 from clip.model import CLIP
+from dassl.config.pixels import OPEN, close_with_backbone
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 
+from .augment import backbone_input
 from .loading import load_method, start_from
 from .method import Method
 from .predictor import Predictor, clip_predictor, normalise_pixels
@@ -32,7 +35,7 @@ class ClipTrainer(TrainerX):
     Only the method's parameters are trained; the backbone stays frozen and in eval mode.
     """
 
-    follows_backbone_size = True
+    follows_backbone = tuple(OPEN)
     node = ""
     model_name = "prompt_learner"  # folder of the checkpoints, as in the official code
     needs_vit = False  # True: the method needs hooks in the image tower
@@ -59,6 +62,7 @@ class ClipTrainer(TrainerX):
                 "MODEL.BACKBONE.NAME is empty. Give --backbone NAME, one of "
                 f"{', '.join(available_models())}, open_clip:<arch>/<pretrained> or a path."
             )
+        self.check_pixels(cfg)
         name = type(self).__name__
         if cfg.DATALOADER.K_TRANSFORMS != 1:
             raise ValueError(
@@ -68,8 +72,21 @@ class ClipTrainer(TrainerX):
         if cfg.INPUT.NO_TRANSFORM:
             raise ValueError(f"INPUT.NO_TRANSFORM is True, but {name} needs tensors. Leave it out.")
 
+    def check_pixels(self, cfg: CfgNode) -> None:
+        """Refuse transforms that do not normalise: the image tower reads what the loader yields.
+
+        Raises:
+            ValueError: saying what to add.
+        """
+        if "normalize" not in cfg.INPUT.TRANSFORMS:
+            raise ValueError(
+                f"INPUT.TRANSFORMS is {list(cfg.INPUT.TRANSFORMS)} without normalize, but "
+                f"{type(self).__name__} needs normalised pixels. Add it: --transforms "
+                f"{' '.join([*cfg.INPUT.TRANSFORMS, 'normalize'])}."
+            )
+
     def build_data_loader(self) -> None:
-        """Load the backbone first: INPUT.SIZE follows it."""
+        """Load the backbone first: it decides how images are prepared."""
         self.precision = self._effective_precision()
         self.clip = load_backbone(
             self.cfg.MODEL.BACKBONE.NAME,
@@ -77,8 +94,12 @@ class ClipTrainer(TrainerX):
             device=self.device,
         )
         self._check_backbone(self.clip)
-        set_input_size(self.cfg, self.clip)
+        close_with_backbone(self.cfg, self.image_input())
         super().build_data_loader()
+
+    def image_input(self) -> dict[str, Any]:
+        """How images are prepared: values of INPUT.SIZE, PIXEL_MEAN, ...; the backbone's own."""
+        return backbone_input(self.clip)
 
     def _effective_precision(self) -> str:
         precision = self.settings.get("PREC", "fp32") if self.settings else "fp32"
@@ -264,25 +285,3 @@ class ClipTrainer(TrainerX):
             logger.warning("load_model is skipped: no --model-dir given.")
             return
         load_method(self, directory, epoch)
-
-
-def set_input_size(cfg: CfgNode, clip: CLIP) -> None:
-    """Fill INPUT.SIZE from the backbone; an explicit other value is an error.
-
-    Raises:
-        ValueError: if INPUT.SIZE contradicts the backbone's input size.
-    """
-    size = clip.visual.input_resolution
-    given = tuple(cfg.INPUT.SIZE)
-    if given == (size, size):
-        return
-    if given != (0, 0):
-        raise ValueError(
-            f"INPUT.SIZE is {given}, but {cfg.MODEL.BACKBONE.NAME} reads {size} x {size} pixels. "
-            "Leave INPUT.SIZE out: it follows the backbone."
-        )
-    frozen = cfg.is_frozen()
-    cfg.defrost()
-    cfg.INPUT.SIZE = (size, size)
-    if frozen:
-        cfg.freeze()

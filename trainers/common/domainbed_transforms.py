@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms as T
 
+from dassl.config.pixels import IMAGENET_MEAN, IMAGENET_STD
 from dassl.data.transforms import INTERPOLATION_MODES
 from trainers.common.augment import Pipeline
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 SIZE = (224, 224)  # height, width
+INTERPOLATION = "bilinear"  # a value of INPUT.INTERPOLATION
 CROP_SCALE = (0.7, 1.0)  # fraction of the area
 JITTER = 0.3  # brightness, contrast, saturation and hue
 GREY_PROBABILITY = 0.1

@@ -36,7 +36,7 @@ class StagedTrainer(TrainerBase):
     """
 
     stages: tuple[tuple[str, str], ...] = ()
-    follows_backbone_size = True
+    follows_backbone = ("SIZE",)
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()

@@ -7,7 +7,8 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DatasetBase
-from trainers.common.dg_data import ResizedImages, normalise_pixels
+from dassl.data.pixels import normalise, unit_pixels
+from trainers.common.dg_data import ResizedImages
 from trainers.common.dg_model import StudentClassifier
 
 TARGET_PARTS = ("test_in", "test_out")
@@ -111,4 +112,5 @@ class StepEvaluation:
 
     def _encode_batch(self, network: torch.nn.Module, pixels: Tensor) -> Tensor:
         self.encoded_images += len(pixels)
-        return network(normalise_pixels(pixels.to(self.device), self.mean, self.std))
+        pixels = unit_pixels(pixels.to(self.device))
+        return network(normalise(pixels, self.mean, self.std))
