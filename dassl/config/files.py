@@ -17,8 +17,8 @@ def shown(path: Path) -> str:
 
 
 def find_yaml(given: str | Path) -> Path | None:
-    """A file by its path, also relative to the repository; None if there is none."""
-    return next((p for p in (Path(given), REPOSITORY / given) if p.is_file()), None)
+    """Absolute path of a file, given also relative to the repository; None if there is none."""
+    return next((p for p in (Path(given).absolute(), REPOSITORY / given) if p.is_file()), None)
 
 
 def existing_yaml(given: str, flag: str) -> Path:
