@@ -89,7 +89,9 @@ class CLIP(nn.Module):
     ):
         super().__init__()
         self.backbone_name = ""
+        # how its images are prepared; resize: shortest (side, then centre crop) | squash
         self.image_mean, self.image_std = IMAGE_MEAN, IMAGE_STD
+        self.image_interpolation, self.image_resize = "bicubic", "shortest"
         self.context_length = context_length
         self.vocab_size = vocab_size
         self.visual: VisionTransformer | ModifiedResNet

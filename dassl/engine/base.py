@@ -35,7 +35,8 @@ class TrainerBase:
     ``stop`` ends the loop after the current epoch.
     """
 
-    follows_backbone_size = False  # True: INPUT.SIZE (0, 0) is filled in by the trainer
+    # keys of INPUT that the trainer closes when it has built its network (dassl/config/pixels.py)
+    follows_backbone: tuple[str, ...] = ()
     uses_training_images = True  # False: no label of a training image enters (zero-shot)
     fits_without_optimiser = False  # True: train() fits the model by other means (cache, solver)
     keeps_shots = False  # True: an untrained model holds labelled training images (a memory)

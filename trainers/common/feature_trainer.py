@@ -52,6 +52,9 @@ class FeatureTrainer(ClipTrainer):
             ),
         ]
 
+    def check_pixels(self, cfg: CfgNode) -> None:
+        """Any transforms will do: the encoder normalises."""
+
     def build_data_loader(self) -> None:
         super().build_data_loader()
         self.bank = self.build_bank()
@@ -73,7 +76,7 @@ class FeatureTrainer(ClipTrainer):
     def build_bank(self) -> FeatureBank:
         """The feature bank of this run's backbone and augmentation."""
         return FeatureBank(
-            ClipEncoder(self.clip),
+            ClipEncoder(self.clip, mean=self.cfg.INPUT.PIXEL_MEAN, std=self.cfg.INPUT.PIXEL_STD),
             Augmentation.from_cfg(self.cfg),
             workers=self.cfg.DATALOADER.NUM_WORKERS,
             device=self.device,

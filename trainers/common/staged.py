@@ -37,7 +37,7 @@ class StagedTrainer(TrainerBase):
     """
 
     stages: tuple[tuple[str, str], ...] = ()
-    follows_backbone_size = True
+    follows_backbone = ("SIZE",)
     takes_networks = ("student", "teacher")
 
     def __init__(self, cfg: CfgNode) -> None:
