@@ -8,6 +8,7 @@ from yacs.config import CfgNode
 
 from dassl.data import GivenData
 from dassl.data.datasets import DatasetBase
+from dassl.data.pixels import normalise, unit_pixels
 from trainers.common.dg_data import ResizedImages
 from trainers.common.dg_model import StudentClassifier
 
