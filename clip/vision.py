@@ -79,11 +79,13 @@ class VisionTransformer(nn.Module):
     ) -> Tensor:
         """(N, 3, H, H) -> (N, D) raw features; see CLIP.encode_image."""
         check_plain_call("image tower", images, more)
-        if states is None:
+        if states is not None:
+            x = states
+        elif images is not None:
             x = self.embed(images)
             x = self.ln_pre(x if hook is None else hook.embed(x))
         else:
-            x = states
+            raise ValueError("Nothing to encode: images and states are None.")
         is_pooled = pool and stop is None
         read = 0 if is_pooled and not (hook is not None and hook.all_rows) else None
         x = self.transformer(x, hook=hook, start=start, stop=stop, read=read)
@@ -172,6 +174,11 @@ class ModifiedResNet(nn.Module):
         input_resolution: side of the square input in pixels, a multiple of 32.
         width: channels of the stem.
     """
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
 
     def __init__(
         self,

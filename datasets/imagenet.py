@@ -6,8 +6,10 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from dassl.config import Condition
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 
+from .conditions import ONE_DOMAIN
 from .files import Piece, data_root, require_images
 from .imagenet_classes import imagenet_wnids
 from .imagenet_names import classnames_of, folder_records, name_files, read_classnames
@@ -36,6 +38,10 @@ class ImageNet(DatasetBase):
     dataset_dir = "imagenet"
     section = "ImageNet"
     config = "imagenet"
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return ONE_DOMAIN
 
     def __init__(self, cfg: CfgNode):
         root = data_root(cfg.DATASET.ROOT)
@@ -124,6 +130,14 @@ class ImageNet(DatasetBase):
 
         if cfg.DATASET.NUM_SHOTS < 1:
             return records()[0], None
+        labels = {wnid: label for label, wnid in enumerate(listing)}
+
+        def find(path: str) -> Record | None:
+            image = path.removeprefix("train/")
+            wnid = image.split("/")[0]
+            is_known = path != image and image in listing.get(wnid, ())
+            return Record(path, labels[wnid], names[wnid]) if is_known else None
+
         # 1.28 M records are made only when there is no kept draw
         shots, val = draw_from(
             records,
@@ -131,6 +145,7 @@ class ImageNet(DatasetBase):
             Draw.from_cfg(cfg, val_from_train=selects),
             Path(self.split_fewshot_dir),
             sample=self.generate_fewshot_dataset,
+            finders=(find, lambda path: None),  # ImageNet has no validation list to draw from
         )
         return shots, val if selects else None
 

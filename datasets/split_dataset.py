@@ -11,8 +11,10 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from dassl.config import Condition
 from dassl.data.datasets import DatasetBase, Datum
 
+from .conditions import ONE_DOMAIN
 from .files import Piece, data_root, images_by_class, require_images
 from .records import Record, Splits, read_split_file, split_by_fractions, write_split_file
 from .sampling import Draw, draw_shots, items_digest, labelled_images
@@ -51,6 +53,10 @@ class SplitDataset(DatasetBase):
     image_folder = "images"
     section = ""
     config = ""
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return ONE_DOMAIN
 
     def __init__(self, cfg: CfgNode):
         root = data_root(cfg.DATASET.ROOT)

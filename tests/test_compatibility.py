@@ -17,6 +17,7 @@ from yacs.config import CfgNode as CN
 
 import trainers
 from clip import build_model, tokenize
+from clip.model import IMAGE_MEAN, IMAGE_STD
 from dassl.config import get_cfg_default
 from dassl.engine import build_trainer
 from dassl.engine.cli import make_config, make_parser
@@ -104,6 +105,8 @@ def test_its_train_py_drives_our_trainers_which_get_the_keys_it_does_not_know(wo
     cfg = get_cfg_default()
     cfg.TRAINER.TaskRes = CN({"RESIDUAL_SCALE": 0.25, "ENHANCED_BASE": "none", "PREC": "fp32"})
     cfg.merge_from_file(str(world / "shapes.yaml"))
+    cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD = list(IMAGE_MEAN), list(IMAGE_STD)  # as recipes do
+    cfg.INPUT.INTERPOLATION, cfg.INPUT.TRANSFORMS = "bicubic", ("random_flip", "normalize")
     cfg.merge_from_list(["DATASET.ROOT", str(world), *FAST])
     cfg.TRAINER.NAME, cfg.MODEL.BACKBONE.NAME = "TaskRes", "toy/ViT"
     cfg.OUTPUT_DIR, cfg.VERBOSE = str(tmp_path), False
@@ -133,7 +136,9 @@ def test_a_key_of_the_file_that_is_not_given_is_named_with_the_line_to_add(world
 
     with (
         dropped(tmp_path, dropped_prompt=text),
-        pytest.raises(KeyError, match=r"trainers/dropped_prompt.py .*\(TRAINER.IDIOM.N_CTX VALUE"),
+        pytest.raises(
+            KeyError, match=r".*trainers/dropped_prompt.py .*\(TRAINER.IDIOM.N_CTX VALUE"
+        ),
     ):
         start(words)
 
@@ -285,6 +290,7 @@ def test_vpt_s_official_key_gives_the_words_before_the_class_name(tmp_path):
     world = make_world(tmp_path / "world")
 
     def classifier(*pairs):
+        pairs = ("INPUT.TRANSFORMS", "['normalize']", *pairs)
         return make_trainer(world, "VPT", tmp_path / "out", *pairs).method.text
 
     plain = classifier()

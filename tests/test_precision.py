@@ -49,6 +49,16 @@ def test_half_precision_trains_and_evaluates(precision, name, tmp_path, half_pre
     assert math.isfinite(trainer.results["test"]["accuracy"])
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "amp"])
+def test_a_gpu_computes_in_the_precision_that_the_config_asks_for(tmp_path, precision):
+    trainer = made_trainer("CoOp", tmp_path, "TRAINER.COOP.PREC", precision)
+    on_a_cpu = trainer.precision
+
+    trainer.device = torch.device("cuda")
+
+    assert (on_a_cpu, trainer._effective_precision()) == ("fp32", precision)
+
+
 def test_the_head_computes_in_full_precision_under_autocast(tmp_path):
     clip = made_trainer("ZeroshotCLIP", tmp_path).clip
     image, text = torch.randn(2, 64).half(), torch.randn(3, 64).half()

@@ -14,11 +14,13 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition, at_least, never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
 from trainers.common.feature_trainer import FeatureLoader
 from trainers.common.feature_view import FeatureView
+from trainers.common.idle import STORED_VIEWS
 from trainers.common.loading import select_rows
 from trainers.common.prompts import template_features
 from trainers.common.templates import ensemble_templates
@@ -138,6 +140,10 @@ class CLAP(FeatureTrainer):
 
     node = "CLAP"
     model_name = "adapter"
+    ranges = {
+        "TRAINER.CLAP.VIEWS": at_least(1),
+    }
+    takes_shots = True
 
     @staticmethod
     def default_cfg() -> CfgNode:
@@ -153,6 +159,11 @@ class CLAP(FeatureTrainer):
         if views < 1:
             raise ValueError(f"TRAINER.{self.node}.VIEWS is {views}; expected >= 1.")
 
+    @classmethod
+    def view_conditions(cls) -> list[Condition]:
+        stored = never(STORED_VIEWS, "it stores TRAINER.CLAP.VIEWS views of every shot")
+        return [stored, *super().view_conditions()]
+
     @property
     def view_mode(self) -> str:
         """The method's own stored views."""
@@ -165,6 +176,10 @@ class CLAP(FeatureTrainer):
         )
         constraint = cfg.TRAINER[cls.node].CONSTRAINT
         return Prototypes(features.mean(dim=0).float(), constraint=constraint)
+
+    @classmethod
+    def class_words(cls, cfg: CfgNode, classname: str) -> str:
+        return classname  # parity: as it is, underscores included
 
     def _train_loader(self, items: Sequence[Datum]) -> RowLoader:
         @cache
@@ -183,7 +198,7 @@ class CLAP(FeatureTrainer):
             shuffle_seed=self.run_seed,
             drop_last=len(items) >= size,
         )
-        loader.views, loader.view = self.settings.VIEWS, open_views
+        loader.views = self.settings.VIEWS
         return loader
 
     def before_train(self) -> None:
@@ -194,8 +209,8 @@ class CLAP(FeatureTrainer):
     @torch.no_grad()
     def multipliers(self) -> Tensor:
         """lambda (C,) over all VIEWS * N training rows."""
-        items = self.train_loader_x.items
-        stored = self.train_loader_x.view()
+        items = self.shots
+        stored = self.bank.train(items, views=self.settings.VIEWS)
         labels = torch.tensor([item.label for item in items], device=self.device)
         sums = torch.zeros(self.num_classes, device=self.device)
         counts = torch.zeros_like(sums)

@@ -11,8 +11,10 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import ClipTrainer, Method
+from trainers.common.idle import no_templates, words_are_few
 from trainers.common.independent_prompts import IndependentPrompts, VisualPrompt
 from trainers.common.prompts import zero_shot_classifier
 from trainers.common.templates import check_templates
@@ -36,6 +38,20 @@ class IVLP(ClipTrainer):
         node.PROMPT_DEPTH_VISION = 12  # image blocks with prompts, the input counted; 0: none
         node.PROMPT_DEPTH_TEXT = 12  # text blocks with prompts, the input counted
         return CN({"TRAINER": CN({"IVLP": node})})
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        depth = "TRAINER.IVLP.PROMPT_DEPTH_VISION"
+        return [
+            words_are_few("IVLP", "N_CTX_TEXT"),
+            Condition(
+                ("TRAINER.IVLP.N_CTX_VISION",),
+                lambda cfg: cfg.TRAINER.IVLP.PROMPT_DEPTH_VISION > 0,
+                f"the image tower has no prompts, {depth} is 0",
+            ),
+            no_templates(),
+            *super().conditions(),
+        ]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from yacs.config import CfgNode
 
+from dassl.config import add_missing
 from dassl.utils import Registry
 
 if TYPE_CHECKING:
@@ -33,12 +34,3 @@ def build_trainer(cfg: CfgNode) -> "TrainerBase":
         if is_frozen:
             cfg.freeze()
     return trainer(cfg)
-
-
-def add_missing(cfg: CfgNode, declared: CfgNode) -> None:
-    """Add the keys that a config lacks; what it has stays as it is."""
-    for key, value in declared.items():
-        if key not in cfg:
-            cfg[key] = value
-        elif isinstance(value, CfgNode) and isinstance(cfg[key], CfgNode):
-            add_missing(cfg[key], value)

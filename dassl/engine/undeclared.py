@@ -12,14 +12,15 @@ import inspect
 import logging
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from yacs.config import CfgNode
 
-from dassl.config import Config, UnknownKey, get_cfg_default
+from dassl.config import Config, UnknownKey, get_cfg_default, leaves, merge_declared
+from dassl.config.files import shown
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .build import TRAINER_REGISTRY
@@ -33,10 +34,11 @@ class DeclaredKeys:
 
     def __init__(self, cfg: CfgNode, trainer: type) -> None:
         self.cfg, self.trainer = cfg, trainer
+        merge_declared(cfg, trainer.default_cfg())
 
-    def settle(self, content: dict[str, Any], file: str) -> dict[str, Any]:
+    def settle(self, content: CfgNode, file: str) -> CfgNode:
         """A YAML's content without what only other trainers declare, which is named once."""
-        found: dict[str, Any] = {}
+        found = CfgNode()
         ignored: dict[str, None] = {}
         for key, value in leaves(content):
             section = None if holds(self.cfg, key) else _foreign(key, self.cfg)
@@ -46,7 +48,7 @@ class DeclaredKeys:
             node = found
             *parents, last = key.split(".")
             for parent in parents:
-                node = node.setdefault(parent, {})
+                node = node.setdefault(parent, CfgNode())
             node[last] = value
         if ignored:
             names, own = ", ".join(ignored), self.trainer.__name__
@@ -67,7 +69,7 @@ class OpenKeys:
         """Call ``extend_cfg(cfg)``, or ``extend_cfg(cfg, args)``, of the trainer's file, if any."""
         self.cfg, self.trainer = cfg, trainer
         self.taken: set[str] = set()
-        self.file = shown(source_file(trainer))
+        self.file = _shown_file(trainer)
         extend = getattr(sys.modules.get(trainer.__module__), "extend_cfg", None)
         if extend is None:
             return
@@ -78,7 +80,7 @@ class OpenKeys:
             raise ValueError(f"extend_cfg of {self.file} cannot be used. {reason}") from err
         _explain_missing_keys(cfg)
 
-    def settle(self, content: dict[str, Any], file: str) -> dict[str, Any]:
+    def settle(self, content: CfgNode, file: str) -> CfgNode:
         """Make room in the config for a YAML's keys; returns the same content."""
         self._take_all(leaves(content))
         return content
@@ -126,6 +128,13 @@ class OpenKeys:
         return any(re.search(rf"\b{re.escape(word)}\b", _text_around(cls)) for cls in classes)
 
 
+def keys_of(trainer: type, cfg: CfgNode, args: argparse.Namespace) -> "DeclaredKeys | OpenKeys":
+    """Put a trainer's own keys into a config; returns what takes those of YAMLs and pairs."""
+    if hasattr(trainer, "default_cfg"):
+        return DeclaredKeys(cfg, trainer)
+    return OpenKeys(cfg, trainer, args)
+
+
 def _foreign(key: str, cfg: CfgNode) -> str | None:
     """The key, or the section that the config lacks on the way to it, if another trainer's.
 
@@ -164,8 +173,8 @@ def explained(cfg: CfgNode) -> Iterator[None]:
 
 
 def _how_to_set(err: UnknownKey, cfg: CfgNode, trainer: type) -> str:
-    path = source_file(trainer)
-    file, text = shown(path), path.read_text(encoding="utf-8") if path else ""
+    path, file = source_file(trainer), _shown_file(trainer)
+    text = path.read_text(encoding="utf-8", errors="replace") if path else ""
     key = next((p for p, node in _sections(cfg) if node is err.obj), "") + err.name
     missing = sorted({k for k in CHAIN.findall(text) if not holds(cfg, k)} | {key})
     if any(k.startswith(f"{key}.") for k in missing):
@@ -185,15 +194,6 @@ def _sections(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, CfgNode]]:
     for key, value in node.items():
         if isinstance(value, CfgNode):
             yield from _sections(value, f"{prefix}{key}.")
-
-
-def leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Full key and value of everything that is no section."""
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def holds(cfg: CfgNode, key: str) -> bool:
@@ -227,9 +227,9 @@ def source_file(cls: type) -> Path | None:
     return Path(name) if name else None
 
 
-def shown(path: Path | None) -> str:
-    """Folder and name of a file."""
-    return "/".join(path.parts[-2:]) if path else "The trainer"
+def _shown_file(cls: type) -> str:
+    path = source_file(cls)
+    return shown(path) if path else cls.__name__
 
 
 def _text_around(cls: type) -> str:
