@@ -2,7 +2,7 @@
 
 from .conditions import Condition, idle_settings, never, only_if
 from .defaults import get_cfg_default
-from .node import Config
+from .node import Config, UnknownKey
 from .ranges import Range, above, at_least, between, check_ranges
 from .tools import clean_cfg, leaves, merge_declared
 
@@ -10,6 +10,7 @@ __all__ = [
     "Condition",
     "Config",
     "Range",
+    "UnknownKey",
     "above",
     "at_least",
     "between",

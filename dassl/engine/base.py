@@ -22,6 +22,7 @@ from .anomaly import explain_nonfinite, explain_weights
 from .checkpoints import load_models, resume_from_folders, save_models
 from .prograd import projected_gradients
 from .resume import ResumeFile, restore
+from .subspace import project_gradients
 from .writer import MetricsLog, SummaryWriter
 
 MODES = ("train", "eval", "test")
@@ -290,6 +291,20 @@ class TrainerBase:
         gradients = projected_gradients(loss_a, loss_b, parameters, strength=lambda_)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
+        self.model_update(names)
+
+    def model_subspace_backward_and_update(
+        self, loss: Tensor, names: str | Sequence[str] | None = None
+    ) -> None:
+        """Zero, backward, keep of the gradient what lies in the rows of ``self.U``, step.
+
+        Source: Subspace Prompt Learning (vendored Dassl 0.5).
+        """
+        self.model_zero_grad(names)
+        self.model_backward(loss)
+        models = [self._models[name] for name in self.get_model_names(names)]
+        learned = [p for model in models for p in model.parameters() if p.grad is not None]
+        project_gradients(learned, self.U)
         self.model_update(names)
 
     # ----------------------------------------------------------------- files

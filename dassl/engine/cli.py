@@ -20,6 +20,7 @@ from dassl.utils import did_you_mean
 
 from .build import TRAINER_REGISTRY
 from .resume import root_is_the_set
+from .undeclared import DeclaredKeys, OpenKeys
 
 logger = logging.getLogger(__name__)
 DEFAULT_DATASET = "toy_objects"
@@ -103,13 +104,17 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     recipe = find_recipe(args, trainer, dataset_yaml.stem)
     if hasattr(trainer, "default_cfg"):
         merge_declared(cfg, trainer.default_cfg())
+        keys = DeclaredKeys(cfg, trainer)
+    else:
+        keys = OpenKeys(cfg, trainer, args)
     cfg.RUN.DATASET = dataset_yaml.stem
     name = recipe.name if args.config_file else recipe.label
     cfg.RUN.RECIPE = name if recipe.files else ""
     for path in (dataset_yaml, *recipe.files):
-        merge_yaml(cfg, path)
+        merge_yaml(cfg, path, keys)
     cfg.merge_from_list(list(recipe.opts))
-    merge_flags(cfg, args)
+    merge_flags(cfg, args, keys)
+    keys.take_pairs(args.opts)
     cfg.merge_from_list(args.opts)
     check_ranges(cfg, getattr(trainer, "ranges", None))
     if cfg.DATALOADER.SEEDING == "sample" and "DATALOADER.NUM_WORKERS" not in args.opts[::2]:
@@ -163,6 +168,7 @@ def find_trainer(args: argparse.Namespace, recipes: Iterable[Path]) -> str:
 
     Raises:
         ValueError: if there is none, or no trainer has it.
+        ImportError: if the file that defines it cannot be imported.
     """
     known = sorted(TRAINER_REGISTRY.registered_names())
     name = args.trainer
@@ -172,6 +178,7 @@ def find_trainer(args: argparse.Namespace, recipes: Iterable[Path]) -> str:
         name = name or ((_read_yaml(path).get("TRAINER") or {}).get("NAME") or "")
     if not name:
         raise ValueError(f"No trainer is given. Use --trainer NAME. Known: {', '.join(known)}.")
+    TRAINER_REGISTRY.raise_if_broken(name)
     if name not in known:
         raise ValueError(f"No trainer is called {name!r}. {did_you_mean(name, known)}")
     return name
@@ -284,16 +291,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content or {}
 
 
-def merge_yaml(cfg: CfgNode, path: Path) -> None:
+def merge_yaml(cfg: CfgNode, path: Path, keys: DeclaredKeys | OpenKeys) -> None:
     """Merge a YAML file; errors name the file."""
-    content = _read_yaml(path)
+    content = keys.settle(_read_yaml(path), shown(path))
     try:
-        cfg.merge_from_other_cfg(CfgNode(content))
+        cfg.merge_from_other_cfg(type(cfg)(content))
     except (KeyError, ValueError) as err:
         raise type(err)(f"{shown(path)}: {err.args[0] if err.args else err}") from err
 
 
-def merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
+def merge_flags(cfg: CfgNode, args: argparse.Namespace, keys: DeclaredKeys | OpenKeys) -> None:
     """Put the flags that were given into the config."""
     for name, key in FLAG_KEYS.items():
         if value := getattr(args, name):
@@ -303,6 +310,7 @@ def merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
     if args.skip_bad_images:
         cfg.DATALOADER.SKIP_BAD_IMAGES = True
     if args.enhanced_base:
+        keys.offer("TRAINER.TaskRes.ENHANCED_BASE", args.enhanced_base)
         if "TaskRes" not in cfg.TRAINER:
             raise ValueError("--enhanced-base belongs to TaskRes; use it with --trainer TaskRes.")
         cfg.TRAINER.TaskRes.ENHANCED_BASE = args.enhanced_base
