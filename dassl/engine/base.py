@@ -96,7 +96,8 @@ class TrainerBase:
                 DATASET.NAME still chooses templates.
             classnames: ordered by label.
             batches: the training batches of every epoch, or a function epoch (from 0) -> batches,
-                used in this order whatever DATALOADER says; None where nothing is trained.
+                used in this order whatever DATALOADER says; None where nothing is trained. What
+                they hold: ``dassl.data.given.GivenBatches``.
             test: batches of the test split, likewise; training without them needs TEST.NO_TEST.
             val: batches of the validation split.
             shots: the labelled images that a cache or memory is made of, where the training batches

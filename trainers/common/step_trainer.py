@@ -83,6 +83,10 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
 
     A subclass gives ``trained_parts``, ``build_objective`` and, where they differ,
     ``build_projection`` and ``build_head``. DATALOADER.TRAIN_X.BATCH_SIZE counts images per domain.
+
+    ``from_parts`` takes one training batch per step (or a function of the epoch, that is, of the
+    stretch up to the next evaluation), held-out images of every source domain as ``val``, told
+    apart by ``domain``, and a ``Student``, which is trained in place.
     """
 
     follows_backbone = ("SIZE",)  # the rest is the protocol's, whatever the student's weights saw
@@ -110,7 +114,8 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
         super().build_data_loader()
         self.freq, self.max_epoch = self.count_steps(self.cfg, self.dm.dataset)
         if self.given_data:
-            self.train_loader_x.check_steps((self.max_epoch - 1) * self.freq + 1)
+            if self.train_loader_x is not None:
+                self.train_loader_x.check_steps((self.max_epoch - 1) * self.freq + 1)
             self.evaluation = StepEvaluation.from_given(
                 self.given_data, self.cfg, device=self.device
             )
