@@ -14,6 +14,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+OWN_CLIP = (
+    "This CLIP is one plain model. Trainer files that come with a CLIP of their own need that one: "
+    "keep its clip/ folder beside their train.py (docs/compatibility.md). A method written for "
+    "this package reaches into the towers through TowerHook (clip/blocks.py)."
+)
+
+
+def check_plain_call(tower: str, x: object, more: tuple) -> None:
+    """Refuse the calls of other CLIPs, whose towers take prompts or adapters beside the tokens.
+
+    Raises:
+        ValueError: `x` is a list, or there are more arguments.
+    """
+    if more or isinstance(x, (list, tuple)):
+        given = f"a {type(x).__name__} of {len(x)}" if not more else f"{1 + len(more)} arguments"
+        raise ValueError(f"The {tower} takes one tensor and was called with {given}. {OWN_CLIP}")
+
 
 class LayerNorm(nn.LayerNorm):
     """Layer normalisation computed in float32; the result has the dtype of the input."""
@@ -325,7 +342,7 @@ class Transformer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        *,
+        *more: object,
         hook: TowerHook | None = None,
         start: int = 0,
         stop: int | None = None,
@@ -336,6 +353,7 @@ class Transformer(nn.Module):
 
         Args:
             x: (L, N, W), the input of block `start`.
+            more: what other CLIPs take beside it; refused.
             hook: what a method adds, see TowerHook.
             start: first block, from 0.
             stop: block not run any more; None = run all.
@@ -348,6 +366,7 @@ class Transformer(nn.Module):
         Returns:
             (L, N, W), or (1, N, W) with `read`.
         """
+        check_plain_call("transformer", x, more)
         stop = self.layers if stop is None else stop
         if not 0 <= start <= stop <= self.layers:
             raise ValueError(

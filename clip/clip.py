@@ -245,8 +245,14 @@ def load(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     precision = "fp32" if device.type == "cpu" else "fp16"
     model = load_backbone(name, precision=precision, device=device, download_root=download_root)
-    side = model.visual.input_resolution
-    return model.requires_grad_(True), _transform(side, model.image_mean, model.image_std)
+    transform = _transform(
+        model.visual.input_resolution,
+        model.image_mean,
+        model.image_std,
+        interpolation=model.image_interpolation,
+        resize=model.image_resize,
+    )
+    return model.requires_grad_(True), transform
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -257,11 +263,15 @@ def _transform(
     n_px: int,
     mean: Sequence[float] = IMAGE_MEAN,
     std: Sequence[float] = IMAGE_STD,
+    *,
+    interpolation: str = "bicubic",
+    resize: str = "shortest",
 ) -> Compose:
-    """Resize the shorter side (bicubic), crop the centre, to RGB, to [0, 1], normalise."""
+    """Resize the shorter side and crop the centre, or squash; to RGB, to [0, 1], normalise."""
+    size = n_px if resize == "shortest" else (n_px, n_px)
     return Compose(
         [
-            Resize(n_px, interpolation=InterpolationMode.BICUBIC),
+            Resize(size, interpolation=InterpolationMode(interpolation)),
             CenterCrop(n_px),
             _to_rgb,
             ToTensor(),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import (
+    OWN_CLIP,
     Attention,
     BlockView,
     LayerNorm,
@@ -51,6 +52,7 @@ __all__ = [
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 HEAD_DIM = 64  # of every attention in OpenAI's models
+PLAIN_DETAILS = ("trainer", "vision_ctx", "language_ctx")  # of design_details: alone change nothing
 
 
 class CLIP(nn.Module):
@@ -89,7 +91,9 @@ class CLIP(nn.Module):
     ):
         super().__init__()
         self.backbone_name = ""
+        # how its images are prepared; resize: shortest (side, then centre crop) | squash
         self.image_mean, self.image_std = IMAGE_MEAN, IMAGE_STD
+        self.image_interpolation, self.image_resize = "bicubic", "shortest"
         self.context_length = context_length
         self.vocab_size = vocab_size
         self.visual: VisionTransformer | ModifiedResNet
@@ -392,16 +396,13 @@ def build_model(state_dict: Mapping[str, Tensor], design_details: Mapping | None
 
     Args:
         state_dict: weights in OpenAI's layout.
-        design_details: what prompt-learning code passes to its own fork of CLIP; accepted if all
-            depths in it are 0, that is, if it asks for the plain model.
+        design_details: what prompt-learning code passes to its own fork of CLIP; accepted if it
+            asks for the plain model, that is, if all depths in it are 0 and nothing else is set.
 
     Raises:
-        ValueError: if `design_details` asks for prompts inside the towers.
+        ValueError: if `design_details` asks for prompts or tokens inside the towers.
     """
-    depths = {k: v for k, v in (design_details or {}).items() if "depth" in k and v}
-    if depths:
-        raise ValueError(
-            f"design_details asks for prompts inside the towers: {depths}. This CLIP is one plain "
-            "model: pass depth 0 here and add deep prompts through TowerHook (clip/blocks.py)."
-        )
+    asked = {k: v for k, v in (design_details or {}).items() if k not in PLAIN_DETAILS and v}
+    if asked:
+        raise ValueError(f"design_details asks for more than the plain towers: {asked}. {OWN_CLIP}")
     return build_clip(state_dict, precision="fp16")

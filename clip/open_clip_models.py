@@ -34,6 +34,7 @@ NAMES = (PREFIX, *SCHEMAS)
 PROBE_TOLERANCE = (
     1e-3  # of the largest feature: float32 rounding is far below, a wrong layout above
 )
+RESIZE_MODES = ("shortest", "squash")
 WHAT_WORKS = f"{HOOKABLE}, {PREFIX}ViT-B-16/laion2b_s34b_b88k and other plain ViT architectures"
 
 
@@ -48,10 +49,9 @@ class EncodeOnlyCLIP(nn.Module):
         import open_clip
 
         self.inner: Any = model  # an open_clip model
-        preprocess = open_clip.get_model_preprocess_cfg(model)
-        size = preprocess["size"]
+        size = open_clip.get_model_preprocess_cfg(model)["size"]
         side = size if isinstance(size, int) else size[0]
-        self.image_mean, self.image_std = tuple(preprocess["mean"]), tuple(preprocess["std"])
+        take_preprocessing(self, model)
         self.backbone_name = ""
         self.reason = reason
         self.needs_strings = needs_strings
@@ -143,7 +143,7 @@ def load_open_clip(
         activation: "quick_gelu" or "gelu": refuse weights or architectures with the other one.
 
     Raises:
-        ValueError: if the architecture, the tag or the activation does not fit.
+        ValueError: if the architecture, the tag, the activation or its resizing does not fit.
         RuntimeError: if the package or the weights are missing.
     """
     try:
@@ -173,6 +173,12 @@ def load_open_clip(
     if file is not None:
         _check_file(arch, file, is_quick)
     inner.eval()
+    resize = open_clip.get_model_preprocess_cfg(inner).get("resize_mode") or "shortest"
+    if resize not in RESIZE_MODES:
+        raise ValueError(
+            f'{name} was trained on images resized by the rule "{resize}". Backbones that work '
+            f"take one of: {', '.join(RESIZE_MODES)}."
+        )
     try:
         return convert(inner, precision=precision)
     except (ValueError, RuntimeError, AttributeError) as err:
@@ -318,9 +324,20 @@ def convert(inner: Any, *, precision: str = "fp32") -> CLIP:
     overrides["activation"] = QuickGELU if is_quick else nn.GELU
     _check_features(inner, build_clip(state_dict, **overrides))
     model = build_clip(state_dict, precision=precision, **overrides)
+    take_preprocessing(model, inner)
+    return model
+
+
+def take_preprocessing(model: nn.Module, inner: nn.Module) -> None:
+    """Tell ``model`` how the images of an open_clip model are prepared."""
+    import open_clip
+
     preprocess = open_clip.get_model_preprocess_cfg(inner)
     model.image_mean, model.image_std = tuple(preprocess["mean"]), tuple(preprocess["std"])
-    return model
+    # as open_clip's own test transform: all but "bilinear" is bicubic
+    is_bilinear = preprocess.get("interpolation") == "bilinear"
+    model.image_interpolation = "bilinear" if is_bilinear else "bicubic"
+    model.image_resize = preprocess.get("resize_mode") or "shortest"
 
 
 @torch.no_grad()

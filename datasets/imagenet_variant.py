@@ -14,8 +14,8 @@ from dassl.data.datasets import DatasetBase
 
 from .conditions import ONE_DOMAIN
 from .files import Piece, data_root, images_by_class, require_images
-from .imagenet import classnames_of, folder_records, name_files
 from .imagenet_classes import imagenet_wnids, variant_wnids
+from .imagenet_names import classnames_of, folder_records, name_files
 from .records import Record
 from .sampling import items_digest
 from .split_dataset import to_items

@@ -190,18 +190,20 @@ def test_the_digest_tells_models_apart_but_not_their_storage(weights):
     assert digest != clip.weights_digest(build_clip(weights, transformer_heads=2))
 
 
-def tiny_open_clip(tmp_path, monkeypatch, *, quick_gelu: bool, vision: dict | None = None):
+def tiny_open_clip(
+    tmp_path, monkeypatch, *, quick_gelu: bool, vision: dict | None = None, layers: int = 2
+):
     """A tiny architecture known to open_clip, and a file with weights for it."""
     import open_clip
     from open_clip import factory
 
-    name = f"tiny-{'quick' if quick_gelu else 'plain'}-{len(vision or {})}"
+    name = f"tiny-{'quick' if quick_gelu else 'plain'}-{len(vision or {})}-{layers}"
     config = {
         "embed_dim": 24,
         "quick_gelu": quick_gelu,
         "vision_cfg": {
             "image_size": 32,
-            "layers": 2,
+            "layers": layers,
             "width": 64,
             "head_width": 32,
             "patch_size": 8,
@@ -212,7 +214,7 @@ def tiny_open_clip(tmp_path, monkeypatch, *, quick_gelu: bool, vision: dict | No
             "vocab_size": 49408,
             "width": 48,
             "heads": 3,
-            "layers": 2,
+            "layers": layers,
         },
     }
     monkeypatch.setattr(factory, "_MODEL_CONFIGS", {**factory._MODEL_CONFIGS, name: config})

@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 import tools.protocols.launcher as launcher_module
+from dassl.config.files import REPOSITORY as ROOT
+from dassl.config.recipes import TRAINERS_DIR, resolve, slug
 from dassl.engine.cli import make_config
 from dassl.engine.cli import make_parser as make_train_parser
 from dassl.utils import setup_logger
@@ -18,7 +20,6 @@ from tools.protocols.closing import closing_text
 from tools.protocols.launcher import BriefConsole, Launcher
 from tools.protocols.plan import Request, make_plan
 from tools.protocols.sets import domains_of, transfer_targets
-from tools.recipes import ROOT, TRAINERS_DIR, resolve, slug
 
 
 def plan(*words):
@@ -355,6 +356,23 @@ def test_what_the_protocol_sets_itself_is_refused(capsys, word, instead):
     printed = capsys.readouterr().err
     assert status == 1
     assert word in printed and instead in printed
+
+
+@pytest.mark.parametrize(
+    ("protocol", "option"),
+    [
+        ("base2new", ("--base-trainer", "TaskResBase")),
+        ("fewshot", ("--targets", "dtd")),
+        ("dg", ("--domains", "sketch")),
+        ("fewshot", ("--stage", "align")),
+    ],
+)
+def test_an_option_that_a_protocol_has_no_use_for_is_refused(capsys, protocol, option):
+    assert main([protocol, "--trainer", "TaskRes", *option]) == 1
+
+    printed = capsys.readouterr().err
+    assert f"{option[0]} belongs to the protocols " in printed
+    assert f"{protocol} has no use for it. Leave it out." in printed
 
 
 def test_an_unknown_protocol_is_answered_with_the_known_ones(capsys):

@@ -90,6 +90,28 @@ def test_a_given_teacher_gives_the_texts_and_counts_its_queries(tmp_path):
     assert trainer.results["teacher queries"]["images"] == 5 * 12
 
 
+def test_both_stages_train_on_the_given_batches(tmp_path):
+    ends = {"TRAINER.VL2V.MODEL_SAVE.ALIGN": 1, "TRAINER.VL2V.MODEL_SAVE.DISTILL": 1}
+    settings = {key: value for key, value in SHORT.items() if "MODEL_SAVE" not in key} | ends
+    settings |= {"RUN.DATASET": "given"}
+    before = {key: value.clone() for key, value in student().network.state_dict().items()}
+    trainer = build(
+        "VL2VADiP", tmp_path, settings, CLASSES, batches(), teacher=make_teacher(), **parts()
+    )
+
+    trainer.train()
+
+    aligned, distilled = (
+        load_checkpoint(str(tmp_path / stage / "best"))["state_dict"]
+        for stage in ("align", "distill")
+    )
+    for key, value in before.items():
+        assert torch.equal(aligned[f"student.network.{key}"], value)
+    assert not torch.equal(distilled["student.network.0.weight"], before["0.weight"])
+    assert torch.equal(distilled["projection.weight"], aligned["projection.weight"])
+    assert trainer.test() == trainer.results["test"]["accuracy"]
+
+
 def test_fewer_batches_than_steps_are_refused(tmp_path):
     with pytest.raises(ValueError, match="makes 5 steps, and 4 train batches are given. Give one"):
         build("ERM", tmp_path, SHORT, CLASSES, batches(4), **parts())

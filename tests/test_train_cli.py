@@ -47,7 +47,7 @@ OPTIM:
 class EngineDeclaring(engine_toy.EngineToy):
     """A trainer that declares keys in and outside TRAINER, and another engine default."""
 
-    follows_backbone_size = True
+    follows_backbone = ("SIZE",)
 
     @staticmethod
     def default_cfg():
@@ -251,28 +251,15 @@ def test_without_a_dataset_the_embedded_one_is_used_and_said(caplog):
     assert path.stem == "toy_objects" and "embedded toy_objects" in caplog.text
 
 
-def test_a_run_without_a_recipe_is_warned_about(caplog):
-    args = make_parser().parse_args(["--trainer", "ZeroshotCLIP", "--dataset", "eurosat"])
-
-    assert cli.find_recipes(args) == []
-
-    assert "No recipe is given" in caplog.text
-    assert "vit_b16.yaml" in caplog.text
-
-
-def test_the_defaults_that_a_trainer_brings_itself_are_named(world, caplog, monkeypatch):
-    monkeypatch.setattr(cli, "CONFIGS", world)
-    folder = world / "trainers" / "EngineDeclaring"
-    folder.mkdir(parents=True)
-    (folder / "published.yaml").touch()
+def test_a_trainer_without_recipes_is_told_of_and_so_are_the_defaults_that_it_brings(caplog):
     args = make_parser().parse_args(["--trainer", "EngineDeclaring", "--dataset", "eurosat"])
 
-    cli.find_recipes(args)
+    with caplog.at_level(logging.INFO):
+        make_config(args)
 
     assert caplog.messages == [
-        "No recipe is given (--config-file YAML): settings are the engine's defaults (but "
-        "OPTIM.MAX_EPOCH: those of the trainer), not published ones. Recipes of EngineDeclaring "
-        f"in {folder}: published.yaml."
+        "EngineDeclaring has no recipe: settings are the engine's defaults (but OPTIM.MAX_EPOCH: "
+        "those of the trainer)."
     ]
 
 

@@ -21,6 +21,7 @@ from test_clip_loading import tiny_open_clip
 import datasets  # noqa: F401
 import trainers  # noqa: F401
 from clip import load_backbone
+from dassl.data.pixels import normalise, unit_pixels
 from dassl.engine import build_trainer
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.run import run
@@ -28,7 +29,7 @@ from dassl.utils import load_checkpoint, read_image
 from tools import export
 from tools.teacher_server import TeacherHandler, TeacherServer
 from trainers.common.deploy import load_deployed, replace_classes
-from trainers.common.dg_data import ResizedImages, normalise_pixels
+from trainers.common.dg_data import ResizedImages
 from trainers.common.dg_model import StudentClassifier, TextHead, import_official
 from trainers.common.http_teacher import HttpTeacher, ResponseCache
 from trainers.common.step_files import load_network, network_of
@@ -189,9 +190,9 @@ def test_a_temperature_or_width_of_zero_is_refused(domains, tmp_path, trainer, k
         build_trainer(step_config(domains, tmp_path, trainer, key, value))
 
 
-@pytest.mark.parametrize("mean", [MEAN, (0.4, 0.5, 0.6)])
-def test_zero_shot_sees_the_images_of_the_protocol(domains, tmp_path, mean):
-    words = ["INPUT.PIXEL_MEAN", str(list(mean)), "MODEL.BACKBONE.NAME", "toy/ViT"]
+@pytest.mark.parametrize("norm", ["clip", "imagenet"])
+def test_zero_shot_sees_the_images_of_the_protocol(domains, tmp_path, norm):
+    words = ["INPUT.TEACHER_NORM", norm, "MODEL.BACKBONE.NAME", "toy/ViT"]
     flags = ["--trainer", "ZeroshotCLIP", "--dataset", "domain_folder", "--root", str(domains)]
     flags += ["--target-domains", "paper", "--seed", "1", "--output-dir", str(tmp_path)]
     trainer = build_trainer(make_config(make_parser().parse_args([*flags, *words])))
@@ -200,7 +201,9 @@ def test_zero_shot_sees_the_images_of_the_protocol(domains, tmp_path, mean):
 
     features = trainer.bank.test(items).rows(range(len(items)))
 
-    expected = trainer.clip.encode_image(normalise_pixels(pixels, mean, STD))
+    clip = trainer.clip
+    mean, std = (MEAN, STD) if norm == "imagenet" else (clip.image_mean, clip.image_std)
+    expected = clip.encode_image(normalise(unit_pixels(pixels), mean, std))
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -196,6 +196,8 @@ class AMU(FeatureTrainer):
 
     node = "AMU"
     model_name = "amu"
+    takes_networks = ("clip", "auxiliary")  # an ``Encoder``
+    takes_shots = True
     drop_last = False  # the official loader keeps the last partial batch
     ranges = {
         "TRAINER.AMU.ALPHA": at_least(0),
@@ -249,7 +251,8 @@ class AMU(FeatureTrainer):
 
     def build_bank(self) -> PairedBank:
         augmentation = Augmentation.from_cfg(self.cfg)
-        encoders = ClipEncoder(self.clip), self.auxiliary(self.cfg, self.device)
+        auxiliary = self.given_networks.get("auxiliary") or self.auxiliary(self.cfg, self.device)
+        encoders = ClipEncoder(self.clip), auxiliary
         options = {
             "workers": self.cfg.DATALOADER.NUM_WORKERS,
             "device": self.device,
@@ -269,11 +272,21 @@ class AMU(FeatureTrainer):
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
+        aux_dim = cls.auxiliary(cfg, clip.logit_scale.device).dim
+        return cls._build(cfg, clip, classnames, aux_dim)
+
+    def make_method(self) -> Method:
+        """The method for the auxiliary network that is loaded already."""
+        aux_dim = self.bank.parts[1].encoder.dim
+        return self._build(self.cfg, self.clip, self.classnames, aux_dim)
+
+    @staticmethod
+    def _build(cfg: CfgNode, clip: CLIP, classnames: Sequence[str], aux_dim: int) -> Method:
         node = cfg.TRAINER.AMU
         classifier = zero_shot_classifier(clip, classnames, notebook_templates(cfg))
         return AuxiliaryBias(
             classifier.float(),
-            cls.auxiliary(cfg, classifier.device).dim,
+            aux_dim,
             alpha=node.ALPHA,
             lambda_merge=node.LAMBDA_MERGE,
             uncent_type=node.UNCENT_TYPE,
@@ -294,7 +307,7 @@ class AMU(FeatureTrainer):
 
     def shot_weight(self) -> Tensor:
         """W0 (C, D_a) from AUGMENT_EPOCH stored training views of the shots."""
-        items = self.train_loader_x.items
+        items = self.shots
         bank = self.bank.parts[1]
         raw = bank.train(items, views=self.settings.AUGMENT_EPOCH).mean().to(self.device)
         labels = torch.tensor([item.label for item in items], device=self.device)

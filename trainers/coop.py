@@ -15,6 +15,7 @@ from dassl.engine import TRAINER_REGISTRY
 from trainers.common import FeatureTrainer, Method
 from trainers.common.idle import no_templates, words_are_shared, words_give_length
 from trainers.common.prompts import ContextPrompt
+from trainers.compat import load_clip_to_cpu  # noqa: F401  for files that import it from here
 
 
 class CoOpPrompt(ContextPrompt):

@@ -218,6 +218,7 @@ class DMN(StreamTrainer):
     node = "DMN"
     model_name = "dual_memory"
     returns_probabilities = True
+    takes_shots = True
     keeps_shots = True  # the memories are filled when the method is built
     selects_in_evaluation = True  # fusion weights are searched on a finished stream
     drop_last = False  # the official loader keeps the last partial batch

@@ -23,6 +23,7 @@ from trainers.common.class_words import words_of
 from trainers.common.loading import select_rows
 from trainers.common.prompts import pre_projection_features, template_features
 from trainers.common.templates import ensemble_templates
+from trainers.compat import load_clip_to_cpu  # noqa: F401  for files that import it from here
 
 logger = logging.getLogger(__name__)
 VARIANTS = ("text", "image", "both")

@@ -157,6 +157,7 @@ class TipAdapter(FeatureTrainer):
     node = "TIPADAPTER"
     model_name = "tip_adapter"
     fits_without_optimiser = True
+    takes_shots = True
     drop_last = False
     is_finetuned = False
     ranges = {
@@ -230,7 +231,7 @@ class TipAdapter(FeatureTrainer):
 
     def prepare_method(self) -> None:
         """Room for one key per shot, ordered for quick sums; ``before_train`` fills it."""
-        labels = torch.tensor([item.label for item in self.train_loader_x.items])
+        labels = torch.tensor([item.label for item in self.shots])
         self.key_order = cyclic_order(labels)
         empty = torch.zeros(len(labels), self.method.clip_classifier.shape[1])
         self.method.fill(empty, labels[self.key_order])
@@ -243,8 +244,7 @@ class TipAdapter(FeatureTrainer):
 
     def shot_keys(self) -> Tensor:
         """(N, D): keys from AUGMENT_EPOCH stored training views of the shots."""
-        items = self.train_loader_x.items
-        raw = self.bank.train(items, views=self.settings.AUGMENT_EPOCH).mean()
+        raw = self.bank.train(self.shots, views=self.settings.AUGMENT_EPOCH).mean()
         return cache_keys(raw[None])[self.key_order]
 
     def _test_loader(self, items: Sequence[Datum]) -> ConstantLoader:

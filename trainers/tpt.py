@@ -7,8 +7,9 @@ tests/golden/tpt. License of the official code: MIT.
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from clip.model import CLIP
 from dassl.config import Condition, at_least, never
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.selection import selection_rule
+from dassl.optim import build_optimizer
 from dassl.utils import load_checkpoint
 from trainers.cocoop import CoCoOpPrompt
 from trainers.common import Method
@@ -141,8 +143,7 @@ class Adapter:
         clip: CLIP,
         *,
         steps: int,
-        lr: float,
-        weight_decay: float,
+        optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
         confident: int,
     ) -> None:
         """Encode the initial context.
@@ -151,11 +152,11 @@ class Adapter:
             method: prompts and initial context.
             clip: the frozen backbone.
             steps: TRAINER.TPT.TTA_STEPS; 0 only classifies.
-            lr, weight_decay: of AdamW.
+            optimizer: makes one for each image.
             confident: number of views that the loss is over.
         """
         self.method, self.clip, self.steps = method, clip, steps
-        self.lr, self.weight_decay, self.confident = lr, weight_decay, confident
+        self.optimizer, self.confident = optimizer, confident
         self.scale = clip.logit_scale.detach().exp()
         self.start, self.text = self._graph(method.ctx)
 
@@ -181,7 +182,7 @@ class Adapter:
             episode.logits = before[0]
             return episode
         ctx = nn.Parameter(leaf.detach().float().clone())  # AdamW's eps is 0 in float16
-        optimizer = torch.optim.AdamW([ctx], lr=self.lr, weight_decay=self.weight_decay)
+        optimizer = self.optimizer([ctx])
         for step in range(self.steps):
             if step:
                 leaf, text = self._graph(ctx)
@@ -271,15 +272,16 @@ class TPT(StreamTrainer):
         node.SELECTION_P = 0.1  # share of the views that the loss is over
         node.VIEW_KIND = "auto"  # augmented views: crop | augmix | auto (crop on ImageNet sets)
         node.TTA_STEPS = 1  # steps per image; 0: the initial context alone
-        node.LR = 5e-3  # of AdamW
-        node.WEIGHT_DECAY = 0.01
+        node.LR = 5e-3  # of the steps; NAME, betas and EPS are those of OPTIM
+        node.WEIGHT_DECAY = 0.01  # of the steps
         node.COCOOP = False  # start from CoCoOp's context of the image
         node.STREAM_SEED = -1  # order of the test stream; -1: SEED
         node.STREAM_LENGTH = -1  # images in this run, the state is then saved; -1: all
         node.STREAM_STATE = ""  # state file to continue from
         node.LEGACY_FOOD101_NAMES = False  # swap two names, as in the published numbers
         node.PREC = "fp32"
-        return CN({"TRAINER": CN({"TPT": node}), "OPTIM": CN({"MAX_EPOCH": 0})})
+        optim = CN({"NAME": "adamw", "MAX_EPOCH": 0})
+        return CN({"TRAINER": CN({"TPT": node}), "OPTIM": optim})
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
@@ -353,13 +355,14 @@ class TPT(StreamTrainer):
 
     # ----------------------------------------------------------------- stream
     def begin_stream(self) -> None:
-        node = self.settings
+        node, optim = self.settings, self.cfg.OPTIM.clone()
+        optim.defrost()
+        optim.LR, optim.WEIGHT_DECAY = node.LR, node.WEIGHT_DECAY
         self.adapter = Adapter(
             self.method,
             self.clip,
             steps=node.TTA_STEPS,
-            lr=node.LR,
-            weight_decay=node.WEIGHT_DECAY,
+            optimizer=partial(build_optimizer, optim_cfg=optim),
             confident=confident_count(node.N_VIEWS, node.SELECTION_P, key="TRAINER.TPT"),
         )
         self.conditional = None

@@ -2,14 +2,15 @@
 
 from .conditions import Condition, idle_settings, never, only_if
 from .defaults import get_cfg_default
-from .node import Config
+from .node import Config, UnknownKey
 from .ranges import Range, above, at_least, between, check_ranges
-from .tools import clean_cfg, leaves
+from .tools import clean_cfg, leaves, merge_declared
 
 __all__ = [
     "Condition",
     "Config",
     "Range",
+    "UnknownKey",
     "above",
     "at_least",
     "between",
@@ -18,6 +19,7 @@ __all__ = [
     "get_cfg_default",
     "idle_settings",
     "leaves",
+    "merge_declared",
     "never",
     "only_if",
 ]

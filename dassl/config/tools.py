@@ -23,3 +23,12 @@ def clean_cfg(cfg: CfgNode, trainer: str) -> None:
     keep = {"NAME", trainer.upper()}
     for key in [key for key in cfg.TRAINER if key not in keep]:
         cfg.TRAINER.pop(key)
+
+
+def merge_declared(cfg: CfgNode, declared: CfgNode, prefix: str = "") -> None:
+    """Merge what a trainer declares: new keys are added, known ones get another default."""
+    for key, value in declared.items():
+        if isinstance(value, CfgNode) and isinstance(cfg.get(key), CfgNode):
+            merge_declared(cfg[key], value, f"{prefix}{key}.")
+        else:
+            cfg[key] = value.clone() if isinstance(value, CfgNode) else value

@@ -17,7 +17,8 @@ class GivenBatches:
     """A loader over given batches, in their order; completes each with what the engine reads.
 
     A batch maps ``img`` to (B, ...) inputs and ``label`` to (B,) labels; ``domain`` (zeros),
-    ``index`` (the place in the epoch) and ``impath`` are added where they are missing.
+    ``index`` (the place in the epoch) and ``impath`` are added where they are missing. ``views``
+    (B, V, ...), where a method reads them, are further views of the same images.
 
     Args:
         batches: the same batches for every epoch, or a function epoch (from 0) -> its batches.
@@ -122,6 +123,11 @@ class GivenBatches:
                 f"{place} holds {len(batch['img'])} images and {len(batch['label'])} labels; give "
                 "one label per image."
             )
+        if len(batch.get("views", batch["img"])) != len(batch["img"]):
+            raise ValueError(
+                f"{place} holds {len(batch['img'])} images and views of {len(batch['views'])}; "
+                "give (B, V, ...) views."
+            )
         labels = torch.as_tensor(batch["label"])
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise ValueError(
@@ -136,10 +142,20 @@ class GivenDataset:
 
     classnames: list[str]
     all_classnames: list[str]  # those that a subset of the classes leaves out included
-    train_x: list[Datum]
-    val: list[Datum] | None = None
+    _train_x: list[Datum]
+    _val: list[Datum] | None = None
     test: list[Datum] | None = None
     train_u = None  # no unlabelled images
+
+    @property
+    def train_x(self) -> list[Datum]:
+        """The labelled training images."""
+        return self._train_x
+
+    @property
+    def val(self) -> list[Datum] | None:
+        """The validation images."""
+        return self._val
 
     @property
     def lab2cname(self) -> dict[int, str]:
@@ -159,6 +175,8 @@ class GivenData:
         classnames: ordered by label.
         train: see ``GivenBatches``; None where nothing is trained.
         test, val: likewise.
+        shots: the labelled images that a cache or memory is made of, likewise; None: the training
+            batches of the first epoch.
         all_classnames: of the whole dataset, if ``classnames`` are a subset.
         num_source_domains: how many domains the training images come from.
     """
@@ -170,12 +188,13 @@ class GivenData:
         *,
         test: Batches | None = None,
         val: Batches | None = None,
+        shots: Batches | None = None,
         all_classnames: Sequence[str] | None = None,
         num_source_domains: int = 0,
     ) -> None:
         names = list(classnames)
-        given = {"train": train, "val": val, "test": test}
-        loaders = {
+        given = {"train": train, "val": val, "test": test, "shots": shots}
+        self.loaders = loaders = {
             split: GivenBatches(batches, split=split, num_classes=len(names))
             for split, batches in given.items()
             if batches is not None
@@ -184,8 +203,8 @@ class GivenData:
         self.dataset = GivenDataset(
             names,
             list(all_classnames or names),
-            train_x=items.get("train", []),
-            val=items.get("val"),
+            items.get("shots", items.get("train", [])),
+            items.get("val"),
             test=items.get("test"),
         )
         self.train_loader_x = loaders.get("train")

@@ -22,6 +22,7 @@ from .anomaly import explain_nonfinite, explain_weights
 from .checkpoints import load_models, resume_from_folders, save_models
 from .prograd import projected_gradients
 from .resume import ResumeFile, restore
+from .subspace import project_gradients
 from .writer import MetricsLog, SummaryWriter
 
 MODES = ("train", "eval", "test")
@@ -35,12 +36,14 @@ class TrainerBase:
     ``stop`` ends the loop after the current epoch.
     """
 
-    follows_backbone_size = False  # True: INPUT.SIZE (0, 0) is filled in by the trainer
+    # keys of INPUT that the trainer closes when it has built its network (dassl/config/pixels.py)
+    follows_backbone: tuple[str, ...] = ()
     uses_training_images = True  # False: no label of a training image enters (zero-shot)
     fits_without_optimiser = False  # True: train() fits the model by other means (cache, solver)
     keeps_shots = False  # True: an untrained model holds labelled training images (a memory)
     selects_in_evaluation = False  # True: the selection rule reads labels in ``test``, too
     takes_networks: tuple[str, ...] = ()  # networks that ``from_parts`` may be given, by name
+    takes_shots = False  # True: ``from_parts`` may be given the images of a cache or memory
     given_data: GivenData | None = None  # what ``from_parts`` was given; None: the dataset's
     given_networks: dict[str, Any] = {}
     ranges: dict[str, Range] = {}  # full key of an own setting -> the numbers that it may be
@@ -76,6 +79,7 @@ class TrainerBase:
         *,
         test: Batches | None = None,
         val: Batches | None = None,
+        shots: Batches | None = None,
         all_classnames: Sequence[str] | None = None,
         **networks: Any,
     ) -> "TrainerBase":
@@ -88,12 +92,15 @@ class TrainerBase:
             trainer.train()
 
         Args:
-            cfg: the config; DATASET.NAME still chooses templates.
+            cfg: the config, as ``dassl.engine.cli.make_config`` makes it of a command line;
+                DATASET.NAME still chooses templates.
             classnames: ordered by label.
             batches: the training batches of every epoch, or a function epoch (from 0) -> batches,
                 used in this order whatever DATALOADER says; None where nothing is trained.
             test: batches of the test split, likewise; training without them needs TEST.NO_TEST.
             val: batches of the validation split.
+            shots: the labelled images that a cache or memory is made of, where the training batches
+                are other views of them; see ``takes_shots``.
             all_classnames: of the whole dataset, where ``classnames`` are a subset (LASP).
             networks: in the place of those that the config names; see ``takes_networks``.
 
@@ -107,11 +114,16 @@ class TrainerBase:
                 f"{cls.__name__}.from_parts() takes no network {', '.join(unknown)}; it takes "
                 f"{', '.join(cls.takes_networks) or 'none'}."
             )
+        if shots is not None and not cls.takes_shots:
+            raise TypeError(
+                f"{cls.__name__}.from_parts() takes no shots: it learns from the batches alone."
+            )
         data = GivenData(
             classnames,
             batches,
             test=test,
             val=val,
+            shots=shots,
             all_classnames=all_classnames,
             num_source_domains=len(cfg.DATASET.SOURCE_DOMAINS),
         )
@@ -279,6 +291,20 @@ class TrainerBase:
         gradients = projected_gradients(loss_a, loss_b, parameters, strength=lambda_)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
+        self.model_update(names)
+
+    def model_subspace_backward_and_update(
+        self, loss: Tensor, names: str | Sequence[str] | None = None
+    ) -> None:
+        """Zero, backward, keep of the gradient what lies in the rows of ``self.U``, step.
+
+        Source: Subspace Prompt Learning (vendored Dassl 0.5).
+        """
+        self.model_zero_grad(names)
+        self.model_backward(loss)
+        models = [self._models[name] for name in self.get_model_names(names)]
+        learned = [p for model in models for p in model.parameters() if p.grad is not None]
+        project_gradients(learned, self.U)
         self.model_update(names)
 
     # ----------------------------------------------------------------- files

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from yacs.config import CfgNode
 
 from dassl.config.conditions import leaves, value_of
+from dassl.config.files import CONFIGS, existing_yaml
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .cli import CONFIGS, FLAG_KEYS, existing_yaml
+from .cli import FLAG_KEYS
 
 if TYPE_CHECKING:
     from .base import TrainerBase

@@ -20,5 +20,5 @@ def check(case: Case) -> None:
     )
     run.start_at({name: case.tensor(name) for name in NAMES.values()})
     case.compare("text_features", run.method.raw_text_features)
-    case.compare("test_image_features", run.trainer.test_loader.batches[0]["img"])
+    case.compare("test_image_features", run.test_inputs)
     steps.check_run(case, run)

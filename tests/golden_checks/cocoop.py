@@ -8,7 +8,7 @@ from golden_checks.common import Case
 
 def check(case: Case) -> None:
     run = prompt_steps.shipped(case, "CoCoOp")
-    images = run.trainer.test_loader.batches[0]["img"]
+    images = run.test_inputs
     with torch.no_grad():
         image_features = run.method.image_features(images)
         text_features = run.method.conditional_text_features(run.clip, image_features)

@@ -16,6 +16,6 @@ def check(case: Case) -> None:
     case.compare("ctx_start", run.method.ctx)
     case.compare("tokenized_prompts", run.method.tokenized_prompts)
     case.compare("name_lens", torch.tensor(run.method.name_lengths))
-    case.compare("image_features", run.trainer.test_loader.batches[0]["img"])
+    case.compare("image_features", run.test_inputs)
     case.compare("text_features", run.method.raw_text_features(run.clip))
     steps.check_run(case, run)

@@ -5,13 +5,11 @@ import torch.nn.functional as F
 
 from golden_checks import prompt_steps
 from golden_checks.common import Case
-from golden_checks.settings import own_templates
 from golden_checks.shipped import Shipped
 
 
 def check(case: Case) -> None:
-    reference = case.spec["template"]["reference prompt"]
-    run = prompt_steps.shipped(case, "KgCoOp", **own_templates(case, [reference]))
+    run = prompt_steps.shipped(case, "KgCoOp")
     with torch.no_grad():
         case.compare("reference_text_features", run.method.reference)
         case.compare("text_features", run.method.raw_text_features(run.clip))

@@ -4,13 +4,11 @@ import torch
 
 from golden_checks import prompt_steps
 from golden_checks.common import Case
-from golden_checks.settings import own_templates
 from golden_checks.shipped import Shipped
 
 
 def check(case: Case) -> None:
-    teacher = case.spec["template"]["zero-shot teacher"]
-    run = prompt_steps.shipped(case, "ProGrad", **own_templates(case, [teacher]))
+    run = prompt_steps.shipped(case, "ProGrad")
     check_two_gradients(case, run)
     prompt_steps.check_run(case, run, losses={"xe_loss": "loss", "kl_loss": "loss_kl"})
 

@@ -50,40 +50,59 @@ KEYS = {
     "target_dataset": "DATASET.NAME",
     "PROMPT": "DATASET.PROMPT",
     "INCLUDE_ALL_CLASSES": "DATASET.INCLUDE_ALL_CLASSES",
+    "epochs": "OPTIM.MAX_EPOCH",
+    "eta_min": "OPTIM.ETA_MIN",
+    "views": "TRAINER.{node}.N_VIEWS",
     "T": "LOSS.T",
     "LAMBDA": "LOSS.LAMBDA",
 }
 # What a case says of itself, and what a checker turns into inputs: no setting of a trainer.
 FACTS = {
     "all_class_names",
+    "aux",
+    "aux_dim",
+    "aux_seed",
     "base",
     "batch_size",
     "batches_per_epoch",
     "biases",
     "grad_clip",
     "input_size",
+    "logit_scale",
     "method",
     "n_ctx_effective",
+    "n_shot",
     "n_templates",
+    "num_classes",
+    "offsets_init",
     "parameter_order",
+    "positions",
+    "powers",
+    "prompts",
     "provenance",
     "scheduler",
+    "shots_per_class",
     "source",
     "steps",
+    "steps_per_epoch",
     "templates",
+    "types",
     "up_projections",
     "variant",
 }
 
 
-def shipped_config(case: Case, trainer: str, folder: str, **more: Any) -> CfgNode:
+def shipped_config(
+    case: Case, trainer: str, folder: str, *, variant: str = "", **more: Any
+) -> CfgNode:
     """The config that ``trainer`` runs the case with.
 
     Args:
         case: its ``config`` is put over the trainer's recipe, key by key.
         trainer: registered name.
         folder: OUTPUT_DIR.
-        more: further values, as in ``case.config``.
+        variant: of the recipe.
+        more: further values, as in ``case.config``; None hides a value of the case.
 
     Raises:
         KeyError: for a value of the case that no key of the trainer stands for.
@@ -91,7 +110,7 @@ def shipped_config(case: Case, trainer: str, folder: str, **more: Any) -> CfgNod
     cls, cfg = TRAINER_REGISTRY.get(trainer), get_cfg_default()
     merge_declared(cfg, cls.default_cfg())
     given = {**case.config, **more}
-    recipe = resolve(trainer, dataset_stem(given.get("dataset", "")))
+    recipe = resolve(trainer, dataset_stem(given.get("dataset", "")), variant=variant)
     for file in recipe.files:
         cfg.merge_from_file(str(file))
     cfg.merge_from_list(list(recipe.opts))

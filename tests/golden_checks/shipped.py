@@ -54,7 +54,7 @@ class Shipped:
         name: str,
         batches: Batches | None,
         *,
-        test: Tensor | None = None,
+        test: Tensor | dict[str, Tensor] | None = None,
         labels: Tensor | None = None,
         classnames: Sequence[str] | None = None,
         official: Callable[[str], str] = str,
@@ -67,21 +67,24 @@ class Shipped:
             case: its backbone, class names and config.
             name: registered name.
             batches: for training.
-            test: the images of the test split, one batch.
-            labels: of the test split.
+            test: the images of the test split, one batch; or that batch.
+            labels: of the test split, if ``test`` is no batch.
             classnames: in the place of the case's.
             official: name of a parameter in the method -> in the case.
             parts: further arguments of ``from_parts``.
             more: further config values, see ``shipped_config``.
         """
+        parts = parts or {}
+        if "clip" not in parts:
+            parts = {"clip": case.load_clip(), **parts}
         folder = tempfile.mkdtemp()
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.trainer: SimpleTrainer = TRAINER_REGISTRY.get(name).from_parts(
             shipped_config(case, name, folder, **more),
             classnames or case.spec["classnames"],
             batches,
-            test=None if test is None else [batch(test, labels)],
-            **{"clip": case.load_clip(), **(parts or {})},
+            test=[batch(test, labels)] if isinstance(test, Tensor) else test and [test],
+            **parts,
         )
         self.clip, self.method = self.trainer.clip, self.trainer.method
         self.official = official
@@ -135,11 +138,16 @@ class Shipped:
         self._evaluated.clear()
         self.trainer.train(max_epoch=epochs)
 
-    def test(self) -> Tensor:
-        """Logits (N, C) of the test images by an evaluation now."""
+    def test(self, split: str = "test") -> Tensor:
+        """Logits (N, C) of the test (or validation) images by an evaluation now."""
         self._evaluated.clear()
-        self.trainer.test()
+        self.trainer.test(split)
         return self.logits
+
+    @property
+    def test_inputs(self) -> Tensor:
+        """What an evaluation reads of the test images: pixels, or (N, D) raw features."""
+        return torch.cat([part["img"] for part in self.trainer.test_loader])
 
     @property
     def logits(self) -> Tensor:

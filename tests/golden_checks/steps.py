@@ -10,11 +10,18 @@ from golden_checks.common import Case
 from golden_checks.shipped import Shipped, batch, in_epochs
 
 
-def batches(case: Case, images: Tensor, labels: Tensor) -> Callable[[int], Sequence[dict]]:
-    """The batches of every epoch: consecutive ones, over and over, one per step of the case."""
+def batches(
+    case: Case, images: Tensor, labels: Tensor, *, restarts: bool = False
+) -> Callable[[int], Sequence[dict]]:
+    """The batches of every epoch: consecutive ones, over and over, one per step of the case.
+
+    Args:
+        restarts: every epoch begins at the first image; what it does not need is left out.
+    """
     config = case.config
     size, per_epoch = config.get("batch_size", len(labels)), config.get("batches_per_epoch", 1)
     cut = [batch(*pair) for pair in zip(images.split(size), labels.split(size))]
+    cut = cut[:per_epoch] if restarts else cut
     return in_epochs([cut[step % len(cut)] for step in range(config["steps"])], per_epoch)
 
 

@@ -32,14 +32,14 @@ def check(case: Case) -> None:
 def shipped(case: Case, trainer: str, **more) -> Shipped:
     """The trainer over the images of the case, for training and test."""
     images = case.tensor("images")
-    batches = steps.batches(case, images, case.tensor("labels"))
+    batches = steps.batches(case, images, case.tensor("labels"), restarts=True)
     more |= own_templates(case, case.templates)
     return Shipped(case, trainer, batches, test=images, official=NAMES.__getitem__, **more)
 
 
 def check_run(case: Case, run: Shipped) -> None:
     """The training; the first logits of a case are those of its first batch."""
-    case.compare("image_features", run.trainer.test_loader.batches[0]["img"])
+    case.compare("image_features", run.test_inputs)
     steps.check_run(case, run, first=len(run.trainer.train_loader_x.batches[0]["img"]))
 
 

@@ -18,6 +18,6 @@ def check(case: Case) -> None:
     run = Shipped(case, trainer, None, test=images, labels=labels, precision=None, **more)
     run.train(epochs=0)
     case.compare("text_features", run.method.classifier)
-    case.compare("image_features", run.trainer.test_loader.batches[0]["img"])
+    case.compare("image_features", run.test_inputs)
     case.compare("logits", run.logits)
     case.compare("accuracy", run.trainer.results["test"]["accuracy"])

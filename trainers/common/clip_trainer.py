@@ -7,6 +7,7 @@ stages (``trainers/common/method.py``).
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +16,11 @@ from yacs.config import CfgNode
 from clip import available_models, load_backbone
 from clip.model import CLIP
 from dassl.config import Condition, never
+from dassl.config.pixels import OPEN, close_with_backbone
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 
+from .augment import backbone_input
 from .class_words import warn_of_same_words, words_of
 from .idle import STORED_VIEWS, UNREAD, no_epochs
 from .loading import load_method, start_from
@@ -35,7 +38,7 @@ class ClipTrainer(TrainerX):
     Only the method's parameters are trained; the backbone stays frozen and in eval mode.
     """
 
-    follows_backbone_size = True
+    follows_backbone = tuple(OPEN)
     takes_networks = ("clip",)
     node = ""
     model_name = "prompt_learner"  # folder of the checkpoints, as in the official code
@@ -63,6 +66,7 @@ class ClipTrainer(TrainerX):
                 "MODEL.BACKBONE.NAME is empty. Give --backbone NAME, one of "
                 f"{', '.join(available_models())}, open_clip:<arch>/<pretrained> or a path."
             )
+        self.check_pixels(cfg)
         name = type(self).__name__
         if cfg.DATALOADER.K_TRANSFORMS != 1:
             raise ValueError(
@@ -82,12 +86,25 @@ class ClipTrainer(TrainerX):
         """What the settings of loaders and views depend on."""
         return [never(STORED_VIEWS, "every epoch reads the images anew: no views are stored")]
 
+    def check_pixels(self, cfg: CfgNode) -> None:
+        """Refuse transforms that do not normalise: the image tower reads what the loader yields.
+
+        Raises:
+            ValueError: saying what to add.
+        """
+        if "normalize" not in cfg.INPUT.TRANSFORMS:
+            raise ValueError(
+                f"INPUT.TRANSFORMS is {list(cfg.INPUT.TRANSFORMS)} without normalize, but "
+                f"{type(self).__name__} needs normalised pixels. Add it: --transforms "
+                f"{' '.join([*cfg.INPUT.TRANSFORMS, 'normalize'])}."
+            )
+
     def build_data_loader(self) -> None:
-        """Load the backbone first: INPUT.SIZE follows it."""
+        """Load the backbone first: it decides how images are prepared."""
         self.precision = self._effective_precision()
         self.clip = self._backbone("fp16" if self.precision == "fp16" else "fp32")
         self._check_backbone(self.clip)
-        set_input_size(self.cfg, self.clip)
+        close_with_backbone(self.cfg, self.image_input())
         super().build_data_loader()
 
     def _backbone(self, precision: str) -> CLIP:
@@ -106,6 +123,10 @@ class ClipTrainer(TrainerX):
         with unfrozen(self.cfg):
             self.cfg.MODEL.BACKBONE.NAME = given.backbone_name
         return given.eval().requires_grad_(False).to(self.device)
+
+    def image_input(self) -> dict[str, Any]:
+        """How images are prepared: values of INPUT.SIZE, PIXEL_MEAN, ...; the backbone's own."""
+        return backbone_input(self.clip)
 
     def _effective_precision(self) -> str:
         precision = self.settings.get("PREC", "fp32") if self.settings else "fp32"
@@ -303,25 +324,6 @@ class ClipTrainer(TrainerX):
             logger.warning("load_model is skipped: no --model-dir given.")
             return
         load_method(self, directory, epoch)
-
-
-def set_input_size(cfg: CfgNode, clip: CLIP) -> None:
-    """Fill INPUT.SIZE from the backbone; an explicit other value is an error.
-
-    Raises:
-        ValueError: if INPUT.SIZE contradicts the backbone's input size.
-    """
-    size = clip.visual.input_resolution
-    given = tuple(cfg.INPUT.SIZE)
-    if given == (size, size):
-        return
-    if given != (0, 0):
-        raise ValueError(
-            f"INPUT.SIZE is {given}, but {cfg.MODEL.BACKBONE.NAME} reads {size} x {size} pixels. "
-            "Leave INPUT.SIZE out: it follows the backbone."
-        )
-    with unfrozen(cfg):
-        cfg.INPUT.SIZE = (size, size)
 
 
 @contextmanager

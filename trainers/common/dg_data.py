@@ -194,10 +194,3 @@ class ResizedImages:
             target.flush()
             del target
         return np.load(path, mmap_mode="r")
-
-
-def normalise_pixels(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(B, 3, H, W) uint8 -> float32: divided by 255, minus mean, divided by std, per channel."""
-    mean = torch.tensor(mean, device=pixels.device).view(-1, 1, 1)
-    std = torch.tensor(std, device=pixels.device).view(-1, 1, 1)
-    return (pixels.float() / 255.0 - mean) / std

@@ -16,6 +16,12 @@ from torchvision.transforms import functional
 from dassl.data.transforms import INTERPOLATION_MODES
 from trainers.common.augment import Pipeline
 
+SIZE = (224, 224)  # height, width
+INTERPOLATION = "bilinear"  # a value of INPUT.INTERPOLATION
+CROP_SCALE = (0.7, 1.0)  # fraction of the area
+JITTER = 0.3  # brightness, contrast, saturation and hue
+GREY_PROBABILITY = 0.1
+
 
 def whole_image(image: Image.Image, size: tuple[int, int], interpolation: str) -> Tensor:
     """Image -> (3, H, W) uint8, whatever its aspect ratio.

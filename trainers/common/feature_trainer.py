@@ -21,6 +21,7 @@ from .clip_trainer import ClipTrainer
 from .encoder import ClipEncoder
 from .feature_bank import FeatureBank
 from .feature_view import FeatureView
+from .given_bank import GivenBank
 
 VIEW_MODES = ("fresh", "bank")
 
@@ -51,30 +52,31 @@ class FeatureTrainer(ClipTrainer):
             ),
         ]
 
+    def check_pixels(self, cfg: CfgNode) -> None:
+        """Any transforms will do: the encoder normalises."""
+
     def build_data_loader(self) -> None:
         super().build_data_loader()
         self.bank = self.build_bank()
-        if self.given_data:
-            self.encode_given()
-            return
         dataset = self.dm.dataset
-        self.train_loader_x = self._train_loader(self.bank.readable(dataset.train_x))
+        if self.given_data:
+            self.bank = GivenBank(self.bank, self.given_data)
+            if self.train_loader_x is not None:
+                self.train_loader_x = self.train_loader_x.mapped(self.bank.encode)
+        else:
+            self.train_loader_x = self._train_loader(self.bank.readable(dataset.train_x))
         self.val_loader = self._test_loader(dataset.val) if dataset.val else None
-        self.test_loader = self._test_loader(dataset.test)
+        self.test_loader = self._test_loader(dataset.test) if dataset.test else None
 
-    def encode_given(self) -> None:
-        """Turn given batches of normalised pixels into raw features; features stay as they are."""
-        for name, loader in self.loaders().items():
-            setattr(self, name, loader.mapped(self.encode_images))
-
-    def encode_images(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised pixels -> what the bank stores of them; features pass."""
-        return images if images.ndim == 2 else self.bank.encoder.encode(images)
+    @property
+    def shots(self) -> list[Datum]:
+        """The labelled images that a cache or memory is made of."""
+        return self.dm.dataset.train_x if self.given_data else self.train_loader_x.items
 
     def build_bank(self) -> FeatureBank:
         """The feature bank of this run's backbone and augmentation."""
         return FeatureBank(
-            ClipEncoder(self.clip),
+            ClipEncoder(self.clip, mean=self.cfg.INPUT.PIXEL_MEAN, std=self.cfg.INPUT.PIXEL_STD),
             Augmentation.from_cfg(self.cfg),
             workers=self.cfg.DATALOADER.NUM_WORKERS,
             device=self.device,

@@ -78,6 +78,11 @@ class StepChecks:
                 f"INPUT.TRANSFORMS is {list(cfg.INPUT.TRANSFORMS)}, without normalize: evaluation "
                 "and teacher take normalised images. Add it."
             )
+        if cfg.INPUT.RESIZE != "squash":
+            raise ValueError(
+                f'INPUT.RESIZE is "{cfg.INPUT.RESIZE}", but the protocol of {type(self).__name__} '
+                'evaluates on whole images. Leave it at "squash".'
+            )
         for key, value, only in (
             ("DATALOADER.TRAIN_X.SAMPLER", cfg.DATALOADER.TRAIN_X.SAMPLER, "RandomSampler"),
             ("DATALOADER.K_TRANSFORMS", cfg.DATALOADER.K_TRANSFORMS, 1),

@@ -8,7 +8,8 @@ from yacs.config import CfgNode
 
 from dassl.data import GivenData
 from dassl.data.datasets import DatasetBase
-from trainers.common.dg_data import ResizedImages, normalise_pixels
+from dassl.data.pixels import normalise, unit_pixels
+from trainers.common.dg_data import ResizedImages
 from trainers.common.dg_model import StudentClassifier
 
 TARGET_PARTS = ("test_in", "test_out")
@@ -161,7 +162,7 @@ class StepEvaluation:
         for images in self.parts[name].batches(self.batch_size):
             images = images.to(self.device)
             is_pixels = images.dtype == torch.uint8
-            yield normalise_pixels(images, self.mean, self.std) if is_pixels else images
+            yield normalise(unit_pixels(images), self.mean, self.std) if is_pixels else images
 
     def _counted(self, name: str) -> Iterator[Tensor]:
         for images in self.images(name):

@@ -9,6 +9,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from dassl import __version__
+from dassl.data.pixels import normalise
 from dassl.engine.anomaly import refuse_nonfinite
 from dassl.utils import atomic_write, load_checkpoint
 from trainers.common.dg_model import StudentClassifier, TextHead, import_official
@@ -189,15 +190,14 @@ class StepFiles:
     def load_predictor(cls, checkpoint: dict, device: torch.device) -> Predictor:
         """A classifier from a checkpoint alone: no dataset, no teacher."""
         network = network_of(checkpoint).to(device).eval()
-        mean = torch.tensor(checkpoint["pixel_mean"], device=device).view(-1, 1, 1)
-        std = torch.tensor(checkpoint["pixel_std"], device=device).view(-1, 1, 1)
+        mean, std = checkpoint["pixel_mean"], checkpoint["pixel_std"]
 
         def logits(pixels: torch.Tensor) -> torch.Tensor:
-            return network((pixels.to(device) - mean) / std)
+            return network(normalise(pixels.to(device), mean, std))
 
         size = checkpoint["input_size"]
         view = WholeImage(size, interpolation_of(checkpoint)).build()
-        return Predictor(list(checkpoint["classnames"]), size, logits, view=view)
+        return Predictor(list(checkpoint["classnames"]), size, logits, view)
 
 
 def interpolation_of(checkpoint: dict) -> str:

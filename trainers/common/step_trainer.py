@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from dassl.config import at_least, between
+from dassl.config.pixels import close
 from dassl.data import DatasetWrapper
 from dassl.data.seeding import seeded
 from dassl.data.transforms import build_transform
@@ -62,7 +63,7 @@ def step_cfg() -> CfgNode:
     cfg.OPTIM = CN({"NAME": "adam", "LR": 5e-5, "WEIGHT_DECAY": 0.0})
     cfg.TEST = CN({"SELECT_ON": "source_val"})
     cfg.DATALOADER = CN({"TEST": CN({"BATCH_SIZE": 128})})
-    cfg.INPUT = CN()
+    cfg.INPUT = CN({"RESIZE": "squash"})  # evaluation sees all of an image, made square
     cfg.INPUT.TRANSFORMS = (
         "random_resized_crop",
         "random_flip",
@@ -84,7 +85,7 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
     ``build_projection`` and ``build_head``. DATALOADER.TRAIN_X.BATCH_SIZE counts images per domain.
     """
 
-    follows_backbone_size = True
+    follows_backbone = ("SIZE",)  # the rest is the protocol's, whatever the student's weights saw
     takes_networks = ("student",)
     model_name = "network"  # folder of the deployed checkpoint
     stage = "train"  # enters every seed
@@ -146,22 +147,16 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
 
     def _set_input_size(self) -> None:
         size = (self.student.input_size, self.student.input_size)
+        close(self.cfg, {"SIZE": size})
         given = tuple(self.cfg.INPUT.SIZE)
         if given[0] != given[1]:
             raise ValueError(f"INPUT.SIZE is {given}; a student reads square images.")
-        if given == (0, 0):
-            was_frozen = self.cfg.is_frozen()
-            self.cfg.defrost()
-            self.cfg.INPUT.SIZE = size
-            if was_frozen:
-                self.cfg.freeze()
-        elif given != size and not self.student.takes_any_size:
+        if given != size and not self.student.takes_any_size:
             raise ValueError(
                 f"INPUT.SIZE is {given}, but the student {self.student.name} reads {size[0]} x "
                 f"{size[1]} pixels. Leave INPUT.SIZE out: it follows the student."
             )
-        else:
-            self.student.input_size = given[0]
+        self.student.input_size = given[0]
 
     @property
     def classnames(self) -> list[str]:

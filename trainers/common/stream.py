@@ -254,6 +254,8 @@ class StreamTrainer(FeatureTrainer):
 
     def test_views(self, items: Sequence[Datum]) -> TestViews:
         """The views of test images; view 0 as in any evaluation."""
+        if self.given_data:
+            return TestViews(self.bank, items, views=self.settings.N_VIEWS, seed=0, stored=True)
         plain = self.bank.augmentation.test
         kind, name = self.settings.VIEW_KIND, self.cfg.DATASET.NAME
         pipeline = view_pipeline(kind, name, plain.size, self.view_scale)
