@@ -224,6 +224,15 @@ def test_published_numbers_stand_beside_with_their_source(tmp_path, capsys):
     assert "MMA paper" in text and "misprint" in text
 
 
+def test_runs_on_half_of_the_classes_are_base_and_new_without_a_protocol(tmp_path, capsys):
+    for half, accuracy in (("base", 80.0), ("new", 60.0)):
+        write_run(tmp_path / half, accuracy, subsample_classes=half)
+
+    text = parse(capsys, tmp_path, "--base2new")[1]
+
+    assert "80.00" in text and "60.00" in text and "68.57" in text
+
+
 def test_published_numbers_are_those_of_as_many_shots(tmp_path, capsys):
     run = {"dataset": "imagenet", "trainer": "AMU", "recipe": "rn50", "backbone": "RN50"}
     write_run(tmp_path / "run", 65.0, protocol="fewshot", shots=4, **run)
