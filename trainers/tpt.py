@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from trainers.cocoop import CoCoOpPrompt
 from trainers.common import Method
 from trainers.common.confidence import confident_count, least_entropy_views
 from trainers.common.cupl import swap_food_names
+from trainers.common.needed import NeededFile
 from trainers.common.predictor import Predictor, config_of
 from trainers.common.prompts import ContextPrompt, encode_prompts
 from trainers.common.stream import Step, StreamTrainer
@@ -287,6 +289,15 @@ class TPT(StreamTrainer):
             raise ValueError(
                 f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON!r}; TPT selects nothing, use last."
             )
+
+    @staticmethod
+    def needed_files(cfg: CfgNode) -> list[NeededFile]:
+        """The learned context to start from, if one is given."""
+        path, is_conditional = cfg.TRAINER.TPT.CTX_FILE, cfg.TRAINER.TPT.COCOOP
+        if not path:
+            return []
+        read = partial(read_context, path, is_conditional=is_conditional)
+        return [NeededFile(f"Learned context {path}", read)]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

@@ -20,6 +20,7 @@ from clip.model import CLIP
 from dassl.utils import atomic_write, cache_dir
 
 TEXT_BATCH = 256  # prompts per call
+BLACK_BOXES = ("http://", "https://", "python:")  # teachers that are no CLIP at hand
 NORMS = ("imagenet", "clip")
 COUNTS = ("images", "texts", "needed_images", "needed_texts")
 PROMPT_STYLES = {
@@ -292,7 +293,7 @@ def build_teacher(
     """
     if norm not in NORMS:
         raise ValueError(f'INPUT.TEACHER_NORM is "{norm}"; allowed: {", ".join(NORMS)}.')
-    if norm != "imagenet" and spec.startswith(("http://", "https://", "python:")):
+    if norm != "imagenet" and spec.startswith(BLACK_BOXES):
         raise ValueError(
             f"INPUT.TEACHER_NORM is {norm}, but the teacher {spec} normalises its images itself. "
             "Leave INPUT.TEACHER_NORM out, and set it there (tools/teacher_server.py --norm clip)."
