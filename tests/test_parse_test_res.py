@@ -224,6 +224,16 @@ def test_published_numbers_stand_beside_with_their_source(tmp_path, capsys):
     assert "MMA paper" in text and "misprint" in text
 
 
+def test_published_numbers_are_those_of_as_many_shots(tmp_path, capsys):
+    run = {"dataset": "imagenet", "trainer": "AMU", "recipe": "rn50", "backbone": "RN50"}
+    write_run(tmp_path / "run", 65.0, protocol="fewshot", shots=4, **run)
+
+    text = parse(capsys, tmp_path, "--published")[1]
+
+    assert "65.92" in text
+    assert "64.25" not in text and "70.02" not in text  # of 2 and 16 shots
+
+
 @pytest.mark.parametrize("is_relative", [False, True])
 def test_a_transfer_table_averages_the_targets_and_finds_the_source_run(
     tmp_path, capsys, is_relative

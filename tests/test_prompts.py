@@ -185,3 +185,20 @@ def test_a_context_moves_to_other_class_names(clip):
 
     assert torch.equal(other.ctx, trained.ctx)
     assert torch.equal(other.token_suffix, own_suffix)
+
+
+@pytest.mark.parametrize("words", ["a  photo of a", "a_photo__of_a_", " a photo of\ta "])
+def test_blanks_in_a_context_are_no_context_tokens(clip, words):
+    learned = prompt(clip, ctx_init=words)
+
+    torch.testing.assert_close(learned.ctx, prompt(clip, ctx_init="a photo of a").ctx)
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+def test_a_word_of_several_tokens_is_learned_whole(clip, position):
+    learned = prompt(clip, ctx_init="a close-up of a", position=position)
+    name = clip.token_embedding(tokenize(NAMES[1].replace("_", " ")))[0, 1:3]
+
+    assert len(learned.ctx) == 6
+    before = {"end": 6, "middle": 3, "front": 0}[position]
+    torch.testing.assert_close(learned.embeddings()[1, 1 + before : 3 + before], name)

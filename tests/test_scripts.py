@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dassl.config.recipes import TRAINERS_DIR
 from tools.protocol import main
-from tools.recipes import TRAINERS_DIR
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "scripts").glob("*/*.sh"))

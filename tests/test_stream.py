@@ -319,11 +319,11 @@ def test_a_file_that_is_no_state_of_a_stream_is_refused(dmn, tmp_path):
     ("key", "value", "reason"),
     [
         ("N_VIEWS", "1", "SELECTION_P 0.5 of TRAINER.DMN.N_VIEWS 1"),
-        ("MEMORY_SIZE", "0", "at least 1 slot"),
+        ("MEMORY_SIZE", "0", "MEMORY_SIZE is 0; expected at least 1"),
         ("VIEW_KIND", "augment", "auto, crop or augmix"),
         ("STREAM_LENGTH", "0", "STREAM_LENGTH is 0"),
         ("STREAM_STATE", "nowhere", "no such file"),
-        ("N_AUGVIEW", "-1", "multiple of DATASET.NUM_SHOTS"),
+        ("N_AUGVIEW", "-1", "N_AUGVIEW is -1; expected at least 0"),
     ],
 )
 def test_what_would_fail_after_the_training_is_refused_before(dmn, tmp_path, key, value, reason):

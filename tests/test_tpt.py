@@ -1,5 +1,7 @@
 """TPT's adaptation against a direct computation, and what its prompts accept."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -33,7 +35,8 @@ def views_of(clip, count, seed=0):
 
 
 def adapter(method, clip, steps):
-    return Adapter(method, clip, steps=steps, lr=5e-3, weight_decay=0.01, confident=2)
+    optimizer = partial(torch.optim.AdamW, lr=5e-3, weight_decay=0.01)
+    return Adapter(method, clip, steps=steps, optimizer=optimizer, confident=2)
 
 
 def adapt_directly(method, clip, views, steps):

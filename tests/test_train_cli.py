@@ -47,7 +47,7 @@ OPTIM:
 class EngineDeclaring(engine_toy.EngineToy):
     """A trainer that declares keys in and outside TRAINER, and another engine default."""
 
-    follows_backbone_size = True
+    follows_backbone = ("SIZE",)
 
     @staticmethod
     def default_cfg():
@@ -107,6 +107,14 @@ def test_recipes_merge_in_order_and_flags_and_pairs_come_last(world):
         world, "--config-file", slow, "--seed", "0", "OPTIM.MAX_EPOCH", "4", "OPTIM.LR", "1"
     )
     assert (cfg.OPTIM.MAX_EPOCH, cfg.OPTIM.LR, cfg.SEED) == (4, 1.0, 0)
+
+
+def test_a_recipe_wins_over_the_dataset_file(world):
+    (world / "colours.yaml").write_text(f"{DATASET_YAML}OPTIM: {{LR: 7.0, MOMENTUM: 0.5}}\n")
+
+    cfg = config(world)
+
+    assert (cfg.OPTIM.LR, cfg.OPTIM.MOMENTUM) == (0.01, 0.5)
 
 
 def test_the_run_node_names_recipe_and_dataset_file(world):
@@ -215,6 +223,18 @@ def test_a_typo_gets_an_answer_that_helps(world, more, trainer, text):
         config(world, *more, trainer=trainer)
 
 
+@pytest.mark.parametrize(
+    ("pair", "text"),
+    [
+        (["OPTIM.MAX_EPOCH", "-3"], "MAX_EPOCH is -3; expected at least 0"),
+        (["OPTIM.LR", "1e999"], "LR is inf; expected a finite number"),
+    ],
+)
+def test_a_number_that_no_run_can_use_is_refused_with_the_command_line(world, pair, text):
+    with pytest.raises(ValueError, match=text):
+        config(world, *pair)
+
+
 def test_an_unknown_dataset_name_gets_a_suggestion():
     args = make_parser().parse_args(["--trainer", "EngineToy", "--dataset", "oxford_pet"])
 
@@ -231,28 +251,15 @@ def test_without_a_dataset_the_embedded_one_is_used_and_said(caplog):
     assert path.stem == "toy_objects" and "embedded toy_objects" in caplog.text
 
 
-def test_a_run_without_a_recipe_is_warned_about(caplog):
-    args = make_parser().parse_args(["--trainer", "ZeroshotCLIP", "--dataset", "eurosat"])
-
-    assert cli.find_recipes(args) == []
-
-    assert "No recipe is given" in caplog.text
-    assert "vit_b16.yaml" in caplog.text
-
-
-def test_the_defaults_that_a_trainer_brings_itself_are_named(world, caplog, monkeypatch):
-    monkeypatch.setattr(cli, "CONFIGS", world)
-    folder = world / "trainers" / "EngineDeclaring"
-    folder.mkdir(parents=True)
-    (folder / "published.yaml").touch()
+def test_a_trainer_without_recipes_is_told_of_and_so_are_the_defaults_that_it_brings(caplog):
     args = make_parser().parse_args(["--trainer", "EngineDeclaring", "--dataset", "eurosat"])
 
-    cli.find_recipes(args)
+    with caplog.at_level(logging.INFO):
+        make_config(args)
 
     assert caplog.messages == [
-        "No recipe is given (--config-file YAML): settings are the engine's defaults (but "
-        "OPTIM.MAX_EPOCH: those of the trainer), not published ones. Recipes of EngineDeclaring "
-        f"in {folder}: published.yaml."
+        "EngineDeclaring has no recipe: settings are the engine's defaults (but OPTIM.MAX_EPOCH: "
+        "those of the trainer)."
     ]
 
 

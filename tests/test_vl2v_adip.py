@@ -21,6 +21,7 @@ from test_clip_loading import tiny_open_clip
 import datasets  # noqa: F401
 import trainers  # noqa: F401
 from clip import load_backbone
+from dassl.data.pixels import normalise, unit_pixels
 from dassl.engine import build_trainer
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.run import run
@@ -28,7 +29,7 @@ from dassl.utils import load_checkpoint, read_image
 from tools import export
 from tools.teacher_server import TeacherHandler, TeacherServer
 from trainers.common.deploy import load_deployed, replace_classes
-from trainers.common.dg_data import ResizedImages, normalise_pixels
+from trainers.common.dg_data import ResizedImages
 from trainers.common.dg_model import StudentClassifier, TextHead, import_official
 from trainers.common.http_teacher import HttpTeacher, ResponseCache
 from trainers.common.step_files import load_network, network_of
@@ -41,8 +42,10 @@ from trainers.common.teacher import (
     prompt_names,
     prompt_templates,
 )
+from trainers.naive_kd import kd_losses
 from trainers.vl2v_adip import VL2VAlign
 
+OWN_TEMPLATES = ("DATASET.TEMPLATES", "('a red {}', '{}')")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -139,6 +142,8 @@ def test_distill_refuses_an_align_run_that_is_unfinished_or_of_another_prompt(do
 
     with pytest.raises(ValueError, match="prompt_style 2"):
         step_run(domains, tmp_path / "a", "VL2VDistill", *words, "TRAINER.VL2V.PROMPT_STYLE", "3")
+    with pytest.raises(ValueError, match=r"templates \['a photo of a {}'\]"):
+        step_run(domains, tmp_path / "t", "VL2VDistill", *words, *OWN_TEMPLATES)
     (align / "results.json").unlink()
     with pytest.raises(ValueError, match="no finished run"):
         step_run(domains, tmp_path / "b", "VL2VDistill", *words)
@@ -165,9 +170,29 @@ def test_every_naive_distillation_runs(domains, tmp_path, kind):
     assert asked == (0 if kind == "txt_only" else 4 * 8)
 
 
-@pytest.mark.parametrize("mean", [MEAN, (0.4, 0.5, 0.6)])
-def test_zero_shot_sees_the_images_of_the_protocol(domains, tmp_path, mean):
-    words = ["INPUT.PIXEL_MEAN", str(list(mean)), "MODEL.BACKBONE.NAME", "toy/ViT"]
+def test_the_temperature_of_naive_distillation_divides_both_logits():
+    logits, labels = torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([1])
+    teacher = torch.tensor([[3.0, 1.0, 2.0]])
+
+    losses = kd_losses(logits, labels, teacher, kind="kd_cos", weight=0.5, temperature=2.0)
+
+    student, target = (logits / 2).softmax(-1), (teacher / 2).softmax(-1)
+    expected = -student[0, 1].log() - 0.5 * torch.cosine_similarity(student, target)[0]
+    torch.testing.assert_close(losses["loss"], expected)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "key", "value"),
+    [("NaiveKD", "TRAINER.NAIVEKD.TEMPERATURE", "0"), ("ERM", "TRAINER.ERM.PROJECTED_WIDTH", "0")],
+)
+def test_a_temperature_or_width_of_zero_is_refused(domains, tmp_path, trainer, key, value):
+    with pytest.raises(ValueError, match=f"{key} is 0"):
+        build_trainer(step_config(domains, tmp_path, trainer, key, value))
+
+
+@pytest.mark.parametrize("norm", ["clip", "imagenet"])
+def test_zero_shot_sees_the_images_of_the_protocol(domains, tmp_path, norm):
+    words = ["INPUT.TEACHER_NORM", norm, "MODEL.BACKBONE.NAME", "toy/ViT"]
     flags = ["--trainer", "ZeroshotCLIP", "--dataset", "domain_folder", "--root", str(domains)]
     flags += ["--target-domains", "paper", "--seed", "1", "--output-dir", str(tmp_path)]
     trainer = build_trainer(make_config(make_parser().parse_args([*flags, *words])))
@@ -176,14 +201,18 @@ def test_zero_shot_sees_the_images_of_the_protocol(domains, tmp_path, mean):
 
     features = trainer.bank.test(items).rows(range(len(items)))
 
-    expected = trainer.clip.encode_image(normalise_pixels(pixels, mean, STD))
+    clip = trainer.clip
+    mean, std = (MEAN, STD) if norm == "imagenet" else (clip.image_mean, clip.image_std)
+    expected = clip.encode_image(normalise(unit_pixels(pixels), mean, std))
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_projected_head_has_512_dimensions(domains, tmp_path):
-    trainer = build_trainer(step_config(domains, tmp_path, "ERM", "TRAINER.ERM.HEAD", "projected"))
+@pytest.mark.parametrize(("words", "width"), [((), 512), (("TRAINER.ERM.PROJECTED_WIDTH", "7"), 7)])
+def test_a_projected_head_has_512_dimensions_or_as_many_as_asked(domains, tmp_path, words, width):
+    words = ("TRAINER.ERM.HEAD", "projected", *words)
+    trainer = build_trainer(step_config(domains, tmp_path, "ERM", *words))
 
-    assert trainer.network.head.weight.shape == (len(CLASSES), 512)
+    assert trainer.network.head.weight.shape == (len(CLASSES), width)
 
 
 def test_white_box_refuses_a_student_that_is_not_the_teacher(domains, tmp_path):
@@ -357,6 +386,14 @@ def test_prompt_styles_are_those_of_the_official_code():
     assert prompt_names(6, ["dog", "cat"]) == ["0", "1"]
     with pytest.raises(ValueError, match="Style 4"):
         prompt_templates(4)
+
+
+def test_templates_of_the_command_line_replace_those_of_the_prompt_style(domains, tmp_path):
+    trainer = build_trainer(step_config(domains, tmp_path, "VL2VAlign", *OWN_TEMPLATES))
+
+    expected = class_embeddings(make_teacher(), CLASSES, ["a red {}", "{}"])
+    torch.testing.assert_close(trainer.class_texts, expected)
+    assert not torch.allclose(expected, class_embeddings(make_teacher(), CLASSES, ["{}"]))
 
 
 def test_underscores_of_class_names_become_blanks():

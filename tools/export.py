@@ -74,7 +74,8 @@ def new_classes(model: DeployedClassifier, checkpoint: dict, args: argparse.Name
         std=checkpoint["pixel_std"],
     )
     style = checkpoint.get("prompt_style", 2)
-    known, own = prompt_names(style, checkpoint["classnames"]), prompt_templates(style)
+    known = prompt_names(style, checkpoint["classnames"])
+    own = checkpoint.get("templates") or prompt_templates(style)
     old = model.network.head
     replace_classes(model.network, teacher, known, own)
     check_same_texts(old, model.network.head, spec)

@@ -7,7 +7,7 @@ python tools/protocol.py lodo     --trainer ERM --dataset pacs --recipe rn50
 
 Protocols: fewshot, zeroshot, testtime, base2new, xd, dg, lodo. Finished runs are skipped, an
 interrupted one resumes: give the same command again. Other arguments go to train.py.
-Recipes are found by configs/trainers/<Trainer>/recipes.yaml (format: tools/recipes.py).
+Recipes are found by configs/trainers/<Trainer>/recipes.yaml (format: dassl/config/recipes.py).
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ INSTEAD = {  # what the protocol sets itself -> how to say it
     "--model-dir": SINGLE,
     "--load-epoch": SINGLE,
     "--no-train": SINGLE,
+    "--no-recipe": SINGLE,
 }
 
 
@@ -117,7 +118,7 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
     if not args.dataset and args.root != Request.root:
         raise ValueError(
             f'The data folder is "{args.root}" (DATA or --root), but no dataset is named, and the '
-            "toy sets do not read it. Name one, --dataset NAME (DATASETS.md lists them), or unset it."
+            "toy sets do not read it. Name one, --dataset NAME (DATASETS.md lists them)."
         )
     try:
         seeds = tuple(int(word) for word in _words(args.seeds))

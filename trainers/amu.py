@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition, at_least, between, never, only_if
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from dassl.metrics import compute_accuracy
@@ -196,7 +197,15 @@ class AMU(FeatureTrainer):
 
     node = "AMU"
     model_name = "amu"
+    takes_networks = ("clip", "auxiliary")  # an ``Encoder``
+    takes_shots = True
     drop_last = False  # the official loader keeps the last partial batch
+    ranges = {
+        "TRAINER.AMU.ALPHA": at_least(0),
+        "TRAINER.AMU.LAMBDA_MERGE": between(0, 1),
+        "TRAINER.AMU.AUGMENT_EPOCH": at_least(1),
+        "TRAINER.AMU.CLIP_SCALE": at_least(0),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:
@@ -222,10 +231,16 @@ class AMU(FeatureTrainer):
                 raise ValueError(
                     f"TRAINER.AMU.{key} is {node[key]!r}; expected one of {', '.join(known)}."
                 )
-        if not 0 <= node.LAMBDA_MERGE <= 1:
-            raise ValueError(f"TRAINER.AMU.LAMBDA_MERGE is {node.LAMBDA_MERGE}; expected 0 to 1.")
-        if node.AUGMENT_EPOCH < 1:
-            raise ValueError(f"TRAINER.AMU.AUGMENT_EPOCH is {node.AUGMENT_EPOCH}; expected >= 1.")
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        powered = [kind for kind in UNCERTAINTY_TYPES if kind not in ("none", "var")]
+        return [
+            only_if("TRAINER.AMU.UNCENT_POWER", "TRAINER.AMU.UNCENT_TYPE", *powered),
+            only_if("TRAINER.AMU.AUGMENT_EPOCH", "TRAINER.AMU.AUX_INIT", "shots"),
+            never("OPTIM.STAGED_LR", "W is all that learns"),
+            *super().conditions(),
+        ]
 
     # ----------------------------------------------------------------- set-up
     @staticmethod
@@ -244,7 +259,8 @@ class AMU(FeatureTrainer):
 
     def build_bank(self) -> PairedBank:
         augmentation = Augmentation.from_cfg(self.cfg)
-        encoders = ClipEncoder(self.clip), self.auxiliary(self.cfg, self.device)
+        auxiliary = self.given_networks.get("auxiliary") or self.auxiliary(self.cfg, self.device)
+        encoders = ClipEncoder(self.clip), auxiliary
         options = {
             "workers": self.cfg.DATALOADER.NUM_WORKERS,
             "device": self.device,
@@ -264,11 +280,21 @@ class AMU(FeatureTrainer):
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
+        aux_dim = cls.auxiliary(cfg, clip.logit_scale.device).dim
+        return cls._build(cfg, clip, classnames, aux_dim)
+
+    def make_method(self) -> Method:
+        """The method for the auxiliary network that is loaded already."""
+        aux_dim = self.bank.parts[1].encoder.dim
+        return self._build(self.cfg, self.clip, self.classnames, aux_dim)
+
+    @staticmethod
+    def _build(cfg: CfgNode, clip: CLIP, classnames: Sequence[str], aux_dim: int) -> Method:
         node = cfg.TRAINER.AMU
         classifier = zero_shot_classifier(clip, classnames, notebook_templates(cfg))
         return AuxiliaryBias(
             classifier.float(),
-            cls.auxiliary(cfg, classifier.device).dim,
+            aux_dim,
             alpha=node.ALPHA,
             lambda_merge=node.LAMBDA_MERGE,
             uncent_type=node.UNCENT_TYPE,
@@ -289,7 +315,7 @@ class AMU(FeatureTrainer):
 
     def shot_weight(self) -> Tensor:
         """W0 (C, D_a) from AUGMENT_EPOCH stored training views of the shots."""
-        items = self.train_loader_x.items
+        items = self.shots
         bank = self.bank.parts[1]
         raw = bank.train(items, views=self.settings.AUGMENT_EPOCH).mean().to(self.device)
         labels = torch.tensor([item.label for item in items], device=self.device)

@@ -13,8 +13,10 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
+from trainers.common.idle import no_templates, words_give_length
 from trainers.common.loading import picked_state
 from trainers.common.method import full_precision
 from trainers.common.prompts import TEXT_BATCH, LearnedPrompt, encode_prompts
@@ -101,6 +103,10 @@ class CoCoOp(FeatureTrainer):
         node.CTX_INIT = ""  # initial words; the recipe sets "a photo of a"
         node.PREC = "amp"  # fp32 | fp16 | amp
         return CN({"TRAINER": CN({"COCOOP": node})})
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [words_give_length("COCOOP"), no_templates(), *super().conditions()]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

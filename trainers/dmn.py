@@ -15,14 +15,16 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition, at_least, between
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import did_you_mean
 from trainers.common import Method
 from trainers.common.augment import Augmentation
 from trainers.common.confidence import confident_count, confident_prediction, repeated_rows
 from trainers.common.cupl import class_sentences, cupl_needed, sentence_classifier, swap_food_names
+from trainers.common.dmn_conditions import CONDITIONS
 from trainers.common.dynamic_memory import DynamicMemory
-from trainers.common.fusion import fuse, search_weights
+from trainers.common.fusion import FIXED_ALPHA, fuse, search_weights
 from trainers.common.loading import select_rows
 from trainers.common.readout import (
     POSITIONS,
@@ -38,11 +40,6 @@ from trainers.common.test_views import CropFlip
 
 logger = logging.getLogger(__name__)
 SETTINGS = ("zero_shot", "training_free", "few_shot")
-FIXED_ALPHA = {  # the weights of `last` where ALPHA is not given
-    "zero_shot": (1.0, 1.0, 0.0),
-    "training_free": (1.0, 1.0, 1.0),
-    "few_shot": (1.0, 1.0, 0.3),
-}
 CROP_SCALE = (0.5, 1.0)  # of training images and augmented views
 SHARED = {"key": "query", "value": "query", "text": "output"}  # SHARED_PARAM: one tensor for both
 REPLAY = 64  # images whose read-outs share one matrix product
@@ -221,11 +218,20 @@ class DMN(StreamTrainer):
     node = "DMN"
     model_name = "dual_memory"
     returns_probabilities = True
+    takes_shots = True
     keeps_shots = True  # the memories are filled when the method is built
     selects_in_evaluation = True  # fusion weights are searched on a finished stream
     drop_last = False  # the official loader keeps the last partial batch
     view_scale = CROP_SCALE
     needed_files = staticmethod(cupl_needed)
+    ranges = {
+        "TRAINER.DMN.MEMORY_SIZE": at_least(1),
+        "TRAINER.DMN.BETA": at_least(0),
+        "TRAINER.DMN.N_AUGVIEW": at_least(0),
+        "TRAINER.DMN.NUM_IMPORTANT_CHANNEL": at_least(0),
+        "TRAINER.DMN.LAMBDA_APE": between(0, 1),
+        "TRAINER.DMN.ALPHA": at_least(0),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:
@@ -257,10 +263,6 @@ class DMN(StreamTrainer):
         super().check_cfg(cfg)
         node = cfg.TRAINER.DMN
         confident_count(node.N_VIEWS, node.SELECTION_P, key="TRAINER.DMN")
-        if node.MEMORY_SIZE < 1:
-            raise ValueError(
-                f"TRAINER.DMN.MEMORY_SIZE is {node.MEMORY_SIZE}; expected at least 1 slot."
-            )
         if node.SETTING not in SETTINGS:
             raise ValueError(
                 f"TRAINER.DMN.SETTING is {node.SETTING!r}. {did_you_mean(node.SETTING, SETTINGS)}"
@@ -272,7 +274,7 @@ class DMN(StreamTrainer):
                     f"TRAINER.DMN.SETTING {node.SETTING} needs shots; DATASET.NUM_SHOTS is "
                     f"{shots}. Without shots: TRAINER.DMN.SETTING zero_shot."
                 )
-            if node.N_AUGVIEW < 0 or node.N_AUGVIEW % shots:
+            if node.N_AUGVIEW % shots:
                 raise ValueError(
                     f"TRAINER.DMN.N_AUGVIEW is {node.N_AUGVIEW}; it must be a multiple of "
                     f"DATASET.NUM_SHOTS {shots}, or 0."
@@ -283,6 +285,10 @@ class DMN(StreamTrainer):
                 "static), or () for those of the setting."
             )
         self.uses_training_images = node.SETTING != "zero_shot"
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [*CONDITIONS, *super().conditions()]
 
     def build_augmentation(self) -> Augmentation:
         """Training views: crop and flip, bilinear; not the transforms of INPUT."""

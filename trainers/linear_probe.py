@@ -15,15 +15,17 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition, above, at_least, never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.selection import selection_rule
 from trainers.common import FeatureTrainer, Method
-from trainers.common.c_search import Memo, lpclip_rows, search_c
+from trainers.common.c_search import COARSE_C, Memo, lpclip_rows, search_c
+from trainers.common.idle import STORED_VIEWS, TRAINING, no_augmentation, no_templates
 from trainers.common.loading import select_rows
 
 logger = logging.getLogger(__name__)
 DRAWS = ("coop", "lpclip")
-TOLERANCE = 1e-4  # the solver's default, which the official script uses
 
 
 class LinearClassifier(Method):
@@ -66,7 +68,7 @@ def fit_logistic_regression(
     *,
     num_classes: int | None = None,
     max_iter: int = 1000,
-    tolerance: float = TOLERANCE,
+    tolerance: float = 1e-4,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Minimise |w|^2 / 2 + c * sum of cross-entropies by L-BFGS; the intercept is free.
 
@@ -124,15 +126,22 @@ class LinearProbe(FeatureTrainer):
     model_name = "linear_probe"
     fits_without_optimiser = True
     drop_last = False
+    ranges = {
+        "TRAINER.LINEARPROBE.C": above(0),
+        "TRAINER.LINEARPROBE.NUM_STEP": at_least(1),
+        "TRAINER.LINEARPROBE.MAX_ITER": at_least(1),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:
         node = CN()
         # coop: the draw that all methods here share | lpclip: the official script's own draw
         node.DRAW = "coop"
+        node.COARSE_C = COARSE_C  # values of the coarse search
         node.NUM_STEP = 8  # refinements after the coarse search
         node.C = 1.0  # used with TEST.SELECT_ON last, where nothing may be searched
         node.MAX_ITER = 1000  # of a fit
+        node.TOLERANCE = 1e-4  # of a fit: largest gradient; the solver's default, as official
         return CN({"TRAINER": CN({"LINEARPROBE": node})})
 
     def check_cfg(self, cfg: CfgNode) -> None:
@@ -142,18 +151,43 @@ class LinearProbe(FeatureTrainer):
             raise ValueError(
                 f"TRAINER.LINEARPROBE.DRAW is {node.DRAW!r}; expected {' or '.join(DRAWS)}."
             )
-        if node.C <= 0 or node.NUM_STEP < 1:
+        if not node.COARSE_C or min(node.COARSE_C) <= 0:
             raise ValueError(
-                f"TRAINER.LINEARPROBE.C is {node.C} and NUM_STEP {node.NUM_STEP}; expected C > 0 "
-                "and at least one step."
+                f"TRAINER.LINEARPROBE.COARSE_C is {tuple(node.COARSE_C)}; expected numbers above 0."
             )
         if node.DRAW == "lpclip" and cfg.DATASET.NUM_SHOTS < 1:
             raise ValueError("TRAINER.LINEARPROBE.DRAW lpclip needs DATASET.NUM_SHOTS >= 1.")
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        chosen = "TEST.SELECT_ON is {TEST.SELECT_ON}"
+        views = "the test view serves every image, training images included"
+        return [
+            Condition(
+                ("TRAINER.LINEARPROBE.C",),
+                lambda cfg: selection_rule(cfg) == "last",
+                f"C is searched, {chosen}",
+            ),
+            Condition(
+                ("TRAINER.LINEARPROBE.NUM_STEP",),
+                lambda cfg: selection_rule(cfg) != "last",
+                f"C is not searched, {chosen}",
+            ),
+            never((*TRAINING, "MODEL.INIT_WEIGHTS"), "a solver fits all images at once"),
+            never(STORED_VIEWS, views),
+            *no_augmentation(views),
+            no_templates("no text enters a linear probe"),
+            *super().conditions(),
+        ]
 
     @property
     def view_mode(self) -> str:
         """The test view of every image."""
         return "test"
+
+    @classmethod
+    def name_same_classes(cls, cfg: CfgNode, classnames: Sequence[str]) -> None:
+        """No class name enters: nothing to warn of."""
 
     # ----------------------------------------------------------------- set-up
     def build_data_loader(self) -> None:
@@ -167,9 +201,9 @@ class LinearProbe(FeatureTrainer):
             super().build_data_loader()
         finally:
             _set(self.cfg, NUM_SHOTS=shots, VAL_SHOTS=val_shots)
-        self._draw_as_lpclip(shots)
+        self._draw_as_lpclip(shots, val_shots)
 
-    def _draw_as_lpclip(self, shots: int) -> None:
+    def _draw_as_lpclip(self, shots: int, val_shots: int) -> None:
         dataset = self.dm.dataset
         if not dataset.val:
             raise ValueError(
@@ -185,7 +219,10 @@ class LinearProbe(FeatureTrainer):
             )
         splits = dataset.train_x, dataset.val
         rows = lpclip_rows(
-            *([item.label for item in items] for items in splits), shots=shots, seed=self.run_seed
+            *([item.label for item in items] for items in splits),
+            shots=shots,
+            val_shots=val_shots,
+            seed=self.run_seed,
         )
         train, val = ([items[i] for i in chosen] for items, chosen in zip(splits, rows))
         dataset._train_x, dataset._val = train, val
@@ -201,14 +238,21 @@ class LinearProbe(FeatureTrainer):
         """Fit; the test view serves every split, as in the official script."""
         super().before_train()
         train = self._rows(self.train_loader_x.items)
-        options = {"num_classes": self.num_classes, "max_iter": self.settings.MAX_ITER}
+        options = {
+            "num_classes": self.num_classes,
+            "max_iter": self.settings.MAX_ITER,
+            "tolerance": self.settings.TOLERANCE,
+        }
         fits = Memo(lambda c: fit_logistic_regression(*train, c, **options))
         if self.selection == "last":
             self.chosen_c = self.settings.C
         else:
             chooser = self.test_loader if self.selection == "test" else self.val_loader
             held_out = self._rows(chooser.items)
-            path = search_c(lambda c: accuracy(fits(c), *held_out), self.settings.NUM_STEP)
+            node = self.settings
+            path = search_c(
+                lambda c: accuracy(fits(c), *held_out), node.NUM_STEP, grid=node.COARSE_C
+            )
             self.chosen_c = path.kept[-1]
             best = 100 * max(path.coarse)
             logger.info("Coarse search: best accuracy %.2f%%", best)

@@ -12,9 +12,11 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import ClipTrainer, Method
 from trainers.common.deep_prompts import ImagePromptHook, TextPromptHook
+from trainers.common.idle import no_templates, words_are_few
 from trainers.common.loading import picked_state
 from trainers.common.prompts import ContextPrompt, encode_prompts
 
@@ -116,6 +118,10 @@ class MaPLe(ClipTrainer):
         node.PREC = "amp"  # fp32 | amp | fp16
         node.PROMPT_DEPTH = 9  # blocks with prompts, the input counted
         return CN({"TRAINER": CN({"MAPLE": node})})
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [words_are_few("MAPLE", "N_CTX"), no_templates(), *super().conditions()]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

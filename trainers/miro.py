@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
+from dassl.config import at_least
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common.dg_model import StudentClassifier
 from trainers.common.objective import Objective
@@ -93,6 +94,11 @@ class MIRO(StepTrainer):
     """All of the student and a linear head learn; b learns at LR * LR_MULT."""
 
     trained_parts = ("student", "head")
+    ranges = {
+        **StepTrainer.ranges,
+        "TRAINER.MIRO.LD": at_least(0),
+        "TRAINER.MIRO.LR_MULT": at_least(0),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:

@@ -15,13 +15,16 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition, at_least, never, only_if
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import atomic_write, load_checkpoint
 from trainers.common import FeatureTrainer, Method
+from trainers.common.class_words import words_of
 from trainers.common.loading import select_rows
 from trainers.common.needed import NeededFile
 from trainers.common.prompts import pre_projection_features, template_features
 from trainers.common.templates import ensemble_templates
+from trainers.compat import load_clip_to_cpu  # noqa: F401  for files that import it from here
 
 logger = logging.getLogger(__name__)
 VARIANTS = ("text", "image", "both")
@@ -216,6 +219,18 @@ class TaskRes(FeatureTrainer):
 
     node = "TaskRes"
     default_cfg = staticmethod(default_cfg)
+    ranges = {
+        "TRAINER.TaskRes.BASE_LR": at_least(0),
+        "TRAINER.TaskRes.BASE_EPOCHS": at_least(1),
+    }
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        stage = ("TRAINER.TaskRes.BASE_LR", "TRAINER.TaskRes.BASE_EPOCHS")
+        return [
+            only_if(stage, "TRAINER.TaskRes.ENHANCED_BASE", "train"),
+            *super().conditions(),
+        ]
 
     @staticmethod
     def needed_files(cfg: CfgNode) -> list[NeededFile]:
@@ -248,6 +263,10 @@ class TaskRes(FeatureTrainer):
             learn_alpha=node.LEARNABLE_ALPHA,
         )
 
+    @classmethod
+    def class_words(cls, cfg: CfgNode, classname: str) -> str:
+        return words_of(classname, replace_underscores=cfg.TRAINER.TaskRes.REPLACE_UNDERSCORES)
+
     def before_train(self) -> None:
         """Tune the text projection first where ENHANCED_BASE is train."""
         if self.settings.ENHANCED_BASE == "train":
@@ -273,7 +292,7 @@ class TaskRes(FeatureTrainer):
         path = enhanced_base_path(cfg, cfg.OUTPUT_DIR)
         if not path.is_file():
             logger.info("Tuning the text projection first, in %s.", cfg.OUTPUT_DIR)
-            TaskResBase(cfg).train()
+            self.sibling(TaskResBase, cfg).train()
         return path
 
     @classmethod
@@ -307,6 +326,20 @@ class TaskResBase(FeatureTrainer):
 
     node = "TaskRes"
     default_cfg = staticmethod(default_cfg)
+    class_words = TaskRes.class_words
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        residual = ("RESIDUAL_SCALE", "VARIANT", "LEARNABLE_ALPHA", "ENHANCED_BASE")
+        stage = ("BASE_LR", "BASE_EPOCHS")
+        return [
+            never((f"TRAINER.TaskRes.{key}" for key in residual), "the base has no residual yet"),
+            never(
+                (f"TRAINER.TaskRes.{key}" for key in stage),
+                "it is for TaskRes with its base; here OPTIM.LR and OPTIM.MAX_EPOCH count",
+            ),
+            *super().conditions(),
+        ]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

@@ -13,9 +13,10 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition, above, at_least, never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.selection import selection_split
+from dassl.engine.selection import selection_rule, selection_split
 from trainers.common import FeatureTrainer, Method
 from trainers.common.cache_logits import (
     ClassSums,
@@ -28,6 +29,8 @@ from trainers.common.cache_logits import (
     search_features,
 )
 from trainers.common.constant_loader import ConstantLoader
+from trainers.common.idle import STORED_VIEWS, TRAINING
+from trainers.common.loading import select_rows
 from trainers.common.prompts import zero_shot_classifier
 from trainers.common.templates import notebook_templates
 
@@ -129,8 +132,11 @@ class Cache(Method):
         """
         state = dict(state)
         if source_classes is not None and list(source_classes) != list(classes):
-            place = {name: label for label, name in enumerate(classes)}
-            target = torch.tensor([place.get(name, -1) for name in source_classes])
+            own = set(classes)
+            known = [label for label, name in enumerate(source_classes) if name in own]
+            target = torch.full((len(source_classes),), -1)
+            rows = select_rows(classes, [source_classes[label] for label in known])
+            target[known] = torch.tensor(rows, dtype=target.dtype)
             labels = target[state["key_labels"].cpu()]
             if not (labels >= 0).any():
                 raise ValueError(
@@ -151,8 +157,17 @@ class TipAdapter(FeatureTrainer):
     node = "TIPADAPTER"
     model_name = "tip_adapter"
     fits_without_optimiser = True
+    takes_shots = True
     drop_last = False
     is_finetuned = False
+    ranges = {
+        "TRAINER.TIPADAPTER.INIT_BETA": at_least(0),
+        "TRAINER.TIPADAPTER.INIT_ALPHA": at_least(0),
+        "TRAINER.TIPADAPTER.SEARCH_SCALE": above(0),
+        "TRAINER.TIPADAPTER.SEARCH_STEP": above(0),
+        "TRAINER.TIPADAPTER.AUGMENT_EPOCH": at_least(1),
+        "TRAINER.TIPADAPTER.CLIP_SCALE": at_least(0),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:
@@ -169,15 +184,33 @@ class TipAdapter(FeatureTrainer):
         super().check_cfg(cfg)
         node = cfg.TRAINER.TIPADAPTER
         for key in ("SEARCH_SCALE", "SEARCH_STEP"):
-            if len(node[key]) != 2 or min(node[key]) <= 0:
+            if len(node[key]) != 2:
                 raise ValueError(
-                    f"TRAINER.TIPADAPTER.{key} is {tuple(node[key])}; expected two positive "
-                    "numbers, for beta and alpha."
+                    f"TRAINER.TIPADAPTER.{key} is {tuple(node[key])}; expected two numbers, for "
+                    "beta and alpha."
                 )
-        if node.AUGMENT_EPOCH < 1:
-            raise ValueError(
-                f"TRAINER.TIPADAPTER.AUGMENT_EPOCH is {node.AUGMENT_EPOCH}; expected >= 1."
-            )
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        node = "TRAINER.TIPADAPTER"
+        grid, start = ("SEARCH_SCALE", "SEARCH_STEP"), ("INIT_BETA", "INIT_ALPHA")
+        own = [
+            Condition(
+                tuple(f"{node}.{key}" for key in grid),
+                lambda cfg: selection_rule(cfg) != "last",
+                "nothing may be searched, TEST.SELECT_ON is {TEST.SELECT_ON}",
+            ),
+        ]
+        if not cls.is_finetuned:
+            own += [
+                Condition(
+                    tuple(f"{node}.{key}" for key in start),
+                    lambda cfg: selection_rule(cfg) == "last",
+                    "the search on labels (TEST.SELECT_ON {TEST.SELECT_ON}) chooses it",
+                ),
+                never((*TRAINING, *STORED_VIEWS), "the cache is built, nothing is trained"),
+            ]
+        return [*own, *super().conditions()]
 
     @property
     def view_mode(self) -> str:
@@ -198,7 +231,7 @@ class TipAdapter(FeatureTrainer):
 
     def prepare_method(self) -> None:
         """Room for one key per shot, ordered for quick sums; ``before_train`` fills it."""
-        labels = torch.tensor([item.label for item in self.train_loader_x.items])
+        labels = torch.tensor([item.label for item in self.shots])
         self.key_order = cyclic_order(labels)
         empty = torch.zeros(len(labels), self.method.clip_classifier.shape[1])
         self.method.fill(empty, labels[self.key_order])
@@ -211,8 +244,7 @@ class TipAdapter(FeatureTrainer):
 
     def shot_keys(self) -> Tensor:
         """(N, D): keys from AUGMENT_EPOCH stored training views of the shots."""
-        items = self.train_loader_x.items
-        raw = self.bank.train(items, views=self.settings.AUGMENT_EPOCH).mean()
+        raw = self.bank.train(self.shots, views=self.settings.AUGMENT_EPOCH).mean()
         return cache_keys(raw[None])[self.key_order]
 
     def _test_loader(self, items: Sequence[Datum]) -> ConstantLoader:
@@ -286,6 +318,11 @@ class TipAdapterF(TipAdapter):
 
     is_finetuned = True
     default_cfg = staticmethod(TipAdapter.default_cfg)
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        staged = never("OPTIM.STAGED_LR", "the keys are all that learns")
+        return [staged, *super().conditions()]
 
     def param_groups(self) -> list[dict]:
         """The keys, updated in one pass over them instead of one per operation of AdamW."""

@@ -10,13 +10,19 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from dassl.config import Range
+from dassl.config.conditions import Condition, idle_settings
+from dassl.data import samplers, transforms
+from dassl.data.given import Batches, GivenData
 from dassl.data.seeding import set_epoch
+from dassl.optim import lr_scheduler, optimizer
 from dassl.utils import tolist_if_not
 
-from .anomaly import explain_nonfinite
+from .anomaly import explain_nonfinite, explain_weights
 from .checkpoints import load_models, resume_from_folders, save_models
 from .prograd import projected_gradients
 from .resume import ResumeFile, restore
+from .subspace import project_gradients
 from .writer import MetricsLog, SummaryWriter
 
 MODES = ("train", "eval", "test")
@@ -30,11 +36,17 @@ class TrainerBase:
     ``stop`` ends the loop after the current epoch.
     """
 
-    follows_backbone_size = False  # True: INPUT.SIZE (0, 0) is filled in by the trainer
+    # keys of INPUT that the trainer closes when it has built its network (dassl/config/pixels.py)
+    follows_backbone: tuple[str, ...] = ()
     uses_training_images = True  # False: no label of a training image enters (zero-shot)
     fits_without_optimiser = False  # True: train() fits the model by other means (cache, solver)
     keeps_shots = False  # True: an untrained model holds labelled training images (a memory)
     selects_in_evaluation = False  # True: the selection rule reads labels in ``test``, too
+    takes_networks: tuple[str, ...] = ()  # networks that ``from_parts`` may be given, by name
+    takes_shots = False  # True: ``from_parts`` may be given the images of a cache or memory
+    given_data: GivenData | None = None  # what ``from_parts`` was given; None: the dataset's
+    given_networks: dict[str, Any] = {}
+    ranges: dict[str, Range] = {}  # full key of an own setting -> the numbers that it may be
 
     def __init__(self) -> None:
         self.cfg: CfgNode | None = None
@@ -56,6 +68,98 @@ class TrainerBase:
         self.keep_resume_file = False  # the entry point removes it, after its own last file
         self.time_start = time.time()
         self.test_seconds = 0.0  # of the final test
+
+    # ----------------------------------------------------------------- parts
+    @classmethod
+    def from_parts(
+        cls,
+        cfg: CfgNode,
+        classnames: Sequence[str],
+        batches: Batches | None,
+        *,
+        test: Batches | None = None,
+        val: Batches | None = None,
+        shots: Batches | None = None,
+        all_classnames: Sequence[str] | None = None,
+        **networks: Any,
+    ) -> "TrainerBase":
+        """The trainer over tensors in the place of a dataset; all else is that of ``cls(cfg)``.
+
+        No image file is read; training writes its usual files to OUTPUT_DIR.
+
+            batches = [{"img": images, "label": labels}]  # (B, 3, H, W) normalised pixels, (B,)
+            trainer = CoOp.from_parts(cfg, ["cat", "dog"], batches, test=batches, clip=clip)
+            trainer.train()
+
+        Args:
+            cfg: the config, as ``dassl.engine.cli.make_config`` makes it of a command line;
+                DATASET.NAME still chooses templates.
+            classnames: ordered by label.
+            batches: the training batches of every epoch, or a function epoch (from 0) -> batches,
+                used in this order whatever DATALOADER says; None where nothing is trained.
+            test: batches of the test split, likewise; training without them needs TEST.NO_TEST.
+            val: batches of the validation split.
+            shots: the labelled images that a cache or memory is made of, where the training batches
+                are other views of them; see ``takes_shots``.
+            all_classnames: of the whole dataset, where ``classnames`` are a subset (LASP).
+            networks: in the place of those that the config names; see ``takes_networks``.
+
+        Raises:
+            TypeError: for a network that the trainer does not take.
+            ValueError: for a batch without inputs or labels, or with labels that have no name.
+        """
+        unknown = sorted(set(networks) - set(cls.takes_networks))
+        if unknown:
+            raise TypeError(
+                f"{cls.__name__}.from_parts() takes no network {', '.join(unknown)}; it takes "
+                f"{', '.join(cls.takes_networks) or 'none'}."
+            )
+        if shots is not None and not cls.takes_shots:
+            raise TypeError(
+                f"{cls.__name__}.from_parts() takes no shots: it learns from the batches alone."
+            )
+        data = GivenData(
+            classnames,
+            batches,
+            test=test,
+            val=val,
+            shots=shots,
+            all_classnames=all_classnames,
+            num_source_domains=len(cfg.DATASET.SOURCE_DOMAINS),
+        )
+        return cls._over(cfg.clone(), data, networks)
+
+    @classmethod
+    def _over(cls, cfg: CfgNode, data: GivenData | None, networks: dict[str, Any]) -> "TrainerBase":
+        trainer = cls.__new__(cls)
+        trainer.given_data, trainer.given_networks = data, networks
+        trainer.__init__(cfg)
+        return trainer
+
+    def sibling(self, kind: type["TrainerBase"], cfg: CfgNode) -> "TrainerBase":
+        """A trainer of another kind over this one's data and networks, given or of the config."""
+        return kind._over(cfg, self.given_data, self.given_networks)
+
+    # ----------------------------------------------------------------- settings
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        """What the settings of such a run depend on; a subclass puts its own in front."""
+        return [
+            Condition(
+                ("OPTIM",),
+                lambda cfg: cfg.OPTIM.MAX_EPOCH > 0,
+                "nothing is trained, OPTIM.MAX_EPOCH is {OPTIM.MAX_EPOCH}",
+            ),
+            *optimizer.CONDITIONS,
+            *lr_scheduler.CONDITIONS,
+            *samplers.CONDITIONS,
+            *transforms.CONDITIONS,
+        ]
+
+    @classmethod
+    def idle_settings(cls, cfg: CfgNode) -> dict[str, str]:
+        """Key -> why another value of it would change nothing in a run of this config."""
+        return idle_settings(cfg, cls.conditions())
 
     # ----------------------------------------------------------------- models
     def register_model(
@@ -114,13 +218,29 @@ class TrainerBase:
         if not torch.isfinite(loss).all():
             self._stop_nonfinite(loss)
 
+    def check_weights(self) -> None:
+        """Stop if a registered model holds infinite or NaN weights: it is not tested or saved.
+
+        Every epoch ends with it. In between the next loss shows what an update has broken.
+
+        Raises:
+            FloatingPointError
+        """
+        if cause := explain_weights(self._built_models(), self.get_current_lr()):
+            raise FloatingPointError(
+                f"Weights are infinite or NaN! epoch {self.epoch + 1}: {cause}"
+            )
+
+    def _built_models(self) -> dict[str, nn.Module]:
+        return {name: model for name, model in self._models.items() if model is not None}
+
     def _stop_nonfinite(self, loss: Tensor | float) -> None:
         batch = f"batch {getattr(self, 'batch_idx', 0) + 1} of {getattr(self, 'num_batches', '?')}"
         message = explain_nonfinite(
             loss,
             where=f"epoch {self.epoch + 1}, {batch}",
             lr=self.get_current_lr(),
-            modules={k: v for k, v in self._models.items() if v is not None},
+            modules=self._built_models(),
             batch=getattr(self, "_batch", None),
         )
         raise FloatingPointError(message)
@@ -171,6 +291,20 @@ class TrainerBase:
         gradients = projected_gradients(loss_a, loss_b, parameters, strength=lambda_)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
+        self.model_update(names)
+
+    def model_subspace_backward_and_update(
+        self, loss: Tensor, names: str | Sequence[str] | None = None
+    ) -> None:
+        """Zero, backward, keep of the gradient what lies in the rows of ``self.U``, step.
+
+        Source: Subspace Prompt Learning (vendored Dassl 0.5).
+        """
+        self.model_zero_grad(names)
+        self.model_backward(loss)
+        models = [self._models[name] for name in self.get_model_names(names)]
+        learned = [p for model in models for p in model.parameters() if p.grad is not None]
+        project_gradients(learned, self.U)
         self.model_update(names)
 
     # ----------------------------------------------------------------- files
@@ -285,6 +419,7 @@ class TrainerBase:
                 set_epoch(loader, epoch)
             self.before_epoch()
             self.run_epoch()
+            self.check_weights()
             self.after_epoch()
             self._keep_for_resume()
         self.after_train()

@@ -110,12 +110,22 @@ def log_banner(trainer: "TrainerBase", dataset: str) -> None:
         "seed": cfg.SEED if cfg.SEED >= 0 else "random",
         "device": _device_name(trainer.device),
         "backbone": cfg.MODEL.BACKBONE.NAME or "none",
+        "images": images_in_words(cfg.INPUT),
         "parameters": f"{trainable:,} trainable of {total:,}",
         "data": f"{dataset}{shots}: {sizes}; {len(trainer.lab2cname or ())} classes",
         "selection": rule_in_words(trainer.selection),
         "output": cfg.OUTPUT_DIR,
     }
     logger.info("%s", _block("Run", rows))
+
+
+def images_in_words(node: CfgNode) -> str:
+    """What the loaders and stored features of an INPUT node do with an image."""
+    if node.NO_TRANSFORM:
+        return "as they are"
+    size = " x ".join(map(str, node.SIZE)) if any(node.SIZE) else "as many as the network reads"
+    words = f"{size} pixels, {node.INTERPOLATION}, {node.RESIZE}"
+    return f"{words}; mean {list(node.PIXEL_MEAN)}, std {list(node.PIXEL_STD)}"
 
 
 def _device_name(device: torch.device) -> str:

@@ -20,10 +20,12 @@ from dassl.utils import (
     write_json,
 )
 
-from .build import build_trainer
+from .build import TRAINER_REGISTRY, build_trainer
+from .given import warn_of_idle_settings
 from .report import collect_results, log_banner, log_end, written_files
 from .resume import RESUME_FILES, check_same_config
 from .selection import most_revealing
+from .undeclared import explained
 
 if TYPE_CHECKING:
     from .base import TrainerBase
@@ -51,7 +53,8 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict[str, Any] | None:
         with only_writer(output):  # another process may do this run, or one of another config
             check_output_dir(cfg, output, is_evaluation=args.eval_only)
             if find_finished(output, evaluated) is None:
-                return run_now(args, cfg, evaluated, start=start)
+                with explained(cfg):
+                    return run_now(args, cfg, evaluated, start=start)
     logger.info(
         "This run is finished, nothing is repeated: see %s. Delete that folder to run again.",
         output / RESULTS_FILE,
@@ -64,6 +67,7 @@ def run_now(
 ) -> dict[str, Any] | None:
     """Build the trainer; train or evaluate, unless --no-train."""
     prepare(args, cfg)
+    warn_of_idle_settings(args, cfg, TRAINER_REGISTRY.get(cfg.TRAINER.NAME))
     trainer = build_trainer(cfg)
     check_evaluation_has_weights(args, trainer)
     write_config(trainer.cfg, Path(cfg.OUTPUT_DIR), is_evaluation=args.eval_only)

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dassl.config.files import REPOSITORY
+from dassl.config.recipes import Recipe, resolve, slug
 from tools.protocols.sets import check_has_no_domains, chosen_domains, transfer_targets
-from tools.recipes import ROOT, Recipe, resolve, slug
 
 KEY = re.compile(r"[A-Z][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)+$|USE_CUDA$|VERBOSE$")
 SHARED_KEYS = ("DATASET.", "INPUT.", "DATALOADER.", "USE_CUDA", "VERBOSE")
@@ -31,7 +32,7 @@ STAGES = {  # trainer -> its stages in order: (folder, trainer)
 
 def script_path(name: str) -> str:
     """A script of the repository as a command names it, from wherever that is given."""
-    return name if Path.cwd() == ROOT else (ROOT / name).as_posix()
+    return name if Path.cwd() == REPOSITORY else (REPOSITORY / name).as_posix()
 
 
 @dataclass

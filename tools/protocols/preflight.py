@@ -64,6 +64,7 @@ def config_problem(words: Sequence[str]) -> str:
     from dassl.engine import TRAINER_REGISTRY
     from dassl.engine.cli import make_config, make_parser
     from dassl.engine.run import check_output_dir
+    from dassl.engine.undeclared import explained
     from tools import protocol
 
     parser = make_parser()
@@ -75,10 +76,11 @@ def config_problem(words: Sequence[str]) -> str:
             cfg = make_config(args)
             trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
             if hasattr(trainer, "check_cfg"):  # as in __init__: it reads the config alone
-                trainer.__new__(trainer).check_cfg(cfg)
+                with explained(cfg):
+                    trainer.__new__(trainer).check_cfg(cfg)
     except SystemExit:  # argparse has printed its usage and the reason
         return complaint.getvalue().split("error: ", 1)[-1].strip()
-    except (ValueError, KeyError, OSError) as err:
+    except (ValueError, KeyError, OSError, ImportError) as err:
         return str(err.args[0] if isinstance(err, KeyError) and err.args else err)
     try:
         check_output_dir(cfg, Path(cfg.OUTPUT_DIR), is_evaluation=args.eval_only)
@@ -169,7 +171,7 @@ def weights_problems(backbones: Iterable[str], *, may_download: bool) -> list[st
             if may_download:
                 clip.fetch_weights(name)
                 continue
-            if path is None or path.is_file():
+            if path is None or path.exists():
                 continue
         except (RuntimeError, ValueError) as err:
             problems.append(f"Weights of {name}: {err}")

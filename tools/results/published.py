@@ -18,8 +18,8 @@ from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
+from dassl.config.yaml_files import read_yaml
 from tools.protocols.sets import FEWSHOT_SETS, SOURCE
-from tools.yaml_files import read_yaml
 
 JOINED = " + "  # between the recipes of one method
 PUBLISHED_DIR = Path(__file__).resolve().parents[2] / "configs" / "published"

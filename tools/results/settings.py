@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dassl.config.settings import settings_digest, settings_that_matter
+from dassl.config.yaml_files import read_yaml
 from tools.results.records import Record
-from tools.yaml_files import read_yaml
 
 UNKNOWN = "settings not recorded"
 SHOWN = 3  # keys whose values a label shows

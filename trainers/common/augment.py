@@ -20,24 +20,11 @@ from torch import Tensor
 from torchvision import transforms as T
 from yacs.config import CfgNode
 
+from clip.model import CLIP
 from dassl.config import get_cfg_default
-from dassl.data.transforms import build_transform
+from dassl.data.pixels import unnormalise
+from dassl.data.transforms import READS, build_transform
 
-# The keys of INPUT that a transform reads; a transform that is not named here may read any.
-READS = {
-    "center_crop": (),
-    "random_flip": (),
-    "random_translation": (),
-    "random_crop": ("CROP_PADDING",),
-    "random_resized_crop": ("RRCROP_SCALE",),
-    "cutout": ("CUTOUT_N", "CUTOUT_LEN"),
-    "colorjitter": ("COLORJITTER_B", "COLORJITTER_C", "COLORJITTER_S", "COLORJITTER_H"),
-    "randomgrayscale": ("RGS_P",),
-    "gaussian_blur": ("GB_P", "GB_K"),
-    "gaussian_noise": ("GN_MEAN", "GN_STD", "PIXEL_MEAN", "PIXEL_STD"),
-    "instance_norm": ("PIXEL_MEAN", "PIXEL_STD"),
-    "normalize": ("PIXEL_MEAN", "PIXEL_STD"),
-}
 AFTER_NORMALIZE = ("gaussian_noise", "instance_norm")  # they work on normalised pixels
 Transform = Callable[[Image.Image], Tensor]
 
@@ -105,8 +92,9 @@ class InputPipeline(Pipeline):
     def describe(self) -> dict[str, Any]:
         keys = {"SIZE", "INTERPOLATION"}
         for name in self._names:
-            keys.update(READS.get(name, self.settings))
-        keys -= {"TRANSFORMS", "NO_TRANSFORM"}
+            keys.update(READS.get(name, ()))
+        if not self.is_train and self.settings.get("RESIZE", "shortest") != "shortest":
+            keys.add("RESIZE")
         chosen = {key: self.settings[key] for key in sorted(keys)}
         described = {"is_train": self.is_train, "transforms": self._names, **chosen}
         return described if self.is_train else {**described, "alpha": "dropped before the resize"}
@@ -120,8 +108,7 @@ class InputPipeline(Pipeline):
         on_image, on_tensor = T.Compose(steps[:split]), T.Compose(steps[split + 1 :])
         is_plain = not steps[split + 1 :]
         undo = "normalize" in self._names
-        mean = torch.tensor(self.settings["PIXEL_MEAN"]).view(3, 1, 1)
-        std = torch.tensor(self.settings["PIXEL_STD"]).view(3, 1, 1)
+        mean, std = self.settings["PIXEL_MEAN"], self.settings["PIXEL_STD"]
 
         def transform(image: Image.Image) -> Tensor:
             image = on_image(image if image.mode == "RGB" else image.convert("RGB"))
@@ -129,7 +116,7 @@ class InputPipeline(Pipeline):
             if is_plain:
                 return pixels
             pixels = on_tensor(pixels.float().div_(255))
-            return pixels * std + mean if undo else pixels
+            return unnormalise(pixels, mean, std) if undo else pixels
 
         return transform
 
@@ -175,6 +162,12 @@ class Augmentation:
             cfg.INPUT[key] = value
         return cls.from_cfg(cfg)
 
+    @classmethod
+    def of_backbone(cls, clip: CLIP) -> "Augmentation":
+        """The test view that a backbone was made for (and the same as training views)."""
+        settings = backbone_input(clip)
+        return cls.from_input(settings.pop("SIZE")[0], **settings)
+
     @property
     def size(self) -> int:
         """Side of the views in pixels."""
@@ -194,6 +187,18 @@ class Augmentation:
         return Augmentation(
             replace(self.test, settings=settings), replace(self.train, settings=settings)
         )
+
+
+def backbone_input(clip: CLIP) -> dict[str, Any]:
+    """Keys of INPUT as a backbone was trained; nothing else says how its images are prepared."""
+    side = clip.visual.input_resolution
+    return {
+        "SIZE": (side, side),
+        "PIXEL_MEAN": clip.image_mean,
+        "PIXEL_STD": clip.image_std,
+        "INTERPOLATION": clip.image_interpolation,
+        "RESIZE": clip.image_resize,
+    }
 
 
 def _plain(key: str, value: Any) -> Any:

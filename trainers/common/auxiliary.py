@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip import load_backbone
+from dassl.config.pixels import IMAGENET_MEAN, IMAGENET_STD
 from dassl.utils import cache_dir, did_you_mean, download_url, load_checkpoint
 
 from .encoder import Encoder, NetworkEncoder
 from .toy_nets import INPUT_SIZE, load_toy_net
 
 logger = logging.getLogger(__name__)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MOCO_URL = "https://dl.fbaipublicfiles.com/moco-v3/r-50-{epochs}ep/r-50-{epochs}ep.pth.tar"
 MOCO_EPOCHS = ("100", "300", "1000")
 MOCO_PREFIX, MOCO_HEAD = "module.base_encoder.", "module.base_encoder.fc"

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 COARSE_C = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
-VAL_SHOTS = 4  # validation rows per class are min(shots, 4) in the script's table, too
 
 
 @dataclass
@@ -19,7 +18,7 @@ class SearchPath:
 
     Attributes:
         evaluated: every C in the order in which it was asked for, repeats included.
-        coarse: validation scores at ``COARSE_C``.
+        coarse: validation scores at the coarse grid.
         kept: the interval end that each refinement step kept; the last one is the result.
     """
 
@@ -28,13 +27,17 @@ class SearchPath:
     kept: list[float] = field(default_factory=list)
 
 
-def search_c(score: Callable[[float], float], num_step: int = 8) -> SearchPath:
+def search_c(
+    score: Callable[[float], float], num_step: int = 8, *, grid: Sequence[float] = COARSE_C
+) -> SearchPath:
     """Coarse grid, then ``num_step`` bisections in log C around its first maximum.
 
     The kept C is an end of the last interval, not the best C seen: as in the official script.
 
     Args:
         score: C -> validation accuracy; asked again for a C that it knows (memoise it).
+        num_step: bisections.
+        grid: the coarse one.
     """
     path = SearchPath()
 
@@ -42,8 +45,8 @@ def search_c(score: Callable[[float], float], num_step: int = 8) -> SearchPath:
         path.evaluated.append(c)
         return score(c)
 
-    path.coarse = [ask(c) for c in COARSE_C]
-    peak = COARSE_C[int(np.argmax(path.coarse))]
+    path.coarse = [ask(c) for c in grid]
+    peak = grid[int(np.argmax(path.coarse))]
     left, right = 1e-1 * peak, 1e1 * peak
     for _ in range(num_step):
         left_score, right_score = ask(left), ask(right)
@@ -98,9 +101,20 @@ def draw_rows(labels: Sequence[int], shots: int, generator: np.random.RandomStat
 
 
 def lpclip_rows(
-    train_labels: Sequence[int], val_labels: Sequence[int], *, shots: int, seed: int
+    train_labels: Sequence[int],
+    val_labels: Sequence[int],
+    *,
+    shots: int,
+    val_shots: int = 4,
+    seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The script's draw: rows of the training split, then min(shots, 4) of the validation split."""
+    """The script's draw, per class: ``shots`` training rows, then validation rows.
+
+    Args:
+        val_shots: of the validation split, min(shots, val_shots) rows; -1: all.
+    """
     generator = np.random.RandomState(seed)
     train = draw_rows(train_labels, shots, generator)
-    return train, draw_rows(val_labels, min(shots, VAL_SHOTS), generator)
+    if val_shots < 0:
+        return train, np.arange(len(val_labels))
+    return train, draw_rows(val_labels, min(shots, val_shots), generator)

@@ -16,6 +16,7 @@ from yacs.config import CfgNode
 from clip.model import CLIP
 from dassl.utils import did_you_mean, read_json
 
+from .class_words import words_of
 from .needed import NeededFile
 from .prompts import encode_sentences
 from .templates import (
@@ -134,7 +135,7 @@ def read_cupl(path: str | Path, classnames: Sequence[str]) -> list[list[str]]:
             f"{path} is no CuPL file: expected a JSON object with a non-empty list of sentences "
             "for every class name."
         )
-    names = [name.replace("_", " ") for name in classnames]
+    names = [words_of(name) for name in classnames]
     missing = [name for name in dict.fromkeys(names) if name not in content]
     if missing:
         hint = did_you_mean(missing[0], content)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from dassl.data.pixels import normalise
 from dassl.utils import load_checkpoint
 from trainers.common.dg_model import StudentClassifier, TextHead
 from trainers.common.step_files import DEPLOYED, network_of
@@ -28,12 +29,12 @@ class DeployedClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, C) logits."""
-        return self.network((pixels - self.mean) / self.std)
+        return self.network(normalise(pixels, self.mean, self.std))
 
 
 def load_deployed(model_dir: Path) -> tuple[DeployedClassifier, dict]:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -21,12 +20,7 @@ from dassl.data import DatasetWrapper
 from dassl.data.datasets import Datum
 from dassl.data.seeding import seeded
 from dassl.utils import atomic_write, cache_dir, read_image
-
-PIL_FILTERS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "nearest": Image.Resampling.NEAREST,
-}
+from trainers.common.domainbed_transforms import whole_image
 
 
 def stable_seed(*parts: object) -> int:
@@ -120,16 +114,13 @@ def rows_by_domain(items: Sequence[Datum]) -> list[list[int]]:
 class _Resized(Dataset):
     def __init__(self, items: Sequence[Datum], size: tuple[int, int], interpolation: str) -> None:
         self.items = items
-        self.size = size
-        self.filter = PIL_FILTERS[interpolation]
+        self.size, self.interpolation = size, interpolation
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, row: int) -> Tensor:
-        height, width = self.size
-        image = read_image(self.items[row].impath).resize((width, height), self.filter)
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        return whole_image(read_image(self.items[row].impath), self.size, self.interpolation)
 
 
 class ResizedImages:
@@ -203,10 +194,3 @@ class ResizedImages:
             target.flush()
             del target
         return np.load(path, mmap_mode="r")
-
-
-def normalise_pixels(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(B, 3, H, W) uint8 -> float32: divided by 255, minus mean, divided by std, per channel."""
-    mean = torch.tensor(mean, device=pixels.device).view(-1, 1, 1)
-    std = torch.tensor(std, device=pixels.device).view(-1, 1, 1)
-    return (pixels.float() / 255.0 - mean) / std

@@ -9,6 +9,7 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip import fetch_weights
+from dassl.config import Condition, above, between
 from trainers.common.dg_model import TextHead
 from trainers.common.needed import NeededFile
 from trainers.common.step_trainer import StepTrainer, step_cfg
@@ -17,7 +18,7 @@ from trainers.common.teacher import (
     build_teacher,
     class_embeddings,
     prompt_names,
-    prompt_templates,
+    run_templates,
 )
 
 STAGES = ("ALIGN", "DISTILL")
@@ -37,7 +38,8 @@ def distill_cfg(stages: tuple[str, ...] = STAGES) -> CfgNode:
     node.TEACHER = "ViT-B/16"
     node.SCALE = 100.0  # logit scale of an endpoint that does not tell its own
     node.LAMBDA = 0.5  # lam: share of the image term
-    node.PROMPT_STYLE = 2  # 1 | 2 | 3 | 5 | 6, see trainers/common/teacher.py
+    # 1 | 2 | 3 | 5 | 6, see trainers/common/teacher.py; DATASET.TEMPLATES replaces its templates
+    node.PROMPT_STYLE = 2
     cfg.INPUT.TEACHER_NORM = "imagenet"  # imagenet: the student's images | clip: CLIP's statistics
     cfg.SWAD.ENABLED = True
     cfg.SWAD.RESET = "cumulative"
@@ -79,13 +81,27 @@ class DistillTrainer(StepTrainer):
         class_texts: (C, D) unit rows.
     """
 
+    takes_networks = ("student", "teacher")
+    ranges = {
+        **StepTrainer.ranges,
+        "TRAINER.VL2V.LAMBDA": between(0, 1),
+        "TRAINER.VL2V.SCALE": above(0),
+    }
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [
+            Condition(
+                ("TRAINER.VL2V.SCALE",),
+                lambda cfg: cfg.TRAINER.VL2V.TEACHER.startswith(("http://", "https://")),
+                "the teacher {TRAINER.VL2V.TEACHER} tells its own scale",
+            ),
+            *super().conditions(),
+        ]
+
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        prompt_templates(cfg.TRAINER.VL2V.PROMPT_STYLE)
-        if not 0.0 <= cfg.TRAINER.VL2V.LAMBDA <= 1.0:
-            raise ValueError(
-                f"TRAINER.VL2V.LAMBDA is {cfg.TRAINER.VL2V.LAMBDA}; expected a number in [0, 1]."
-            )
+        run_templates(cfg, cfg.TRAINER.VL2V.PROMPT_STYLE)
 
     @staticmethod
     def needed_files(cfg: CfgNode) -> list[NeededFile]:
@@ -100,7 +116,7 @@ class DistillTrainer(StepTrainer):
     def build_model(self) -> None:
         """Build the teacher and the class texts first."""
         cfg, node = self.cfg, self.cfg.TRAINER.VL2V
-        self.teacher = build_teacher(
+        self.teacher = self.given_networks.get("teacher") or build_teacher(
             node.TEACHER,
             device=self.device,
             scale=node.SCALE,
@@ -109,7 +125,7 @@ class DistillTrainer(StepTrainer):
             std=cfg.INPUT.PIXEL_STD,
         )
         names = prompt_names(node.PROMPT_STYLE, self.classnames)
-        templates = prompt_templates(node.PROMPT_STYLE)
+        templates = run_templates(cfg, node.PROMPT_STYLE)
         texts = class_embeddings(self.teacher, names, templates, keep=True)
         self.class_texts = texts.to(self.device)
         super().build_model()
@@ -143,8 +159,13 @@ class DistillTrainer(StepTrainer):
 
     def checkpoint_meta(self) -> dict:
         node = self.cfg.TRAINER.VL2V
-        meta = {"teacher": node.TEACHER, "prompt_style": node.PROMPT_STYLE}
-        return {**super().checkpoint_meta(), **meta, "logit_scale": self.teacher.scale}
+        return {
+            **super().checkpoint_meta(),
+            "teacher": node.TEACHER,
+            "prompt_style": node.PROMPT_STYLE,
+            "templates": list(run_templates(self.cfg, node.PROMPT_STYLE)),
+            "logit_scale": self.teacher.scale,
+        }
 
     def _note_start(self) -> None:
         super()._note_start()  # all checks are passed: from here on the folder holds a run

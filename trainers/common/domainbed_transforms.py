@@ -1,6 +1,6 @@
-"""Image transforms of the leave-one-domain-out protocol (DomainBed), parity: golden/domain_split.
+"""The test view of the leave-one-domain-out protocol (DomainBed): all of the image, made square.
 
-One normalised tensor feeds student and teacher: ImageNet statistics for both.
+Parity: golden/domain_split. Training views are INPUT.TRANSFORMS of ``step_cfg``.
 """
 
 from collections.abc import Callable
@@ -11,32 +11,34 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision import transforms as T
+from torchvision.transforms import functional
 
 from dassl.data.transforms import INTERPOLATION_MODES
 from trainers.common.augment import Pipeline
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 SIZE = (224, 224)  # height, width
+INTERPOLATION = "bilinear"  # a value of INPUT.INTERPOLATION
 CROP_SCALE = (0.7, 1.0)  # fraction of the area
 JITTER = 0.3  # brightness, contrast, saturation and hue
 GREY_PROBABILITY = 0.1
 
 
-def eval_transform(
-    size: tuple[int, int] = SIZE,
-    *,
-    mean: tuple[float, ...] = IMAGENET_MEAN,
-    std: tuple[float, ...] = IMAGENET_STD,
-) -> T.Compose:
-    """PIL image -> (3, h, w): resized without keeping the aspect ratio, normalised."""
-    return T.Compose([T.Resize(tuple(size)), T.ToTensor(), T.Normalize(list(mean), list(std))])
+def whole_image(image: Image.Image, size: tuple[int, int], interpolation: str) -> Tensor:
+    """Image -> (3, H, W) uint8, whatever its aspect ratio.
+
+    Args:
+        size: (H, W) in pixels.
+        interpolation: a value of INPUT.INTERPOLATION; with antialiasing.
+    """
+    resized = functional.resize(
+        image.convert("RGB"), list(size), INTERPOLATION_MODES[interpolation]
+    )
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
 @dataclass(frozen=True)
 class WholeImage(Pipeline):
-    """The test view of the protocol, for feature banks: all of the image, made square.
+    """``whole_image`` as a view, for feature banks and predictors.
 
     Args:
         side: pixels.
@@ -54,28 +56,7 @@ class WholeImage(Pipeline):
         return {"side": self.side, "interpolation": self.interpolation}
 
     def build(self) -> Callable[[Image.Image], Tensor]:
-        resize = T.Resize((self.side, self.side), INTERPOLATION_MODES[self.interpolation])
-
         def transform(image: Image.Image) -> Tensor:
-            return torch.from_numpy(np.array(resize(image.convert("RGB")))).permute(2, 0, 1)
+            return whole_image(image, (self.side, self.side), self.interpolation)
 
         return transform
-
-
-def train_transform(
-    size: tuple[int, int] = SIZE,
-    *,
-    mean: tuple[float, ...] = IMAGENET_MEAN,
-    std: tuple[float, ...] = IMAGENET_STD,
-) -> T.Compose:
-    """PIL image -> (3, h, w): crop, flip, colour jitter, sometimes grey, normalised."""
-    return T.Compose(
-        [
-            T.RandomResizedCrop(tuple(size), scale=CROP_SCALE),
-            T.RandomHorizontalFlip(),
-            T.ColorJitter(JITTER, JITTER, JITTER, JITTER),
-            T.RandomGrayscale(GREY_PROBABILITY),
-            T.ToTensor(),
-            T.Normalize(list(mean), list(std)),
-        ]
-    )

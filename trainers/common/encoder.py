@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from clip import weights_digest
+from dassl.data.pixels import normalise, unit_pixels
 
 PRECISIONS = ("fp32", "amp")
 
@@ -104,12 +105,15 @@ class Encoder(ABC):
         self._check(pixels)
         device = self.device
         images = unit_pixels(pixels.to(device, non_blocking=True))
-        mean = images.new_tensor(self.mean).view(3, 1, 1)
-        std = images.new_tensor(self.std).view(3, 1, 1)
-        images = images.sub(mean).div_(std)
+        return self.encode(normalise(images, self.mean, self.std))
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised pixels -> (B, D) raw features, float32; see ``__call__``."""
+        device = self.device
         use_amp = self.precision == "amp" and device.type == "cuda"
         with evaluating(self.network), torch.autocast(device.type, torch.float16, enabled=use_amp):
-            return self.forward(images).float()
+            return self.forward(images.to(device)).float()
 
     def _check(self, pixels: Tensor) -> None:
         side = self.size
@@ -210,11 +214,6 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def unit_pixels(pixels: Tensor) -> Tensor:
-    """uint8 in 0..255 -> float32 in [0, 1]; float pixels pass as float32."""
-    return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels.float()
 
 
 @torch.no_grad()

@@ -10,6 +10,11 @@ from torch import Tensor
 
 GRID = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 SEARCH_ROWS = 4096  # images at once
+FIXED_ALPHA = {  # the weights of `last` where ALPHA is not given
+    "zero_shot": (1.0, 1.0, 0.0),
+    "training_free": (1.0, 1.0, 1.0),
+    "few_shot": (1.0, 1.0, 0.3),
+}
 
 
 def fuse(parts: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor:

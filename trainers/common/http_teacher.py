@@ -34,6 +34,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dassl.data.pixels import unnormalise
 from dassl.utils import cache_dir
 from trainers.common.teacher import Teacher
 
@@ -82,13 +83,12 @@ class HttpTeacher(Teacher):
         self.batch_size, self.retries, self.wait, self.timeout = batch_size, retries, wait, timeout
         info = self._ask("info")
         super().__init__(str(info.get("name", self.url)), float(info.get("scale", scale)))
-        self.mean = torch.tensor(mean).view(-1, 1, 1)
-        self.std = torch.tensor(std).view(-1, 1, 1)
+        self.mean, self.std = mean, std
         identity = hashlib.sha256(f"{self.url}\0{self.name}".encode()).hexdigest()[:16]
         self.cache = ResponseCache(cache or cache_dir() / "teacher" / f"{identity}.sqlite")
 
     def encode_image(self, images: Tensor) -> Tensor:
-        pixels = (images.cpu() * self.std + self.mean).mul(255).round().clamp(0, 255)
+        pixels = unnormalise(images.cpu(), self.mean, self.std).mul(255).round().clamp(0, 255)
         rows = pixels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
         files = [_png(row) for row in rows]
         answers = self._answers(files, kind="image", encode=_base64)

@@ -1,12 +1,14 @@
 """Loading a method's checkpoint into a run whose classes may differ."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from dassl.engine.anomaly import refuse_nonfinite
 from dassl.utils import load_checkpoint
 
 if TYPE_CHECKING:
@@ -112,6 +114,7 @@ def load_exactly(module: nn.Module, state: dict[str, Tensor], path: Path) -> Non
             "--model-dir elsewhere."
         )
     module.load_state_dict(state)
+    refuse_nonfinite(module, path)
 
 
 PER_CLASS = ("token_prefix", "token_suffix")
@@ -168,15 +171,23 @@ def _left_out(state: dict[str, Tensor], own: dict[str, Tensor], prefix: str) -> 
 
 
 def select_rows(source: Sequence[str], target: Sequence[str]) -> list[int]:
-    """Row of every target class in the source classes; the first match counts.
+    """Row of every target class in the source classes.
 
     Raises:
-        ValueError: naming classes that the source lacks.
+        ValueError: naming classes that the source lacks, or names that several classes have.
     """
     index: dict[str, int] = {}
     for row, name in enumerate(source):
         index.setdefault(name, row)
     missing = [name for name in target if name not in index]
+    counts = Counter(source) | Counter(target)
+    several = sorted(name for name in index.keys() & set(target) if counts[name] > 1)
+    if several:
+        raise ValueError(
+            f"Several classes are called {', '.join(map(repr, several[:5]))}, so that the rows of "
+            "a checkpoint cannot be found by name for another list of classes. Rename the classes "
+            "and train again, or evaluate on the classes of the training."
+        )
     if missing:
         raise ValueError(
             f"{len(missing)} of {len(target)} classes are not among the {len(source)} classes of "

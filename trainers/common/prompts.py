@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from clip import tokenize
 from clip.model import CLIP, TowerHook
 
+from .class_words import words_of
 from .method import Method
 from .templates import fill
 
@@ -202,8 +203,8 @@ class LearnedPrompt(nn.Module):
 
         Args:
             n_ctx: number of context tokens M; ignored when ``ctx_init`` is given.
-            ctx_init: initial words, one token each; ``_`` counts as a blank.
-            learned_words: only so many of the words are learned, the others stay fixed.
+            ctx_init: initial words, see ``context_words``; M is the number of their tokens.
+            learned_words: only so many of these tokens are learned, the others stay fixed.
             class_specific: one context per class; ignored when ``ctx_init`` is given.
             position: of the class name: "end", "middle" or "front".
 
@@ -217,9 +218,9 @@ class LearnedPrompt(nn.Module):
                 f"Class token position is {position!r}; expected one of {', '.join(_LAYOUTS)} "
                 "(TRAINER.<NAME>.CLASS_TOKEN_POSITION)."
             )
-        names = [name.replace("_", " ") for name in classnames]
-        words = ctx_init.replace("_", " ").strip()
-        length = len(words.split(" ")) if words else n_ctx
+        names = [words_of(name) for name in classnames]
+        words = context_words(ctx_init)
+        length = token_count(words) if words else n_ctx
         _check_length(length, words, learned_words)
         if words and class_specific:
             logger.warning("CSC True has no effect: CTX_INIT gives one context for all classes.")
@@ -386,6 +387,11 @@ def token_count(text: str) -> int:
     return int(eot_positions(tokenize(text))[0]) - 1
 
 
+def context_words(ctx_init: str) -> str:
+    """The words of a CTX_INIT: ``_`` is a blank, several blanks are one."""
+    return " ".join(words_of(ctx_init).split())
+
+
 def _check_length(length: int, words: str, learned_words: int | None) -> None:
     learned = length if learned_words is None else learned_words
     if learned < 1:
@@ -394,7 +400,7 @@ def _check_length(length: int, words: str, learned_words: int | None) -> None:
         )
     if words and learned > length:
         raise ValueError(
-            f"CTX_INIT {words!r} has {length} word(s), too few for {learned} prompt tokens: give "
+            f"CTX_INIT {words!r} has {length} token(s), too few for {learned} prompt tokens: give "
             'more words, fewer tokens (N_CTX), or CTX_INIT "" for random ones.'
         )
 

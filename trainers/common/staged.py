@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import torch
 from yacs.config import CfgNode
 
+from dassl.config import check_ranges
 from dassl.data.checks import check_images
 from dassl.data.datasets import build_dataset
-from dassl.engine import TRAINER_REGISTRY, build_trainer
+from dassl.engine import TRAINER_REGISTRY
 from dassl.engine import run as engine_run
 from dassl.engine.base import TrainerBase
 from dassl.engine.report import parameter_counts
@@ -37,7 +38,8 @@ class StagedTrainer(TrainerBase):
     """
 
     stages: tuple[tuple[str, str], ...] = ()
-    follows_backbone_size = True
+    follows_backbone = ("SIZE",)
+    takes_networks = ("student", "teacher")
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
@@ -47,13 +49,21 @@ class StagedTrainer(TrainerBase):
         self.device = torch.device("cuda" if use_cuda else "cpu")
         self.selection = selection_rule(cfg)
         self.check_cfg(cfg)
-        self.dm = SimpleNamespace(dataset=build_dataset(cfg))
-        check_images(self.dm.dataset, skip_bad=cfg.DATALOADER.SKIP_BAD_IMAGES)
+        self.dm = self.given_data or SimpleNamespace(dataset=build_dataset(cfg))
+        if self.given_data is None:
+            check_images(self.dm.dataset, skip_bad=cfg.DATALOADER.SKIP_BAD_IMAGES)
         self.lab2cname = self.dm.dataset.lab2cname
         self.num_classes = self.dm.dataset.num_classes
         # of the last stage, known when it has ended
         self.total_parameters, self.trainable_parameters = 0, 0
         self.last: TrainerBase | None = None
+
+    @classmethod
+    def idle_settings(cls, cfg: CfgNode) -> dict[str, str]:
+        """A key that no stage reads."""
+        kinds = [TRAINER_REGISTRY.get(trainer) for _, trainer in cls.stages]
+        idle, *others = [kind.idle_settings(cfg) for kind in kinds]
+        return {key: reason for key, reason in idle.items() if all(key in o for o in others)}
 
     def stage_cfg(self, index: int) -> CfgNode:
         """The config of a stage: its trainer, its folder, and the folder of the one before it."""
@@ -73,6 +83,7 @@ class StagedTrainer(TrainerBase):
         Raises:
             ValueError: as the stage would.
         """
+        check_ranges(cfg, self.ranges)
         *earlier, last = self.stage_checks()
         for stage in earlier:
             stage.check_cfg(cfg)
@@ -88,7 +99,10 @@ class StagedTrainer(TrainerBase):
     def stage_checks(self) -> list[StepChecks]:
         """The stages' trainers without what ``__init__`` builds: checks read the config alone."""
         kinds = (TRAINER_REGISTRY.get(trainer) for _, trainer in self.stages)
-        return [kind.__new__(kind) for kind in kinds]
+        checks = [kind.__new__(kind) for kind in kinds]
+        for stage in checks:
+            stage.given_networks = self.given_networks
+        return checks
 
     def train(self, start_epoch: int | None = None, max_epoch: int | None = None) -> None:
         """Run every stage that is not finished."""
@@ -132,7 +146,7 @@ class StagedTrainer(TrainerBase):
         with Logger(free_log(output), console=outer) as log:
             sys.stdout = log
             try:
-                trainer = build_trainer(cfg)
+                trainer = self.sibling(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), cfg)
                 engine_run.write_config(trainer.cfg, output, is_evaluation=False)
                 engine_run.log_banner(trainer, cfg.RUN.DATASET)
                 results = engine_run.train(trainer, start=start)
@@ -158,7 +172,7 @@ class StagedTrainer(TrainerBase):
         cfg.defrost()
         cfg.MODEL.INIT_WEIGHTS = ""
         cfg.freeze()
-        self.last = build_trainer(cfg)
+        self.last = self.sibling(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), cfg)
         self.last.load_model(directory, epoch=epoch)
         self.loaded_checkpoint = self.last.loaded_checkpoint
         self._keep(self.last, is_last=True)

@@ -1,10 +1,12 @@
-"""What a step-based run refuses before any work: read from its config and its dataset alone."""
+"""What a step-based run reads and refuses, from its config and its dataset alone."""
 
 from functools import partial
 
 from yacs.config import CfgNode
 
+from dassl.config import Condition, never, only_if
 from dassl.data.datasets import DatasetBase
+from trainers.common.idle import STORED_VIEWS, UNREAD, no_templates
 from trainers.common.needed import NeededFile
 from trainers.common.students import build_student, full_name
 from trainers.common.swad import check_reset_rule
@@ -18,18 +20,58 @@ class StepChecks:
 
     hands_on = False  # a later stage starts from ``best``
 
+    @property
+    def has_given_student(self) -> bool:
+        """Whether the student is at hand (``from_parts``): its name says nothing then."""
+        return "student" in self.given_networks
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        windows = ("N_CONVERGE", "N_TOLERANCE", "TOLERANCE", "RESET")
+        return [
+            only_if((f"SWAD.{key}" for key in windows), "SWAD.ENABLED", True),
+            Condition(
+                ("STEPS.CUTMIX_BETA",),
+                lambda cfg: cfg.STEPS.CUTMIX_PROB > 0,
+                "no step is mixed, STEPS.CUTMIX_PROB is 0",
+            ),
+            Condition(
+                ("STEPS.CUTMIX_PROB",),
+                lambda cfg: cfg.STEPS.CUTMIX_BETA > 0,
+                "no step is mixed, STEPS.CUTMIX_BETA is 0",
+            ),
+            Condition(
+                ("MODEL.BACKBONE.PRETRAINED",),
+                lambda cfg: not cfg.MODEL.BACKBONE.WEIGHTS,
+                "the weights are those of MODEL.BACKBONE.WEIGHTS",
+            ),
+            never("OPTIM.MAX_EPOCH", "the length of the run is STEPS.N"),
+            never("OPTIM.STAGED_LR", "its parameter groups are its own"),
+            never((*STORED_VIEWS, "TRAIN.TEXT_CHUNK"), "it has no frozen CLIP that encodes ahead"),
+            never("TRAIN.CHECKPOINT_FREQ", "it keeps the best and the SWAD weights, no epochs"),
+            never(
+                ("DATALOADER.SEEDING", "DATALOADER.TEST.SAMPLER"),
+                "training images are drawn step by step, evaluation images have a fixed order",
+            ),
+            no_templates("class texts have TRAINER.<NAME>.PROMPT_STYLE"),
+            *UNREAD,
+            *super().conditions(),
+        ]
+
     def check_cfg(self, cfg: CfgNode) -> None:
         """Refuse settings that cannot work.
 
         Raises:
             ValueError: naming the key, its value and what is allowed.
         """
-        if not cfg.MODEL.BACKBONE.NAME:
+        if not self.has_given_student and not cfg.MODEL.BACKBONE.NAME:
             raise ValueError(
                 "MODEL.BACKBONE.NAME, the student, is empty. Give --backbone NAME: rn50, vitb, "
                 "vits, deits, toy, torchvision:<model>, timm:<model>.<tag> or clip:<backbone>."
             )
-        full_name(cfg.MODEL.BACKBONE.NAME)
+        if not self.has_given_student:
+            full_name(cfg.MODEL.BACKBONE.NAME)
+        self._check_schedule(cfg)
         if cfg.STEPS.RECORDS not in RECORDS:
             raise ValueError(
                 f'STEPS.RECORDS is "{cfg.STEPS.RECORDS}"; allowed: {", ".join(RECORDS)}.'
@@ -38,6 +80,11 @@ class StepChecks:
             raise ValueError(
                 f"INPUT.TRANSFORMS is {list(cfg.INPUT.TRANSFORMS)}, without normalize: evaluation "
                 "and teacher take normalised images. Add it."
+            )
+        if cfg.INPUT.RESIZE != "squash":
+            raise ValueError(
+                f'INPUT.RESIZE is "{cfg.INPUT.RESIZE}", but the protocol of {type(self).__name__} '
+                'evaluates on whole images. Leave it at "squash".'
             )
         for key, value, only in (
             ("DATALOADER.TRAIN_X.SAMPLER", cfg.DATALOADER.TRAIN_X.SAMPLER, "RandomSampler"),
@@ -73,6 +120,13 @@ class StepChecks:
         read = partial(build_student, node.NAME, pretrained=node.PRETRAINED, weights=node.WEIGHTS)
         return [NeededFile(name, read, may_download=node.PRETRAINED and not node.WEIGHTS)]
 
+    def _check_schedule(self, cfg: CfgNode) -> None:
+        if cfg.OPTIM.STEP_PER != "epoch":
+            raise ValueError(
+                f"OPTIM.STEP_PER is {cfg.OPTIM.STEP_PER}, but {type(self).__name__} moves its "
+                "learning rate at evaluations (STEPS.FREQ). Leave it at epoch."
+            )
+
     def first_saved(self, cfg: CfgNode) -> tuple[str, int]:
         """Key and value of the first step that may become the best checkpoint."""
         return "STEPS.MODEL_SAVE", cfg.STEPS.MODEL_SAVE
@@ -94,10 +148,6 @@ class StepChecks:
         node = cfg.STEPS
         freq = node.FREQ or getattr(dataset, "steps_per_evaluation", DEFAULT_FREQ)
         steps = node.N or getattr(dataset, "steps", DEFAULT_STEPS)
-        if steps < 1 or freq < 1:
-            raise ValueError(
-                f"STEPS.N is {node.N} and STEPS.FREQ {node.FREQ}; neither can be negative."
-            )
         return freq, steps // freq + 1
 
     def check_training(self, cfg: CfgNode, dataset: DatasetBase) -> None:

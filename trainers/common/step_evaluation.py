@@ -1,16 +1,37 @@
 """Evaluation of step-based runs: nothing that has not changed is computed twice."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from dassl.data import GivenData
 from dassl.data.datasets import DatasetBase
-from trainers.common.dg_data import ResizedImages, normalise_pixels
+from dassl.data.pixels import normalise, unit_pixels
+from trainers.common.dg_data import ResizedImages
 from trainers.common.dg_model import StudentClassifier
 
 TARGET_PARTS = ("test_in", "test_out")
+
+
+class GivenImages:
+    """Images that are given as tensors, in the form of ``ResizedImages``.
+
+    Args:
+        images: (N, 3, H, W), normalised.
+        labels: (N,).
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, batch_size: int) -> Iterator[Tensor]:
+        """(B, 3, H, W) in order; the last batch may be smaller."""
+        yield from self.images.split(batch_size)
 
 
 class StepEvaluation:
@@ -22,14 +43,14 @@ class StepEvaluation:
     Args:
         parts: name -> images; ``test_in`` and ``test_out`` are the target's, all others the
             held-out parts of the source domains.
-        mean, std: normalisation.
+        mean, std: normalisation of 8-bit pixels; other images are normalised already.
         batch_size: images per forward pass.
         device: where the network is.
     """
 
     def __init__(
         self,
-        parts: Mapping[str, ResizedImages],
+        parts: Mapping[str, ResizedImages | GivenImages],
         *,
         mean: list[float],
         std: list[float],
@@ -75,6 +96,38 @@ class StepEvaluation:
             )
             for name, part in items.items()
         }
+        return cls._of_parts(parts, cfg, device)
+
+    @classmethod
+    def from_given(
+        cls, data: GivenData, cfg: CfgNode, *, device: torch.device | str
+    ) -> "StepEvaluation":
+        """The parts of given batches: ``val`` by domain, and ``test``.
+
+        A domain that ``val`` has and the first training batches have not is the target's: its
+        images are ``test_out``.
+
+        Raises:
+            ValueError: without images of a source domain in ``val``.
+        """
+        sources = {item.domain for item in data.dataset.train_x}
+        parts = {}
+        for domain, part in _given_by_domain(data.val_loader).items():
+            parts[f"domain{domain}_out" if domain in sources else "test_out"] = part
+        if not set(parts) - set(TARGET_PARTS):
+            raise ValueError(
+                "No held-out images of the training batches' domains are given, so that nothing "
+                "can be selected on them. Give from_parts() val=..., batches with the same domain."
+            )
+        if data.test_loader is not None:
+            batches = list(data.test_loader)
+            parts["test_in"] = GivenImages(_joined(batches, "img"), _joined(batches, "label"))
+        return cls._of_parts(parts, cfg, device)
+
+    @classmethod
+    def _of_parts(
+        cls, parts: Mapping, cfg: CfgNode, device: torch.device | str
+    ) -> "StepEvaluation":
         return cls(
             parts,
             mean=cfg.INPUT.PIXEL_MEAN,
@@ -96,19 +149,38 @@ class StepEvaluation:
             raise ValueError(f"The part {name} holds no images; check DATASET.HOLDOUT.")
         if network.is_student_frozen:
             if name not in self.features:
-                self.features[name] = self._encode(network.student, part)
+                rows = [network.student(images) for images in self._counted(name)]
+                self.features[name] = torch.cat(rows)
             rows = self.features[name].split(self.batch_size)
             logits = [network.classify(features) for features in rows]
         else:
-            logits = [self._encode_batch(network, pixels) for pixels in self._batches(part)]
+            logits = [network(images) for images in self._counted(name)]
         return torch.cat(logits), part.labels.to(self.device)
 
-    def _batches(self, part: ResizedImages):
-        return part.batches(self.batch_size)
+    def images(self, name: str) -> Iterator[Tensor]:
+        """Batches (B, 3, H, W) of one part, normalised, on the device."""
+        for images in self.parts[name].batches(self.batch_size):
+            images = images.to(self.device)
+            is_pixels = images.dtype == torch.uint8
+            yield normalise(unit_pixels(images), self.mean, self.std) if is_pixels else images
 
-    def _encode(self, student: torch.nn.Module, part: ResizedImages) -> Tensor:
-        return torch.cat([self._encode_batch(student, pixels) for pixels in self._batches(part)])
+    def _counted(self, name: str) -> Iterator[Tensor]:
+        for images in self.images(name):
+            self.encoded_images += len(images)
+            yield images
 
-    def _encode_batch(self, network: torch.nn.Module, pixels: Tensor) -> Tensor:
-        self.encoded_images += len(pixels)
-        return network(normalise_pixels(pixels.to(self.device), self.mean, self.std))
+
+def _given_by_domain(loader: Iterable[dict] | None) -> dict[int, GivenImages]:
+    """Domain -> its images, domains in ascending order."""
+    batches = list(loader or ())
+    if not batches:
+        return {}
+    images, labels, domains = (_joined(batches, key) for key in ("img", "label", "domain"))
+    return {
+        domain: GivenImages(images[domains == domain], labels[domains == domain])
+        for domain in domains.unique().tolist()
+    }
+
+
+def _joined(batches: list[dict], key: str) -> Tensor:
+    return torch.cat([torch.as_tensor(batch[key]) for batch in batches])

@@ -9,6 +9,8 @@ from torch import nn
 from yacs.config import CfgNode
 
 from dassl import __version__
+from dassl.data.pixels import normalise
+from dassl.engine.anomaly import refuse_nonfinite
 from dassl.utils import atomic_write, load_checkpoint
 from trainers.common.dg_model import StudentClassifier, TextHead, import_official
 from trainers.common.domainbed_transforms import WholeImage
@@ -24,6 +26,7 @@ SAME_IN_STAGES = (
     "trial_seed",
     "teacher",
     "prompt_style",
+    "templates",
 )
 
 
@@ -52,6 +55,7 @@ class StepFiles:
 
     def save_weights(self, name: str, *, train_out: float) -> None:
         """Write ``<run>/<name>``: the whole network, deployable as it is."""
+        self.check_weights()
         content = {
             "state_dict": self.network.state_dict(),
             "epoch": self.epoch + 1,
@@ -186,15 +190,14 @@ class StepFiles:
     def load_predictor(cls, checkpoint: dict, device: torch.device) -> Predictor:
         """A classifier from a checkpoint alone: no dataset, no teacher."""
         network = network_of(checkpoint).to(device).eval()
-        mean = torch.tensor(checkpoint["pixel_mean"], device=device).view(-1, 1, 1)
-        std = torch.tensor(checkpoint["pixel_std"], device=device).view(-1, 1, 1)
+        mean, std = checkpoint["pixel_mean"], checkpoint["pixel_std"]
 
         def logits(pixels: torch.Tensor) -> torch.Tensor:
-            return network((pixels.to(device) - mean) / std)
+            return network(normalise(pixels.to(device), mean, std))
 
         size = checkpoint["input_size"]
         view = WholeImage(size, interpolation_of(checkpoint)).build()
-        return Predictor(list(checkpoint["classnames"]), size, logits, view=view)
+        return Predictor(list(checkpoint["classnames"]), size, logits, view)
 
 
 def interpolation_of(checkpoint: dict) -> str:
@@ -227,6 +230,7 @@ def load_network(network: StudentClassifier, content: dict, path: Path | str) ->
             f"{path} does not fit the network of this run (student, projection, head): {error} "
             "Use the student, teacher and classes that it was trained with."
         ) from error
+    refuse_nonfinite(network, path)
 
 
 def network_of(checkpoint: dict) -> StudentClassifier:

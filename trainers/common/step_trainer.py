@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
+from dassl.config import at_least, between
+from dassl.config.pixels import close
 from dassl.data import DatasetWrapper
 from dassl.data.seeding import seeded
 from dassl.data.transforms import build_transform
@@ -32,7 +34,7 @@ from trainers.common.step_checks import StepChecks
 from trainers.common.step_evaluation import StepEvaluation
 from trainers.common.step_files import StepFiles
 from trainers.common.step_selection import StepSelection, split_metrics, summarise
-from trainers.common.students import build_student
+from trainers.common.students import Student, build_student
 from trainers.common.swad import LossValley, Segment
 
 logger = logging.getLogger(__name__)
@@ -61,7 +63,7 @@ def step_cfg() -> CfgNode:
     cfg.OPTIM = CN({"NAME": "adam", "LR": 5e-5, "WEIGHT_DECAY": 0.0})
     cfg.TEST = CN({"SELECT_ON": "source_val"})
     cfg.DATALOADER = CN({"TEST": CN({"BATCH_SIZE": 128})})
-    cfg.INPUT = CN()
+    cfg.INPUT = CN({"RESIZE": "squash"})  # evaluation sees all of an image, made square
     cfg.INPUT.TRANSFORMS = (
         "random_resized_crop",
         "random_flip",
@@ -83,25 +85,55 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
     ``build_projection`` and ``build_head``. DATALOADER.TRAIN_X.BATCH_SIZE counts images per domain.
     """
 
-    follows_backbone_size = True
+    follows_backbone = ("SIZE",)  # the rest is the protocol's, whatever the student's weights saw
+    takes_networks = ("student",)
     model_name = "network"  # folder of the deployed checkpoint
     stage = "train"  # enters every seed
     trained_parts: tuple[str, ...] = ("student", "head")
+    ranges = {
+        "STEPS.N": at_least(0),
+        "STEPS.FREQ": at_least(0),
+        "STEPS.CACHE_GB": at_least(0),
+        "STEPS.CUTMIX_PROB": between(0, 1),
+        "STEPS.CUTMIX_BETA": at_least(0),
+        "SWAD.N_CONVERGE": at_least(1),
+        "SWAD.N_TOLERANCE": at_least(1),
+        "SWAD.TOLERANCE": at_least(0),
+        "MODEL.DROPOUT": between(0, 1),
+    }
 
     # ----------------------------------------------------------------- set-up
     def build_data_loader(self) -> None:
         """The student first, because INPUT.SIZE follows it; then streams and fixed images."""
-        cfg = self.cfg
-        self.student = build_student(
-            cfg.MODEL.BACKBONE.NAME,
-            pretrained=cfg.MODEL.BACKBONE.PRETRAINED,
-            weights=cfg.MODEL.BACKBONE.WEIGHTS,
-            freeze_bn=cfg.MODEL.FREEZE_BN,
-        )
+        self.student = self._student()
         self._set_input_size()
         super().build_data_loader()
-        dataset = self.dm.dataset
-        self.freq, self.max_epoch = self.count_steps(cfg, dataset)
+        self.freq, self.max_epoch = self.count_steps(self.cfg, self.dm.dataset)
+        if self.given_data:
+            self.train_loader_x.check_steps((self.max_epoch - 1) * self.freq + 1)
+            self.evaluation = StepEvaluation.from_given(
+                self.given_data, self.cfg, device=self.device
+            )
+        else:
+            self._read_domains()
+
+    def _student(self) -> Student:
+        """The given student, or the one that the config names."""
+        node = self.cfg.MODEL
+        if self.has_given_student:
+            student = self.given_networks["student"]
+            student.freeze_bn = node.FREEZE_BN
+            return student
+        return build_student(
+            node.BACKBONE.NAME,
+            pretrained=node.BACKBONE.PRETRAINED,
+            weights=node.BACKBONE.WEIGHTS,
+            freeze_bn=node.FREEZE_BN,
+        )
+
+    def _read_domains(self) -> None:
+        """An endless stream per source domain, and the fixed images that are evaluated."""
+        cfg, dataset = self.cfg, self.dm.dataset
         items = DatasetWrapper(cfg, dataset.train_x, build_transform(cfg), is_train=True)
         batches = DomainBatches(
             rows_by_domain(dataset.train_x),
@@ -115,22 +147,16 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
 
     def _set_input_size(self) -> None:
         size = (self.student.input_size, self.student.input_size)
+        close(self.cfg, {"SIZE": size})
         given = tuple(self.cfg.INPUT.SIZE)
         if given[0] != given[1]:
             raise ValueError(f"INPUT.SIZE is {given}; a student reads square images.")
-        if given == (0, 0):
-            was_frozen = self.cfg.is_frozen()
-            self.cfg.defrost()
-            self.cfg.INPUT.SIZE = size
-            if was_frozen:
-                self.cfg.freeze()
-        elif given != size and not self.student.takes_any_size:
+        if given != size and not self.student.takes_any_size:
             raise ValueError(
                 f"INPUT.SIZE is {given}, but the student {self.student.name} reads {size[0]} x "
                 f"{size[1]} pixels. Leave INPUT.SIZE out: it follows the student."
             )
-        else:
-            self.student.input_size = given[0]
+        self.student.input_size = given[0]
 
     @property
     def classnames(self) -> list[str]:

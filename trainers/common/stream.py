@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from dassl.config import Condition, never
 from dassl.data.datasets import Datum
 from dassl.utils import atomic_write, load_checkpoint
 
@@ -222,6 +223,19 @@ class StreamTrainer(FeatureTrainer):
                 f"{name}.STREAM_LENGTH N writes <output>/{STATE_FILE}."
             )
 
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        views, batches = f"TRAINER.{cls.node}.N_VIEWS", "DATALOADER.TEST.BATCH_SIZE"
+        return [
+            Condition(
+                (f"TRAINER.{cls.node}.VIEW_KIND",),
+                lambda cfg: cfg.TRAINER[cls.node].N_VIEWS > 1,
+                f"there are no augmented views, {views} is {{{views}}}",
+            ),
+            never(batches, "a stream is read image by image, encoded in chunks of its own"),
+            *super().conditions(),
+        ]
+
     def build_augmentation(self) -> Augmentation:
         """Views of the training images and the plain test view."""
         return Augmentation.from_cfg(self.cfg)
@@ -240,6 +254,8 @@ class StreamTrainer(FeatureTrainer):
 
     def test_views(self, items: Sequence[Datum]) -> TestViews:
         """The views of test images; view 0 as in any evaluation."""
+        if self.given_data:
+            return TestViews(self.bank, items, views=self.settings.N_VIEWS, seed=0, stored=True)
         plain = self.bank.augmentation.test
         kind, name = self.settings.VIEW_KIND, self.cfg.DATASET.NAME
         pipeline = view_pipeline(kind, name, plain.size, self.view_scale)

@@ -14,10 +14,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from clip import load_backbone, tokenize, weights_digest
 from clip.model import CLIP
 from dassl.utils import atomic_write, cache_dir
+from trainers.common.class_words import warn_of_same_words, words_of
+from trainers.common.templates import check_templates
 
 TEXT_BATCH = 256  # prompts per call
 BLACK_BOXES = ("http://", "https://", "python:")  # teachers that are no CLIP at hand
@@ -39,6 +42,12 @@ def prompt_templates(style: int) -> tuple[str, ...]:
         why = " Style 4 fails in the official code, too." if style == 4 else ""
         raise ValueError(f"The prompt style (PROMPT_STYLE) is {style}; allowed: {known}.{why}")
     return PROMPT_STYLES[style]
+
+
+def run_templates(cfg: CfgNode, style: int) -> tuple[str, ...]:
+    """The templates of a prompt style, or DATASET.TEMPLATES where that is set."""
+    own = prompt_templates(style)
+    return tuple(check_templates(cfg.DATASET.TEMPLATES)) if cfg.DATASET.TEMPLATES else own
 
 
 def prompt_names(style: int, classnames: Sequence[str]) -> list[str]:
@@ -254,7 +263,8 @@ def class_embeddings(
                 f'The template "{template}" must hold one {{}}, where the class name goes, as in '
                 '"a photo of a {}".'
             )
-    names = [name.replace("_", " ") for name in classnames]
+    names = [words_of(name) for name in classnames]
+    warn_of_same_words(classnames, names)
     prompts = [template.format(name) for template in templates for name in names]
     path = None
     if keep and teacher.digest:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from .class_words import words_of
+
 _DATA = Path(__file__).with_name("prompt_templates.json")
 DEFAULT_TEMPLATE = "a photo of a {}."
 IMAGENET_SETS = ("ImageNet", "ImageNetA", "ImageNetV2", "ImageNetR", "ImageNetSketch")
@@ -92,4 +94,4 @@ def notebook_templates(cfg: CfgNode) -> list[str]:
 
 def fill(template: str, classname: str, *, replace_underscores: bool = True) -> str:
     """Put a class name into a template; ``_`` in the name becomes a blank unless told otherwise."""
-    return template.replace("{}", classname.replace("_", " ") if replace_underscores else classname)
+    return template.replace("{}", words_of(classname, replace_underscores=replace_underscores))

@@ -2,7 +2,9 @@
 
 from .transforms import (
     AVAI_CHOICES,
+    CONDITIONS,
     INTERPOLATION_MODES,
+    READS,
     Cutout,
     GaussianNoise,
     InstanceNormalization,
@@ -12,7 +14,9 @@ from .transforms import (
 
 __all__ = [
     "AVAI_CHOICES",
+    "CONDITIONS",
     "INTERPOLATION_MODES",
+    "READS",
     "Cutout",
     "GaussianNoise",
     "InstanceNormalization",

@@ -24,6 +24,10 @@ conditions of a line must hold. A `file` is the name of a YAML in the trainer's 
 taken and `--backbone` replaces its backbone. `<recipe>_<dataset>.yaml` is added by itself where it
 exists. Without a recipes.yaml the folder's `toy.yaml` serves the toy sets and its only other file
 everything else.
+
+Config files that a user names are taken as given, with two exceptions: a name of an official
+repository stands for our recipe (dassl/config/official.py), and a file of ours that only adds to a
+recipe (it names no backbone, or is in an `add` line) is put behind the one that it belongs to.
 """
 
 from __future__ import annotations
@@ -31,21 +35,25 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from tools.yaml_files import read_yaml
+from .files import CONFIGS, existing_yaml, find_yaml, shown
+from .official import find_official
+from .yaml_files import read_yaml
 
-ROOT = Path(__file__).resolve().parents[1]
-TRAINERS_DIR = ROOT / "configs" / "trainers"
+TRAINERS_DIR = CONFIGS / "trainers"
 CONDITIONS = ("dataset", "shots", "protocol", "backbone", "variant", "recipe")
 TOP_KEYS = {"backbone", "recipe", "add", "eval_only", "seeds"}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The answer: config files in merge order, options after them, and what they amount to."""
+    """The answer: config files in merge order, options after them, and what they amount to.
+
+    `notes` say what was made of files that the user gave.
+    """
 
     name: str
     files: tuple[Path, ...]
@@ -55,6 +63,7 @@ class Recipe:
     variant: str = ""
     eval_only: bool = False
     seeds: tuple[int, ...] = (1, 2, 3)
+    notes: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -66,8 +75,13 @@ class Recipe:
 
     def arguments(self) -> list[str]:
         """Command-line arguments for train.py; flags first, `opts` apart (they come last)."""
-        words = [word for path in self.files for word in ("--config-file", _shown(path))]
+        words = [word for path in self.files for word in ("--config-file", shown(path))]
         return words + (["--backbone", self.backbone] if self.replaces_backbone else [])
+
+    def in_words(self) -> str:
+        """Files and options in the order in which they count."""
+        pairs = (" ".join(pair) for pair in zip(self.opts[::2], self.opts[1::2]))
+        return ", ".join([*map(shown, self.files), *pairs])
 
     def value(self, key: str, default: object = None) -> object:
         """A config value that the files or options set, e.g. `MODEL.BACKBONE.NAME`."""
@@ -109,26 +123,47 @@ def resolve(
         backbone: overrides the recipe's own.
         recipe: overrides the choice of the main file.
         variant: setting of the method that lines of recipes.yaml may ask for.
-        config_files: replace the look-up altogether; the first one names the recipe.
+        config_files: in place of the look-up; the first one names the recipe.
         directory: where the trainers' folders are.
 
     Raises:
         FileNotFoundError: no such trainer folder or recipe; lists what there is.
-        ValueError: a recipes.yaml with unknown keys, or no line of it fits.
+        ValueError: a recipes.yaml with unknown keys, or no line of it fits; a recipe's name beside
+            config files; an addition without the recipe that it belongs to.
     """
+    facts = {"dataset": dataset, "shots": shots, "protocol": protocol, "variant": variant}
+    if not config_files:
+        return _look_up(trainer, facts, backbone=backbone, recipe=recipe, directory=directory)
+    if recipe:
+        raise ValueError(
+            f"--recipe {recipe} and --config-file {config_files[0]}: give one of them."
+        )
+    given = _read_given(config_files)
+    fixed = _fixed(_rules(directory / trainer), variant)
+    addition = _lonely_addition(given.files, directory)
+    if addition is None:
+        return _with_backbone(given, backbone, fixed)
+    base = _base_of(addition, trainer, facts, backbone=backbone, directory=directory)
+    more = [path for path in given.files if path not in base.files]
+    whole = replace(base, files=(*base.files, *more), opts=(*base.opts, *given.opts))
+    note = f"{shown(addition)} adds to a recipe. Taken together: {whole.in_words()}."
+    return _with_backbone(replace(whole, notes=(*given.notes, note)), backbone, fixed)
+
+
+def _fixed(rules: dict, variant: str) -> dict:
+    """Fields of a recipe that do not depend on its files."""
+    seeds = tuple(rules.get("seeds", (1, 2, 3)))
+    return {"variant": variant, "eval_only": bool(rules.get("eval_only", False)), "seeds": seeds}
+
+
+def _look_up(
+    trainer: str, facts: dict, *, backbone: str | None, recipe: str | None, directory: Path
+) -> Recipe:
+    """The recipe that the rules of a trainer give."""
     rules = _rules(directory / trainer)
     own = str(rules.get("backbone") or "")
-    facts = {"dataset": dataset, "shots": shots, "protocol": protocol, "backbone": backbone or own}
-    facts["variant"] = variant
-    fixed = {
-        "variant": variant,
-        "eval_only": bool(rules.get("eval_only", False)),
-        "seeds": tuple(rules.get("seeds", (1, 2, 3))),
-    }
-    if config_files:
-        files = [Path(path) for path in config_files]
-        _must_exist(files)
-        return _with_backbone(files[0].stem, files, (), backbone, fixed)
+    fixed = _fixed(rules, facts["variant"])
+    facts = {**facts, "backbone": backbone or own}
     main = _main_file(trainer, rules, facts, own=own, recipe=recipe, directory=directory)
     if main is None:
         return Recipe("default", (), (), backbone or "", bool(backbone), **fixed)
@@ -137,11 +172,69 @@ def resolve(
     facts["backbone"] = backbone or str(_node(main, "MODEL.BACKBONE.NAME") or own)
     files, opts = _additions(trainer, rules, facts, directory)
     files.insert(0, main)
-    extra = main.with_name(f"{main.stem}_{dataset}.yaml")
+    extra = main.with_name(f"{main.stem}_{facts['dataset']}.yaml")
     if extra.is_file() and extra not in files:
         files.append(extra)
     _must_exist(files)
-    return _with_backbone(main.stem, files, tuple(opts), backbone, fixed)
+    return _with_backbone(Recipe(main.stem, tuple(files), tuple(opts), ""), backbone, fixed)
+
+
+def _read_given(paths: Sequence[str | Path]) -> Recipe:
+    """Files of the user's as a recipe: taken as they are, official names in our files."""
+    files: list[Path] = []
+    opts, notes, name = [], [], ""
+    for path in paths:
+        official = None if find_yaml(path) else find_official(path)
+        if official is None:
+            files.append(existing_yaml(path, "--config-file"))
+            name = name or files[-1].stem
+            continue
+        files += official.files
+        opts += official.opts
+        name = name or official.name
+        meaning = Recipe("", official.files, official.opts, "")
+        notes.append(f"{path} is here: {meaning.in_words()}.")
+    return Recipe(name, tuple(files), tuple(opts), "", notes=tuple(notes))
+
+
+def _lonely_addition(files: Sequence[Path], directory: Path) -> Path | None:
+    """The first file, if it adds to a recipe and no recipe is among the files."""
+    additions = [path for path in files if _is_addition(path, directory)]
+    recipes = [p for p in files if p not in additions and _node(p, "MODEL.BACKBONE.NAME")]
+    return files[0] if files[0] in additions and not recipes else None
+
+
+def _is_addition(path: Path, directory: Path) -> bool:
+    """Whether a file of ours is made to follow another: it has no backbone, or an add line."""
+    path = path.resolve()
+    if path.parent.parent != directory.resolve():
+        return False
+    added = [line.get("file") for line in _rules(path.parent).get("add", ())]
+    return path.stem in added or not _node(path, "MODEL.BACKBONE.NAME")
+
+
+def _base_of(
+    addition: Path, trainer: str, facts: dict, *, backbone: str | None, directory: Path
+) -> Recipe:
+    """The recipe that an addition belongs to: the trainer's for this run, else by its name.
+
+    Raises:
+        ValueError: if it may belong to several; says what to type.
+    """
+    if "recipe" in _rules(directory / trainer):
+        return _look_up(trainer, facts, backbone=backbone, recipe=None, directory=directory)
+    folder = addition.parent
+    paths = (folder / f"{name}.yaml" for name in _names(folder))
+    names = [path.stem for path in paths if not _is_addition(path, directory)]
+    fitting = [name for name in names if addition.stem.startswith(f"{name}_")]
+    if not fitting:
+        raise ValueError(
+            f"{shown(addition)} adds to a recipe and is none itself. Give the recipe first: "
+            f"--config-file {shown(folder)}/NAME.yaml --config-file {shown(addition)}, with NAME "
+            f"one of {', '.join(names) or '(there is none)'}."
+        )
+    recipe = f"{folder.name}/{max(fitting, key=len)}"
+    return _look_up(trainer, facts, backbone=backbone, recipe=recipe, directory=directory)
 
 
 def _additions(
@@ -158,13 +251,10 @@ def _additions(
     return files, opts
 
 
-def _with_backbone(
-    name: str, files: list[Path], opts: tuple[str, ...], backbone: str | None, fixed: dict
-) -> Recipe:
-    plain = Recipe(name, tuple(files), opts, "", **fixed)
+def _with_backbone(plain: Recipe, backbone: str | None, fixed: dict) -> Recipe:
     own = str(plain.value("MODEL.BACKBONE.NAME") or "")
     replaced = backbone is not None and backbone != own
-    return Recipe(name, tuple(files), opts, backbone or own, replaced, **fixed)
+    return replace(plain, backbone=backbone or own, replaces_backbone=replaced, **fixed)
 
 
 def _main_file(
@@ -195,11 +285,15 @@ def _main_file(
     is_toy = facts["dataset"].startswith("toy_")
     if is_toy and "toy" in names:
         return folder / "toy.yaml"
-    others = [name for name in names if name != "toy"]
+    others = [
+        name
+        for name in names
+        if name != "toy" and not _is_addition(folder / f"{name}.yaml", directory)
+    ]
     if len(others) == 1:
         return folder / f"{others[0]}.yaml"
     raise FileNotFoundError(
-        f"{trainer} has several recipes and no recipes.yaml that chooses: {', '.join(names)}. "
+        f"{trainer} has several recipes and no recipes.yaml that chooses: {', '.join(others)}. "
         f"Give --recipe NAME or --config-file FILE."
     )
 
@@ -249,7 +343,7 @@ def _must_exist(files: Sequence[Path]) -> None:
     for path in files:
         if not path.is_file():
             known = ", ".join(_names(path.parent)) or "none"
-            raise FileNotFoundError(f"No config file {_shown(path)}. {path.parent} holds: {known}.")
+            raise FileNotFoundError(f"No config file {shown(path)}. {path.parent} holds: {known}.")
 
 
 def _node(path: Path, key: str) -> object:
@@ -258,8 +352,3 @@ def _node(path: Path, key: str) -> object:
 
 def _load(path: Path) -> dict:
     return read_yaml(path) or {}
-
-
-def _shown(path: Path) -> str:
-    """Relative to the repository where possible: commands stay short and portable."""
-    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)

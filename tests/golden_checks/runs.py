@@ -1,0 +1,99 @@
+"""Driving a registered trainer over a case's tensors, and what its run leaves behind."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from yacs.config import CfgNode
+
+import trainers  # noqa: F401
+from dassl.config import get_cfg_default
+from dassl.engine import TRAINER_REGISTRY, TrainerX
+from dassl.engine.cli import FOLLOW_BACKBONE, merge_declared
+
+
+def trainer_cfg(trainer: type, output: Path | str, settings: Mapping[str, Any]) -> CfgNode:
+    """Engine defaults, the trainer's defaults, then key -> value."""
+    cfg = get_cfg_default()
+    cfg.INPUT.SIZE = FOLLOW_BACKBONE
+    merge_declared(cfg, trainer.default_cfg())
+    cfg.TRAINER.NAME, cfg.OUTPUT_DIR = trainer.__name__, str(output)
+    cfg.TRAIN.PRINT_FREQ = 1000
+    for key, value in settings.items():
+        value = tuple(value) if isinstance(value, list) else value
+        cfg.merge_from_list([key, value])
+    cfg.freeze()
+    return cfg
+
+
+def build(name: str, output: Path | str, settings: Mapping[str, Any], *parts, **more) -> TrainerX:
+    """The registered trainer over given parts, see ``from_parts``."""
+    trainer = TRAINER_REGISTRY.get(name)
+    return trainer.from_parts(trainer_cfg(trainer, output, settings), *parts, **more)
+
+
+def optim_settings(config: dict) -> dict[str, Any]:
+    """Keys of OPTIM from what a case's ``config`` says of its optimiser."""
+    found = {
+        "LR": config.get("lr"),
+        "WEIGHT_DECAY": config.get("weight_decay"),
+        "EPS": config.get("eps"),
+        "MOMENTUM": config.get("momentum"),
+        "ETA_MIN": config.get("eta_min"),
+    }
+    found |= dict(zip(("ADAM_BETA1", "ADAM_BETA2"), config.get("betas", ())))
+    settings = {f"OPTIM.{key}": float(value) for key, value in found.items() if value is not None}
+    if "optimizer" in config:  # "Adam (coupled L2 weight decay)"
+        settings["OPTIM.NAME"] = config["optimizer"].split()[0].lower()
+    return settings
+
+
+class Record:
+    """What a trainer did in each of its steps.
+
+    Args:
+        trainer: is watched from now on.
+        after_step: called with the number of steps made, from 1.
+
+    Attributes:
+        losses: what ``forward_backward`` returned.
+        rates: learning rate of every group, as the step used it.
+        gradients: of the first step, by name of the registered model's parameter.
+    """
+
+    def __init__(
+        self, trainer: TrainerX, after_step: Callable[[int], None] = lambda count: None
+    ) -> None:
+        self.losses: list[dict[str, float]] = []
+        self.rates: list[list[float]] = []
+        self.gradients: dict[str, Tensor] = {}
+        step = trainer.forward_backward
+
+        def watched(*args) -> dict[str, float]:
+            self.rates.append([group["lr"] for group in trainer.optim.param_groups])
+            losses = step(*args)
+            if not self.losses:
+                self.gradients = _gradients(trainer)
+            self.losses.append(losses)
+            after_step(len(self.losses))
+            return losses
+
+        trainer.forward_backward = watched
+
+    def column(self, name: str) -> list[float]:
+        """One loss over all steps."""
+        return [losses[name] for losses in self.losses]
+
+
+def _gradients(trainer: TrainerX) -> dict[str, Tensor]:
+    (name,) = trainer.get_model_names()
+    parameters = trainer._models[name].named_parameters()
+    return {key: param.grad.clone() for key, param in parameters if param.grad is not None}
+
+
+def metrics_lines(output: Path | str, key: str) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl`` that hold a key."""
+    lines = Path(output, "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [line for line in map(json.loads, lines) if key in line]
