@@ -670,9 +670,7 @@ def test_weights_of_zero_shot_rows_alone_may_be_left_out(tmp_path, capsys):
 
     text = capsys.readouterr().err
     assert 'Model "nowhere.pt" not found' in text
-    assert text.strip().endswith(
-        "Zero-shot rows (--no-zeroshot leaves them out) or a teacher need it."
-    )
+    assert text.strip().endswith("Zero-shot rows need it (--no-zeroshot leaves them out).")
 
 
 def test_many_mistakes_of_one_kind_are_counted(monkeypatch):

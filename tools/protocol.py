@@ -106,7 +106,7 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
 
     Raises:
         ValueError: arguments that the protocol sets itself, seeds that are no numbers, unknown
-            data sets.
+            data sets, a data folder without a dataset that reads it.
     """
     for word in rest:
         if instead := _set_by_protocol(word):
@@ -114,6 +114,11 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
     if args.shots < 1:
         raise ValueError(
             f"--shots is {args.shots}; expected at least 1. Training on all images: train.py."
+        )
+    if not args.dataset and args.root != Request.root:
+        raise ValueError(
+            f'The data folder is "{args.root}" (DATA or --root), but no dataset is named, and the '
+            "toy sets do not read it. Name one, --dataset NAME (DATASETS.md lists them)."
         )
     try:
         seeds = tuple(int(word) for word in _words(args.seeds))

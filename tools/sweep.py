@@ -181,8 +181,7 @@ def make_request(protocol: str, words: Sequence[str]) -> Request:
     taken = [word for word in words if word in TAKEN]
     if taken:
         raise ValueError(f"{', '.join(taken)}: the sweep sets this itself.")
-    toy = [] if "--dataset" in words or protocol == "fewshot" else ["--dataset", "toy_domains"]
-    args, rest = tools_protocol.parse_args([protocol, "--no-zeroshot", *toy, *words])
+    args, rest = tools_protocol.parse_args([protocol, "--no-zeroshot", *words])
     args.output = Path(args.output) / "sweep"
     requests = tools_protocol.make_requests(args, rest)
     if len(requests) != 1 or len(requests[0].datasets) != 1:

@@ -21,6 +21,7 @@ from dassl.utils import atomic_write, load_checkpoint
 from trainers.common import FeatureTrainer, Method
 from trainers.common.class_words import words_of
 from trainers.common.loading import select_rows
+from trainers.common.needed import NeededFile
 from trainers.common.prompts import pre_projection_features, template_features
 from trainers.common.templates import ensemble_templates
 from trainers.compat import load_clip_to_cpu  # noqa: F401  for files that import it from here
@@ -180,7 +181,8 @@ def read_enhanced_base(path: str | Path) -> Tensor:
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"No enhanced base at {path} (TRAINER.TaskRes.ENHANCED_BASE, --enhanced-base). Train "
-            "one with: bash scripts/taskres/enhanced_base.sh DATASET SHOTS"
+            "one with: bash scripts/taskres/enhanced_base.sh DATASET SHOTS. Official files: see "
+            "DATASETS.md, section Enhanced bases."
         )
     state = load_checkpoint(str(path))["state_dict"]
     if list(state) != ["weight"]:
@@ -229,6 +231,14 @@ class TaskRes(FeatureTrainer):
             only_if(stage, "TRAINER.TaskRes.ENHANCED_BASE", "train"),
             *super().conditions(),
         ]
+
+    @staticmethod
+    def needed_files(cfg: CfgNode) -> list[NeededFile]:
+        """The tuned text projection, if there is one to start from."""
+        path = cfg.TRAINER.TaskRes.ENHANCED_BASE
+        if path in NO_BASE_FILE:
+            return []
+        return [NeededFile(f"Enhanced base {path}", lambda: read_enhanced_base(path))]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
