@@ -114,12 +114,13 @@ def resolve(
 
     Raises:
         FileNotFoundError: no such trainer folder or recipe; lists what there is.
-        ValueError: a recipes.yaml with unknown keys, or no line of it fits.
+        ValueError: an unknown variant, a recipes.yaml with unknown keys, or no line of it fits.
     """
     rules = _rules(directory / trainer)
     own = str(rules.get("backbone") or "")
     facts = {"dataset": dataset, "shots": shots, "protocol": protocol, "backbone": backbone or own}
     facts["variant"] = variant
+    _check_variant(trainer, variant, rules)
     fixed = {
         "variant": variant,
         "eval_only": bool(rules.get("eval_only", False)),
@@ -142,6 +143,18 @@ def resolve(
         files.append(extra)
     _must_exist(files)
     return _with_backbone(main.stem, files, tuple(opts), backbone, fixed)
+
+
+def _check_variant(trainer: str, variant: str, rules: dict) -> None:
+    """Refuse a variant that no line asks for: it would change the name of the run alone."""
+    lines = [*rules.get("recipe", ()), *rules.get("add", ())]
+    wanted = [line["variant"] for line in lines if "variant" in line]
+    flat = {name for one in wanted for name in (one if isinstance(one, list) else [one])}
+    known = sorted(flat - {""})  # "": where none is asked for
+    if variant and variant not in known:
+        raise ValueError(
+            f'{trainer} has no variant "{variant}". Known: {", ".join(known) or "none"}.'
+        )
 
 
 def _additions(

@@ -226,6 +226,10 @@ class DMN(StreamTrainer):
     selects_in_evaluation = True  # fusion weights are searched on a finished stream
     drop_last = False  # the official loader keeps the last partial batch
     view_scale = CROP_SCALE
+    unused_flags = {
+        **StreamTrainer.unused_flags,
+        "--transforms": "its training views are crops and flips of their own",
+    }
     ranges = {
         "TRAINER.DMN.MEMORY_SIZE": at_least(1),
         "TRAINER.DMN.BETA": at_least(0),

@@ -38,6 +38,7 @@ class StagedTrainer(TrainerBase):
 
     stages: tuple[tuple[str, str], ...] = ()
     follows_backbone_size = True
+    unused_flags = {"--head": "its stages bring their own"}
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
