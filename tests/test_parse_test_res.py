@@ -93,6 +93,14 @@ def test_an_unknown_metric_names_those_that_there_are(tmp_path, capsys):
     assert 'metric "recall". Known: accuracy, macro_f1.' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("style", [["--style", "coop"], ["--multi-exp"]])
+def test_options_of_tables_have_no_effect_on_another_parser_s_lines(tmp_path, capsys, style):
+    status = main([str(tmp_path), *style, "--published", "--json"])
+
+    assert status == 1
+    assert "--published, --json has no effect with --style coop" in capsys.readouterr().err
+
+
 def test_what_was_measured_stays_a_column_where_all_rows_agree(tmp_path, capsys):
     for trainer in ("TaskRes", "CoOp"):
         write_run(tmp_path / trainer, 70.0, trainer=trainer)

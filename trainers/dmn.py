@@ -224,6 +224,10 @@ class DMN(StreamTrainer):
     drop_last = False  # the official loader keeps the last partial batch
     view_scale = CROP_SCALE
     needed_files = staticmethod(cupl_needed)
+    unused_flags = {
+        **StreamTrainer.unused_flags,
+        "--transforms": "its training views are crops and flips of their own",
+    }
     ranges = {
         "TRAINER.DMN.MEMORY_SIZE": at_least(1),
         "TRAINER.DMN.BETA": at_least(0),

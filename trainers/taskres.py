@@ -17,7 +17,7 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.config import Condition, at_least, never, only_if
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import atomic_write, load_checkpoint
+from dassl.utils import load_checkpoint, write_checkpoint
 from trainers.common import FeatureTrainer, Method
 from trainers.common.class_words import words_of
 from trainers.common.loading import select_rows
@@ -325,6 +325,10 @@ class TaskResBase(FeatureTrainer):
     """
 
     node = "TaskRes"
+    unused_flags = {
+        **FeatureTrainer.unused_flags,
+        "--enhanced-base": "it is what trains such a base",
+    }
     default_cfg = staticmethod(default_cfg)
     class_words = TaskRes.class_words
 
@@ -357,5 +361,4 @@ class TaskResBase(FeatureTrainer):
         path = enhanced_base_path(self.cfg, self.output_dir)
         path.parent.mkdir(parents=True, exist_ok=True)
         weight = self.method.weight.detach().cpu()
-        with atomic_write(path) as temporary:
-            torch.save({"state_dict": {"weight": weight}, "epoch": self.max_epoch}, temporary)
+        write_checkpoint({"state_dict": {"weight": weight}, "epoch": self.max_epoch}, path)

@@ -257,6 +257,10 @@ class TPT(StreamTrainer):
     """Tunes the context on each test image by itself; nothing is trained beforehand."""
 
     node = "TPT"
+    unused_flags = {
+        **StreamTrainer.unused_flags,
+        "--transforms": "nothing is trained before the stream",
+    }
     ranges = {
         "TRAINER.TPT.TTA_STEPS": at_least(0),
         "TRAINER.TPT.LR": at_least(0),

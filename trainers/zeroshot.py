@@ -50,6 +50,11 @@ class ZeroshotCLIP(FeatureTrainer):
     """One template per dataset, no training."""
 
     uses_training_images = False
+    unused_flags = {
+        **FeatureTrainer.unused_flags,
+        "--transforms": "nothing is trained",
+        "--model-dir": "nothing is learned, so that a run leaves nothing to load",
+    }
 
     @classmethod
     def templates(cls, cfg: CfgNode) -> list[str]:

@@ -46,6 +46,7 @@ class TrainerBase:
     takes_shots = False  # True: ``from_parts`` may be given the images of a cache or memory
     given_data: GivenData | None = None  # what ``from_parts`` was given; None: the dataset's
     given_networks: dict[str, Any] = {}
+    unused_flags: dict[str, str] = {}  # flag of train.py that does nothing here -> why
     ranges: dict[str, Range] = {}  # full key of an own setting -> the numbers that it may be
 
     def __init__(self) -> None:

@@ -19,6 +19,7 @@ from dassl.flags import FlagParser
 from dassl.utils import did_you_mean
 
 from .build import TRAINER_REGISTRY
+from .flag_checks import check_flags, check_trainer_flags
 from .resume import root_is_the_set
 from .undeclared import DeclaredKeys, OpenKeys
 
@@ -49,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="Further words are KEY VALUE pairs of the config, as OPTIM.MAX_EPOCH 10.",
     )
     add = parser.add_argument
-    add("--root", default="", help="folder that holds the datasets")
+    add("--root", default="", help="folder that holds the datasets (embedded toy sets need none)")
     add("--output-dir", default="", help="folder of the run (default: a tree under output/)")
     add("--resume", default="", help="folder of a run whose checkpoints to go on from")
     add("--seed", type=int, default=-1, help="random seed; 0 is one, a negative one is random")
@@ -76,7 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--skip-bad-images", action="store_true", help="leave out corrupt images, counting them")
     add("--eval-only", action="store_true", help="load --model-dir and test; never trains")
-    add("--model-dir", default="", help="folder of the run to evaluate")
+    add("--model-dir", default="", help="folder of the run to evaluate (with --eval-only)")
     add("--load-epoch", type=int, help="epoch to load (default: the best or the last one)")
     add("--no-train", action="store_true", help="build everything, train nothing")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")
@@ -90,17 +91,19 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     options), flags, KEY VALUE pairs.
 
     Raises:
-        ValueError: an unknown trainer, dataset or value.
+        ValueError: an unknown trainer, dataset or value, or a flag without effect.
         KeyError: an unknown config key.
         FileNotFoundError: a YAML that is not there.
     """
     free_pairs(args)
     check_pairs(args.opts)
+    check_flags(args)
     cfg = get_cfg_default()
     leave_open(cfg)
     dataset_yaml = find_dataset_yaml(args)
     given = filter(None, map(find_yaml, args.config_file))
     trainer = TRAINER_REGISTRY.get(find_trainer(args, given))
+    check_trainer_flags(args, trainer)
     recipe = find_recipe(args, trainer, dataset_yaml.stem)
     if hasattr(trainer, "default_cfg"):
         merge_declared(cfg, trainer.default_cfg())

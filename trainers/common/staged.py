@@ -40,6 +40,7 @@ class StagedTrainer(TrainerBase):
     stages: tuple[tuple[str, str], ...] = ()
     follows_backbone = ("SIZE",)
     takes_networks = ("student", "teacher")
+    unused_flags = {"--head": "its stages bring their own"}
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()

@@ -78,6 +78,9 @@ def step_cfg() -> CfgNode:
     return cfg
 
 
+NO_HEAD = {"--head": "the method brings its own"}
+
+
 class StepTrainer(StepChecks, StepFiles, TrainerX):
     """Learns a ``StudentClassifier`` from batches of every source domain.
 
@@ -93,6 +96,7 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
     takes_networks = ("student",)
     model_name = "network"  # folder of the deployed checkpoint
     stage = "train"  # enters every seed
+    unused_flags = NO_HEAD
     trained_parts: tuple[str, ...] = ("student", "head")
     ranges = {
         "STEPS.N": at_least(0),
