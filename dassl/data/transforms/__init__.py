@@ -8,6 +8,7 @@ from .transforms import (
     InstanceNormalization,
     Random2DTranslation,
     build_transform,
+    normalize_step,
 )
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "InstanceNormalization",
     "Random2DTranslation",
     "build_transform",
+    "normalize_step",
 ]
