@@ -138,7 +138,7 @@ def resolve(
         raise ValueError(
             f"--recipe {recipe} and --config-file {config_files[0]}: give one of them."
         )
-    given = _read_given(config_files)
+    given = read_given(config_files)
     fixed = _fixed(_rules(directory / trainer), variant)
     addition = _lonely_addition(given.files, directory)
     if addition is None:
@@ -180,8 +180,12 @@ def _look_up(
     return _with_backbone(Recipe(main.stem, tuple(files), tuple(opts), ""), backbone, fixed)
 
 
-def _read_given(paths: Sequence[str | Path]) -> Recipe:
-    """Files of the user's as a recipe: taken as they are, official names in our files."""
+def read_given(paths: Sequence[str | Path]) -> Recipe:
+    """Files that a user names, as a recipe: taken as they are, official names as our files.
+
+    Raises:
+        FileNotFoundError: naming the files that look alike.
+    """
     files: list[Path] = []
     opts, notes, name = [], [], ""
     for path in paths:
