@@ -39,6 +39,7 @@ __all__ = [
     "TowerHook",
     "available_models",
     "build_model",
+    "fetch_weights",
     "load",
     "load_backbone",
     "tokenize",
@@ -150,6 +151,19 @@ def weights_path(name: str, download_root: str | os.PathLike | None = None) -> P
     if "://" in location:
         return weights_dir(download_root) / location.split("/")[-1]
     return Path(location)
+
+
+def fetch_weights(name: str) -> None:
+    """Have the weights of a backbone on this machine, whole: what is missing is downloaded.
+
+    Raises:
+        RuntimeError: if the name is unknown, or its weights cannot be had or read.
+        ValueError: if open_clip does not know the name.
+    """
+    if name.startswith(OPEN_CLIP_NAMES):  # that package alone knows them, and fetches as it loads
+        load_backbone(name)
+    elif weights_path(name) and name in _MODELS:
+        _download(_MODELS[name])
 
 
 def _known_path(name: str) -> str:

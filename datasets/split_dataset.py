@@ -23,7 +23,8 @@ from .subsampling import subsample_classes
 logger = logging.getLogger(__name__)
 
 MIRROR_NOTE = (
-    "The published split files are linked from DATASETS.md; several public repositories carry them."
+    "Sources of the published split files: DATASETS.md, section Split files, few-shot draws, class "
+    "subsets."
 )
 
 

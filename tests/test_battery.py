@@ -10,7 +10,7 @@ from battery import CLASSNAMES, SPLITS, made_image, made_trainer
 from dassl.config import check_ranges, get_cfg_default, leaves
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.cli import merge_declared
-from dassl.utils import load_checkpoint
+from dassl.utils import load_checkpoint, write_checkpoint
 from trainers.common import ClipTrainer
 from trainers.common.loading import checkpoint_path
 
@@ -142,7 +142,7 @@ def test_a_checkpoint_of_nan_weights_is_refused(folder):
     checkpoint = load_checkpoint(str(path))
     checkpoint["state_dict"]["ctx"][0] = float("nan")
     (folder / "nan" / trainer.model_name).mkdir(parents=True)
-    torch.save(checkpoint, folder / "nan" / trainer.model_name / path.name)
+    write_checkpoint(checkpoint, folder / "nan" / trainer.model_name / path.name)
 
     with pytest.raises(ValueError, match=r"infinite or NaN weights \(ctx\)"):
         made_trainer("CoOp", folder).load_model(str(folder / "nan"), epoch=1)

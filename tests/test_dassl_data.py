@@ -152,6 +152,15 @@ def test_an_unknown_domain_gets_a_did_you_mean():
         dataset.check_input_domains(["foto"], [])
 
 
+@pytest.mark.parametrize("key", ["SOURCE_DOMAINS", "TARGET_DOMAINS"])
+def test_domains_of_a_dataset_without_any_are_refused(cfg, key):
+    cfg.DATASET[key] = ("photo",)
+
+    flag = f"--{key.lower().replace('_', '-')}"
+    with pytest.raises(ValueError, match=rf"{key} is \('photo',\), but TinyForTests.*{flag}"):
+        build_dataset(cfg)
+
+
 def test_a_misspelt_dataset_gets_a_did_you_mean(cfg):
     cfg.DATASET.NAME = "TinyForTest"
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from dassl.engine import TRAINER_REGISTRY, SimpleNet, TrainerX, TrainerXU, build_trainer
 from dassl.engine.checkpoints import read_checkpoint
-from dassl.utils import set_random_seed
+from dassl.utils import set_random_seed, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +276,7 @@ def test_a_checkpoint_with_infinite_weights_is_not_loaded(build):
     path = Path(trainer.output_dir) / "toy" / "model.pth.tar-1"
     content = read_checkpoint(path)
     content["state_dict"]["2.bias"][1] = float("inf")
-    torch.save(content, path)
+    write_checkpoint(content, path)
 
     with pytest.raises(ValueError, match=r"tar-1 holds infinite or NaN weights \(2\.bias"):
         trainer.load_model(trainer.output_dir, epoch=1)

@@ -93,6 +93,14 @@ def test_an_unknown_metric_names_those_that_there_are(tmp_path, capsys):
     assert 'metric "recall". Known: accuracy, macro_f1.' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("style", [["--style", "coop"], ["--multi-exp"]])
+def test_options_of_tables_have_no_effect_on_another_parser_s_lines(tmp_path, capsys, style):
+    status = main([str(tmp_path), *style, "--published", "--json"])
+
+    assert status == 1
+    assert "--published, --json has no effect with --style coop" in capsys.readouterr().err
+
+
 def test_what_was_measured_stays_a_column_where_all_rows_agree(tmp_path, capsys):
     for trainer in ("TaskRes", "CoOp"):
         write_run(tmp_path / trainer, 70.0, trainer=trainer)
@@ -222,6 +230,15 @@ def test_published_numbers_stand_beside_with_their_source(tmp_path, capsys):
 
     assert "83.20" in text and "65.63" in text and "73.38" in text
     assert "MMA paper" in text and "misprint" in text
+
+
+def test_runs_on_half_of_the_classes_are_base_and_new_without_a_protocol(tmp_path, capsys):
+    for half, accuracy in (("base", 80.0), ("new", 60.0)):
+        write_run(tmp_path / half, accuracy, subsample_classes=half)
+
+    text = parse(capsys, tmp_path, "--base2new")[1]
+
+    assert "80.00" in text and "60.00" in text and "68.57" in text
 
 
 def test_published_numbers_are_those_of_as_many_shots(tmp_path, capsys):

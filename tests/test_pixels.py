@@ -188,17 +188,22 @@ def test_step_based_trainers_keep_the_statistics_of_their_protocol(trainer):
     assert (cfg.INPUT.INTERPOLATION, cfg.INPUT.RESIZE) == ("bilinear", "squash")
 
 
-def test_only_the_toy_students_state_statistics_in_a_recipe():
-    keys = {"PIXEL_MEAN", "PIXEL_STD", "INTERPOLATION"}
+def test_no_config_states_pixels_but_those_of_the_toy_domains():
     files = [*CONFIGS.glob("datasets/*.yaml"), *CONFIGS.glob("trainers/*/*.yaml")]
+    stating = {key: set() for key in OPEN}
 
-    stating = {
-        path.relative_to(CONFIGS).as_posix()
-        for path in files
-        if keys.intersection(yaml.safe_load(path.read_text()).get("INPUT", ()))
+    for path in files:
+        for key in set(yaml.safe_load(path.read_text()).get("INPUT", ())) & set(OPEN):
+            stating[key].add(path.relative_to(CONFIGS).as_posix())
+
+    students = {f"trainers/{name}/toy.yaml" for name in STEP_BASED}
+    assert stating == {
+        "SIZE": set(),
+        "PIXEL_MEAN": students,
+        "PIXEL_STD": students,
+        "INTERPOLATION": {"datasets/toy_domains.yaml"},
+        "RESIZE": set(),
     }
-
-    assert stating == {f"trainers/{name}/toy.yaml" for name in STEP_BASED}
 
 
 # --------------------------------------------------------------------- files of the first build

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dassl.config.recipes import TRAINERS_DIR
 from tools.protocols.plan import Request, Run, make_plan
-from tools.recipes import TRAINERS_DIR
 from tools.results.published import PUBLISHED_DIR, Entry, load_published
 from tools.results.records import load_records
 from tools.results.report import build_tables

@@ -127,7 +127,8 @@ def test_a_backbone_given_as_a_pair_chooses_its_recipe():
 def test_without_a_recipe_settings_are_the_engine_s_and_this_is_said(caplog):
     words = ("--trainer", "ZeroshotCLIP", "--dataset", "imagenet", "--no-recipe")
 
-    cfg = config(*words)
+    with caplog.at_level(logging.INFO):
+        cfg = config(*words)
 
     assert cfg.RUN.RECIPE == "" and cfg.MODEL.BACKBONE.NAME == ""
     assert caplog.messages == [
@@ -187,6 +188,14 @@ def test_an_addition_behind_a_recipe_is_taken_as_given(caplog):
 
     assert [path.stem for path in recipe.files] == ["vit_b16_ep100", "imagenet"]
     assert recipe.notes == ()
+
+
+def test_without_a_recipe_given_files_are_taken_as_they_are():
+    words = ("--trainer", "TaskRes", "--dataset", "imagenet", "--no-recipe")
+
+    cfg = config(*words, "--config-file", "configs/trainers/TaskRes/imagenet.yaml")
+
+    assert (cfg.OPTIM.LR, cfg.MODEL.BACKBONE.NAME, cfg.RUN.RECIPE) == (2e-4, "", "imagenet")
 
 
 def test_an_addition_that_fits_several_recipes_says_what_to_type(tmp_path):

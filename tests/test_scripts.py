@@ -160,3 +160,26 @@ def test_zero_shot_runs_with_one_template_and_with_an_ensemble(name):
     answer = run(ROOT / "scripts" / name, "toy_layout", "--dry-run")
 
     assert re.findall(r"--trainer (\w+)", answer.stdout) == ["ZeroshotCLIP", "ZeroshotCLIP2"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_no_script_runs_toy_sets_where_data_is_given(script, tmp_path):
+    answer = run(script, DATA=str(tmp_path), PYTHON="false")
+
+    assert answer.returncode == 2
+    assert f'DATA is "{tmp_path}", but no dataset is named' in answer.stderr
+
+
+def test_a_toy_set_that_is_named_runs_where_data_is_given(recorder):
+    call = recorder(ROOT / "scripts" / "dmn" / "ood.sh", "toy_objects_v2", DATA="/data")[0]
+
+    assert call[call.index("--dataset") + 1] == "toy_objects_v2"
+
+
+@pytest.mark.parametrize("words", [(), ("--root", "/data")])
+def test_a_protocol_asks_for_the_dataset_where_a_data_folder_is_given(words, monkeypatch, capsys):
+    if not words:
+        monkeypatch.setenv("DATA", "/data")
+
+    assert main(["fewshot", "--trainer", "TaskRes", *words]) == 1
+    assert 'The data folder is "/data" (DATA or --root)' in capsys.readouterr().err

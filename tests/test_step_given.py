@@ -61,6 +61,13 @@ def test_held_out_images_of_a_domain_that_is_not_trained_on_are_the_targets(tmp_
     assert set(trainer.evaluation.parts) == {"domain0_out", "domain2_out", "test_in", "test_out"}
 
 
+def test_without_training_batches_a_network_is_evaluated_on_all_given_domains(tmp_path):
+    trainer = build("ERM", tmp_path, SHORT, CLASSES, None, **parts())
+
+    assert trainer.evaluation.source_parts == ["domain0_out", "domain1_out", "domain2_out"]
+    assert trainer.test() == trainer.results["test"]["accuracy"]
+
+
 def test_a_function_gives_the_batches_of_every_stretch_between_evaluations(tmp_path):
     given = batches()
     asked = []

@@ -207,7 +207,8 @@ def dmn(tmp_path_factory):
 
     def build(folder, *options, trainer="DMN"):
         words = ["--trainer", trainer, "--dataset", "toy_shapes", "--seed", "1"]
-        words += ["--backbone", "toy/ViT", "--output-dir", str(folder)]
+        words += ["--backbone", "toy/ViT", "--output-dir", str(folder), "--no-recipe"]
+        words += ["--config-file", f"configs/trainers/{trainer}/toy.yaml"]
         words += [*(CROP_SETTINGS if trainer == "DMN" else ()), *options]
         args = make_parser().parse_args(words)
         built = build_trainer(make_config(args))

@@ -17,7 +17,7 @@ from yacs.config import CfgNode as CN
 
 import train
 from dassl.config.settings import settings_digest
-from dassl.engine import TRAINER_REGISTRY, cli, report
+from dassl.engine import TRAINER_REGISTRY, build_trainer, cli, report
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.run import DRAWN_SEED_FILE, run
 from dassl.utils import load_checkpoint, only_writer
@@ -361,6 +361,66 @@ def test_evaluation_in_the_training_folder_keeps_the_training_results(world):
 def test_evaluation_without_a_model_folder_is_refused(world):
     with pytest.raises(ValueError, match="--eval-only needs --model-dir"):
         start(world, "--eval-only")
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--model-dir", "a"], r"--model-dir a has no effect without --eval-only.*INIT_WEIGHTS"),
+        (["--load-epoch", "0"], "--load-epoch 0 has no effect without --model-dir"),
+        (["--eval-only", "--load-epoch", "2"], "--load-epoch 2 has no effect without --model-dir"),
+        (["--model-dir", "a", "--load-epoch", "2"], "--model-dir a has no effect without"),
+        (["--eval-only", "--no-train"], "--no-train has no effect beside --eval-only"),
+        (["--eval-only", "--resume", "a"], "--resume a has no effect beside --eval-only"),
+        (["--no-train", "--resume", "a"], "--resume a has no effect beside --no-train"),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused_with_what_to_do(world, flags, text):
+    with pytest.raises(ValueError, match=text):
+        config(world, *flags)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "flags"),
+    [
+        ("CoOp", ["--head", "mlp"]),
+        ("MMA", ["--head", "mlp"]),
+        ("ERM", ["--head", "mlp"]),
+        ("VL2VADiP", ["--head", "mlp"]),
+        ("ZeroshotCLIP", ["--transforms", "random_flip"]),
+        ("ZeroshotCLIP2", ["--model-dir", "a", "--eval-only"]),
+        ("DMN", ["--transforms", "random_flip"]),
+        ("TPT", ["--transforms", "random_flip"]),
+        ("LinearProbe", ["--transforms", "random_flip"]),
+        ("TaskResBase", ["--enhanced-base", "a"]),
+    ],
+)
+def test_a_flag_that_a_trainer_does_not_read_is_refused(world, trainer, flags):
+    with pytest.raises(ValueError, match=rf"{flags[0]} \S+ has no effect with {trainer}: .*Leave"):
+        config(world, *flags, trainer=trainer)
+
+
+def test_every_flag_that_a_trainer_does_not_read_exists():
+    known = make_parser().flags
+
+    for name in TRAINER_REGISTRY.registered_names():
+        assert set(TRAINER_REGISTRY.get(name).unused_flags) <= set(known), name
+
+
+def test_a_resumed_run_that_was_interrupted_again_says_where_it_goes_on(world, caplog):
+    start(world, output="a")
+    trainer = build_trainer(config(world, "--resume", str(world / "a"), output="b"))
+    trainer.max_epoch = 3
+    trainer.before_train()
+    trainer._resume_file.save(trainer, 2, force=True)
+    trainer.close_writer()
+
+    with caplog.at_level(logging.INFO):
+        again = build_trainer(config(world, "--resume", str(world / "a"), output="b"))
+        again.before_train()
+        again.close_writer()
+
+    assert "is done: the interrupted run here goes on" in caplog.text
 
 
 def test_evaluation_of_a_missing_folder_is_refused(world):

@@ -665,6 +665,14 @@ def test_an_export_that_disagrees_is_refused(distilled):
         export.largest_difference(model, lambda x: model(x) + 1.0, checkpoint["input_size"])
 
 
+@pytest.mark.parametrize("words", [["--template", "a {}"], ["--text-encoder", "toy/ViT"]])
+def test_text_options_of_an_export_without_new_classes_are_refused(distilled, tmp_path, words):
+    flags = ["--model-dir", str(distilled[0]), "--output", str(tmp_path / "s.pt2")]
+
+    with pytest.raises(ValueError, match=f"{words[0]} has no effect without --classnames"):
+        export.main([*flags, *words])
+
+
 def test_what_cannot_be_exported_is_told_with_what_to_do_instead(domains, tmp_path):
     def message(folder):
         with pytest.raises((ValueError, OSError)) as info:

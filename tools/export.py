@@ -60,6 +60,12 @@ def read_names(given: str) -> list[str]:
 def new_classes(model: DeployedClassifier, checkpoint: dict, args: argparse.Namespace) -> list[str]:
     """Replace the class texts as asked; returns the class names of the exported model."""
     if not args.classnames:
+        for flag in ("template", "text_encoder"):
+            if getattr(args, flag):
+                raise ValueError(
+                    f"--{flag.replace('_', '-')} has no effect without --classnames: the run's "
+                    "own class texts are exported. Give the class names, or leave it out."
+                )
         return list(checkpoint["classnames"])
     names = read_names(args.classnames)
     spec = args.text_encoder or checkpoint.get("teacher", "")

@@ -36,6 +36,7 @@ from trainers.common.predictor import config_of, normalise_pixels, pixels_of
 
 REGISTERED = (_datasets, _trainers)  # importing them registers datasets and trainers
 TOY_SETS = "toy_objects,toy_shapes,toy_textures,toy_scenes,toy_colors,toy_layout"
+BACKBONE = "toy/ViT"
 IMAGE_BATCH = 100
 
 
@@ -45,8 +46,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--datasets", default=TOY_SETS, help="names of configs/datasets, with commas between")
     add("--root", default="./data", help="folder that holds the datasets")
-    add("--backbone", default="toy/ViT", help="a CLIP with a transformer image tower")
-    add("--model-dir", default="", help="run whose adapters are in place, a trained MMA")
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--backbone", default=BACKBONE, help="a CLIP with a transformer image tower")
+    model.add_argument("--model-dir", default="", help="a trained MMA, its adapters in place")
     add("--shots", type=int, default=16, help="training images per class")
     add("--classes", type=int, default=0, help="first classes of every dataset; 0: all")
     add("--template", default="a photo of a {}.", help="sentence of the text samples")
@@ -140,7 +142,7 @@ def main(words: Sequence[str] | None = None) -> None:
     rows = study(text, vision, args.seeds)
     summary = summarise(rows)
     args.output.mkdir(parents=True, exist_ok=True)
-    backbone = f"{args.backbone} with {args.model_dir}" if args.model_dir else args.backbone
+    backbone = args.model_dir or args.backbone
     write_csv([{"backbone": backbone, **row} for row in rows], args.output / "layers.csv")
     write_csv([{"backbone": backbone, **row} for row in summary], args.output / "summary.csv")
     draw(

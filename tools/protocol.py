@@ -49,6 +49,17 @@ INSTEAD = {  # what the protocol sets itself -> how to say it
     "--load-epoch": SINGLE,
     "--no-train": SINGLE,
     "--no-recipe": SINGLE,
+    "--resume": "the same command again, which resumes what was interrupted",
+}
+DEFAULT_SHOTS = 16
+WITH_SHOTS = ("fewshot", "base2new", "xd", "dg")
+OF_PROTOCOLS = {  # option -> protocols in which it does something
+    "shots": WITH_SHOTS,
+    "targets": ("xd", "dg"),
+    "domains": ("lodo",),
+    "stage": ("lodo",),
+    "base_trainer": ("fewshot", "xd", "dg"),
+    "no_zeroshot": (*WITH_SHOTS, "testtime", "lodo"),
 }
 
 
@@ -72,7 +83,7 @@ def make_parser() -> FlagParser:
         help="config name, or several: a,b,c (xd, dg: the source); default toy_objects, "
         "lodo: toy_domains",
     )
-    add("--shots", type=int, default=16, help="images per class")
+    add("--shots", type=int, help=f"images per class (default: {DEFAULT_SHOTS})")
     add("--seeds", default=os.environ.get("SEEDS", ""), help='e.g. "1 2 3" (environment SEEDS)')
     add("--root", default=os.environ.get("DATA", "./data"), help="data folder (environment DATA)")
     add(
@@ -106,14 +117,21 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
 
     Raises:
         ValueError: arguments that the protocol sets itself, seeds that are no numbers, unknown
-            data sets.
+            data sets, a data folder without a dataset that reads it.
     """
     for word in rest:
         if instead := _set_by_protocol(word):
             raise ValueError(f"{word}: the protocol sets this itself. Use {instead}.")
-    if args.shots < 1:
+    check_options(args)
+    shots = DEFAULT_SHOTS if args.shots is None else args.shots
+    if shots < 1:
         raise ValueError(
-            f"--shots is {args.shots}; expected at least 1. Training on all images: train.py."
+            f"--shots is {shots}; expected at least 1. Training on all images: train.py."
+        )
+    if not args.dataset and args.root != Request.root:
+        raise ValueError(
+            f'The data folder is "{args.root}" (DATA or --root), but no dataset is named, and the '
+            "toy sets do not read it. Name one, --dataset NAME (DATASETS.md lists them)."
         )
     try:
         seeds = tuple(int(word) for word in _words(args.seeds))
@@ -123,7 +141,7 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
         protocol=args.protocol,
         trainer="",
         datasets=tuple(_words(args.dataset)) or (default_dataset(args.protocol),),
-        shots=args.shots,
+        shots=shots,
         seeds=seeds,
         root=args.root,
         output=Path(args.output),
@@ -141,6 +159,26 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
     )
     check_datasets((*first.datasets, *first.targets))
     return [replace(first, trainer=trainer) for trainer in _words(args.trainer)]
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse options that do nothing.
+
+    Raises:
+        ValueError: naming the option, and where it does something.
+    """
+    for name, protocols in OF_PROTOCOLS.items():
+        is_given = getattr(args, name) not in (None, "", False)
+        if is_given and args.protocol not in protocols:
+            raise ValueError(
+                f"--{name.replace('_', '-')} has no effect with the protocol {args.protocol}, only "
+                f"with {', '.join(protocols)}. Leave it out."
+            )
+    if args.recipe and args.config_file:
+        raise ValueError(
+            f"--recipe {args.recipe} has no effect beside --config-file, which stands in place of "
+            "any recipe. Leave one of them out."
+        )
 
 
 def default_dataset(protocol: str) -> str:

@@ -172,17 +172,19 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     return parser.parse_known_args(argv)
 
 
-def make_request(protocol: str, words: Sequence[str]) -> Request:
+def make_request(protocol: str, words: Sequence[str], classes: str = CLASSES[0]) -> Request:
     """The request that all settings share, from the words that tools/protocol.py reads.
 
     Raises:
-        ValueError: several trainers, or what the sweep or the protocol sets itself.
+        ValueError: several trainers, what the sweep or the protocol sets itself, or classes that
+            the protocol does not choose.
     """
+    if protocol != "fewshot" and classes != CLASSES[0]:
+        raise ValueError(f"--classes {classes} has no effect with --protocol {protocol}.")
     taken = [word for word in words if word in TAKEN]
     if taken:
         raise ValueError(f"{', '.join(taken)}: the sweep sets this itself.")
-    toy = [] if "--dataset" in words or protocol == "fewshot" else ["--dataset", "toy_domains"]
-    args, rest = tools_protocol.parse_args([protocol, "--no-zeroshot", *toy, *words])
+    args, rest = tools_protocol.parse_args([protocol, "--no-zeroshot", *words])
     args.output = Path(args.output) / "sweep"
     requests = tools_protocol.make_requests(args, rest)
     if len(requests) != 1 or len(requests[0].datasets) != 1:
@@ -194,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     args, words = parse_args(argv)
     try:
-        request = make_request(args.protocol, words)
+        request = make_request(args.protocol, words, args.classes)
         grid = parse_grid(args.grid)
         make_request(args.protocol, [*words, *grid])  # keys of the grid that are not free
         settings = plan_sweep(request, grid, args.classes)

@@ -25,6 +25,7 @@ from trainers.common.constant_loader import ConstantLoader
 from trainers.common.encoder import ClipEncoder, Encoder
 from trainers.common.feature_bank import FeatureBank
 from trainers.common.loading import select_rows
+from trainers.common.needed import NeededFile
 from trainers.common.paired_bank import PairedBank
 from trainers.common.predictor import normalise_pixels
 from trainers.common.prompts import zero_shot_classifier
@@ -242,6 +243,13 @@ class AMU(FeatureTrainer):
         ]
 
     # ----------------------------------------------------------------- set-up
+    @staticmethod
+    def needed_files(cfg: CfgNode) -> list[NeededFile]:
+        """The auxiliary network's weights."""
+        name, weights = cfg.TRAINER.AMU.AUX, cfg.TRAINER.AMU.AUX_WEIGHTS
+        what = f"Auxiliary network {name}"
+        return [NeededFile(what, lambda: load_auxiliary(name, weights), may_download=not weights)]
+
     @classmethod
     def auxiliary(cls, cfg: CfgNode, device: torch.device) -> Encoder:
         """The frozen second network."""

@@ -21,7 +21,7 @@ from dassl.utils import did_you_mean
 from trainers.common import Method
 from trainers.common.augment import Augmentation
 from trainers.common.confidence import confident_count, confident_prediction, repeated_rows
-from trainers.common.cupl import class_sentences, sentence_classifier, swap_food_names
+from trainers.common.cupl import class_sentences, cupl_needed, sentence_classifier, swap_food_names
 from trainers.common.dmn_conditions import CONDITIONS
 from trainers.common.dynamic_memory import DynamicMemory
 from trainers.common.fusion import FIXED_ALPHA, fuse, search_weights
@@ -223,6 +223,11 @@ class DMN(StreamTrainer):
     selects_in_evaluation = True  # fusion weights are searched on a finished stream
     drop_last = False  # the official loader keeps the last partial batch
     view_scale = CROP_SCALE
+    needed_files = staticmethod(cupl_needed)
+    unused_flags = {
+        **StreamTrainer.unused_flags,
+        "--transforms": "its training views are crops and flips of their own",
+    }
     ranges = {
         "TRAINER.DMN.MEMORY_SIZE": at_least(1),
         "TRAINER.DMN.BETA": at_least(0),

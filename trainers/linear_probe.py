@@ -126,6 +126,10 @@ class LinearProbe(FeatureTrainer):
     model_name = "linear_probe"
     fits_without_optimiser = True
     drop_last = False
+    unused_flags = {
+        **FeatureTrainer.unused_flags,
+        "--transforms": "it reads the test view of every image",
+    }
     ranges = {
         "TRAINER.LINEARPROBE.C": above(0),
         "TRAINER.LINEARPROBE.NUM_STEP": at_least(1),

@@ -17,10 +17,11 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.config import Condition, at_least, never, only_if
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import atomic_write, load_checkpoint
+from dassl.utils import load_checkpoint, write_checkpoint
 from trainers.common import FeatureTrainer, Method
 from trainers.common.class_words import words_of
 from trainers.common.loading import select_rows
+from trainers.common.needed import NeededFile
 from trainers.common.prompts import pre_projection_features, template_features
 from trainers.common.templates import ensemble_templates
 from trainers.compat import load_clip_to_cpu  # noqa: F401  for files that import it from here
@@ -180,7 +181,8 @@ def read_enhanced_base(path: str | Path) -> Tensor:
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"No enhanced base at {path} (TRAINER.TaskRes.ENHANCED_BASE, --enhanced-base). Train "
-            "one with: bash scripts/taskres/enhanced_base.sh DATASET SHOTS"
+            "one with: bash scripts/taskres/enhanced_base.sh DATASET SHOTS. Official files: see "
+            "DATASETS.md, section Enhanced bases."
         )
     state = load_checkpoint(str(path))["state_dict"]
     if list(state) != ["weight"]:
@@ -229,6 +231,14 @@ class TaskRes(FeatureTrainer):
             only_if(stage, "TRAINER.TaskRes.ENHANCED_BASE", "train"),
             *super().conditions(),
         ]
+
+    @staticmethod
+    def needed_files(cfg: CfgNode) -> list[NeededFile]:
+        """The tuned text projection, if there is one to start from."""
+        path = cfg.TRAINER.TaskRes.ENHANCED_BASE
+        if path in NO_BASE_FILE:
+            return []
+        return [NeededFile(f"Enhanced base {path}", lambda: read_enhanced_base(path))]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
@@ -315,6 +325,10 @@ class TaskResBase(FeatureTrainer):
     """
 
     node = "TaskRes"
+    unused_flags = {
+        **FeatureTrainer.unused_flags,
+        "--enhanced-base": "it is what trains such a base",
+    }
     default_cfg = staticmethod(default_cfg)
     class_words = TaskRes.class_words
 
@@ -347,5 +361,4 @@ class TaskResBase(FeatureTrainer):
         path = enhanced_base_path(self.cfg, self.output_dir)
         path.parent.mkdir(parents=True, exist_ok=True)
         weight = self.method.weight.detach().cpu()
-        with atomic_write(path) as temporary:
-            torch.save({"state_dict": {"weight": weight}, "epoch": self.max_epoch}, temporary)
+        write_checkpoint({"state_dict": {"weight": weight}, "epoch": self.max_epoch}, path)

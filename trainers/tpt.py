@@ -28,6 +28,7 @@ from trainers.common import Method
 from trainers.common.confidence import confident_count, least_entropy_views
 from trainers.common.cupl import swap_food_names
 from trainers.common.idle import TRAINING, no_augmentation, no_templates
+from trainers.common.needed import NeededFile
 from trainers.common.predictor import Predictor, config_of
 from trainers.common.prompts import ContextPrompt, context_words, encode_prompts, token_count
 from trainers.common.stream import Step, StreamTrainer
@@ -256,6 +257,10 @@ class TPT(StreamTrainer):
     """Tunes the context on each test image by itself; nothing is trained beforehand."""
 
     node = "TPT"
+    unused_flags = {
+        **StreamTrainer.unused_flags,
+        "--transforms": "nothing is trained before the stream",
+    }
     ranges = {
         "TRAINER.TPT.TTA_STEPS": at_least(0),
         "TRAINER.TPT.LR": at_least(0),
@@ -297,6 +302,15 @@ class TPT(StreamTrainer):
                 f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON!r} and TEST.FINAL_MODEL "
                 f"{cfg.TEST.FINAL_MODEL!r}; TPT selects nothing, use last and last_step."
             )
+
+    @staticmethod
+    def needed_files(cfg: CfgNode) -> list[NeededFile]:
+        """The learned context to start from, if one is given."""
+        path, is_conditional = cfg.TRAINER.TPT.CTX_FILE, cfg.TRAINER.TPT.COCOOP
+        if not path:
+            return []
+        read = partial(read_context, path, is_conditional=is_conditional)
+        return [NeededFile(f"Learned context {path}", read)]
 
     @classmethod
     def conditions(cls) -> list[Condition]:

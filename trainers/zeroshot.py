@@ -50,6 +50,11 @@ class ZeroshotCLIP(FeatureTrainer):
     """One template per dataset, no training."""
 
     uses_training_images = False
+    unused_flags = {
+        **FeatureTrainer.unused_flags,
+        "--transforms": "nothing is trained",
+        "--model-dir": "nothing is learned, so that a run leaves nothing to load",
+    }
 
     @classmethod
     def templates(cls, cfg: CfgNode) -> list[str]:
@@ -72,13 +77,13 @@ class ZeroshotCLIP(FeatureTrainer):
     def image_input(self) -> dict[str, Any]:
         """Where a domain is left out, images are seen as the students of that protocol see them.
 
-        The whole image made square. INPUT.TEACHER_NORM says with whose statistics: CLIP's give the
-        usual number, ImageNet's that of VL2V-ADiP's teacher.
+        The whole image made square, INPUT.INTERPOLATION is the students'. INPUT.TEACHER_NORM says
+        with whose statistics: CLIP's give the usual number, ImageNet's that of VL2V-ADiP's teacher.
         """
         own = super().image_input()
         if not _leaves_a_domain_out(self.cfg):
             return own
-        own |= {"RESIZE": "squash", "INTERPOLATION": INTERPOLATION}
+        own |= {"RESIZE": "squash", "INTERPOLATION": self.cfg.INPUT.INTERPOLATION or INTERPOLATION}
         if self.cfg.INPUT.TEACHER_NORM == "imagenet":
             own |= {"PIXEL_MEAN": IMAGENET_MEAN, "PIXEL_STD": IMAGENET_STD}
         return own

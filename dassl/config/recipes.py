@@ -128,8 +128,8 @@ def resolve(
 
     Raises:
         FileNotFoundError: no such trainer folder or recipe; lists what there is.
-        ValueError: a recipes.yaml with unknown keys, or no line of it fits; a recipe's name beside
-            config files; an addition without the recipe that it belongs to.
+        ValueError: an unknown variant, a recipes.yaml with unknown keys, or no line of it fits; a
+            recipe's name beside config files; an addition without the recipe that it belongs to.
     """
     facts = {"dataset": dataset, "shots": shots, "protocol": protocol, "variant": variant}
     if not config_files:
@@ -138,7 +138,7 @@ def resolve(
         raise ValueError(
             f"--recipe {recipe} and --config-file {config_files[0]}: give one of them."
         )
-    given = _read_given(config_files)
+    given = read_given(config_files)
     fixed = _fixed(_rules(directory / trainer), variant)
     addition = _lonely_addition(given.files, directory)
     if addition is None:
@@ -162,6 +162,7 @@ def _look_up(
     """The recipe that the rules of a trainer give."""
     rules = _rules(directory / trainer)
     own = str(rules.get("backbone") or "")
+    _check_variant(trainer, facts["variant"], rules)
     fixed = _fixed(rules, facts["variant"])
     facts = {**facts, "backbone": backbone or own}
     main = _main_file(trainer, rules, facts, own=own, recipe=recipe, directory=directory)
@@ -179,8 +180,12 @@ def _look_up(
     return _with_backbone(Recipe(main.stem, tuple(files), tuple(opts), ""), backbone, fixed)
 
 
-def _read_given(paths: Sequence[str | Path]) -> Recipe:
-    """Files of the user's as a recipe: taken as they are, official names in our files."""
+def read_given(paths: Sequence[str | Path]) -> Recipe:
+    """Files that a user names, as a recipe: taken as they are, official names as our files.
+
+    Raises:
+        FileNotFoundError: naming the files that look alike.
+    """
     files: list[Path] = []
     opts, notes, name = [], [], ""
     for path in paths:
@@ -235,6 +240,18 @@ def _base_of(
         )
     recipe = f"{folder.name}/{max(fitting, key=len)}"
     return _look_up(trainer, facts, backbone=backbone, recipe=recipe, directory=directory)
+
+
+def _check_variant(trainer: str, variant: str, rules: dict) -> None:
+    """Refuse a variant that no line asks for: it would change the name of the run alone."""
+    lines = [*rules.get("recipe", ()), *rules.get("add", ())]
+    wanted = [line["variant"] for line in lines if "variant" in line]
+    flat = {name for one in wanted for name in (one if isinstance(one, list) else [one])}
+    known = sorted(flat - {""})  # "": where none is asked for
+    if variant and variant not in known:
+        raise ValueError(
+            f'{trainer} has no variant "{variant}". Known: {", ".join(known) or "none"}.'
+        )
 
 
 def _additions(

@@ -17,8 +17,7 @@ from .datasets.base_dataset import Datum
 from .loader import LastingLoader
 from .samplers import build_sampler
 from .seeding import EpochSampler, SeededDataset
-from .transforms import INTERPOLATION_MODES, build_transform
-from .transforms.transforms import normalize_step
+from .transforms import INTERPOLATION_MODES, build_transform, normalize_step
 
 _MIB = 2**20
 

@@ -46,6 +46,7 @@ class TrainerBase:
     takes_shots = False  # True: ``from_parts`` may be given the images of a cache or memory
     given_data: GivenData | None = None  # what ``from_parts`` was given; None: the dataset's
     given_networks: dict[str, Any] = {}
+    unused_flags: dict[str, str] = {}  # flag of train.py that does nothing here -> why
     ranges: dict[str, Range] = {}  # full key of an own setting -> the numbers that it may be
 
     def __init__(self) -> None:
@@ -96,7 +97,8 @@ class TrainerBase:
                 DATASET.NAME still chooses templates.
             classnames: ordered by label.
             batches: the training batches of every epoch, or a function epoch (from 0) -> batches,
-                used in this order whatever DATALOADER says; None where nothing is trained.
+                used in this order whatever DATALOADER says; None where nothing is trained. What
+                they hold: ``dassl.data.given.GivenBatches``.
             test: batches of the test split, likewise; training without them needs TEST.NO_TEST.
             val: batches of the validation split.
             shots: the labelled images that a cache or memory is made of, where the training batches

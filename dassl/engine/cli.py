@@ -14,11 +14,12 @@ from yacs.config import CfgNode
 from dassl.config import check_ranges, get_cfg_default
 from dassl.config.files import CONFIGS, existing_yaml, find_yaml, shown
 from dassl.config.pixels import OPEN, close, leave_open
-from dassl.config.recipes import Recipe, resolve
+from dassl.config.recipes import Recipe, read_given, resolve
 from dassl.flags import FlagParser
 from dassl.utils import did_you_mean
 
 from .build import TRAINER_REGISTRY
+from .flag_checks import check_flags, check_trainer_flags
 from .resume import root_is_the_set
 from .undeclared import DeclaredKeys, OpenKeys, keys_of
 
@@ -49,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="Further words are KEY VALUE pairs of the config, as OPTIM.MAX_EPOCH 10.",
     )
     add = parser.add_argument
-    add("--root", default="", help="folder that holds the datasets")
+    add("--root", default="", help="folder that holds the datasets (embedded toy sets need none)")
     add("--output-dir", default="", help="folder of the run (default: a tree under output/)")
     add("--resume", default="", help="folder of a run whose checkpoints to go on from")
     add("--seed", type=int, default=-1, help="random seed; 0 is one, a negative one is random")
@@ -76,7 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--skip-bad-images", action="store_true", help="leave out corrupt images, counting them")
     add("--eval-only", action="store_true", help="load --model-dir and test; never trains")
-    add("--model-dir", default="", help="folder of the run to evaluate")
+    add("--model-dir", default="", help="folder of the run to evaluate (with --eval-only)")
     add("--load-epoch", type=int, help="epoch to load (default: the best or the last one)")
     add("--no-train", action="store_true", help="build everything, train nothing")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")
@@ -90,17 +91,19 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     options), flags, KEY VALUE pairs.
 
     Raises:
-        ValueError: an unknown trainer, dataset or value.
+        ValueError: an unknown trainer, dataset or value, or a flag without effect.
         KeyError: an unknown config key.
         FileNotFoundError: a YAML that is not there.
     """
     free_pairs(args)
     check_pairs(args.opts)
+    check_flags(args)
     cfg = get_cfg_default()
     leave_open(cfg)
     dataset_yaml = find_dataset_yaml(args)
     given = filter(None, map(find_yaml, args.config_file))
     trainer = TRAINER_REGISTRY.get(find_trainer(args, given))
+    check_trainer_flags(args, trainer)
     recipe = find_recipe(args, trainer, dataset_yaml.stem)
     keys = keys_of(trainer, cfg, args)
     cfg.RUN.DATASET = dataset_yaml.stem
@@ -220,12 +223,36 @@ def find_recipe(args: argparse.Namespace, trainer: type, dataset: str) -> Recipe
     """
     name = trainer.__name__
     if args.no_recipe:
-        return _without_recipe(args, name)
+        recipe = _given_alone(args)
+    else:
+        recipe = _look_up(args, trainer, dataset)
+    for note in recipe.notes:
+        logger.info("%s", note)
+    if not recipe.files:
+        why = "No recipe" if args.no_recipe else f"{name} has no recipe"
+        own = declared_engine_keys(trainer)
+        but = f" (but {', '.join(own)}: those of the trainer)" if own else ""
+        logger.info("%s: settings are the engine's defaults%s.", why, but)
+    elif not args.config_file:
+        words = recipe.in_words()
+        logger.info("Recipe of %s on %s: %s (--no-recipe turns it off).", name, dataset, words)
+    return recipe
+
+
+def _given_alone(args: argparse.Namespace) -> Recipe:
+    """What --no-recipe leaves: the given files as they are, if any."""
+    for flag in ("recipe", "variant"):
+        if getattr(args, flag):
+            raise ValueError(f"--no-recipe and --{flag} {getattr(args, flag)}: give one of them.")
+    return read_given(args.config_file)
+
+
+def _look_up(args: argparse.Namespace, trainer: type, dataset: str) -> Recipe:
     pairs = dict(zip(args.opts[::2], args.opts[1::2]))
     shots = pairs.get("DATASET.NUM_SHOTS", "")
     declared = getattr(trainer, "default_cfg", CfgNode)().get("RUN", {})
-    recipe = resolve(
-        name,
+    return resolve(
+        trainer.__name__,
         dataset,
         shots=int(shots) if shots.isdigit() and int(shots) else MANY_SHOTS,
         protocol=pairs.get("RUN.PROTOCOL") or declared.get("PROTOCOL") or DEFAULT_PROTOCOL,
@@ -234,40 +261,12 @@ def find_recipe(args: argparse.Namespace, trainer: type, dataset: str) -> Recipe
         variant=args.variant,
         config_files=args.config_file,
     )
-    for note in recipe.notes:
-        logger.info("%s", note)
-    if not recipe.files:
-        logger.info("%s", _engine_defaults(name, f"{name} has no recipe"))
-    elif not args.config_file:
-        words = recipe.in_words()
-        logger.info("Recipe of %s on %s: %s (--no-recipe turns it off).", name, dataset, words)
-    return recipe
 
 
-def _without_recipe(args: argparse.Namespace, trainer: str) -> Recipe:
-    """What --no-recipe leaves: the given files as they are, if any."""
-    for flag in ("recipe", "variant"):
-        if getattr(args, flag):
-            raise ValueError(f"--no-recipe and --{flag} {getattr(args, flag)}: give one of them.")
-    files = tuple(existing_yaml(path, "--config-file") for path in args.config_file)
-    if not files:
-        logger.warning("%s", _engine_defaults(trainer, "No recipe"))
-    return Recipe(files[0].stem if files else "", files, (), args.backbone)
-
-
-def _engine_defaults(trainer: str, why: str) -> str:
-    own = declared_engine_keys(trainer)
-    but = f" (but {', '.join(own)}: those of the trainer)" if own else ""
-    return f"{why}: settings are the engine's defaults{but}."
-
-
-def declared_engine_keys(trainer: str) -> list[str]:
+def declared_engine_keys(trainer: type) -> list[str]:
     """The engine's keys for which a trainer brings a default of its own."""
-    known = TRAINER_REGISTRY.registered_names()
-    declared = (
-        getattr(TRAINER_REGISTRY.get(trainer), "default_cfg", None) if trainer in known else None
-    )
-    return list(_shared_keys(declared(), get_cfg_default())) if declared else []
+    declared = getattr(trainer, "default_cfg", CfgNode)()
+    return list(_shared_keys(declared, get_cfg_default()))
 
 
 def _shared_keys(ours: CfgNode, engine: CfgNode, prefix: str = "") -> Iterator[str]:

@@ -130,6 +130,8 @@ class SimpleTrainer(TrainerBase):
         """The epoch to start from: an interrupted run here goes on, else RESUME or checkpoints."""
         wanted = self.cfg.RESUME
         has_state = self._resume_file.path.is_file()
+        if wanted and has_state:
+            logger.info("--resume %s is done: the interrupted run here goes on.", wanted)
         start = self.resume_model_if_exist(wanted if wanted and not has_state else self.output_dir)
         is_own = Path(wanted).absolute() == Path(self.output_dir).absolute()
         if start == 0 and wanted and not has_state and not is_own:

@@ -27,6 +27,7 @@ from .torchtools import (
     open_specified_layers,
     resume_from_checkpoint,
     save_checkpoint,
+    write_checkpoint,
 )
 
 __all__ = [
@@ -58,5 +59,6 @@ __all__ = [
     "set_random_seed",
     "setup_logger",
     "tolist_if_not",
+    "write_checkpoint",
     "write_json",
 ]

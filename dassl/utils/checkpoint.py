@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from .files import atomic_write
+from .integrity import CHECKSUM, check_archive, check_content, checksum_of
 
 _SCHEDULERS = (
     "CosineAnnealingLR",
@@ -93,17 +94,25 @@ def load_checkpoint(fpath: str | os.PathLike) -> Any:
 
     Tensors land on the CPU when CUDA is absent. Reads with `weights_only=True`; old files whose
     scheduler state holds objects are read through an allow-list, and such an object becomes the
-    dictionary of its counters.
+    dictionary of its counters. Checksums in the file are compared, see `integrity`.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no path, a truncated or foreign file, or one that holds other objects.
+        ValueError: no path, a truncated, damaged, edited or foreign file, or one that holds other
+            objects.
     """
     if fpath is None or not str(fpath):
         raise ValueError("File path is None: no checkpoint was given to load.")
     if not os.path.isfile(fpath):
         what = "a folder, not a file" if os.path.isdir(fpath) else "not there"
         raise FileNotFoundError(f'No checkpoint at "{fpath}": it is {what}.')
+    check_archive(fpath)
+    content = _read(fpath)
+    check_content(content, fpath)
+    return content
+
+
+def _read(fpath: str | os.PathLike) -> Any:
     map_location = None if torch.cuda.is_available() else "cpu"
     try:
         return torch.load(fpath, map_location=map_location, weights_only=True)
@@ -134,6 +143,12 @@ def strip_module(state_dict: dict) -> dict:
     return {k[7:] if k.startswith("module.") else k: v for k, v in state_dict.items()}
 
 
+def write_checkpoint(content: dict, fpath: str | os.PathLike) -> None:
+    """Write a file that `load_checkpoint` reads: atomically, with a checksum beside the content."""
+    with atomic_write(fpath) as temporary:
+        torch.save({**content, CHECKSUM: checksum_of(content)}, temporary)
+
+
 def save_checkpoint(
     state: dict,
     save_dir: str | os.PathLike,
@@ -144,7 +159,7 @@ def save_checkpoint(
     """Write `<save_dir>/<model_name or model.pth.tar-epoch>` and the pointer file `checkpoint`.
 
     Args:
-        state: at least `state_dict` and `epoch`; the file holds what it holds.
+        state: at least `state_dict` and `epoch`; the file holds what it holds, and a checksum.
         save_dir: made if missing.
         is_best: also write the same content as `model-best.pth.tar`.
         remove_module_from_keys: strip a leading `module.`.
@@ -154,15 +169,13 @@ def save_checkpoint(
     if remove_module_from_keys:
         state = {**state, "state_dict": strip_module(state["state_dict"])}
     fpath = save_dir / (model_name or f"model.pth.tar-{state['epoch']}")
-    with atomic_write(fpath) as temporary:
-        torch.save(state, temporary)
+    write_checkpoint(state, fpath)
     print(f"Checkpoint saved to {fpath}")
     with atomic_write(save_dir / "checkpoint") as temporary:
         temporary.write_text(f"{fpath.name}\n", encoding="utf-8")
     if is_best:
         best = save_dir / "model-best.pth.tar"
-        with atomic_write(best) as temporary:
-            torch.save(state, temporary)
+        write_checkpoint(state, best)
         print(f'Best checkpoint saved to "{best}"')
 
 

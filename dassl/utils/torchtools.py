@@ -11,6 +11,7 @@ from .checkpoint import (
     resume_from_checkpoint,
     save_checkpoint,
     strip_module,
+    write_checkpoint,
 )
 from .text import did_you_mean
 
@@ -23,6 +24,7 @@ __all__ = [
     "open_specified_layers",
     "resume_from_checkpoint",
     "save_checkpoint",
+    "write_checkpoint",
 ]
 
 

@@ -1,11 +1,10 @@
 """Driving a registered trainer over a case's tensors, and what its run leaves behind."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from yacs.config import CfgNode
 
 import trainers  # noqa: F401
@@ -48,49 +47,6 @@ def optim_settings(config: dict) -> dict[str, Any]:
     if "optimizer" in config:  # "Adam (coupled L2 weight decay)"
         settings["OPTIM.NAME"] = config["optimizer"].split()[0].lower()
     return settings
-
-
-class Record:
-    """What a trainer did in each of its steps.
-
-    Args:
-        trainer: is watched from now on.
-        after_step: called with the number of steps made, from 1.
-
-    Attributes:
-        losses: what ``forward_backward`` returned.
-        rates: learning rate of every group, as the step used it.
-        gradients: of the first step, by name of the registered model's parameter.
-    """
-
-    def __init__(
-        self, trainer: TrainerX, after_step: Callable[[int], None] = lambda count: None
-    ) -> None:
-        self.losses: list[dict[str, float]] = []
-        self.rates: list[list[float]] = []
-        self.gradients: dict[str, Tensor] = {}
-        step = trainer.forward_backward
-
-        def watched(*args) -> dict[str, float]:
-            self.rates.append([group["lr"] for group in trainer.optim.param_groups])
-            losses = step(*args)
-            if not self.losses:
-                self.gradients = _gradients(trainer)
-            self.losses.append(losses)
-            after_step(len(self.losses))
-            return losses
-
-        trainer.forward_backward = watched
-
-    def column(self, name: str) -> list[float]:
-        """One loss over all steps."""
-        return [losses[name] for losses in self.losses]
-
-
-def _gradients(trainer: TrainerX) -> dict[str, Tensor]:
-    (name,) = trainer.get_model_names()
-    parameters = trainer._models[name].named_parameters()
-    return {key: param.grad.clone() for key, param in parameters if param.grad is not None}
 
 
 def metrics_lines(output: Path | str, key: str) -> list[dict[str, Any]]:

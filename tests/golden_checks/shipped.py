@@ -37,16 +37,61 @@ def clip_pixels(images: Tensor) -> Tensor:
     return (images.float() / 255 - mean) / std
 
 
-class Shipped:
-    """A trainer as users run it, over given batches; nothing of it is replaced, only watched.
+class Watched:
+    """A trainer as users run it; nothing of it is replaced, only watched.
 
     Attributes:
-        trainer: built by ``from_parts`` with ``shipped_config``.
+        trainer: over given batches.
         losses: what every step returned to the log.
         rates: learning rate of each optimiser group that a step used.
         gradients: name -> gradient that the optimiser was handed, per step.
         parameters: name -> value after the optimiser's step, per step.
     """
+
+    def __init__(self, trainer: SimpleTrainer) -> None:
+        self.trainer = trainer
+        self.losses: list[dict[str, float]] = []
+        self.rates: list[list[float]] = []
+        self.gradients: list[Named] = []
+        self.parameters: list[Named] = []
+        self._evaluated: list[Tensor] = []
+        self._watch()
+
+    def _watch(self) -> None:
+        step, process = self.trainer.forward_backward, self.trainer.evaluator.process
+
+        def watched_step(*batches: dict) -> dict[str, float]:
+            self.losses.append(step(*batches))
+            return self.losses[-1]
+
+        def watched_process(logits: Tensor, labels: Tensor) -> None:
+            self._evaluated.append(logits.clone())
+            process(logits, labels)
+
+        self.trainer.forward_backward = watched_step
+        self.trainer.evaluator.process = watched_process
+        if self.trainer.optim is not None:
+            self.trainer.optim.register_step_pre_hook(self._before_step)
+            self.trainer.optim.register_step_post_hook(self._after_step)
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self.rates.append([group["lr"] for group in optimizer.param_groups])
+        found = {n: p.grad for n, p in self.learned.items() if p.grad is not None}
+        self.gradients.append({name: gradient.clone() for name, gradient in found.items()})
+
+    def _after_step(self, *_: Any) -> None:
+        self.parameters.append({n: p.detach().clone() for n, p in self.learned.items()})
+
+    @property
+    def learned(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters by name."""
+        modules = [module for module in self.trainer._models.values() if module is not None]
+        named = (pair for module in modules for pair in module.named_parameters())
+        return {name: p for name, p in named if p.requires_grad}
+
+
+class Shipped(Watched):
+    """A CLIP trainer as users run it, over given batches, built with ``shipped_config``."""
 
     def __init__(
         self,
@@ -79,46 +124,16 @@ class Shipped:
             parts = {"clip": case.load_clip(), **parts}
         folder = tempfile.mkdtemp()
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self.trainer: SimpleTrainer = TRAINER_REGISTRY.get(name).from_parts(
+        trainer = TRAINER_REGISTRY.get(name).from_parts(
             shipped_config(case, name, folder, **more),
             classnames or case.spec["classnames"],
             batches,
             test=[batch(test, labels)] if isinstance(test, Tensor) else test and [test],
             **parts,
         )
-        self.clip, self.method = self.trainer.clip, self.trainer.method
+        self.clip, self.method = trainer.clip, trainer.method
         self.official = official
-        self.losses: list[dict[str, float]] = []
-        self.rates: list[list[float]] = []
-        self.gradients: list[Named] = []
-        self.parameters: list[Named] = []
-        self._evaluated: list[Tensor] = []
-        self._watch()
-
-    def _watch(self) -> None:
-        step, process = self.trainer.forward_backward, self.trainer.evaluator.process
-
-        def watched_step(*batches: dict) -> dict[str, float]:
-            self.losses.append(step(*batches))
-            return self.losses[-1]
-
-        def watched_process(logits: Tensor, labels: Tensor) -> None:
-            self._evaluated.append(logits.clone())
-            process(logits, labels)
-
-        self.trainer.forward_backward = watched_step
-        self.trainer.evaluator.process = watched_process
-        if self.trainer.optim is not None:
-            self.trainer.optim.register_step_pre_hook(self._before_step)
-            self.trainer.optim.register_step_post_hook(self._after_step)
-
-    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        self.rates.append([group["lr"] for group in optimizer.param_groups])
-        found = {n: p.grad for n, p in self.learned.items() if p.grad is not None}
-        self.gradients.append({name: gradient.clone() for name, gradient in found.items()})
-
-    def _after_step(self, *_: Any) -> None:
-        self.parameters.append({n: p.detach().clone() for n, p in self.learned.items()})
+        super().__init__(trainer)
 
     @property
     def learned(self) -> dict[str, nn.Parameter]:

@@ -15,6 +15,7 @@ from dassl.engine import TrainerX
 from dassl.utils import load_checkpoint
 from golden_checks import runs
 from golden_checks.common import Case
+from golden_checks.shipped import Watched
 from golden_checks.students import clip_student, load, stored_student
 from trainers.common.step_selection import split_metrics, summarise
 from trainers.common.students import Student
@@ -49,16 +50,21 @@ def _check_run(case: Case, output: Path) -> None:
 
 
 # --------------------------------------------------------------------- building blocks
-def _parameter(trainer: TrainerX, name: str) -> nn.Parameter:
-    """The parameter that a case calls student.<key>, proj.<key>, head.<key> or the like."""
-    if name.startswith("b."):  # MIRO's variances
-        return trainer.objective.b[int(name.removeprefix("b."))]
-    return trainer.network.get_parameter(_key(name))
+class Steps(Watched):
+    """A step-based trainer that is watched; MIRO learns variances ``b`` beside the network."""
+
+    @property
+    def learned(self) -> dict[str, nn.Parameter]:
+        objective = self.trainer.objective
+        modules = [self.trainer.network, *([objective] if isinstance(objective, nn.Module) else [])]
+        named = (pair for module in modules for pair in module.named_parameters())
+        return {name: p for name, p in named if p.requires_grad}
 
 
 def _key(name: str) -> str:
+    """The parameter that a case calls student.<key>, proj.<key>, head.<key>, b.<i> or the like."""
     part, key = name.split(".", 1)
-    return f"{PARTS[part]}.{key}"
+    return f"{PARTS.get(part, part)}.{key}"
 
 
 def _template_settings(style: int, given: str | list[str] | None) -> dict:
@@ -225,11 +231,11 @@ def _check_stage(case: Case, output: Path) -> None:
     case.compare("zeroshot_weights", trainer.network.head.weight.detach())
     _compare_features(case, trainer)
     case.compare("logits_eval_init", _logits(trainer))
-    record = runs.Record(trainer)
+    run = Steps(trainer)
     trainer.train()
-    _compare_steps(case, trainer, record)
+    _compare_steps(case, run)
     for kind in ("img", "txt"):
-        case.compare(f"loss_{kind}_step0", record.column(f"loss_{kind}")[0])
+        case.compare(f"loss_{kind}_step0", run.losses[0][f"loss_{kind}"])
 
 
 def _first_stage(case: Case, settings: dict, output: Path) -> Path:
@@ -243,25 +249,22 @@ def _first_stage(case: Case, settings: dict, output: Path) -> Path:
     return output / "best"
 
 
-def _compare_steps(case: Case, trainer: TrainerX, record: runs.Record) -> None:
+def _compare_steps(case: Case, run: Steps) -> None:
     """Losses of every step, gradients of the first, parameters and logits after the last."""
-    for step, loss in zip(_stored_steps(case), record.column("loss")):
-        case.compare(f"loss{step}", loss)
-    _compare_gradients(case, record)
-    after = f"after{len(record.losses)}"
-    _compare_prefixed(case, f"{after}.", lambda key: _parameter(trainer, key).detach())
-    case.compare(f"logits_eval_{after}", _logits(trainer))
+    for step, losses in zip(_stored_steps(case), run.losses):
+        case.compare(f"loss{step}", losses["loss"])
+    _compare_gradients(case, run)
+    for count, values in enumerate(run.parameters, start=1):
+        _compare_prefixed(case, f"after{count}.", lambda key, values=values: values[_key(key)])
+    case.compare(f"logits_eval_after{len(run.losses)}", _logits(run.trainer))
 
 
-def _compare_gradients(case: Case, record: runs.Record, prefix: str = "grad.") -> None:
-    names = [name for name in case.arrays if name.startswith(prefix)]
-    for name in names:
-        key = name.removeprefix(prefix)
-        if not key.startswith("b."):
-            case.compare(name, record.gradients[_key(key)])
+def _compare_gradients(case: Case, run: Steps, prefix: str = "grad.") -> None:
+    first = run.gradients[0]
+    _compare_prefixed(case, prefix, lambda key: first[_key(key)])
     if "grad_norms" in case.arrays:
         order = (_key(f"student.{key}") for key in case.config["param_order"])
-        case.compare("grad_norms", torch.stack([record.gradients[key].norm() for key in order]))
+        case.compare("grad_norms", torch.stack([first[key].norm() for key in order]))
 
 
 @torch.no_grad()
@@ -288,10 +291,10 @@ def _check_baseline(case: Case, name: str, output: Path) -> None:
             load(layer, case, f"{part}{size}.")
 
     case.compare(f"{name}.logits_eval", _logits(trainer))
-    record = runs.Record(trainer)
+    run = Steps(trainer)
     trainer.train()
-    case.compare(f"{name}.loss", record.column("loss")[0])
-    _compare_gradients(case, record, f"{name}.grad.")
+    case.compare(f"{name}.loss", run.losses[0]["loss"])
+    _compare_gradients(case, run, f"{name}.grad.")
 
 
 def _baseline(case: Case, name: str) -> tuple[str, dict]:
@@ -331,16 +334,11 @@ def _check_miro(case: Case, output: Path) -> None:
         load(trainer.network.student.network, case, "student.")
     for i, b in enumerate(trainer.objective.b):
         case.compare(f"b_init.{i}", b.detach()[0].clone())
-    record = runs.Record(trainer, lambda count: count > 1 or _compare_variances(case, trainer))
+    run = Steps(trainer)
     trainer.train()
-    for step, loss in zip(_stored_steps(case), record.column("loss_reg")):
-        case.compare(f"reg_loss{step}", loss)
-    _compare_steps(case, trainer, record)
-
-
-def _compare_variances(case: Case, trainer: TrainerX) -> None:
-    """Gradients of what MIRO learns beside the network."""
-    _compare_prefixed(case, "grad.b.", lambda key: trainer.objective.b[int(key)].grad)
+    for step, losses in zip(_stored_steps(case), run.losses):
+        case.compare(f"reg_loss{step}", losses["loss_reg"])
+    _compare_steps(case, run)
 
 
 # --------------------------------------------------------------------- the whole loop

@@ -18,12 +18,6 @@ SHARED_KEYS = ("DATASET.", "INPUT.", "DATALOADER.", "USE_CUDA", "VERBOSE")
 BLACK_BOXES = ("http://", "https://", "python:")  # teachers that are no CLIP at hand
 NOT_SHARED_KEYS = ("DATASET.NUM_SHOTS", "DATASET.VAL_SHOTS", "DATASET.SUBSAMPLE_CLASSES")
 BASE_TRAINER_PROTOCOLS = ("fewshot", "xd", "dg")  # those that train on the shots of all classes
-OPTIONS_OF = {  # option of a request -> the protocols that it belongs to
-    "base_trainer": BASE_TRAINER_PROTOCOLS,
-    "targets": ("xd", "dg"),
-    "domains": ("lodo",),
-    "stage": ("lodo",),
-}
 STAGES = {  # trainer -> its stages in order: (folder, trainer)
     "VL2VADiP": (("align", "VL2VAlign"), ("distill", "VL2VDistill")),
     "LPFT": (("lp", "LP"), ("ft", "ERM")),
@@ -143,12 +137,6 @@ def make_plan(request: Request) -> list[Run]:
     }
     if request.protocol not in planners:
         raise ValueError(f'No protocol "{request.protocol}". Known: {", ".join(planners)}.')
-    for name, protocols in OPTIONS_OF.items():
-        if getattr(request, name) and request.protocol not in protocols:
-            raise ValueError(
-                f"--{name.replace('_', '-')} belongs to the protocols {', '.join(protocols)}; "
-                f"{request.protocol} has no use for it. Leave it out."
-            )
     if request.protocol != "lodo":
         check_has_no_domains((*request.datasets, *request.targets), request.protocol)
     return planners[request.protocol](request)

@@ -33,6 +33,7 @@ DINO = {
     "dinov2_vits14": "vit_small_patch14_dinov2.lvd142m",
 }
 TOY_DEFAULT = "aux_supervised"  # behind the name "toy"
+SEE = "See DATASETS.md, section Auxiliary networks."
 KNOWN = ("moco_v3_rn50", *DINO, "timm:<model>", "clip:<backbone>", "toy")
 
 
@@ -109,7 +110,7 @@ def load_auxiliary(name: str, weights: str = "") -> Encoder:
     if weights and not Path(weights).is_file():
         raise FileNotFoundError(
             f"TRAINER.AMU.AUX_WEIGHTS: there is no file {weights}. Leave it empty to use the "
-            f"published weights of {name}."
+            f"published weights of {name}. {SEE}"
         )
     if "+" in name:
         if weights:
@@ -172,7 +173,8 @@ def moco_weights(epochs: str = "1000") -> Path:
         raise FileNotFoundError(
             f"The weights of the auxiliary encoder moco_v3_rn50 are not at {path}, and {url} "
             f"cannot be downloaded ({err}). Fetch that file on another machine and put it there, "
-            "or name it: TRAINER.AMU.AUX_WEIGHTS PATH. Without network, TRAINER.AMU.AUX toy works."
+            "or name it: TRAINER.AMU.AUX_WEIGHTS PATH. Without network, TRAINER.AMU.AUX toy works. "
+            f"{SEE}"
         ) from err
     return path
 
@@ -231,7 +233,8 @@ def _timm(model: str, weights: str) -> AuxiliaryEncoder:
             ) from err
         raise FileNotFoundError(
             f"The weights of timm:{model} cannot be had ({type(err).__name__}: {err}). Without "
-            "network, put its file on this machine and name it: TRAINER.AMU.AUX_WEIGHTS PATH."
+            "network, put its file on this machine and name it: TRAINER.AMU.AUX_WEIGHTS PATH. "
+            f"{SEE}"
         ) from err
     config = network.pretrained_cfg
     has_positions = getattr(network, "pos_embed", None) is not None

@@ -43,6 +43,7 @@ class ClipTrainer(TrainerX):
     node = ""
     model_name = "prompt_learner"  # folder of the checkpoints, as in the official code
     needs_vit = False  # True: the method needs hooks in the image tower
+    unused_flags = {"--head": "its scores come from CLIP"}
 
     # ----------------------------------------------------------------- set-up
     @property

@@ -1,8 +1,8 @@
 """Sentences of every class: one template, ensembles, and CuPL's language-model descriptions.
 
 Pratt, Covert, Liu, Farhadi: What does a platypus look like? (CuPL), ICCV 2023, arXiv 2209.03320.
-The files are the user's; DATASETS.md says where they come from. Source of the template table:
-DMN (arXiv 2403.17589), which the training-free line of Tip-Adapter shares.
+The files are the user's; DATASETS.md, section CuPL sentences, says where they come from. Source of
+the template table: DMN (arXiv 2403.17589), which the training-free line of Tip-Adapter shares.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from clip.model import CLIP
 from dassl.utils import did_you_mean, read_json
 
 from .class_words import words_of
+from .needed import NeededFile
 from .prompts import encode_sentences
 from .templates import (
     DEFAULT_TEMPLATE,
@@ -80,7 +81,10 @@ def find_cupl_file(cfg: CfgNode, given: str) -> Path:
         FileNotFoundError: saying where it was looked for and what to do.
     """
     name = CUPL_FILES.get(cfg.DATASET.NAME, "")
-    way_out = "or use TRAINER.DMN.TEXT_PROMPT tip, which needs no such file (see DATASETS.md)."
+    way_out = (
+        "or use TRAINER.DMN.TEXT_PROMPT tip, which needs no such file. See DATASETS.md, section "
+        "CuPL sentences."
+    )
     if not given and not name:
         raise FileNotFoundError(
             f"TEXT_PROMPT tip_cupl: no CuPL file is known for {cfg.DATASET.NAME}. Give one, "
@@ -99,6 +103,15 @@ def find_cupl_file(cfg: CfgNode, given: str) -> Path:
         f"TEXT_PROMPT tip_cupl needs the CuPL sentences of {cfg.DATASET.NAME}. Looked for: "
         f"{looked}. Put the file there, give its place with TRAINER.DMN.CUPL_FILE, {way_out}"
     )
+
+
+def cupl_needed(cfg: CfgNode) -> list[NeededFile]:
+    """The CuPL file of a DMN run, if its prompts have such sentences."""
+    node = cfg.TRAINER.DMN
+    if node.TEXT_PROMPT != "tip_cupl":
+        return []
+    name = f"CuPL sentences of {cfg.DATASET.NAME}"
+    return [NeededFile(name, lambda: read_cupl(find_cupl_file(cfg, node.CUPL_FILE), ()))]
 
 
 def read_cupl(path: str | Path, classnames: Sequence[str]) -> list[list[str]]:

@@ -1,5 +1,6 @@
 """Base of the step-based trainers that have a vision-language teacher."""
 
+from functools import partial
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -7,10 +8,13 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
+from clip import fetch_weights
 from dassl.config import Condition, above, between
 from trainers.common.dg_model import TextHead
+from trainers.common.needed import NeededFile
 from trainers.common.step_trainer import StepTrainer, step_cfg
 from trainers.common.teacher import (
+    BLACK_BOXES,
     build_teacher,
     class_embeddings,
     prompt_names,
@@ -98,6 +102,16 @@ class DistillTrainer(StepTrainer):
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         run_templates(cfg, cfg.TRAINER.VL2V.PROMPT_STYLE)
+
+    @staticmethod
+    def needed_files(cfg: CfgNode) -> list[NeededFile]:
+        """The student's weights and, of a CLIP at hand, the teacher's."""
+        teacher = cfg.TRAINER.VL2V.TEACHER
+        needed = StepTrainer.needed_files(cfg)
+        if not teacher.startswith(BLACK_BOXES):
+            read = partial(fetch_weights, teacher)
+            needed.append(NeededFile(f"Teacher {teacher}", read, may_download=True))
+        return needed
 
     def build_model(self) -> None:
         """Build the teacher and the class texts first."""

@@ -17,7 +17,7 @@ from dassl.data.transforms import INTERPOLATION_MODES
 from trainers.common.augment import Pipeline
 
 SIZE = (224, 224)  # height, width
-INTERPOLATION = "bilinear"  # a value of INPUT.INTERPOLATION
+INTERPOLATION = "bilinear"  # the protocol's value of INPUT.INTERPOLATION
 CROP_SCALE = (0.7, 1.0)  # fraction of the area
 JITTER = 0.3  # brightness, contrast, saturation and hue
 GREY_PROBABILITY = 0.1

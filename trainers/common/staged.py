@@ -18,6 +18,7 @@ from dassl.engine.base import TrainerBase
 from dassl.engine.report import parameter_counts
 from dassl.engine.selection import selection_rule
 from dassl.utils import Logger, set_random_seed
+from trainers.common.needed import NeededFile
 from trainers.common.predictor import Predictor
 from trainers.common.step_checks import StepChecks
 from trainers.common.step_files import DEPLOYED, link_or_copy
@@ -39,6 +40,7 @@ class StagedTrainer(TrainerBase):
     stages: tuple[tuple[str, str], ...] = ()
     follows_backbone = ("SIZE",)
     takes_networks = ("student", "teacher")
+    unused_flags = {"--head": "its stages bring their own"}
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
@@ -88,6 +90,12 @@ class StagedTrainer(TrainerBase):
             stage.check_cfg(cfg)
             stage.check_hands_on(cfg)
         last.check_cfg(cfg)
+
+    @classmethod
+    def needed_files(cls, cfg: CfgNode) -> list[NeededFile]:
+        """What the stages read."""
+        kinds = (TRAINER_REGISTRY.get(trainer) for _, trainer in cls.stages)
+        return [needed for kind in kinds for needed in kind.needed_files(cfg)]
 
     def stage_checks(self) -> list[StepChecks]:
         """The stages' trainers without what ``__init__`` builds: checks read the config alone."""

@@ -1,11 +1,14 @@
 """What a step-based run reads and refuses, from its config and its dataset alone."""
 
+from functools import partial
+
 from yacs.config import CfgNode
 
 from dassl.config import Condition, never, only_if
 from dassl.data.datasets import DatasetBase
 from trainers.common.idle import STORED_VIEWS, UNREAD, no_templates
-from trainers.common.students import full_name
+from trainers.common.needed import NeededFile
+from trainers.common.students import build_student, full_name
 from trainers.common.swad import check_reset_rule
 
 DEFAULT_STEPS, DEFAULT_FREQ = 5001, 200  # of datasets that do not say their own
@@ -108,6 +111,14 @@ class StepChecks:
             raise ValueError(
                 f"{key} is {first}; expected a step of at least 1, or 0 to save no checkpoint."
             )
+
+    @staticmethod
+    def needed_files(cfg: CfgNode) -> list[NeededFile]:
+        """The student's weights."""
+        node = cfg.MODEL.BACKBONE
+        name = f"Student {full_name(node.NAME)}" + (f" in {node.WEIGHTS}" if node.WEIGHTS else "")
+        read = partial(build_student, node.NAME, pretrained=node.PRETRAINED, weights=node.WEIGHTS)
+        return [NeededFile(name, read, may_download=node.PRETRAINED and not node.WEIGHTS)]
 
     def _check_schedule(self, cfg: CfgNode) -> None:
         if cfg.OPTIM.STEP_PER != "epoch":

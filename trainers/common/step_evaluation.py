@@ -105,15 +105,15 @@ class StepEvaluation:
         """The parts of given batches: ``val`` by domain, and ``test``.
 
         A domain that ``val`` has and the first training batches have not is the target's: its
-        images are ``test_out``.
+        images are ``test_out``. Without training batches all domains of ``val`` are sources.
 
         Raises:
             ValueError: without images of a source domain in ``val``.
         """
-        sources = {item.domain for item in data.dataset.train_x}
-        parts = {}
+        sources, parts = {item.domain for item in data.dataset.train_x}, {}
         for domain, part in _given_by_domain(data.val_loader).items():
-            parts[f"domain{domain}_out" if domain in sources else "test_out"] = part
+            is_source = not sources or domain in sources
+            parts[f"domain{domain}_out" if is_source else "test_out"] = part
         if not set(parts) - set(TARGET_PARTS):
             raise ValueError(
                 "No held-out images of the training batches' domains are given, so that nothing "

@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 from dassl import __version__
 from dassl.data.pixels import normalise
 from dassl.engine.anomaly import refuse_nonfinite
-from dassl.utils import atomic_write, load_checkpoint
+from dassl.utils import atomic_write, load_checkpoint, write_checkpoint
 from trainers.common.dg_model import StudentClassifier, TextHead, import_official
 from trainers.common.domainbed_transforms import WholeImage
 from trainers.common.predictor import Predictor
@@ -68,8 +68,7 @@ class StepFiles:
             "kind": name,
             **self.checkpoint_meta(),
         }
-        with atomic_write(Path(self.output_dir) / name) as temporary:
-            torch.save(content, temporary)
+        write_checkpoint(content, Path(self.output_dir) / name)
 
     def check_saved(self) -> None:
         """Stop if this run leaves nothing for the next stage or to deploy.

@@ -78,17 +78,25 @@ def step_cfg() -> CfgNode:
     return cfg
 
 
+NO_HEAD = {"--head": "the method brings its own"}
+
+
 class StepTrainer(StepChecks, StepFiles, TrainerX):
     """Learns a ``StudentClassifier`` from batches of every source domain.
 
     A subclass gives ``trained_parts``, ``build_objective`` and, where they differ,
     ``build_projection`` and ``build_head``. DATALOADER.TRAIN_X.BATCH_SIZE counts images per domain.
+
+    ``from_parts`` takes one training batch per step (or a function of the epoch, that is, of the
+    stretch up to the next evaluation), held-out images of every source domain as ``val``, told
+    apart by ``domain``, and a ``Student``, which is trained in place.
     """
 
     follows_backbone = ("SIZE",)  # the rest is the protocol's, whatever the student's weights saw
     takes_networks = ("student",)
     model_name = "network"  # folder of the deployed checkpoint
     stage = "train"  # enters every seed
+    unused_flags = NO_HEAD
     trained_parts: tuple[str, ...] = ("student", "head")
     ranges = {
         "STEPS.N": at_least(0),
@@ -110,7 +118,8 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
         super().build_data_loader()
         self.freq, self.max_epoch = self.count_steps(self.cfg, self.dm.dataset)
         if self.given_data:
-            self.train_loader_x.check_steps((self.max_epoch - 1) * self.freq + 1)
+            if self.train_loader_x is not None:
+                self.train_loader_x.check_steps((self.max_epoch - 1) * self.freq + 1)
             self.evaluation = StepEvaluation.from_given(
                 self.given_data, self.cfg, device=self.device
             )

@@ -215,7 +215,8 @@ def _missing(name: str, where: str, error: Exception) -> FileNotFoundError:
         f"({type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}). "
         f"Source: {where}. Either run once with network access, or fetch the file elsewhere and "
         "set MODEL.BACKBONE.WEIGHTS to its path, or ask for random initialisation with "
-        "MODEL.BACKBONE.PRETRAINED False (its results mean nothing beside published ones)."
+        "MODEL.BACKBONE.PRETRAINED False (its results mean nothing beside published ones). See "
+        "DATASETS.md, section Students and teachers."
     )
 
 

@@ -23,6 +23,7 @@ from trainers.common.class_words import warn_of_same_words, words_of
 from trainers.common.templates import check_templates
 
 TEXT_BATCH = 256  # prompts per call
+BLACK_BOXES = ("http://", "https://", "python:")  # teachers that are no CLIP at hand
 NORMS = ("imagenet", "clip")
 COUNTS = ("images", "texts", "needed_images", "needed_texts")
 PROMPT_STYLES = {
@@ -302,7 +303,7 @@ def build_teacher(
     """
     if norm not in NORMS:
         raise ValueError(f'INPUT.TEACHER_NORM is "{norm}"; allowed: {", ".join(NORMS)}.')
-    if norm != "imagenet" and spec.startswith(("http://", "https://", "python:")):
+    if norm != "imagenet" and spec.startswith(BLACK_BOXES):
         raise ValueError(
             f"INPUT.TEACHER_NORM is {norm}, but the teacher {spec} normalises its images itself. "
             "Leave INPUT.TEACHER_NORM out, and set it there (tools/teacher_server.py --norm clip)."

@@ -8,8 +8,19 @@ DATASET_REGISTRY = Registry("DATASET", is_own=lambda dataset: hasattr(dataset, "
 
 
 def build_dataset(cfg: CfgNode):
-    """Return the dataset that `DATASET.NAME` names, built from `cfg`."""
+    """Return the dataset that `DATASET.NAME` names, built from `cfg`.
+
+    Raises:
+        ValueError: an unknown name, or domains for a dataset that has none.
+    """
     DATASET_REGISTRY.check(cfg.DATASET.NAME)
     if cfg.VERBOSE:
         print(f"Loading dataset: {cfg.DATASET.NAME}")
-    return DATASET_REGISTRY.get(cfg.DATASET.NAME)(cfg)
+    dataset = DATASET_REGISTRY.get(cfg.DATASET.NAME)(cfg)
+    for key in ("SOURCE_DOMAINS", "TARGET_DOMAINS"):
+        if cfg.DATASET[key] and not dataset.domains:
+            raise ValueError(
+                f"DATASET.{key} is {tuple(cfg.DATASET[key])}, but {cfg.DATASET.NAME} has no "
+                f"domains. Leave it (--{key.lower().replace('_', '-')}) out."
+            )
+    return dataset

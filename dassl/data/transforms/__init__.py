@@ -10,6 +10,7 @@ from .transforms import (
     InstanceNormalization,
     Random2DTranslation,
     build_transform,
+    normalize_step,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "InstanceNormalization",
     "Random2DTranslation",
     "build_transform",
+    "normalize_step",
 ]
