@@ -10,11 +10,10 @@ import trainers  # noqa: F401  (registers the trainers)
 from dassl.config import get_cfg_default
 from dassl.utils import load_checkpoint
 from golden_checks import aux_resnet50
-from trainers.amu import AMU, AuxiliaryBias, initial_weight
-from trainers.common import auxiliary
-from trainers.common.auxiliary import AuxiliaryEncoder, load_auxiliary, resnet50_from_moco
-from trainers.common.templates import notebook_templates
-from trainers.common.uncertainty import UNCERTAINTY_TYPES, uncertainty_factor
+from trainers.amu import AMU, AuxiliaryBias, auxiliary, initial_weight
+from trainers.amu.auxiliary import AuxiliaryEncoder, load_auxiliary, resnet50_from_moco
+from trainers.amu.uncertainty import UNCERTAINTY_TYPES, uncertainty_factor
+from trainers.common.text.templates import notebook_templates
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.cli import merge_declared
 from dassl.utils import load_checkpoint, write_checkpoint
 from trainers.common import ClipTrainer
-from trainers.common.loading import checkpoint_path
+from trainers.common.checkpoints import checkpoint_path
 
 
 def clip_trainers() -> list[str]:

@@ -12,13 +12,13 @@ from clip.download import weights_dir
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine.selection import RULES
+from dassl.modeling.networks import SHORT_NAMES
 from dassl.utils import cache_dir
 from datasets.toy_world import sets as toy_sets
 from tools.benchmark import known_benchmarks
 from tools.protocols import closing
 from tools.protocols.plan import Request, make_plan
 from tools.protocols.sets import DOMAINS
-from trainers.common.students import SHORT_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 README, DATASETS = (
@@ -241,7 +241,7 @@ def test_benchmarks_are_named_as_in_the_code():
 
 def test_shares_and_steps_of_the_pages_are_the_defaults():
     text = " ".join(DOCS["vl2v_adip"].split())
-    steps = importlib.import_module("trainers.common.step_checks")
+    steps = importlib.import_module("dassl.engine.steps.checks")
     datasets = importlib.import_module("datasets.domainbed")
 
     longest = max(getattr(cls, "steps", None) or 0 for cls in vars(datasets).values())

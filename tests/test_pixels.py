@@ -23,7 +23,7 @@ from dassl.engine.report import images_in_words
 from dassl.engine.resume import config_differences
 from dassl.utils import load_checkpoint
 from trainers.common import clip_trainer, predictor
-from trainers.common.loading import checkpoint_path
+from trainers.common.checkpoints import checkpoint_path
 from trainers.common.predictor import normalise_pixels
 
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]

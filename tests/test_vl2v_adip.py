@@ -25,16 +25,24 @@ from dassl.data.pixels import normalise, unit_pixels
 from dassl.engine import build_trainer
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.run import run
+from dassl.engine.steps.domains import ResizedImages
+from dassl.engine.steps.files import load_network, network_of
+from dassl.modeling.heads import (
+    Student,
+    StudentClassifier,
+    TextHead,
+    build_student,
+    empty_student,
+    import_official,
+)
+from dassl.modeling.networks import full_name
 from dassl.utils import load_checkpoint, read_image
 from tools import export
 from tools.teacher_server import TeacherHandler, TeacherServer
-from trainers.common.deploy import load_deployed, replace_classes
-from trainers.common.dg_data import ResizedImages
-from trainers.common.dg_model import StudentClassifier, TextHead, import_official
-from trainers.common.http_teacher import HttpTeacher, ResponseCache
-from trainers.common.step_files import load_network, network_of
-from trainers.common.students import Student, build_student, empty_student, full_name
-from trainers.common.teacher import (
+from trainers.common.teachers.deploy import load_deployed
+from trainers.common.teachers.http import HttpTeacher, ResponseCache
+from trainers.common.teachers.new_classes import replace_classes
+from trainers.common.teachers.teacher import (
     CallableTeacher,
     ClipTeacher,
     Renormalise,

@@ -15,11 +15,12 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import no_templates, words_give_length
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
-from trainers.common.idle import no_templates, words_give_length
-from trainers.common.loading import picked_state
+from trainers.common.checkpoints import picked_state
 from trainers.common.method import full_precision
-from trainers.common.prompts import TEXT_BATCH, LearnedPrompt, encode_prompts
+from trainers.common.text.encode import TEXT_BATCH, encode_prompts
+from trainers.common.text.learned import LearnedPrompt
 
 
 class CoCoOpPrompt(LearnedPrompt, Method):

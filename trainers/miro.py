@@ -16,10 +16,8 @@ from yacs.config import CfgNode as CN
 
 from dassl.config import at_least
 from dassl.engine import TRAINER_REGISTRY
-from trainers.common.dg_model import StudentClassifier
-from trainers.common.objective import Objective
-from trainers.common.step_trainer import StepTrainer, step_cfg
-from trainers.common.students import Student
+from dassl.engine.steps.trainer import StepTrainer, step_cfg
+from dassl.modeling.heads import Objective, Student, StudentClassifier
 
 VARIANCE_INIT = 0.1
 VARIANCE_EPS = 1e-5

@@ -20,18 +20,21 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.config import Condition, at_least, never
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import TRAINING, no_augmentation, no_templates
+from dassl.engine.needed import NeededFile
+from dassl.engine.predictor import Predictor
 from dassl.engine.selection import selection_rule
 from dassl.optim import build_optimizer
 from dassl.utils import load_checkpoint
 from trainers.cocoop import CoCoOpPrompt
 from trainers.common import Method
-from trainers.common.confidence import confident_count, least_entropy_views
-from trainers.common.cupl import swap_food_names
-from trainers.common.idle import TRAINING, no_augmentation, no_templates
-from trainers.common.needed import NeededFile
-from trainers.common.predictor import Predictor, config_of
-from trainers.common.prompts import ContextPrompt, context_words, encode_prompts, token_count
-from trainers.common.stream import Step, StreamTrainer
+from trainers.common.predictor import config_of
+from trainers.common.testtime.confident_views import confident_count, least_entropy_views
+from trainers.common.testtime.stream import Step
+from trainers.common.testtime.trainer import StreamTrainer
+from trainers.common.text.descriptions import swap_food_names
+from trainers.common.text.encode import context_words, encode_prompts
+from trainers.common.text.learned import ContextPrompt, token_count
 
 logger = logging.getLogger(__name__)
 CLASS_WORD = "[CLS]"  # in CTX_INIT: the class name's place

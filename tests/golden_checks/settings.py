@@ -18,7 +18,7 @@ from dassl.config.recipes import resolve
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.cli import merge_declared
 from golden_checks.common import Case
-from trainers.common.templates import DEFAULT_TEMPLATE, template_lists
+from trainers.common.text.templates import DEFAULT_TEMPLATE, template_lists
 
 importlib.import_module("trainers")  # registers every trainer
 DATASETS = Path(__file__).resolve().parents[2] / "configs" / "datasets"

@@ -18,14 +18,15 @@ from clip.model import CLIP
 from dassl.config import Condition, never
 from dassl.config.pixels import OPEN, close_with_backbone
 from dassl.engine import TrainerX
+from dassl.engine.idle import STORED_VIEWS, UNREAD, no_epochs
+from dassl.engine.predictor import Predictor
 from dassl.optim import build_lr_scheduler, build_optimizer
+from trainers.common.text.class_words import warn_of_same_words, words_of
 
-from .augment import backbone_input
-from .class_words import warn_of_same_words, words_of
-from .idle import STORED_VIEWS, UNREAD, no_epochs
-from .loading import load_method, start_from
+from .checkpoints import load_method, start_from
+from .clip_encoder import backbone_input
 from .method import Method
-from .predictor import Predictor, clip_predictor, normalise_pixels
+from .predictor import clip_predictor, normalise_pixels
 
 logger = logging.getLogger(__name__)
 PRECISIONS = ("fp32", "fp16", "amp")

@@ -15,13 +15,13 @@ from yacs.config import CfgNode
 
 from dassl.config import Condition, never, only_if
 from dassl.data.datasets import Datum
+from dassl.features.bank import FeatureBank
+from dassl.features.given import GivenBank
+from dassl.features.rows import FeatureView
+from dassl.features.views import Augmentation
 
-from .augment import Augmentation
+from .clip_encoder import ClipEncoder
 from .clip_trainer import ClipTrainer
-from .encoder import ClipEncoder
-from .feature_bank import FeatureBank
-from .feature_view import FeatureView
-from .given_bank import GivenBank
 
 VIEW_MODES = ("fresh", "bank")
 
