@@ -50,6 +50,7 @@ from trainers.common.teachers.teacher import (
     prompt_names,
     prompt_templates,
 )
+from trainers.miro import tap_outputs
 from trainers.naive_kd import kd_losses
 from trainers.vl2v_adip import VL2VAlign
 
@@ -296,7 +297,7 @@ def test_the_width_is_that_of_what_comes_out(name):
 
 
 def test_a_network_that_gives_no_row_of_features_is_refused():
-    with pytest.raises(ValueError, match="cannot be a student"):
+    with pytest.raises(ValueError, match="not one row of features"):
         build_student("torchvision:convnext_tiny", pretrained=False)
 
 
@@ -304,7 +305,7 @@ def test_a_network_that_gives_no_row_of_features_is_refused():
 def test_a_weight_file_of_something_else_is_refused(tmp_path, model):
     torch.save({"other.weight": torch.zeros(3)}, tmp_path / "other.pth")
 
-    with pytest.raises(ValueError, match=r"other\.pth holds no weights of the student"):
+    with pytest.raises(ValueError, match=r"other\.pth holds no weights of "):
         build_student(model, weights=str(tmp_path / "other.pth"))
 
 
@@ -336,7 +337,7 @@ def test_a_clip_student_is_its_image_tower_and_rebuilds_without_the_clip():
     again.network.load_state_dict(student.network.state_dict())
 
     assert torch.equal(again.eval()(images), student.eval()(images))
-    assert len(student.taps(images)[1]) == 5
+    assert len(tap_outputs(student, images)[1]) == 5
 
 
 @pytest.mark.parametrize("quick_gelu", [True, False])

@@ -227,6 +227,7 @@ class ADAPTER(CLAP):
     """The official name of CLAP, with the official code's node."""
 
     node = "ADAPTER"
+    ranges = {"TRAINER.ADAPTER.VIEWS": at_least(1)}
 
     @staticmethod
     def default_cfg() -> CfgNode:

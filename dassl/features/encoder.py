@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from clip import weights_digest
 from dassl.data.pixels import normalise, unit_pixels
+from dassl.utils import weights_digest
 
 PRECISIONS = ("fp32", "amp")
 

@@ -21,11 +21,9 @@ from torchvision import transforms as T
 from torchvision.transforms import functional
 from yacs.config import CfgNode
 
-from clip.model import CLIP
 from dassl.config import get_cfg_default
 from dassl.data.pixels import unnormalise
 from dassl.data.transforms import INTERPOLATION_MODES, READS, build_transform
-from trainers.common.clip_encoder import backbone_input
 
 AFTER_NORMALIZE = ("gaussian_noise", "instance_norm")  # they work on normalised pixels
 Transform = Callable[[Image.Image], Tensor]
@@ -163,12 +161,6 @@ class Augmentation:
         for key, value in {"SIZE": (size, size), "INTERPOLATION": "bicubic", **settings}.items():
             cfg.INPUT[key] = value
         return cls.from_cfg(cfg)
-
-    @classmethod
-    def of_backbone(cls, clip: CLIP) -> "Augmentation":
-        """The test view that a backbone was made for (and the same as training views)."""
-        settings = backbone_input(clip)
-        return cls.from_input(settings.pop("SIZE")[0], **settings)
 
     @property
     def size(self) -> int:

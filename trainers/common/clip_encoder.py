@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from clip.model import CLIP
 from dassl.features.encoder import Encoder
+from dassl.features.views import Augmentation
 
 
 def backbone_input(clip: CLIP) -> dict[str, Any]:
@@ -19,6 +20,12 @@ def backbone_input(clip: CLIP) -> dict[str, Any]:
         "INTERPOLATION": clip.image_interpolation,
         "RESIZE": clip.image_resize,
     }
+
+
+def backbone_view(clip: CLIP) -> Augmentation:
+    """The test view that a backbone was made for (and the same as training views)."""
+    settings = backbone_input(clip)
+    return Augmentation.from_input(settings.pop("SIZE")[0], **settings)
 
 
 class ClipEncoder(Encoder):

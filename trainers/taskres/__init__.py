@@ -5,6 +5,8 @@ base.py     the base classifier t: regular, or enhanced by a tuned text projecti
 trainer.py  TaskRes and TaskResBase
 """
 
+from trainers.compat import load_clip_to_cpu  # for files that import it from here
+
 from .base import ProjectionTuning, enhanced_base, read_enhanced_base, regular_base
 from .method import TaskResidual
 from .trainer import TaskRes, TaskResBase
@@ -15,6 +17,7 @@ __all__ = [
     "TaskResBase",
     "TaskResidual",
     "enhanced_base",
+    "load_clip_to_cpu",
     "read_enhanced_base",
     "regular_base",
 ]

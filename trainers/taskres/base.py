@@ -11,7 +11,6 @@ from clip.model import CLIP
 from dassl.utils import load_checkpoint
 from trainers.common import Method
 from trainers.common.text.encode import pre_projection_features, template_features
-from trainers.compat import load_clip_to_cpu  # noqa: F401  for files that import it from here
 
 
 class ProjectionTuning(Method):

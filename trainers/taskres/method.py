@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from clip.model import CLIP
 from trainers.common import Method
 from trainers.common.checkpoints import select_rows
-from trainers.compat import load_clip_to_cpu  # noqa: F401  for files that import it from here
 
 VARIANTS = ("text", "image", "both")
 

@@ -16,7 +16,6 @@ from trainers.common import FeatureTrainer, Method
 from trainers.common.text.class_words import words_of
 from trainers.common.text.encode import pre_projection_features
 from trainers.common.text.templates import ensemble_templates
-from trainers.compat import load_clip_to_cpu  # noqa: F401  for files that import it from here
 
 from .base import (
     ProjectionTuning,

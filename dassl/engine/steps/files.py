@@ -14,7 +14,7 @@ from dassl.engine.anomaly import refuse_nonfinite
 from dassl.engine.predictor import Predictor
 from dassl.features.views import WholeImage
 from dassl.modeling.heads import StudentClassifier, TextHead, empty_student, import_official
-from dassl.modeling.networks import tower_options
+from dassl.modeling.networks import network_options
 from dassl.utils import atomic_write, load_checkpoint, write_checkpoint
 
 DEPLOYED = "model-best.pth.tar"
@@ -47,7 +47,7 @@ class StepFiles:
             "trial_seed": trial_seed,
             "input_size": int(cfg.INPUT.SIZE[0]),
             "head": type(self.network.head).__name__,
-            "tower": tower_options(self.student.network),
+            "tower": network_options(self.student.name, self.student.network),
             "pixel_mean": list(cfg.INPUT.PIXEL_MEAN),
             "pixel_std": list(cfg.INPUT.PIXEL_STD),
             "config": cfg.dump(),
@@ -241,7 +241,7 @@ def network_of(checkpoint: dict) -> StudentClassifier:
         checkpoint["backbone"],
         weights,
         input_size=checkpoint["input_size"],
-        tower=checkpoint.get("tower"),
+        options=checkpoint.get("tower"),
     )
     projection = nn.Identity()
     if "projection.weight" in state:

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from clip import tokenize, weights_digest
+from clip import tokenize
 from clip.model import CLIP
-from dassl.utils import atomic_write, cache_dir
+from dassl.utils import atomic_write, cache_dir, weights_digest
 from trainers.common.text.class_words import warn_of_same_words, words_of
 from trainers.common.text.templates import check_templates
 
