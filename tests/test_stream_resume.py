@@ -45,7 +45,8 @@ def words(folder, trainer, *options, flags=("--eval-only",)):
     node = [*SETTINGS, *(DMN if trainer == "DMN" else ())]
     keys = [f"TRAINER.{trainer}.{w}" if i % 2 == 0 else w for i, w in enumerate(node)]
     start = ["--trainer", trainer, "--dataset", "toy_shapes", "--seed", "1", *flags]
-    start += ["--backbone", "toy/ViT", "--output-dir", str(folder)]
+    start += ["--backbone", "toy/ViT", "--output-dir", str(folder), "--no-recipe"]
+    start += ["--config-file", f"configs/trainers/{trainer}/toy.yaml"]
     return [*start, *keys, "DATASET.NUM_SHOTS", "1", "TRAIN.VIEWS", "fresh", *options]
 
 

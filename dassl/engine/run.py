@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from yacs.config import CfgNode
 
+from dassl.config.pixels import in_words
 from dassl.utils import (
     atomic_write,
     collect_env_info,
@@ -111,7 +112,7 @@ def print_arguments(args: argparse.Namespace, cfg: CfgNode) -> None:
     for name in sorted(vars(args)):
         print(f"{name}: {getattr(args, name)}")
     print("************\n** Config **\n************")
-    print(cfg)
+    print(in_words(cfg))
 
 
 def train(trainer: "TrainerBase", *, start: float) -> dict[str, Any]:
