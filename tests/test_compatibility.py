@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -99,6 +100,13 @@ def test_a_repository_runs_as_it_is_beside_links_to_dassl_and_clip(world, tmp_pa
     assert done.returncode == 0, done.stderr
     assert "* accuracy:" in done.stdout
     assert (tmp_path / "out" / "prompt_learner" / "model.pth.tar-1").is_file()
+
+
+def test_dassl_alone_leaves_a_repository_its_own_clip_trainers_and_datasets():
+    taken = re.compile(r"^\s*(?:from|import) (?:clip|trainers|datasets)\b", re.MULTILINE)
+    files = (REPOSITORY / "dassl").rglob("*.py")
+
+    assert [path for path in files if taken.search(path.read_text(encoding="utf-8"))] == []
 
 
 def test_its_train_py_drives_our_trainers_which_get_the_keys_it_does_not_know(world, tmp_path):

@@ -165,6 +165,26 @@ def test_keys_that_a_file_beside_the_trainer_reads_count_as_read(world, caplog):
     assert caplog.messages == []
 
 
+def test_a_key_that_the_dataset_s_file_reads_is_taken(world, caplog):
+    data = """
+from dassl.data.datasets import DATASET_REGISTRY
+from engine_toy import EngineColours
+
+
+@DATASET_REGISTRY.register()
+class PlainColours(EngineColours):
+    def __init__(self, cfg):
+        self.tone = cfg.DATASET.TONE
+        super().__init__(cfg)
+"""
+    caplog.set_level(logging.WARNING)
+    (world / "colours.yaml").write_text("DATASET: {NAME: PlainColours, TONE: dark}\n")
+
+    with dropped(world, plain=PLAIN, plain_data=data):
+        assert config(world).DATASET.TONE == "dark"
+    assert caplog.messages == []
+
+
 def test_the_enhanced_base_flag_reaches_a_file_that_reads_its_key(world):
     reading = PLAIN.replace("WIDTH", "WIDTH\n        cfg.TRAINER.TaskRes.ENHANCED_BASE", 1)
 

@@ -68,6 +68,7 @@ class OpenKeys:
     def __init__(self, cfg: CfgNode, trainer: type, args: argparse.Namespace) -> None:
         """Call ``extend_cfg(cfg)``, or ``extend_cfg(cfg, args)``, of the trainer's file, if any."""
         self.cfg, self.trainer = cfg, trainer
+        self.dataset = ""  # name, as far as the YAMLs have told it
         self.taken: set[str] = set()
         self.file = _shown_file(trainer)
         extend = getattr(sys.modules.get(trainer.__module__), "extend_cfg", None)
@@ -82,6 +83,7 @@ class OpenKeys:
 
     def settle(self, content: CfgNode, file: str) -> CfgNode:
         """Make room in the config for a YAML's keys; returns the same content."""
+        self.dataset = content.get("DATASET", {}).get("NAME") or self.dataset
         self._take_all(leaves(content))
         return content
 
@@ -123,8 +125,8 @@ class OpenKeys:
     def _names(self, word: str) -> bool:
         """Whether the files of trainer and dataset, or their neighbours in use, hold a word."""
         classes = [c for c in self.trainer.__mro__ if not c.__module__.startswith("dassl.")]
-        dataset = self.cfg.DATASET.NAME
-        classes += [cls for name, cls in DATASET_REGISTRY.snapshot().items() if name == dataset]
+        datasets = DATASET_REGISTRY.snapshot()
+        classes += [datasets[self.dataset]] if self.dataset in datasets else []
         return any(re.search(rf"\b{re.escape(word)}\b", _text_around(cls)) for cls in classes)
 
 
