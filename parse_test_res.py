@@ -57,7 +57,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             metavar="FILE",
             help=f"write {name} (default: stdout)",
         )
-    return _with_directories(parser.parse_args(argv))
+    args = _with_directories(parser.parse_args(argv))
+    check_args(args)
+    return args
+
+
+def check_args(args: argparse.Namespace) -> None:
+    """Refuse options that would do nothing.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    style = args.style or ("coop" if args.multi_exp else "")
+    tables_only = ("base2new", "published", "all_splits", *FORMATS)
+    given = [f"--{name.replace('_', '-')}" for name in tables_only if getattr(args, name)]
+    if style and given:
+        raise ValueError(
+            f"{', '.join(given)} has no effect with --style {style}, which prints what that parser "
+            "prints. Leave one of them out."
+        )
 
 
 def _with_directories(args: argparse.Namespace) -> argparse.Namespace:

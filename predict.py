@@ -104,7 +104,7 @@ def find_checkpoint(model_dir: Path, epoch: int | None) -> Path:
     Raises:
         FileNotFoundError: if the directory holds no checkpoint.
     """
-    from trainers.common.loading import checkpoint_path
+    from trainers.common.checkpoints import checkpoint_path
 
     folders = sorted(p.parent for p in model_dir.glob("*/checkpoint"))
     if not folders:
@@ -148,8 +148,9 @@ def zero_shot_predictor(args: argparse.Namespace, device: torch.device):
     """A zero-shot classifier for the class names of the command line."""
     from clip import load_backbone
     from dassl.config import get_cfg_default
+    from trainers.common.clip_encoder import backbone_view
     from trainers.common.predictor import method_predictor
-    from trainers.common.templates import DEFAULT_TEMPLATE, check_templates
+    from trainers.common.text.templates import DEFAULT_TEMPLATE, check_templates
     from trainers.zeroshot import ZeroshotClassifier, ZeroshotCLIP
 
     if not args.classnames:
@@ -169,7 +170,8 @@ def zero_shot_predictor(args: argparse.Namespace, device: torch.device):
     templates = check_templates(args.template or [DEFAULT_TEMPLATE], given_as="--template")
     clip = load_backbone(args.backbone, device=device)
     method = ZeroshotClassifier(clip, classnames, templates)
-    return method_predictor(ZeroshotCLIP, get_cfg_default(), clip, method, classnames)
+    view = backbone_view(clip).test.build()
+    return method_predictor(ZeroshotCLIP, get_cfg_default(), clip, method, classnames, view=view)
 
 
 def predict(
@@ -201,7 +203,7 @@ def write_rows(path: Path, rows: list[dict]) -> None:
         path.write_text(json.dumps(rows, indent=2), encoding="utf-8")
         return
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=["image", "rank", "class", "probability"])
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
 
@@ -220,9 +222,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     for path, probabilities in predictions:
         top = probabilities.topk(min(args.topk, len(predictor.classnames)))
         for rank, (value, label) in enumerate(zip(top.values.tolist(), top.indices.tolist()), 1):
-            name = predictor.classnames[label]
             rows.append(
-                {"image": str(path), "rank": rank, "class": name, "probability": round(value, 6)}
+                {
+                    "image": str(path),
+                    "rank": rank,
+                    "label": label,  # tells classes of the same name apart
+                    "class": predictor.classnames[label],
+                    "probability": round(value, 6),
+                }
             )
     if not rows:
         raise ValueError(f"None of the {len(paths)} images can be read.")
@@ -236,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: weights cannot be had
+    except (OSError, RuntimeError, ValueError, FloatingPointError) as error:
         if os.environ.get("VLTUNE_TRACEBACK"):
             raise
         sys.exit(f"predict.py: {error}")

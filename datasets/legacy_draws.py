@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from .records import Record
+from .records import SEE_SPLITS, Record
 
 ITEM = ("dassl.data.datasets.base_dataset", "Datum")
 
@@ -31,34 +31,46 @@ class _ItemsOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it contains {module}.{name}")
 
 
-def read_pickled_draw(
-    path: Path, train: Sequence[Record], val: Sequence[Record]
-) -> tuple[list[Record], list[Record]]:
-    """The records of ``train`` and ``val`` that the file drew.
-
-    Absolute paths of another machine are matched by their ends.
+def read_pickled_draw(path: Path) -> tuple[list[PickledItem], list[PickledItem]]:
+    """The training and validation items that the file holds.
 
     Raises:
-        ValueError: if the file cannot be read or names images that the lists do not hold.
+        ValueError: if the file is no pickled draw.
     """
     try:
         with open(path, "rb") as file:
             content = _ItemsOnly(file).load()
-        drawn = {key: list(content.get(key, [])) for key in ("train", "val")}
-    except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, IndexError) as err:
+        train, val = (list(content.get(key, [])) for key in ("train", "val"))
+    except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, LookupError) as err:
         raise ValueError(f"it is no pickled draw ({err})") from err
-    return _match(drawn["train"], train), _match(drawn["val"], val)
+    attributes = set(PickledItem.__annotations__)
+    for item in (*train, *val):
+        if not isinstance(item, PickledItem) or not attributes <= set(vars(item)):
+            raise ValueError("it holds something that is no item")
+    return train, val
 
 
-def _match(items: Sequence[PickledItem], records: Sequence[Record]) -> list[Record]:
+def match_items(
+    items: Sequence[PickledItem], records: Sequence[Record], path: Path
+) -> list[Record]:
+    """The records of a split that a file's items stand for.
+
+    Absolute paths of another machine are matched by their ends.
+
+    Raises:
+        ValueError: naming the file, the first item that the split does not have, and the way out.
+    """
     by_path = {record.path: record for record in records}
     matched = []
     for item in items:
-        if not isinstance(item, PickledItem):
-            raise ValueError("it holds something that is no item")
         record = _find(item._impath, by_path)
         if record is None or (record.label, record.classname) != (item._label, item._classname):
-            raise ValueError(f"{item._impath} is not in this split")
+            said = f"the split has {list(record)}" if record else "the split has no such image"
+            raise ValueError(
+                f"The few-shot draw {path} holds {[item._impath, item._label, item._classname]}, "
+                f"but {said}. It was drawn from another split: fetch that one, or delete "
+                f"{path} to have the shots drawn again. {SEE_SPLITS}"
+            )
         matched.append(record)
     return matched
 

@@ -1,8 +1,9 @@
 """Few-shot draws: the original's, for each seed and item order, kept as readable JSON.
 
-``<dataset>/split_fewshot/shot_<K>-seed_<s>.json`` holds the drawn records with relative paths and
-the fingerprint of the split that they were drawn from; a file of another split is redrawn. Drawing
-leaves Python's global generator as it was, so a run does not depend on whether the file existed.
+``<dataset>/split_fewshot/shot_<K>-seed_<s>.json`` holds the drawn records with relative paths,
+their own fingerprint and that of the split that they were drawn from; a file of another split is
+redrawn, one whose records are not the split's is refused. Drawing leaves Python's global generator
+as it was, so a run does not depend on whether the file existed.
 With SEED < 0 nothing is kept: every run draws anew.
 """
 
@@ -22,7 +23,7 @@ from yacs.config import CfgNode
 from dassl.data.datasets import Datum
 from dassl.utils import atomic_write
 
-from .legacy_draws import read_pickled_draw
+from .legacy_draws import match_items, read_pickled_draw
 from .records import Record, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ VAL_SHOTS = 4  # CoOp draws min(K, 4) validation images per class
 
 Lists = tuple[list[Record], list[Record]]
 Sampler = Callable[..., list[Record]]
+Finder = Callable[[str], Record | None]  # path -> what the split says of it
 
 
 @dataclass(frozen=True)
@@ -91,22 +93,39 @@ def draw_shots(
     if draw.num_shots < 1:
         return train, val
     split = fingerprint(train, () if draw.val_from_train else val)
-    return draw_from(lambda: (train, val), split, draw, folder, sample=sample)
+    finders = tuple({record.path: record for record in records}.get for records in (train, val))
+    return draw_from(lambda: (train, val), split, draw, folder, sample=sample, finders=finders)
 
 
 def draw_from(
-    lists: Callable[[], Lists], split: str, draw: Draw, folder: Path, *, sample: Sampler
+    lists: Callable[[], Lists],
+    split: str,
+    draw: Draw,
+    folder: Path,
+    *,
+    sample: Sampler,
+    finders: tuple[Finder, Finder],
 ) -> Lists:
     """``draw_shots`` for lists that are made only if they are needed.
 
     Args:
         lists: makes the whole (train, val) lists.
         split: their fingerprint, which a kept draw must have.
+        finders: of the records in ``train`` and ``val``, by path.
+
+    Raises:
+        ValueError: for a kept draw whose records are not those of the split.
     """
     path = folder / draw.file_name
     kept = None
     if draw.seed >= 0:
-        kept = _read(path, split) or _read_original(path, lists, draw)
+        kept = _read(path, split)
+        if kept is not None:
+            train, val = finders
+            check_drawn(kept[0], train, draw, path)
+            check_drawn(kept[1], train if draw.val_from_train else val, draw, path)
+        else:
+            kept = _read_original(path, lists, draw)
     if kept is not None:
         print(f"Reading the {draw.num_shots}-shot draw of seed {draw.seed} from {folder}")
     shots, val_shots = kept or _draw(*lists(), draw, sample)
@@ -162,20 +181,55 @@ def _warn_small_classes(shots: Sequence[Record], num_shots: int) -> None:
         )
 
 
+def check_drawn(records: Sequence[Record], find: Finder, draw: Draw, path: Path) -> None:
+    """Refuse drawn records that the split does not have.
+
+    Raises:
+        ValueError: naming the file, the first such record and what to delete.
+    """
+    counts: Counter[int] = Counter()
+    for record in records:
+        known = find(record.path)
+        if known != record:
+            said = f"the split has {list(known)}" if known else "the split has no such image"
+            raise ValueError(
+                f"The few-shot draw {path} holds {list(record)}, but {said}. Delete {path} to "
+                "have the shots drawn again."
+            )
+        counts[record.label] += 1
+    label, most = max(counts.items(), key=lambda pair: pair[1], default=(0, 0))
+    if most > draw.num_shots:
+        raise ValueError(
+            f"The few-shot draw {path} holds {most} images of label {label}, but "
+            f"DATASET.NUM_SHOTS is {draw.num_shots}. Delete {path} to have the shots drawn again."
+        )
+
+
 def _read(path: Path, split: str) -> Lists | None:
-    """The draw kept in a file, or None when there is none that fits."""
+    """The draw kept in a file, or None when there is none that fits.
+
+    Raises:
+        ValueError: if its records were changed after it was written.
+    """
     if not path.exists():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         train, val = ([Record(*entry) for entry in content[key]] for key in ("train", "val"))
         fits = content["split"] == split
+        drawn = content.get("drawn")  # files of the first version have none
     except (ValueError, KeyError, TypeError) as err:
         logger.warning("The few-shot draw %s is damaged (%s): drawn again.", path, err)
         return None
     if not fits:
         logger.warning("The few-shot draw %s belongs to another split: drawn again.", path)
         return None
+    if drawn not in (None, fingerprint(train, val)):
+        raise ValueError(
+            f'The records in the few-shot draw {path} are not those of its "drawn" entry: it was '
+            "damaged or edited. Delete it to have the shots drawn again, or delete only that "
+            "entry to use the records as they are."
+        )
     return train, val
 
 
@@ -187,10 +241,11 @@ def _read_original(path: Path, lists: Callable[[], Lists], draw: Draw) -> Lists 
     if path.exists() or not pickled.exists():
         return None
     try:
-        return read_pickled_draw(pickled, *lists())
+        drawn = read_pickled_draw(pickled)
     except ValueError as err:
         logger.warning("The few-shot draw %s is not used: %s", pickled, err)
         return None
+    return tuple(match_items(items, records, pickled) for items, records in zip(drawn, lists()))
 
 
 def _write(path: Path, drawn: Lists, split: str, draw: Draw) -> None:
@@ -201,6 +256,7 @@ def _write(path: Path, drawn: Lists, split: str, draw: Draw) -> None:
         "val_per_class": draw.val_per_class,
         "val_from_train": draw.val_from_train,
         "split": split,
+        "drawn": fingerprint(*drawn),
     }
     lists = ",\n".join(
         f'"{key}": [\n' + ",\n".join(json.dumps(list(r)) for r in records) + "\n]"

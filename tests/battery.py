@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from dassl.config import get_cfg_default
+from dassl.config.pixels import leave_open
+from dassl.config.recipes import resolve
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import set_random_seed
 from golden_checks import tiny_clip
-from tools.recipes import resolve
 
 importlib.import_module("trainers")  # registers every trainer
 
@@ -71,7 +72,7 @@ def made_config(trainer: str, folder: Path, *opts, backbone: str = "tiny_vit"):
     if defaults is not None:
         cfg.merge_from_other_cfg(defaults())
     cfg.set_new_allowed(False)
-    cfg.INPUT.SIZE = (0, 0)
+    leave_open(cfg)
     recipe = resolve(trainer, "toy_objects")
     for file in recipe.files:
         cfg.merge_from_file(str(file))

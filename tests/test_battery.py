@@ -7,11 +7,12 @@ import pytest
 import torch
 from battery import CLASSNAMES, SPLITS, made_image, made_trainer
 
+from dassl.config import check_ranges, get_cfg_default, leaves
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import load_checkpoint
+from dassl.engine.cli import merge_declared
+from dassl.utils import load_checkpoint, write_checkpoint
 from trainers.common import ClipTrainer
-from trainers.common.loading import checkpoint_path
-from trainers.common.predictor import pixels_of
+from trainers.common.checkpoints import checkpoint_path
 
 
 def clip_trainers() -> list[str]:
@@ -105,8 +106,45 @@ def test_the_checkpoint_alone_classifies_an_image(name, folder):
     predictor = type(trainer).load_predictor(checkpoint, torch.device("cpu"))
 
     image = made_image("test", 0, SPLITS["test"])
-    probabilities = predictor(pixels_of([image], predictor.size))
+    probabilities = predictor(predictor.pixels([image]))
 
     assert predictor.classnames == list(CLASSNAMES)
     assert probabilities.shape == (1, len(CLASSNAMES))
     torch.testing.assert_close(probabilities.sum(), torch.tensor(1.0), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(TRAINER_REGISTRY.registered_names()))
+def test_the_ranges_of_a_trainer_are_those_of_its_own_keys(name):
+    trainer = TRAINER_REGISTRY.get(name)
+    cfg = get_cfg_default()
+    if hasattr(trainer, "default_cfg"):
+        merge_declared(cfg, trainer.default_cfg())
+
+    check_ranges(cfg, trainer.ranges)
+
+    known = dict(leaves(cfg))
+    assert not [key for key in trainer.ranges if key not in known]
+
+
+def test_a_model_that_answers_nan_predicts_nothing(folder):
+    trainer, _ = trained("CoOp", folder)
+    checkpoint = load_checkpoint(str(checkpoint_path(trainer.output_dir, trainer.model_name, None)))
+    predictor = type(trainer).load_predictor(checkpoint, torch.device("cpu"))
+    pixels = predictor.pixels([made_image("test", 0, 0)])
+
+    with pytest.raises(FloatingPointError, match="answers nothing"):
+        predictor(pixels * float("nan"))
+
+
+def test_a_checkpoint_of_nan_weights_is_refused(folder):
+    trainer, _ = trained("CoOp", folder)
+    path = checkpoint_path(trainer.output_dir, trainer.model_name, None)
+    checkpoint = load_checkpoint(str(path))
+    checkpoint["state_dict"]["ctx"][0] = float("nan")
+    (folder / "nan" / trainer.model_name).mkdir(parents=True)
+    write_checkpoint(checkpoint, folder / "nan" / trainer.model_name / path.name)
+
+    with pytest.raises(ValueError, match=r"infinite or NaN weights \(ctx\)"):
+        made_trainer("CoOp", folder).load_model(str(folder / "nan"), epoch=1)
+    with pytest.raises(ValueError, match=r"infinite or NaN weights \(ctx\)"):
+        type(trainer).load_predictor(checkpoint, torch.device("cpu"))

@@ -3,7 +3,9 @@
 import pytest
 from yacs.config import CfgNode
 
-from dassl.config import clean_cfg, get_cfg_default
+from dassl.config import above, at_least, between, check_ranges, clean_cfg, get_cfg_default
+from dassl.config.ranges import ENGINE_RANGES
+from dassl.config.tools import leaves
 
 
 def test_two_default_configs_share_nothing():
@@ -112,3 +114,49 @@ def test_clean_cfg_keeps_only_the_node_of_the_trainer():
     clean_cfg(cfg, "CoOp")
 
     assert set(cfg.TRAINER) == {"NAME", "COOP"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("OPTIM.MAX_EPOCH", "-3", "OPTIM.MAX_EPOCH is -3; expected at least 0"),
+        ("OPTIM.LR", "1e999", "OPTIM.LR is inf; expected a finite number"),
+        ("OPTIM.LR", "-0.1", "OPTIM.LR is -0.1; expected at least 0"),
+        ("OPTIM.WARMUP_EPOCH", "-2", "expected at least -1"),
+        ("OPTIM.ADAM_BETA1", "1.5", "expected at least 0 and at most 1"),
+        ("DATALOADER.TRAIN_X.BATCH_SIZE", "0", "expected at least 1"),
+        ("DATALOADER.TEST.BATCH_SIZE", "-4", "expected at least 1"),
+        ("TRAIN.PRINT_FREQ", "0", "expected at least 1"),
+        ("INPUT.RRCROP_SCALE", "(0.0, 1.0)", r"is \(0.0, 1.0\); expected above 0 and at most 1"),
+        ("INPUT.PIXEL_STD", "(1e999, 1.0, 1.0)", "expected a finite number"),
+    ],
+)
+def test_a_number_that_no_run_can_use_is_refused_by_its_key(key, value, text):
+    cfg = get_cfg_default()
+    cfg.merge_from_list([key, value])
+
+    with pytest.raises(ValueError, match=text):
+        check_ranges(cfg)
+
+
+def test_not_a_number_is_refused_for_every_key():
+    cfg = get_cfg_default()
+    cfg.TRAINER.X = CfgNode({"ALPHA": float("nan")})
+
+    with pytest.raises(ValueError, match="TRAINER.X.ALPHA is nan; expected a finite number"):
+        check_ranges(cfg)
+
+
+def test_the_defaults_are_in_their_ranges_and_the_ranges_are_of_keys_that_exist():
+    cfg = get_cfg_default()
+
+    check_ranges(cfg)
+
+    known = dict(leaves(cfg))
+    assert not [key for key in ENGINE_RANGES if key not in known]
+
+
+def test_the_bounds_of_a_range_are_in_it_unless_it_is_open():
+    assert 0 in at_least(0) and 0 not in above(0)
+    assert 1 in between(0, 1) and 1.1 not in between(0, 1)
+    assert [str(r) for r in (at_least(1), above(0))] == ["at least 1", "above 0"]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from dassl.config import get_cfg_default
 from dassl.data import DataManager, DatasetWrapper, build_data_loader
+from dassl.data.checks import warn_of_one_class, warn_of_shared_images
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum, build_dataset
 from dassl.data.transforms import build_transform
 from dassl.utils import BadImageError
@@ -108,6 +109,40 @@ def test_test_images_of_classes_without_training_images_are_warned_about(caplog)
     assert "validation" not in caplog.text
 
 
+def test_a_single_class_is_said_to_say_nothing(caplog):
+    items = [Datum("a", 0, 0, "cat"), Datum("b", 0, 0, "cat")]
+
+    warn_of_one_class(DatasetBase(train_x=items, test=items))
+
+    assert 'has one class here, "cat"' in caplog.text
+    assert "chance level 100%" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("read", "kind"),
+    [({"uses_train": True, "uses_val": False}, "training"),
+     ({"uses_train": False, "uses_val": True}, "validation")],
+)  # fmt: skip
+def test_test_images_whose_labels_are_read_are_named(caplog, read, kind):
+    train, val = [Datum("a", 0, 0, "zero")], [Datum("b", 0, 0, "zero")]
+    dataset = DatasetBase(train_x=train, val=val, test=[*train, *val, Datum("c", 0, 0, "zero")])
+
+    warn_of_shared_images(dataset, **read)
+
+    (record,) = caplog.records
+    assert f"1 of 3 test images of DatasetBase are {kind} images too" in record.message
+
+
+def test_shared_images_whose_labels_nothing_reads_are_not_named(caplog):
+    items = [Datum("a", 0, 0, "zero")]
+
+    warn_of_shared_images(
+        DatasetBase(train_x=items, val=items, test=items), uses_train=False, uses_val=False
+    )
+
+    assert not caplog.records
+
+
 def test_an_unknown_domain_gets_a_did_you_mean():
     dataset = DatasetBase(train_x=[Datum("x", 0, 0, "a")])
     dataset.domains = ["photo", "sketch"]
@@ -115,6 +150,15 @@ def test_an_unknown_domain_gets_a_did_you_mean():
     dataset.check_input_domains(["photo"], ["sketch"])
     with pytest.raises(ValueError, match='"foto".*Did you mean "photo"'):
         dataset.check_input_domains(["foto"], [])
+
+
+@pytest.mark.parametrize("key", ["SOURCE_DOMAINS", "TARGET_DOMAINS"])
+def test_domains_of_a_dataset_without_any_are_refused(cfg, key):
+    cfg.DATASET[key] = ("photo",)
+
+    flag = f"--{key.lower().replace('_', '-')}"
+    with pytest.raises(ValueError, match=rf"{key} is \('photo',\), but TinyForTests.*{flag}"):
+        build_dataset(cfg)
 
 
 def test_a_misspelt_dataset_gets_a_did_you_mean(cfg):

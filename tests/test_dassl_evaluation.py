@@ -69,13 +69,21 @@ def test_evaluating_nothing_is_an_error(cfg):
         build_evaluator(cfg).evaluate()
 
 
-def test_nan_scores_are_warned_about(cfg, caplog):
+def test_nan_scores_are_no_result(cfg):
     evaluator = build_evaluator(cfg)
 
     evaluator.process(torch.tensor([[float("nan"), 0.0], [1.0, 0.0]]), torch.tensor([1, 0]))
-    evaluator.evaluate()
 
-    assert "1 of 2 images are NaN" in caplog.text
+    with pytest.raises(FloatingPointError, match="1 of 2 images are NaN or infinite.*weights"):
+        evaluator.evaluate()
+
+
+def test_a_class_that_is_masked_out_is_a_score(cfg):
+    evaluator = build_evaluator(cfg)
+
+    evaluator.process(torch.tensor([[float("-inf"), 0.0]]), torch.tensor([1]))
+
+    assert evaluator.evaluate()["accuracy"] == 100.0
 
 
 def test_per_class_results_need_class_names(cfg):

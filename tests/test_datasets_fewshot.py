@@ -97,6 +97,71 @@ def test_a_damaged_kept_draw_is_redrawn(tmp_path, caplog):
     assert "damaged" in caplog.text
 
 
+def change_kept(path, change, *, keeps_digest=False):
+    """Edit a kept draw by hand; unless it keeps it, without the digest that would show it."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    if not keeps_digest:
+        del content["drawn"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (0, "missing.jpg", "the split has no such image"),
+        (1, 99, r"the split has \['.*', \d, 'breed_\d'\]"),
+        (2, "dog", r"the split has \['.*', \d, 'breed_\d'\]"),
+    ],
+)
+def test_a_drawn_record_that_is_not_the_split_s_is_refused(tmp_path, split, place, value, said):
+    pets_tree(tmp_path)
+    build(tmp_path, NUM_SHOTS=2)
+    path = kept_file(tmp_path)
+
+    change_kept(path, lambda content: content[split][0].__setitem__(place, value))
+
+    with pytest.raises(ValueError, match=rf"{value}.*but {said}.*Delete .*{path.name}"):
+        build(tmp_path, NUM_SHOTS=2)
+
+
+def test_a_draw_that_was_changed_to_other_images_of_the_split_is_noticed(tmp_path):
+    splits = pets_tree(tmp_path)
+    build(tmp_path, NUM_SHOTS=2)
+    path = kept_file(tmp_path)
+
+    shots = splits["train"][::3]
+
+    change_kept(path, lambda content: content.update(train=shots), keeps_digest=True)
+
+    with pytest.raises(ValueError, match="damaged or edited.*delete only that entry to use the"):
+        build(tmp_path, NUM_SHOTS=2)
+    change_kept(path, lambda content: None)
+    assert names(build(tmp_path, NUM_SHOTS=2).train_x) == [entry[0] for entry in shots]
+
+
+def test_a_draw_of_more_shots_under_another_name_is_refused(tmp_path):
+    pets_tree(tmp_path)
+    build(tmp_path, NUM_SHOTS=2)
+    os.rename(kept_file(tmp_path), kept_file(tmp_path, "shot_1-seed_1.json"))
+
+    with pytest.raises(ValueError, match=r"holds 2 images of label \d, but DATASET.NUM_SHOTS is 1"):
+        build(tmp_path, NUM_SHOTS=1)
+
+
+def test_a_pickled_draw_of_another_split_is_refused(tmp_path):
+    splits = pets_tree(tmp_path)
+    path = kept_file(tmp_path).with_suffix(".pkl")
+    path.parent.mkdir(parents=True)
+    image, label, name = splits["train"][0]
+    items = [Datum(f"/elsewhere/{image}", label + 1, 0, name)]
+    path.write_bytes(pickle.dumps({"train": items, "val": []}))
+
+    with pytest.raises(ValueError, match=rf"{path.name} holds .*, 2, .* but the split has .*, 1,"):
+        build(tmp_path, NUM_SHOTS=2)
+
+
 def test_without_a_seed_nothing_is_kept(tmp_path):
     pets_tree(tmp_path)
 

@@ -1,6 +1,8 @@
 """ImageNet and its four test sets: labels, names, ids, listings, validation images."""
 
+import json
 import os
+from pathlib import Path
 
 import pytest
 from dataset_trees import make_cfg, names, write_images
@@ -88,6 +90,19 @@ def test_selecting_on_val_survives_a_kept_draw(tmp_path):
     first, second = (build(tmp_path, NUM_SHOTS=2, SELECT_ON="val") for _ in range(2))
 
     assert names(first.val) == names(second.val)
+
+
+def test_a_drawn_record_that_is_no_training_image_is_refused(tmp_path):
+    imagenet_tree(tmp_path)
+    dataset = build(tmp_path, NUM_SHOTS=2)
+    (path,) = Path(dataset.split_fewshot_dir).glob("*.json")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["train"][0][0] = content["train"][0][0].replace("train/", "val/")
+    del content["drawn"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+    with pytest.raises(ValueError, match=f"the split has no such image.*Delete {path}"):
+        build(tmp_path, NUM_SHOTS=2)
 
 
 def test_selecting_on_val_with_all_training_images_is_refused(tmp_path):

@@ -11,7 +11,7 @@ from torch import nn
 
 from dassl.engine import TRAINER_REGISTRY, SimpleNet, TrainerX, TrainerXU, build_trainer
 from dassl.engine.checkpoints import read_checkpoint
-from dassl.utils import set_random_seed
+from dassl.utils import set_random_seed, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,15 @@ def test_the_best_epoch_of_the_rule_is_tested(build, rule, split):
     assert (trainer.selected_epoch, best["epoch"], best["val_result"]) == (2, 2, 60.0)
     assert torch.equal(trainer.model[2].weight, best["state_dict"]["2.weight"])
     assert "test" in trainer.results and split in trainer.results
+
+
+def test_a_training_on_its_test_images_is_named_before_it_begins(build, caplog):
+    trainer = build(OPTIM__MAX_EPOCH=1)
+    trainer.dm.dataset._test = trainer.dm.dataset.train_x[:2]
+
+    trainer.train()
+
+    assert "2 of 2 test images of EngineColours are training images too" in caplog.text
 
 
 def test_best_val_of_the_original_is_the_rule_val(build):
@@ -243,6 +252,45 @@ def test_a_nan_parameter_is_named_as_the_cause(build):
 
     with pytest.raises(FloatingPointError, match=r"toy\.2\.bias already holds"):
         trainer.train()
+
+
+def test_weights_that_the_last_update_broke_are_neither_saved_nor_tested(build):
+    class Breaking(engine_toy.EngineToy):
+        def forward_backward(self, batch):
+            summary = super().forward_backward(batch)
+            if self.batch_idx + 1 == self.num_batches:
+                self.model[2].weight.data[0, 0] = float("nan")
+            return summary
+
+    trainer = build(Breaking, OPTIM__MAX_EPOCH=1)
+
+    with pytest.raises(FloatingPointError, match=r"epoch 1: toy\.2\.weight.*Lower OPTIM\.LR"):
+        trainer.train()
+    assert not trainer.results
+    assert not list(Path(trainer.output_dir).glob("toy/*"))
+
+
+def test_a_checkpoint_with_infinite_weights_is_not_loaded(build):
+    trainer = build(OPTIM__MAX_EPOCH=1)
+    trainer.train()
+    path = Path(trainer.output_dir) / "toy" / "model.pth.tar-1"
+    content = read_checkpoint(path)
+    content["state_dict"]["2.bias"][1] = float("inf")
+    write_checkpoint(content, path)
+
+    with pytest.raises(ValueError, match=r"tar-1 holds infinite or NaN weights \(2\.bias"):
+        trainer.load_model(trainer.output_dir, epoch=1)
+
+
+def test_no_epoch_at_all_is_said_to_train_nothing(build, caplog):
+    build(OPTIM__MAX_EPOCH=0).train()
+
+    assert "MAX_EPOCH is 0: nothing is trained" in caplog.text
+
+
+def test_numbers_that_no_run_can_use_are_refused_before_the_data_is_read(build):
+    with pytest.raises(ValueError, match=r"OPTIM\.LR is inf"):
+        build(OPTIM__LR=float("inf"), DATASET__ROOT="nowhere")
 
 
 def test_a_nan_loss_of_a_trainer_with_its_own_backward_stops_too(build):

@@ -96,3 +96,10 @@ def test_one_dataset_is_not_enough(tmp_path):
 def test_a_resnet_has_no_layers_to_compare(tmp_path):
     with pytest.raises(ValueError, match="no transformer image tower.*ViT-B/16"):
         layer_analysis.main(["--backbone", "toy/RN", "--output", str(tmp_path)])
+
+
+def test_a_run_brings_its_own_backbone(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        layer_analysis.main(["--backbone", "toy/RN", "--model-dir", str(tmp_path)])
+
+    assert "not allowed with argument --backbone" in capsys.readouterr().err

@@ -60,6 +60,21 @@ def test_zero_shot_needs_class_names_only(run, capsys):
     assert "red circle" in capsys.readouterr().out
 
 
+def test_classes_of_the_same_words_are_named_and_told_apart_by_their_labels(run, caplog):
+    output = run / "cranes.csv"
+    words = [str(run / "mine"), "--backbone", backbone_file(run), "--output", str(output)]
+
+    predict.main([*words, "--classnames", "crane,crane,fox", "--topk", "3"])
+
+    rows = list(csv.DictReader(output.read_text(encoding="utf-8").splitlines()))
+    assert {(row["label"], row["class"]) for row in rows} == {
+        ("0", "crane"),
+        ("1", "crane"),
+        ("2", "fox"),
+    }
+    assert caplog.text.count("0 'crane' = 1 'crane'") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -11,8 +11,9 @@ from datasets.subsampling import subsample_classes
 from golden_checks import tiny_clip
 from golden_checks.rpo import masked_logits
 from trainers.cocoop import CoCoOpPrompt
-from trainers.common.independent_prompts import IndependentPrompts, VisualPrompt
-from trainers.common.prompts import ContextPrompt, template_features, zero_shot_classifier
+from trainers.common.text.encode import template_features, zero_shot_classifier
+from trainers.common.text.independent_prompts import IndependentPrompts, VisualPrompt
+from trainers.common.text.learned import ContextPrompt
 from trainers.lasp import LASPPrompt, lasp_groups
 from trainers.maple import MaPLePrompt
 from trainers.proda import PromptDistribution, PromptOrder
@@ -446,7 +447,7 @@ def test_a_context_without_tokens_is_refused(clip):
 
 
 def test_fewer_initial_words_than_prompt_tokens_are_refused(clip):
-    with pytest.raises(ValueError, match="CTX_INIT 'photo' has 1 word.*2 prompt tokens"):
+    with pytest.raises(ValueError, match="CTX_INIT 'photo' has 1 token.*2 prompt tokens"):
         MaPLePrompt(clip, NAMES, n_ctx=2, ctx_init="photo", depth=3)
 
 

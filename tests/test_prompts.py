@@ -6,15 +6,14 @@ import torch
 from clip import tokenize
 from clip.model import build_clip
 from golden_checks import tiny_clip
-from trainers.common.prompts import (
-    ContextPrompt,
-    FrozenPrompts,
+from trainers.common.text.encode import (
     common_prefix_length,
     encode_prompts,
     encode_sentences,
     eot_positions,
     zero_shot_classifier,
 )
+from trainers.common.text.learned import ContextPrompt, FrozenPrompts
 
 NAMES = ["cat", "golden_retriever", "Boeing 737-800", "dog"]
 
@@ -113,7 +112,7 @@ def test_sentences_come_back_in_the_order_given(clip):
 
 
 def test_equal_sentences_get_equal_features_wherever_they_stand(clip, monkeypatch):
-    monkeypatch.setattr("trainers.common.prompts.TEXT_BATCH", 3)
+    monkeypatch.setattr("trainers.common.text.encode.TEXT_BATCH", 3)
     sentences = ["a missile", *(f"a {name}" for name in NAMES), "an origami canoe", "a missile"]
 
     features = encode_sentences(clip, sentences)
@@ -185,3 +184,20 @@ def test_a_context_moves_to_other_class_names(clip):
 
     assert torch.equal(other.ctx, trained.ctx)
     assert torch.equal(other.token_suffix, own_suffix)
+
+
+@pytest.mark.parametrize("words", ["a  photo of a", "a_photo__of_a_", " a photo of\ta "])
+def test_blanks_in_a_context_are_no_context_tokens(clip, words):
+    learned = prompt(clip, ctx_init=words)
+
+    torch.testing.assert_close(learned.ctx, prompt(clip, ctx_init="a photo of a").ctx)
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+def test_a_word_of_several_tokens_is_learned_whole(clip, position):
+    learned = prompt(clip, ctx_init="a close-up of a", position=position)
+    name = clip.token_embedding(tokenize(NAMES[1].replace("_", " ")))[0, 1:3]
+
+    assert len(learned.ctx) == 6
+    before = {"end": 6, "middle": 3, "front": 0}[position]
+    torch.testing.assert_close(learned.embeddings()[1, 1 + before : 3 + before], name)

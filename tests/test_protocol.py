@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 import tools.protocols.launcher as launcher_module
+from dassl.config.files import REPOSITORY as ROOT
+from dassl.config.recipes import TRAINERS_DIR, resolve, slug
 from dassl.engine.cli import make_config
 from dassl.engine.cli import make_parser as make_train_parser
 from dassl.utils import setup_logger
@@ -18,7 +20,6 @@ from tools.protocols.closing import closing_text
 from tools.protocols.launcher import BriefConsole, Launcher
 from tools.protocols.plan import Request, make_plan
 from tools.protocols.sets import domains_of, transfer_targets
-from tools.recipes import ROOT, TRAINERS_DIR, resolve, slug
 
 
 def plan(*words):
@@ -357,6 +358,27 @@ def test_what_the_protocol_sets_itself_is_refused(capsys, word, instead):
     assert word in printed and instead in printed
 
 
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["zeroshot", "--shots", "4"], "--shots has no effect with the protocol zeroshot, only"),
+        (["lodo", "--shots", "4"], "--shots has no effect with the protocol lodo, only"),
+        (["fewshot", "--targets", "dtd"], "--targets has no effect with the protocol fewshot"),
+        (["fewshot", "--domains", "photo"], "--domains has no effect with the protocol fewshot"),
+        (["base2new", "--stage", "align"], "--stage has no effect with the protocol base2new"),
+        (["lodo", "--base-trainer", "CoOp"], "--base-trainer has no effect with the protocol lodo"),
+        (["zeroshot", "--no-zeroshot"], "--no-zeroshot has no effect with the protocol zeroshot"),
+        (["fewshot", "--recipe", "a", "--config-file", "b"], "--recipe a has no effect beside"),
+        (["fewshot", "--variant", "fast"], 'CoOp has no variant "fast". Known: none'),
+        (["fewshot", "--resume", "a"], "--resume: the protocol sets this itself. Use the same"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(capsys, words, text):
+    assert protocol.main([*words, "--trainer", "CoOp", "--dry-run"]) == 1
+
+    assert text in capsys.readouterr().err
+
+
 def test_an_unknown_protocol_is_answered_with_the_known_ones(capsys):
     status = main(["fewshots", "--trainer", "TaskRes"])
 
@@ -652,9 +674,7 @@ def test_weights_of_zero_shot_rows_alone_may_be_left_out(tmp_path, capsys):
 
     text = capsys.readouterr().err
     assert 'Model "nowhere.pt" not found' in text
-    assert text.strip().endswith(
-        "Zero-shot rows (--no-zeroshot leaves them out) or a teacher need it."
-    )
+    assert text.strip().endswith("Zero-shot rows need it (--no-zeroshot leaves them out).")
 
 
 def test_many_mistakes_of_one_kind_are_counted(monkeypatch):

@@ -17,14 +17,14 @@ from torch import nn
 from dassl.data.datasets import Datum
 from dassl.data.seeding import seeded
 from dassl.engine.report import labelled_images
+from dassl.features.bank import FeatureBank
+from dassl.features.encoder import NetworkEncoder
+from dassl.features.views import Augmentation
 from dassl.utils import load_checkpoint
-from trainers.common import shot_draw
-from trainers.common.augment import Augmentation
-from trainers.common.encoder import NetworkEncoder
-from trainers.common.feature_bank import FeatureBank
-from trainers.common.stream import Step, Stream, run_stream
-from trainers.common.stream_report import moving_accuracy, running_accuracy, stored_images
-from trainers.common.test_views import OPERATIONS, TestViews, augmix, operate, view_pipeline
+from trainers.common.testtime.report import moving_accuracy, running_accuracy, stored_images
+from trainers.common.testtime.stream import Step, Stream, run_stream
+from trainers.common.testtime.views import OPERATIONS, TestViews, augmix, operate, view_pipeline
+from trainers.dmn import shots as shot_draw
 
 SIDE, VIEWS = 16, 4
 
@@ -207,7 +207,8 @@ def dmn(tmp_path_factory):
 
     def build(folder, *options, trainer="DMN"):
         words = ["--trainer", trainer, "--dataset", "toy_shapes", "--seed", "1"]
-        words += ["--backbone", "toy/ViT", "--output-dir", str(folder)]
+        words += ["--backbone", "toy/ViT", "--output-dir", str(folder), "--no-recipe"]
+        words += ["--config-file", f"configs/trainers/{trainer}/toy.yaml"]
         words += [*(CROP_SETTINGS if trainer == "DMN" else ()), *options]
         args = make_parser().parse_args(words)
         built = build_trainer(make_config(args))
@@ -319,11 +320,11 @@ def test_a_file_that_is_no_state_of_a_stream_is_refused(dmn, tmp_path):
     ("key", "value", "reason"),
     [
         ("N_VIEWS", "1", "SELECTION_P 0.5 of TRAINER.DMN.N_VIEWS 1"),
-        ("MEMORY_SIZE", "0", "at least 1 slot"),
+        ("MEMORY_SIZE", "0", "MEMORY_SIZE is 0; expected at least 1"),
         ("VIEW_KIND", "augment", "auto, crop or augmix"),
         ("STREAM_LENGTH", "0", "STREAM_LENGTH is 0"),
         ("STREAM_STATE", "nowhere", "no such file"),
-        ("N_AUGVIEW", "-1", "multiple of DATASET.NUM_SHOTS"),
+        ("N_AUGVIEW", "-1", "N_AUGVIEW is -1; expected at least 0"),
     ],
 )
 def test_what_would_fail_after_the_training_is_refused_before(dmn, tmp_path, key, value, reason):
@@ -468,7 +469,7 @@ def test_every_label_of_the_official_draws_is_counted(dmn, tmp_path, monkeypatch
         items, running = shot_draw.build_dataset(cfg).train_x, random.Random(0)
         return shot_draw.draw(items, 1, running), shot_draw.draw(items, 1, running)
 
-    monkeypatch.setattr("trainers.dmn.official_draws", two_draws)
+    monkeypatch.setattr("trainers.dmn.trainer.official_draws", two_draws)
     options = ["TRAINER.DMN.SETTING", setting, "DATASET.NUM_SHOTS", "1"]
     trainer = dmn(tmp_path, *options, "TRAINER.DMN.OFFICIAL_DRAW", "True")
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import train
-from trainers.common import test_views
-from trainers.common.stream import StreamTrainer
+from trainers.common.testtime import views as test_views
+from trainers.common.testtime.trainer import StreamTrainer
 
 VIEWS, CHUNK = 4, 8  # views per image, images per chunk
 SETTINGS = ["N_VIEWS", str(VIEWS), "SELECTION_P", "0.5", "VIEW_KIND", "crop"]

@@ -125,6 +125,7 @@ def test_a_run_without_validation_accuracy_is_an_error():
         ([*GRID, "TEST.SPLIT", "test"], "the sweep sets this itself"),
         ([*GRID, "--dataset", "dtd,eurosat"], "one trainer on one dataset"),
         ([*GRID, "--seeds", "one"], 'SEEDS is "one"'),
+        ([*GRID, "--protocol", "lodo", "--classes", "base"], "--classes base has no effect with"),
     ],
 )
 def test_bad_arguments_are_explained(words, message, capsys):

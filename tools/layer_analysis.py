@@ -26,15 +26,18 @@ from clip.model import CLIP, TowerHook
 from dassl.data.datasets import Datum, build_dataset
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.cli import make_config, make_parser
+from dassl.engine.predictor import pixels_of
 from dassl.flags import FlagParser
 from dassl.utils import atomic_write, load_checkpoint, read_image
 from tools.layer_study import Samples, draw, joined, study, suggested_start, summarise
 from tools.layers import centroid_gap, image_levels, text_levels
-from trainers.common.loading import checkpoint_path, load_exactly
-from trainers.common.predictor import config_of, normalise_pixels, pixels_of
+from trainers.common.checkpoints import checkpoint_path, load_exactly
+from trainers.common.clip_encoder import backbone_view
+from trainers.common.predictor import config_of, normalise_pixels
 
 REGISTERED = (_datasets, _trainers)  # importing them registers datasets and trainers
 TOY_SETS = "toy_objects,toy_shapes,toy_textures,toy_scenes,toy_colors,toy_layout"
+BACKBONE = "toy/ViT"
 IMAGE_BATCH = 100
 
 
@@ -44,8 +47,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--datasets", default=TOY_SETS, help="names of configs/datasets, with commas between")
     add("--root", default="./data", help="folder that holds the datasets")
-    add("--backbone", default="toy/ViT", help="a CLIP with a transformer image tower")
-    add("--model-dir", default="", help="run whose adapters are in place, a trained MMA")
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--backbone", default=BACKBONE, help="a CLIP with a transformer image tower")
+    model.add_argument("--model-dir", default="", help="a trained MMA, its adapters in place")
     add("--shots", type=int, default=16, help="training images per class")
     add("--classes", type=int, default=0, help="first classes of every dataset; 0: all")
     add("--template", default="a photo of a {}.", help="sentence of the text samples")
@@ -103,13 +107,14 @@ def _with_blocks(clip: CLIP) -> CLIP:
 def collect(args: argparse.Namespace) -> tuple[Samples, Samples]:
     """Text samples (one per class) and image samples of all datasets, at every level."""
     clip, text_hook, image_hook = adapted(args)
+    view = backbone_view(clip).test.build()
     text, image, owner, label, of_class = [], [], [], [], []
     for number, name in enumerate(args.datasets.split(",")):
         names, items = training_items(name, args)
         text.append(text_levels(clip, names, template=args.template, hook=text_hook))
         for start in range(0, len(items), IMAGE_BATCH):
             images = [read_image(item.impath) for item in items[start : start + IMAGE_BATCH]]
-            pixels = normalise_pixels(clip, pixels_of(images, clip.visual.input_resolution))
+            pixels = normalise_pixels(clip, pixels_of(images, view))
             image.append(image_levels(clip, pixels, hook=image_hook))
         label += [len(of_class) + item.label for item in items]
         owner += [number] * len(items)
@@ -138,7 +143,7 @@ def main(words: Sequence[str] | None = None) -> None:
     rows = study(text, vision, args.seeds)
     summary = summarise(rows)
     args.output.mkdir(parents=True, exist_ok=True)
-    backbone = f"{args.backbone} with {args.model_dir}" if args.model_dir else args.backbone
+    backbone = args.model_dir or args.backbone
     write_csv([{"backbone": backbone, **row} for row in rows], args.output / "layers.csv")
     write_csv([{"backbone": backbone, **row} for row in summary], args.output / "summary.csv")
     draw(

@@ -7,7 +7,7 @@ python tools/protocol.py lodo     --trainer ERM --dataset pacs --recipe rn50
 
 Protocols: fewshot, zeroshot, testtime, base2new, xd, dg, lodo. Finished runs are skipped, an
 interrupted one resumes: give the same command again. Other arguments go to train.py.
-Recipes are found by configs/trainers/<Trainer>/recipes.yaml (format: tools/recipes.py).
+Recipes are found by configs/trainers/<Trainer>/recipes.yaml (format: dassl/config/recipes.py).
 """
 
 from __future__ import annotations
@@ -48,6 +48,18 @@ INSTEAD = {  # what the protocol sets itself -> how to say it
     "--model-dir": SINGLE,
     "--load-epoch": SINGLE,
     "--no-train": SINGLE,
+    "--no-recipe": SINGLE,
+    "--resume": "the same command again, which resumes what was interrupted",
+}
+DEFAULT_SHOTS = 16
+WITH_SHOTS = ("fewshot", "base2new", "xd", "dg")
+OF_PROTOCOLS = {  # option -> protocols in which it does something
+    "shots": WITH_SHOTS,
+    "targets": ("xd", "dg"),
+    "domains": ("lodo",),
+    "stage": ("lodo",),
+    "base_trainer": ("fewshot", "xd", "dg"),
+    "no_zeroshot": (*WITH_SHOTS, "testtime", "lodo"),
 }
 
 
@@ -71,7 +83,7 @@ def make_parser() -> FlagParser:
         help="config name, or several: a,b,c (xd, dg: the source); default toy_objects, "
         "lodo: toy_domains",
     )
-    add("--shots", type=int, default=16, help="images per class")
+    add("--shots", type=int, help=f"images per class (default: {DEFAULT_SHOTS})")
     add("--seeds", default=os.environ.get("SEEDS", ""), help='e.g. "1 2 3" (environment SEEDS)')
     add("--root", default=os.environ.get("DATA", "./data"), help="data folder (environment DATA)")
     add(
@@ -87,7 +99,7 @@ def make_parser() -> FlagParser:
     add("--targets", default="", help="xd, dg: data sets to test on")
     add("--domains", default="", help="lodo: the domains to leave out")
     add("--stage", default="", help="lodo: run a staged trainer up to this stage")
-    add("--base-trainer", default="", help="fewshot: train the enhanced base with it first")
+    add("--base-trainer", default="", help="fewshot, xd, dg: train the enhanced base with it first")
     add("--no-zeroshot", action="store_true", help="without the zero-shot rows")
     add(
         "--no-check",
@@ -105,14 +117,21 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
 
     Raises:
         ValueError: arguments that the protocol sets itself, seeds that are no numbers, unknown
-            data sets.
+            data sets, a data folder without a dataset that reads it.
     """
     for word in rest:
         if instead := _set_by_protocol(word):
             raise ValueError(f"{word}: the protocol sets this itself. Use {instead}.")
-    if args.shots < 1:
+    check_options(args)
+    shots = DEFAULT_SHOTS if args.shots is None else args.shots
+    if shots < 1:
         raise ValueError(
-            f"--shots is {args.shots}; expected at least 1. Training on all images: train.py."
+            f"--shots is {shots}; expected at least 1. Training on all images: train.py."
+        )
+    if not args.dataset and args.root != Request.root:
+        raise ValueError(
+            f'The data folder is "{args.root}" (DATA or --root), but no dataset is named, and the '
+            "toy sets do not read it. Name one, --dataset NAME (DATASETS.md lists them)."
         )
     try:
         seeds = tuple(int(word) for word in _words(args.seeds))
@@ -122,7 +141,7 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
         protocol=args.protocol,
         trainer="",
         datasets=tuple(_words(args.dataset)) or (default_dataset(args.protocol),),
-        shots=args.shots,
+        shots=shots,
         seeds=seeds,
         root=args.root,
         output=Path(args.output),
@@ -140,6 +159,26 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
     )
     check_datasets((*first.datasets, *first.targets))
     return [replace(first, trainer=trainer) for trainer in _words(args.trainer)]
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse options that do nothing.
+
+    Raises:
+        ValueError: naming the option, and where it does something.
+    """
+    for name, protocols in OF_PROTOCOLS.items():
+        is_given = getattr(args, name) not in (None, "", False)
+        if is_given and args.protocol not in protocols:
+            raise ValueError(
+                f"--{name.replace('_', '-')} has no effect with the protocol {args.protocol}, only "
+                f"with {', '.join(protocols)}. Leave it out."
+            )
+    if args.recipe and args.config_file:
+        raise ValueError(
+            f"--recipe {args.recipe} has no effect beside --config-file, which stands in place of "
+            "any recipe. Leave one of them out."
+        )
 
 
 def default_dataset(protocol: str) -> str:
@@ -225,7 +264,7 @@ def check(request: Request, runs: Sequence[Run], launcher: Launcher) -> int:
     others = sorted({run.backbone for run in named if run.backbone} - set(own))
     words = ["--root", request.root, "--output", str(request.output)]
     words += ["--datasets", *datasets, "--backbones", *own, "--zeroshot-backbones", *others]
-    checked = [run.arguments(linked=False) for run in runs if not run.tolerant]
+    checked = [run.arguments(linked=run.is_linked) for run in runs if not run.tolerant]
     words += ["--runs", json.dumps(checked)]
     return launcher.call("tools/protocols/preflight.py", words)
 

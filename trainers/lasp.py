@@ -14,12 +14,15 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition, at_least, only_if
 from dassl.data.datasets import build_dataset
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import no_templates, words_give_length
 from trainers.common import ClipTrainer, Method, cross_entropy_losses, scaled_cosines
-from trainers.common.loading import picked_state
-from trainers.common.prompts import ContextPrompt, template_features
-from trainers.common.templates import check_templates, template_lists
+from trainers.common.checkpoints import picked_state
+from trainers.common.text.encode import template_features
+from trainers.common.text.learned import ContextPrompt
+from trainers.common.text.templates import check_templates, template_lists
 
 NOISE_PROBABILITY, NOISE = 0.5, 0.05  # of the hand-written features, spec prompt_baselines 6
 LEARNER = "prompt_learner."  # prefixes in official files
@@ -183,6 +186,9 @@ class LASP(ClipTrainer):
     """Trains context, correction and LayerNorms; sees the NAMES of all classes of the dataset."""
 
     node = "LASP"
+    ranges = {
+        "TRAINER.LASP.LASP_LOSS_WEIGHT": at_least(0),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:
@@ -200,6 +206,32 @@ class LASP(ClipTrainer):
         node.GRAD_CLIP = 1.0  # global norm that gradients are clipped to, with PREC amp only
         dataset = CN({"INCLUDE_ALL_CLASSES": False})  # LASP-V: new names compete in training
         return CN({"TRAINER": CN({"LASP": node}), "DATASET": dataset})
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        node = "TRAINER.LASP"
+        return [
+            words_give_length("LASP"),
+            only_if((f"{node}.LASP_PROMPTS", f"{node}.LASP_LOSS_WEIGHT"), f"{node}.ENABLE", True),
+            Condition(
+                (f"{node}.LASP_PROMPTS",),
+                lambda cfg: cfg.TRAINER.LASP.LASP_LOSS_WEIGHT != 0,
+                f"{node}.LASP_LOSS_WEIGHT is 0",
+            ),
+            only_if(f"{node}.TRAIN_W", f"{node}.ENABLE_CORRECTION", True),
+            Condition(
+                ("DATASET.INCLUDE_ALL_CLASSES",),
+                lambda cfg: cfg.DATASET.SUBSAMPLE_CLASSES != "all",
+                "no class is left out, DATASET.SUBSAMPLE_CLASSES is all",
+            ),
+            no_templates("its templates are TRAINER.LASP.LASP_PROMPTS"),
+            Condition(
+                ("OPTIM.STAGED_LR",),
+                lambda cfg: not cfg.TRAINER.LASP.FINETUNE_VIT_LN,
+                "the LayerNorms have a learning rate of their own (TRAINER.LASP.FINETUNE_VIT_LN)",
+            ),
+            *super().conditions(),
+        ]
 
     @property
     def needs_vit(self) -> bool:

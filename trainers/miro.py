@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
+from clip.blocks import BlockView, TowerHook
+from dassl.config import at_least
 from dassl.engine import TRAINER_REGISTRY
-from trainers.common.dg_model import StudentClassifier
-from trainers.common.objective import Objective
-from trainers.common.step_trainer import StepTrainer, step_cfg
-from trainers.common.students import Student
+from dassl.engine.steps.trainer import StepTrainer, step_cfg
+from dassl.modeling.heads import Objective, Student, StudentClassifier
 
 
 class MIROObjective(Objective, nn.Module):
@@ -58,8 +58,8 @@ class MIROObjective(Objective, nn.Module):
     def outputs(self, network: StudentClassifier, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C) logits and the regularisation."""
         with torch.no_grad():
-            targets = self.oracle.taps(images)[1]
-        features, taps = network.student.taps(images)
+            targets = tap_outputs(self.oracle, images)[1]
+        features, taps = tap_outputs(network.student, images)
         return network.classify(features), sum(map(self.tap_loss, taps, targets, self.b))
 
     def losses(self, outputs: tuple[Tensor, Tensor], labels: Tensor) -> dict[str, Tensor]:
@@ -90,8 +90,75 @@ def tap_widths(student: Student) -> list[int]:
     size = student.input_size
     probe = next(student.parameters()).new_zeros(1, 3, size, size)
     with torch.no_grad():
-        taps = student.taps(probe)[1]
+        taps = tap_outputs(student, probe)[1]
     return [tap.shape[1] if tap.dim() == 4 else tap.shape[-1] for tap in taps]
+
+
+def _tap_modules(network: nn.Module) -> list[str]:
+    """Names of the modules whose outputs are tapped (specification of MIRO)."""
+    names = {name for name, _ in network.named_modules()}
+    stages = ["layer1", "layer2", "layer3", "layer4"]
+    if hasattr(network, "dist_token") or not names:
+        return []
+    if names.issuperset(stages):
+        stem = "avgpool" if hasattr(network, "attnpool") else "maxpool"
+        return [stem, *stages] if stem in names else stages
+    if hasattr(network, "blocks"):
+        return [f"blocks.{i}" for i in _tap_depths(len(network.blocks))]
+    return []
+
+
+def _tap_depths(depth: int) -> list[int]:
+    """Blocks 2, 5, 8, 11 of twelve; the same fractions of another depth."""
+    return sorted({max(depth * k // 4 - 1, 0) for k in range(1, 5)})
+
+
+class _TokenTaps(TowerHook):
+    """Keeps what some blocks of a CLIP tower return, with all their tokens."""
+
+    all_rows = True
+
+    def __init__(self, depths: list[int]) -> None:
+        self.depths = depths
+        self.outputs: list[Tensor] = []
+
+    def block(self, i: int, block: BlockView, x: Tensor) -> Tensor:
+        x = block(x)
+        if i in self.depths:
+            self.outputs.append(x)
+        return x
+
+
+def tap_outputs(student: Student, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Features (B, n) and the outputs of the tapped modules, in order of depth.
+
+    Maps are (B, C, H, W), tokens (B, L, W) or (L, B, W): channels in dimension 1 or last.
+
+    Raises:
+        ValueError: if the specification does not say where this architecture is tapped.
+    """
+    network = student.network
+    outputs: list[Tensor] = []
+
+    def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
+        outputs.append(output)
+
+    is_clip_vit = hasattr(network, "class_embedding")
+    modules = ["conv1"] if is_clip_vit else _tap_modules(network)
+    if not modules:
+        raise ValueError(
+            f"{student.name or type(network).__name__} has no known taps. MIRO works with ResNets, "
+            "timm ViTs (not the distilled DeiTs) and CLIP image towers."
+        )
+    handles = [network.get_submodule(module).register_forward_hook(keep) for module in modules]
+    try:
+        if is_clip_vit:
+            hook = _TokenTaps(_tap_depths(network.transformer.layers))
+            return network(images, hook=hook), outputs + hook.outputs
+        return network(images), outputs
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @TRAINER_REGISTRY.register()
@@ -99,6 +166,11 @@ class MIRO(StepTrainer):
     """All of the student and a linear head learn; b learns at LR * LR_MULT."""
 
     trained_parts = ("student", "head")
+    ranges = {
+        **StepTrainer.ranges,
+        "TRAINER.MIRO.LD": at_least(0),
+        "TRAINER.MIRO.LR_MULT": at_least(0),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:

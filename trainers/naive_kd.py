@@ -9,12 +9,16 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
+from dassl.config import Condition, only_if
 from dassl.engine import TRAINER_REGISTRY
+from dassl.modeling.heads import Objective, StudentClassifier, TextHead
 from dassl.utils import did_you_mean
-from trainers.common.dg_model import StudentClassifier, TextHead
-from trainers.common.distill_trainer import DistillTrainer, distill_cfg, distillation_losses
-from trainers.common.objective import Objective
-from trainers.common.teacher import Teacher
+from trainers.common.teachers.distill_trainer import (
+    DistillTrainer,
+    distill_cfg,
+    distillation_losses,
+)
+from trainers.common.teachers.teacher import Teacher
 
 LOGIT_LOSSES = ("kd_kl", "kd_cos")  # a linear head, CE plus a term on class probabilities
 EMBEDDING_LOSSES = {"img_only": 1.0, "txt_only": 0.0, "one_stage": None}  # lam of section 2
@@ -127,6 +131,14 @@ class NaiveKD(DistillTrainer):
         node.LOSS = "kd_kl"  # kd_kl | kd_cos | img_only | txt_only | one_stage
         node.TEMPERATURE = 0.1  # tau of kd_kl and kd_cos, above 0
         return cfg
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        weighted = [kind for kind, weight in EMBEDDING_LOSSES.items() if weight is None]
+        return [
+            only_if("TRAINER.VL2V.LAMBDA", "TRAINER.NAIVEKD.LOSS", *LOGIT_LOSSES, *weighted),
+            *super().conditions(),
+        ]
 
     @property
     def kind(self) -> str:

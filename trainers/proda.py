@@ -14,10 +14,13 @@ from yacs.config import CfgNode as CN
 
 from clip import tokenize
 from clip.model import CLIP
+from dassl.config import Condition, at_least
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import no_templates
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
 from trainers.common.method import full_precision
-from trainers.common.prompts import LearnedPrompt, encode_prompts
+from trainers.common.text.encode import encode_prompts
+from trainers.common.text.learned import LearnedPrompt
 
 
 class PromptDistribution(LearnedPrompt, Method):
@@ -174,6 +177,10 @@ class ProDA(FeatureTrainer):
     """Trains a distribution of prompts on an upper bound of the expected cross-entropy."""
 
     node = "PRODA"
+    ranges = {
+        "TRAINER.PRODA.N_CTX": at_least(1),
+        "TRAINER.PRODA.ALPHA": at_least(0),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:
@@ -184,6 +191,18 @@ class ProDA(FeatureTrainer):
         node.ALPHA = 0.1  # weight of the orthogonality term
         node.PREC = "amp"  # fp32 | fp16 | amp
         return CN({"TRAINER": CN({"PRODA": node})})
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [
+            Condition(
+                ("TRAINER.PRODA.ALPHA",),
+                lambda cfg: cfg.TRAINER.PRODA.N_PROMPT > 1,
+                "one prompt (TRAINER.PRODA.N_PROMPT) is orthogonal to no other",
+            ),
+            no_templates(),
+            *super().conditions(),
+        ]
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)

@@ -14,10 +14,13 @@ from yacs.config import CfgNode as CN
 
 from clip import tokenize
 from clip.model import CLIP
+from dassl.config import Condition, above, at_least, never
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import words_are_shared
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses, scaled_cosines
-from trainers.common.prompts import ContextPrompt, zero_shot_classifier
-from trainers.common.templates import check_templates, dataset_template
+from trainers.common.text.encode import zero_shot_classifier
+from trainers.common.text.learned import ContextPrompt
+from trainers.common.text.templates import check_templates, dataset_template
 
 SLOT = " {}."  # where a template ends whose words start the context
 
@@ -56,6 +59,7 @@ class ProGradPrompt(ContextPrompt):
             classnames,
             n_ctx=n_ctx,
             ctx_init=filler,
+            learned_words=n_ctx if filler else None,
             class_specific=class_specific,
             chunk=chunk,
         )
@@ -67,7 +71,8 @@ class ProGradPrompt(ContextPrompt):
     @staticmethod
     @torch.no_grad()
     def _word_context(clip: CLIP, words: str, n_ctx: int) -> tuple[str, Tensor]:
-        count = len(words.split(" "))
+        # parity: words are counted, so that the token of a comma pushes the last one out of ctx
+        count = len(words.split())
         if count > n_ctx:
             raise ValueError(
                 f"TRAINER.COOP.N_CTX is {n_ctx}, but the template starts with {count} words "
@@ -97,6 +102,10 @@ class ProGrad(FeatureTrainer):
     """Trains the context with gradients that do not conflict with the zero-shot teacher's."""
 
     node = "COOP"
+    ranges = {
+        "LOSS.T": above(0),
+        "LOSS.LAMBDA": at_least(0),
+    }
 
     @staticmethod
     def default_cfg() -> CfgNode:
@@ -113,6 +122,14 @@ class ProGrad(FeatureTrainer):
         loss.T = 1.0  # temperature of the distillation term
         loss.LAMBDA = 1.0  # share of the conflicting component that is removed
         return CN({"TRAINER": CN({"COOP": node}), "LOSS": loss})
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [
+            words_are_shared("COOP", off="False"),
+            never(("LOSS.GM", "LOSS.ALPHA"), "the official code declares it and does not read it"),
+            *super().conditions(),
+        ]
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)

@@ -15,12 +15,14 @@ from yacs.config import CfgNode as CN
 
 from clip import tokenize
 from clip.model import CLIP, BlockView, TowerHook
+from dassl.config import Condition, never
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import no_templates
 from trainers.common import ClipTrainer, Method
-from trainers.common.loading import picked_state
+from trainers.common.checkpoints import picked_state
 from trainers.common.method import full_precision
-from trainers.common.prompts import eot_positions
-from trainers.common.templates import template_lists
+from trainers.common.text.encode import eot_positions
+from trainers.common.text.templates import template_lists
 
 NOISE = 0.1  # length of the random vector added to every initial prompt
 
@@ -197,6 +199,14 @@ class RPO(ClipTrainer):
         return CN({"TRAINER": CN({"RPO": node}), "DATASET": dataset})
 
     @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [
+            never("TRAINER.RPO.CTX_INIT", "the official code declares it and does not read it"),
+            no_templates("its sentence is DATASET.PROMPT"),
+            *super().conditions(),
+        ]
+
+    @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
         return ReadOnlyPrompts(
             clip,
@@ -205,3 +215,7 @@ class RPO(ClipTrainer):
             template=cfg.DATASET.PROMPT,
             chunk=cfg.TRAIN.TEXT_CHUNK,
         )
+
+    @classmethod
+    def class_words(cls, cfg: CfgNode, classname: str) -> str:
+        return classname  # parity: as it is, underscores included

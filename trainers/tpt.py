@@ -18,16 +18,24 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition, at_least, never
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import TRAINING, no_augmentation, no_templates
+from dassl.engine.needed import NeededFile
+from dassl.engine.predictor import Predictor
+from dassl.engine.selection import selection_rule
 from dassl.optim import build_optimizer
 from dassl.utils import load_checkpoint
-from trainers.cocoop import CoCoOpPrompt
 from trainers.common import Method
-from trainers.common.confidence import confident_count, least_entropy_views
-from trainers.common.cupl import swap_food_names
-from trainers.common.predictor import Predictor, config_of
-from trainers.common.prompts import ContextPrompt, encode_prompts
-from trainers.common.stream import Step, StreamTrainer
+from trainers.common.checkpoints import picked_state
+from trainers.common.predictor import config_of
+from trainers.common.testtime.confident_views import confident_count, least_entropy_views
+from trainers.common.testtime.stream import Step
+from trainers.common.testtime.trainer import StreamTrainer
+from trainers.common.text.descriptions import swap_food_names
+from trainers.common.text.encode import context_words, encode_prompts
+from trainers.common.text.learned import ContextPrompt, token_count
+from trainers.common.text.meta_net import MetaNet
 
 logger = logging.getLogger(__name__)
 CLASS_WORD = "[CLS]"  # in CTX_INIT: the class name's place
@@ -94,9 +102,10 @@ class TestTimePrompt(ContextPrompt):
             n_ctx: context tokens without words.
             chunk: TRAIN.TEXT_CHUNK, see ``encode_prompts``.
         """
-        words = ctx_init.replace("_", " ").split()
-        split = words.index(CLASS_WORD) if CLASS_WORD in words else None
-        text = " ".join(word for word in words if word != CLASS_WORD)
+        words = context_words(ctx_init)
+        before, place, _ = words.partition(CLASS_WORD)
+        split = token_count(before) if place else None
+        text = " ".join(words.replace(CLASS_WORD, " ").split())
         super().__init__(clip, classnames, n_ctx=n_ctx, ctx_init=text, chunk=chunk)
         self.split = None if split == len(self.ctx) else split
         self.ctx.requires_grad_(False)
@@ -235,8 +244,23 @@ def read_context(path: str, *, is_conditional: bool = False) -> dict[str, Tensor
     return learned
 
 
-class ConditionalStart(CoCoOpPrompt):
-    """CoCoOp's context for one image, the start of its adaptation."""
+class ConditionalStart(nn.Module):
+    """ctx + meta(f): CoCoOp's context for one image, the start of its adaptation.
+
+    Args:
+        clip: the backbone.
+        learned: ctx (M, W) and meta_net.*, as ``read_context`` gives them.
+
+    Raises:
+        ValueError: if they do not fit the backbone.
+    """
+
+    def __init__(self, clip: CLIP, learned: dict[str, Tensor]) -> None:
+        super().__init__()
+        width, embed_dim = clip.text_projection.shape
+        self.ctx = nn.Parameter(torch.empty(len(learned["ctx"]), width))
+        self.meta_net = MetaNet(embed_dim, width)
+        self.load_state_dict(picked_state(self, learned, prefix="prompt_learner."))
 
     @torch.no_grad()
     def start(self, raw_view: Tensor) -> Tensor:
@@ -252,6 +276,15 @@ class TPT(StreamTrainer):
     """Tunes the context on each test image by itself; nothing is trained beforehand."""
 
     node = "TPT"
+    unused_flags = {
+        **StreamTrainer.unused_flags,
+        "--transforms": "nothing is trained before the stream",
+    }
+    ranges = {
+        "TRAINER.TPT.TTA_STEPS": at_least(0),
+        "TRAINER.TPT.LR": at_least(0),
+        "TRAINER.TPT.WEIGHT_DECAY": at_least(0),
+    }
     uses_training_images = False
 
     @staticmethod
@@ -283,12 +316,40 @@ class TPT(StreamTrainer):
                 "TRAINER.TPT.COCOOP True starts from CoCoOp's prompts: give its checkpoint, "
                 "TRAINER.TPT.CTX_FILE <run>/prompt_learner/model.pth.tar-<epoch>."
             )
-        if node.TTA_STEPS < 0:
-            raise ValueError(f"TRAINER.TPT.TTA_STEPS is {node.TTA_STEPS}; expected 0 or more.")
-        if cfg.TEST.SELECT_ON != "last":
+        if selection_rule(cfg) != "last":
             raise ValueError(
-                f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON!r}; TPT selects nothing, use last."
+                f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON!r} and TEST.FINAL_MODEL "
+                f"{cfg.TEST.FINAL_MODEL!r}; TPT selects nothing, use last and last_step."
             )
+
+    @staticmethod
+    def needed_files(cfg: CfgNode) -> list[NeededFile]:
+        """The learned context to start from, if one is given."""
+        path, is_conditional = cfg.TRAINER.TPT.CTX_FILE, cfg.TRAINER.TPT.COCOOP
+        if not path:
+            return []
+        read = partial(read_context, path, is_conditional=is_conditional)
+        return [NeededFile(f"Learned context {path}", read)]
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        node, why = "TRAINER.TPT", "nothing is trained before the stream"
+        return [
+            Condition(
+                (f"{node}.CTX_INIT",),
+                lambda cfg: not cfg.TRAINER.TPT.CTX_FILE,
+                f"the context is that of {node}.CTX_FILE",
+            ),
+            Condition(
+                tuple(f"{node}.{key}" for key in ("LR", "WEIGHT_DECAY", "SELECTION_P")),
+                lambda cfg: cfg.TRAINER.TPT.TTA_STEPS > 0,
+                f"no step is taken, {node}.TTA_STEPS is 0",
+            ),
+            never(TRAINING, why),
+            *no_augmentation(f"{why}, and its views are {node}.VIEW_KIND"),
+            no_templates("its words are TRAINER.TPT.CTX_INIT"),
+            *super().conditions(),
+        ]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
@@ -340,9 +401,8 @@ class TPT(StreamTrainer):
         self.conditional = None
         if node.COCOOP:
             state = read_context(node.CTX_FILE, is_conditional=True)
-            prompts = ConditionalStart(self.clip, self.classnames, n_ctx=len(state["ctx"]))
-            prompts.load_state_dict(prompts.import_state(state, None, self.classnames))
-            self.conditional = prompts.to(self.device).eval().requires_grad_(False)
+            start = ConditionalStart(self.clip, state).to(self.device, self.clip.dtype)
+            self.conditional = start.eval().requires_grad_(False)
 
     def steps(self, views: Tensor) -> Step:
         """(n, V, D) raw features -> probabilities with the adapted and with the initial context."""

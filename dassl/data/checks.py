@@ -54,6 +54,43 @@ def check_images(dataset: DatasetBase, *, skip_bad: bool) -> dict[str, int]:
     return counts
 
 
+def warn_of_one_class(dataset: DatasetBase) -> None:
+    """Say that accuracies mean nothing where there is one class to answer."""
+    if dataset.num_classes == 1:
+        logger.warning(
+            '%s has one class here, "%s": every answer is right whatever the model does (chance '
+            "level 100%%), so the accuracy says nothing. Expected at least two classes (check the "
+            "class folders, and DATASET.SUBSAMPLE_CLASSES).",
+            type(dataset).__name__,
+            dataset.lab2cname.get(0, ""),
+        )
+
+
+def warn_of_shared_images(dataset: DatasetBase, *, uses_train: bool, uses_val: bool) -> None:
+    """Name the test images whose labels the training reads.
+
+    Args:
+        dataset: with the lists of this run.
+        uses_train: labels of training images enter.
+        uses_val: labels of validation images choose the epoch or settings.
+    """
+    tested = {item.impath for item in dataset.test or ()}
+    read = (("train", "training", uses_train), ("val", "validation", uses_val))
+    for split, kind, is_read in read:
+        items = dataset.train_x if split == "train" else dataset.val
+        shared = sorted(tested & {item.impath for item in items or ()}) if is_read else ()
+        if shared:
+            logger.warning(
+                "%d of %d test images of %s are %s images too, the first %s: the test accuracy "
+                "is no measure of new images. Give the data set lists without common images.",
+                len(shared),
+                len(tested),
+                type(dataset).__name__,
+                kind,
+                shared[0],
+            )
+
+
 def _splits(dataset: DatasetBase) -> tuple[str, ...]:
     return (*SPLITS, *dataset.more_splits)
 

@@ -11,13 +11,13 @@ from yacs.config import CfgNode
 from dassl.utils.image import read_image
 from dassl.utils.tools import tolist_if_not
 
-from .checks import SPLITS, check_images
+from .checks import SPLITS, check_images, warn_of_one_class
 from .datasets import build_dataset
 from .datasets.base_dataset import Datum
 from .loader import LastingLoader
 from .samplers import build_sampler
 from .seeding import EpochSampler, SeededDataset
-from .transforms import INTERPOLATION_MODES, build_transform
+from .transforms import INTERPOLATION_MODES, build_transform, normalize_step
 
 _MIB = 2**20
 
@@ -108,7 +108,7 @@ def _plain_transform(cfg: CfgNode) -> Callable:
         T.ToTensor(),
     ]
     if "normalize" in cfg.INPUT.TRANSFORMS:
-        steps.append(T.Normalize(mean=cfg.INPUT.PIXEL_MEAN, std=cfg.INPUT.PIXEL_STD))
+        steps.append(normalize_step(cfg.INPUT)[1])
     return T.Compose(steps)
 
 
@@ -199,6 +199,7 @@ class DataManager:
             self.skipped_images = check_images(
                 dataset, skip_bad=cfg.DATALOADER.get("SKIP_BAD_IMAGES", False)
             )
+        warn_of_one_class(dataset)
         self._wrapper = dataset_wrapper
         self._tfm_train = self._choose_transform(custom_tfm_train, is_train=True)
         self._tfm_test = self._choose_transform(custom_tfm_test, is_train=False)

@@ -25,8 +25,45 @@ def explain_nonfinite(
         batch: the batch that was read last, if it is known.
     """
     value = loss.detach().float().mean().item() if isinstance(loss, Tensor) else float(loss)
-    cause = _bad_batch(batch) or _bad_parameter(modules, lr) or _finite_everywhere(lr)
+    cause = _bad_batch(batch) or explain_weights(modules, lr) or _finite_everywhere(lr)
     return f"Loss is infinite or NaN! {where}: loss = {value}. {cause}"
+
+
+def nonfinite_tensor(module: nn.Module) -> str:
+    """Name of the first parameter with infinite or NaN values, or buffer with NaN; "" if none.
+
+    Infinite buffers are left alone: an attention mask is one.
+    """
+    for name, parameter in module.named_parameters():
+        if not torch.isfinite(parameter.detach()).all():
+            return name
+    return next((name for name, buffer in module.named_buffers() if buffer.isnan().any()), "")
+
+
+def explain_weights(modules: Mapping[str, nn.Module], lr: float | None) -> str:
+    """What to say of registered modules that hold infinite or NaN weights; "" if none does."""
+    for module_name, module in modules.items():
+        if name := nonfinite_tensor(module):
+            rate = "" if lr is None else f" (now {lr:.4g})"
+            return (
+                f"{module_name}.{name} already holds infinite or NaN values, so an earlier "
+                f"update diverged. Lower OPTIM.LR{rate}, lengthen the warm-up "
+                "(OPTIM.WARMUP_EPOCH), or train in fp32 (TRAINER.<name>.PREC fp32)."
+            )
+    return ""
+
+
+def refuse_nonfinite(module: nn.Module, path: object) -> None:
+    """Refuse weights that were just loaded from a file and are no numbers.
+
+    Raises:
+        ValueError: naming the file and the tensor.
+    """
+    if name := nonfinite_tensor(module):
+        raise ValueError(
+            f"{path} holds infinite or NaN weights ({name}): its training diverged. Train again "
+            "with a lower OPTIM.LR or in fp32, or load an earlier epoch (--load-epoch)."
+        )
 
 
 def _bad_batch(batch: Any) -> str:
@@ -44,19 +81,6 @@ def _bad_batch(batch: Any) -> str:
         f"{len(bad)} inputs of the batch hold infinite or NaN values, the first: "
         f"{', '.join(names)}. Look at these images or at the stored features made from them."
     )
-
-
-def _bad_parameter(modules: Mapping[str, nn.Module], lr: float | None) -> str:
-    for module_name, module in modules.items():
-        for name, parameter in module.named_parameters():
-            if not torch.isfinite(parameter.detach()).all():
-                rate = "" if lr is None else f" (now {lr:.4g})"
-                return (
-                    f"{module_name}.{name} already holds infinite or NaN values, so an earlier "
-                    f"update diverged. Lower OPTIM.LR{rate}, lengthen the warm-up "
-                    "(OPTIM.WARMUP_EPOCH), or train in fp32 (TRAINER.<name>.PREC fp32)."
-                )
-    return ""
 
 
 def _finite_everywhere(lr: float | None) -> str:

@@ -10,14 +10,19 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from dassl.config import Range
+from dassl.config.conditions import Condition, idle_settings
+from dassl.data import samplers, transforms
 from dassl.data.given import Batches, GivenData
 from dassl.data.seeding import set_epoch
+from dassl.optim import lr_scheduler, optimizer
 from dassl.utils import tolist_if_not
 
-from .anomaly import explain_nonfinite
+from .anomaly import explain_nonfinite, explain_weights
 from .checkpoints import load_models, resume_from_folders, save_models
 from .prograd import projected_gradients
 from .resume import ResumeFile, restore
+from .subspace import project_gradients
 from .writer import MetricsLog, SummaryWriter
 
 MODES = ("train", "eval", "test")
@@ -31,7 +36,8 @@ class TrainerBase:
     ``stop`` ends the loop after the current epoch.
     """
 
-    follows_backbone_size = False  # True: INPUT.SIZE (0, 0) is filled in by the trainer
+    # keys of INPUT that the trainer closes when it has built its network (dassl/config/pixels.py)
+    follows_backbone: tuple[str, ...] = ()
     uses_training_images = True  # False: no label of a training image enters (zero-shot)
     fits_without_optimiser = False  # True: train() fits the model by other means (cache, solver)
     keeps_shots = False  # True: an untrained model holds labelled training images (a memory)
@@ -40,6 +46,8 @@ class TrainerBase:
     takes_shots = False  # True: ``from_parts`` may be given the images of a cache or memory
     given_data: GivenData | None = None  # what ``from_parts`` was given; None: the dataset's
     given_networks: dict[str, Any] = {}
+    unused_flags: dict[str, str] = {}  # flag of train.py that does nothing here -> why
+    ranges: dict[str, Range] = {}  # full key of an own setting -> the numbers that it may be
 
     def __init__(self) -> None:
         self.cfg: CfgNode | None = None
@@ -134,6 +142,27 @@ class TrainerBase:
         """A trainer of another kind over this one's data and networks, given or of the config."""
         return kind._over(cfg, self.given_data, self.given_networks)
 
+    # ----------------------------------------------------------------- settings
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        """What the settings of such a run depend on; a subclass puts its own in front."""
+        return [
+            Condition(
+                ("OPTIM",),
+                lambda cfg: cfg.OPTIM.MAX_EPOCH > 0,
+                "nothing is trained, OPTIM.MAX_EPOCH is {OPTIM.MAX_EPOCH}",
+            ),
+            *optimizer.CONDITIONS,
+            *lr_scheduler.CONDITIONS,
+            *samplers.CONDITIONS,
+            *transforms.CONDITIONS,
+        ]
+
+    @classmethod
+    def idle_settings(cls, cfg: CfgNode) -> dict[str, str]:
+        """Key -> why another value of it would change nothing in a run of this config."""
+        return idle_settings(cfg, cls.conditions())
+
     # ----------------------------------------------------------------- models
     def register_model(
         self,
@@ -191,13 +220,29 @@ class TrainerBase:
         if not torch.isfinite(loss).all():
             self._stop_nonfinite(loss)
 
+    def check_weights(self) -> None:
+        """Stop if a registered model holds infinite or NaN weights: it is not tested or saved.
+
+        Every epoch ends with it. In between the next loss shows what an update has broken.
+
+        Raises:
+            FloatingPointError
+        """
+        if cause := explain_weights(self._built_models(), self.get_current_lr()):
+            raise FloatingPointError(
+                f"Weights are infinite or NaN! epoch {self.epoch + 1}: {cause}"
+            )
+
+    def _built_models(self) -> dict[str, nn.Module]:
+        return {name: model for name, model in self._models.items() if model is not None}
+
     def _stop_nonfinite(self, loss: Tensor | float) -> None:
         batch = f"batch {getattr(self, 'batch_idx', 0) + 1} of {getattr(self, 'num_batches', '?')}"
         message = explain_nonfinite(
             loss,
             where=f"epoch {self.epoch + 1}, {batch}",
             lr=self.get_current_lr(),
-            modules={k: v for k, v in self._models.items() if v is not None},
+            modules=self._built_models(),
             batch=getattr(self, "_batch", None),
         )
         raise FloatingPointError(message)
@@ -248,6 +293,20 @@ class TrainerBase:
         gradients = projected_gradients(loss_a, loss_b, parameters, strength=lambda_)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
+        self.model_update(names)
+
+    def model_subspace_backward_and_update(
+        self, loss: Tensor, names: str | Sequence[str] | None = None
+    ) -> None:
+        """Zero, backward, keep of the gradient what lies in the rows of ``self.U``, step.
+
+        Source: Subspace Prompt Learning (vendored Dassl 0.5).
+        """
+        self.model_zero_grad(names)
+        self.model_backward(loss)
+        models = [self._models[name] for name in self.get_model_names(names)]
+        learned = [p for model in models for p in model.parameters() if p.grad is not None]
+        project_gradients(learned, self.U)
         self.model_update(names)
 
     # ----------------------------------------------------------------- files
@@ -362,6 +421,7 @@ class TrainerBase:
                 set_epoch(loader, epoch)
             self.before_epoch()
             self.run_epoch()
+            self.check_weights()
             self.after_epoch()
             self._keep_for_resume()
         self.after_train()

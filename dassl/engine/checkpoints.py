@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from dassl import __version__
 from dassl.utils import load_checkpoint, save_checkpoint
 
+from .anomaly import refuse_nonfinite
 from .plain import plain
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ def save_models(
 
     Raises:
         ValueError: if ``checkpoint_meta()`` uses a key that the engine writes.
+        FloatingPointError: if a weight is infinite or NaN.
     """
+    trainer.check_weights()
     meta = plain(trainer.checkpoint_meta(), where="checkpoint_meta()")
     clash = sorted(set(meta) & set(_RESERVED))
     if clash:
@@ -131,6 +134,7 @@ def load_models(trainer: "TrainerBase", directory: str | Path, epoch: int | None
                 f"Checkpoint {path} does not fit the model {name!r} of this run: {err} "
                 "Use the settings and classes that it was trained with, or another --model-dir."
             ) from err
+        refuse_nonfinite(trainer._models[name], path)
         value = content.get("val_result")
         result = "None" if value is None else f"{value:.1f}"
         print(f"Load {path} to {name} (epoch={content.get('epoch')}, val_result={result})")
@@ -154,6 +158,7 @@ def resume_from_folders(trainer: "TrainerBase", directory: str | Path) -> int:
     for name in names:
         content = read_checkpoint(found[name][epoch])
         trainer._models[name].load_state_dict(content["state_dict"])
+        refuse_nonfinite(trainer._models[name], found[name][epoch])
         for part, owner in (("optimizer", trainer._optims), ("scheduler", trainer._scheds)):
             if owner[name] is not None and content.get(part) is not None:
                 owner[name].load_state_dict(content[part])

@@ -20,10 +20,12 @@ from dassl.utils import (
     write_json,
 )
 
-from .build import build_trainer
+from .build import TRAINER_REGISTRY, build_trainer
+from .given import warn_of_idle_settings
 from .report import collect_results, log_banner, log_end, written_files
 from .resume import RESUME_FILES, check_same_config
 from .selection import most_revealing
+from .undeclared import explained
 
 if TYPE_CHECKING:
     from .base import TrainerBase
@@ -51,7 +53,8 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict[str, Any] | None:
         with only_writer(output):  # another process may do this run, or one of another config
             check_output_dir(cfg, output, is_evaluation=args.eval_only)
             if find_finished(output, evaluated) is None:
-                return run_now(args, cfg, evaluated, start=start)
+                with explained(cfg):
+                    return run_now(args, cfg, evaluated, start=start)
     logger.info(
         "This run is finished, nothing is repeated: see %s. Delete that folder to run again.",
         output / RESULTS_FILE,
@@ -64,6 +67,7 @@ def run_now(
 ) -> dict[str, Any] | None:
     """Build the trainer; train or evaluate, unless --no-train."""
     prepare(args, cfg)
+    warn_of_idle_settings(args, cfg, TRAINER_REGISTRY.get(cfg.TRAINER.NAME))
     trainer = build_trainer(cfg)
     check_evaluation_has_weights(args, trainer)
     write_config(trainer.cfg, Path(cfg.OUTPUT_DIR), is_evaluation=args.eval_only)
@@ -142,8 +146,11 @@ def evaluate(
     trainer.test_and_record()
     total = time.time() - start + trainer.earlier_seconds
     seconds = {"train": 0.0, "test": trainer.test_seconds, "total": total}
-    source = find_source(args.model_dir, loaded) or trainer.cfg.RUN.DATASET
-    results = collect_results(trainer, source=source, seconds=seconds, evaluated=evaluated)
+    trained = find_config(args.model_dir, loaded)
+    source = (trained or {}).get("RUN", {}).get("DATASET") or trainer.cfg.RUN.DATASET
+    results = collect_results(
+        trainer, source=source, seconds=seconds, evaluated=evaluated, trained=trained
+    )
     earlier = _read_results(Path(args.model_dir) / RESULTS_FILE) if args.model_dir else None
     if earlier is not None:
         add_labels_of_training(results, earlier, trainer)
@@ -252,8 +259,8 @@ def check_evaluation_has_weights(args: argparse.Namespace, trainer: "TrainerBase
         )
 
 
-def find_source(model_dir: str, loaded: dict[str, Any]) -> str:
-    """Config stem of the data set that a loaded model was trained on, or "" if nothing says."""
+def find_config(model_dir: str, loaded: dict[str, Any]) -> CfgNode | None:
+    """The config that a loaded model was trained with, or None where nothing says."""
     path = Path(model_dir) / CONFIG_FILE if model_dir else None
     text = path.read_text(encoding="utf-8") if path and path.is_file() else loaded.get("config")
-    return CfgNode.load_cfg(text).get("RUN", {}).get("DATASET", "") if text else ""
+    return CfgNode.load_cfg(text) if text else None

@@ -6,6 +6,7 @@ tests/golden/engine (``loop_*``).
 """
 
 import datetime
+import inspect
 import logging
 import math
 import sys
@@ -20,7 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode
 
+from dassl.config import check_ranges
 from dassl.data import DataManager
+from dassl.data.checks import warn_of_shared_images
 from dassl.evaluation import build_evaluator
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import (
@@ -58,6 +61,7 @@ class SimpleTrainer(TrainerBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
+        check_ranges(cfg, self.ranges)
         self.check_cfg(cfg)
         use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
         self.device = torch.device("cuda" if use_cuda else "cpu")
@@ -111,6 +115,8 @@ class SimpleTrainer(TrainerBase):
         if self.given_data is not None:
             self.given_data.check_run(self.max_epoch, tests=not self.cfg.TEST.NO_TEST)
         self._check_selection()
+        self._name_shared_images()
+        self._name_untrained()
         self.time_start = time.time()
         self._resume_file = ResumeFile(self.output_dir)
         self._resume_file.remove_leftovers()
@@ -124,6 +130,8 @@ class SimpleTrainer(TrainerBase):
         """The epoch to start from: an interrupted run here goes on, else RESUME or checkpoints."""
         wanted = self.cfg.RESUME
         has_state = self._resume_file.path.is_file()
+        if wanted and has_state:
+            logger.info("--resume %s is done: the interrupted run here goes on.", wanted)
         start = self.resume_model_if_exist(wanted if wanted and not has_state else self.output_dir)
         is_own = Path(wanted).absolute() == Path(self.output_dir).absolute()
         if start == 0 and wanted and not has_state and not is_own:
@@ -154,6 +162,22 @@ class SimpleTrainer(TrainerBase):
             logger.warning(
                 "TEST.SELECT_ON test: TEST LABELS choose the epoch. The result is an oracle, only "
                 "for comparison with a code that does so; results.json says it."
+            )
+
+    def _name_untrained(self) -> None:
+        if self.max_epoch == 0 and any(optim is not None for optim in self._optims.values()):
+            logger.warning(
+                "OPTIM.MAX_EPOCH is 0: nothing is trained, and what is tested is %s as it starts.",
+                type(self).__name__,
+            )
+
+    def _name_shared_images(self) -> None:
+        dataset = getattr(getattr(self, "dm", None), "dataset", None)
+        if dataset is not None and not self.cfg.TEST.NO_TEST:
+            warn_of_shared_images(
+                dataset,
+                uses_train=self.uses_training_images,
+                uses_val=selection_split(self.selection) == "val",
             )
 
     def after_epoch(self) -> None:
@@ -206,15 +230,26 @@ class SimpleTrainer(TrainerBase):
         """``test()``, recording its value also where a trainer's own ``test`` records nothing."""
         self.results.pop(split or self.cfg.TEST.SPLIT, None)
         recorded, start = len(self.results), time.time()
-        accuracy = self.test(split) if split else self.test()
+        accuracy = self.test(**self._final_test(split))
         if len(self.results) == recorded and isinstance(accuracy, (int, float)):
             self.add_result(split or self.cfg.TEST.SPLIT, {"accuracy": accuracy})
         self.test_seconds = time.time() - start
         return accuracy
 
+    def _final_test(self, split: str | None) -> dict[str, Any]:
+        """Arguments of the ``test`` that a run ends with: ``is_final`` for those that take it."""
+        arguments = {} if split is None else {"split": split}
+        if "is_final" in inspect.signature(self.test).parameters:
+            arguments["is_final"] = True
+        return arguments
+
     @torch.no_grad()
-    def test(self, split: str | None = None) -> float:
-        """Evaluate on ``val`` (if there is one) or ``test``; returns the first metric, percent."""
+    def test(self, split: str | None = None, is_final: bool = False) -> float:
+        """Evaluate on ``val`` (if there is one) or ``test``; returns the first metric, percent.
+
+        ``is_final`` changes nothing here: trainers of other repositories are told by it that a run
+        ends with this test.
+        """
         self.set_model_mode("eval")
         self.evaluator.reset()
         split = self.cfg.TEST.SPLIT if split is None else split

@@ -3,7 +3,6 @@
 Parity: tests/golden/engine (evaluator).
 """
 
-import logging
 import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -16,8 +15,6 @@ from yacs.config import CfgNode
 from dassl.utils.files import atomic_write
 
 from .build import EVALUATOR_REGISTRY
-
-logger = logging.getLogger(__name__)
 
 
 class EvaluatorBase(ABC):
@@ -59,7 +56,7 @@ class Classification(EvaluatorBase):
         self._total = 0
         self._y_true: list[Tensor] = []
         self._y_pred: list[Tensor] = []
-        self._nan_rows: Tensor | int = 0
+        self._bad_rows: Tensor | int = 0  # whose largest score is NaN or infinite
 
     def process(self, mo: Tensor, gt: Tensor) -> None:
         """Add a batch; nothing is copied to the CPU before `evaluate`.
@@ -72,20 +69,27 @@ class Classification(EvaluatorBase):
             raise ValueError(f"{mo.shape[0]} predictions for {gt.shape[0]} labels.")
         self._y_true.append(gt.detach())
         self._y_pred.append(mo.detach().argmax(dim=1))
-        self._nan_rows = self._nan_rows + mo.detach().isnan().any(dim=1).sum()
+        self._bad_rows = self._bad_rows + (~mo.detach().amax(dim=1).isfinite()).sum()
         self._total += int(gt.shape[0])
 
     def evaluate(self) -> OrderedDict:
-        """Print and return the results over all batches since `reset`."""
+        """Print and return the results over all batches since `reset`.
+
+        Raises:
+            FloatingPointError: if scores are no numbers, so that nothing was predicted.
+        """
         if not self._y_true:
             raise ValueError(
                 "Nothing to evaluate: the split is empty. Check the dataset and TEST.SPLIT."
             )
         truth = _gather(self._y_true)
         predicted = _gather(self._y_pred)
-        if int(self._nan_rows):
-            logger.warning(
-                "The scores of %d of %d images are NaN.", int(self._nan_rows), len(truth)
+        if int(self._bad_rows):
+            raise FloatingPointError(
+                f"The scores of {int(self._bad_rows)} of {len(truth)} images are NaN or infinite: "
+                "their accuracy would be that of the first class. Look for infinite or NaN values "
+                "in the weights of the model and of its backbone, or evaluate in fp32 "
+                "(TRAINER.<name>.PREC fp32)."
             )
         correct = int((truth == predicted).sum())
         accuracy = 100.0 * correct / len(truth)

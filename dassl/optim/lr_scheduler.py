@@ -17,10 +17,27 @@ from torch.optim.lr_scheduler import (
 )
 from yacs.config import CfgNode
 
+from dassl.config.conditions import Condition, only_if
 from dassl.utils.text import did_you_mean
 
 AVAI_SCHEDS = ["single_step", "multi_step", "cosine"]
 AVAI_WARMUPS = ["linear", "constant"]
+CONDITIONS = [
+    only_if(("OPTIM.STEPSIZE", "OPTIM.GAMMA"), "OPTIM.LR_SCHEDULER", "single_step", "multi_step"),
+    only_if("OPTIM.ETA_MIN", "OPTIM.LR_SCHEDULER", "cosine"),
+    Condition(
+        (
+            "OPTIM.WARMUP_TYPE",
+            "OPTIM.WARMUP_CONS_LR",
+            "OPTIM.WARMUP_MIN_LR",
+            "OPTIM.WARMUP_RECOUNT",
+        ),
+        lambda cfg: cfg.OPTIM.WARMUP_EPOCH > 0,
+        "there is no warm-up, OPTIM.WARMUP_EPOCH is {OPTIM.WARMUP_EPOCH}",
+    ),
+    only_if("OPTIM.WARMUP_CONS_LR", "OPTIM.WARMUP_TYPE", "constant"),
+    only_if("OPTIM.WARMUP_MIN_LR", "OPTIM.WARMUP_TYPE", "linear"),
+]
 _COUNTERS = ("last_epoch", "_step_count", "_last_lr", "base_lrs")
 
 

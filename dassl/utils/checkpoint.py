@@ -8,15 +8,18 @@ which only the numbers are kept.
 import os
 import pickle
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from .files import atomic_write
+from .integrity import CHECKSUM, check_archive, check_content, checksum_of
 
 _SCHEDULERS = (
     "CosineAnnealingLR",
@@ -88,22 +91,33 @@ def _without_objects(value: Any) -> Any:
     return value
 
 
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # of weights in public files
+
+
 def load_checkpoint(fpath: str | os.PathLike) -> Any:
     """Return the content of a checkpoint: tensors, numbers, strings and containers of them.
 
     Tensors land on the CPU when CUDA is absent. Reads with `weights_only=True`; old files whose
     scheduler state holds objects are read through an allow-list, and such an object becomes the
-    dictionary of its counters.
+    dictionary of its counters. Checksums in the file are compared, see `integrity`.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no path, a truncated or foreign file, or one that holds other objects.
+        ValueError: no path, a truncated, damaged, edited or foreign file, or one that holds other
+            objects.
     """
     if fpath is None or not str(fpath):
         raise ValueError("File path is None: no checkpoint was given to load.")
     if not os.path.isfile(fpath):
         what = "a folder, not a file" if os.path.isdir(fpath) else "not there"
         raise FileNotFoundError(f'No checkpoint at "{fpath}": it is {what}.')
+    check_archive(fpath)
+    content = _read(fpath)
+    check_content(content, fpath)
+    return content
+
+
+def _read(fpath: str | os.PathLike) -> Any:
     map_location = None if torch.cuda.is_available() else "cpu"
     try:
         return torch.load(fpath, map_location=map_location, weights_only=True)
@@ -129,9 +143,38 @@ def _unreadable(fpath: str | os.PathLike, err: Exception) -> ValueError:
     )
 
 
+def read_tensors(fpath: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """The named tensors of a weights file: safetensors, or a checkpoint with or without wrapper.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a truncated or foreign file, or one without tensors.
+    """
+    if str(fpath).endswith(".safetensors") and os.path.isfile(fpath):
+        try:
+            return load_file(fpath)
+        except (SafetensorError, OSError) as err:
+            raise _unreadable(fpath, err) from err
+    content = load_checkpoint(fpath)
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    pairs = content.items() if isinstance(content, Mapping) else ()
+    tensors = {str(key): value for key, value in pairs if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise ValueError(f"{fpath} holds no weights: expected names with tensors.")
+    return strip_module(tensors)
+
+
 def strip_module(state_dict: dict) -> dict:
     """Return the state dict without the leading `module.` that DataParallel adds."""
     return {k[7:] if k.startswith("module.") else k: v for k, v in state_dict.items()}
+
+
+def write_checkpoint(content: dict, fpath: str | os.PathLike) -> None:
+    """Write a file that `load_checkpoint` reads: atomically, with a checksum beside the content."""
+    with atomic_write(fpath) as temporary:
+        torch.save({**content, CHECKSUM: checksum_of(content)}, temporary)
 
 
 def save_checkpoint(
@@ -144,7 +187,7 @@ def save_checkpoint(
     """Write `<save_dir>/<model_name or model.pth.tar-epoch>` and the pointer file `checkpoint`.
 
     Args:
-        state: at least `state_dict` and `epoch`; the file holds what it holds.
+        state: at least `state_dict` and `epoch`; the file holds what it holds, and a checksum.
         save_dir: made if missing.
         is_best: also write the same content as `model-best.pth.tar`.
         remove_module_from_keys: strip a leading `module.`.
@@ -154,15 +197,13 @@ def save_checkpoint(
     if remove_module_from_keys:
         state = {**state, "state_dict": strip_module(state["state_dict"])}
     fpath = save_dir / (model_name or f"model.pth.tar-{state['epoch']}")
-    with atomic_write(fpath) as temporary:
-        torch.save(state, temporary)
+    write_checkpoint(state, fpath)
     print(f"Checkpoint saved to {fpath}")
     with atomic_write(save_dir / "checkpoint") as temporary:
         temporary.write_text(f"{fpath.name}\n", encoding="utf-8")
     if is_best:
         best = save_dir / "model-best.pth.tar"
-        with atomic_write(best) as temporary:
-            torch.save(state, temporary)
+        write_checkpoint(state, best)
         print(f'Best checkpoint saved to "{best}"')
 
 

@@ -16,9 +16,9 @@ from golden_checks import streams
 from golden_checks.common import Case
 from golden_checks.shipped import Shipped, batch, in_epochs
 from golden_checks.stored import StoredClip
-from trainers.common.confidence import confident_prediction
-from trainers.common.stream import Step
-from trainers.common.templates import fill
+from trainers.common.testtime.confident_views import confident_prediction
+from trainers.common.testtime.stream import Step
+from trainers.common.text.templates import fill
 from trainers.dmn import DualMemory
 
 NAMES = ("query", "key", "value", "output", "text")

@@ -12,7 +12,7 @@ import trainers.linear_probe
 from golden_checks.common import Case
 from golden_checks.shipped import Shipped, batch
 from golden_checks.stored import StoredClip
-from trainers.common.c_search import SearchPath, search_c
+from trainers.linear_probe.c_search import SearchPath, search_c
 
 CONVERGED = {"MAX_ITER": 100_000, "TOLERANCE": 1e-9}
 

@@ -14,11 +14,11 @@ import yaml
 from yacs.config import CfgNode
 
 from dassl.config import get_cfg_default
+from dassl.config.recipes import resolve
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.cli import merge_declared
 from golden_checks.common import Case
-from tools.recipes import resolve
-from trainers.common.templates import DEFAULT_TEMPLATE, template_lists
+from trainers.common.text.templates import DEFAULT_TEMPLATE, template_lists
 
 importlib.import_module("trainers")  # registers every trainer
 DATASETS = Path(__file__).resolve().parents[2] / "configs" / "datasets"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from clip.clip import default_tokenizer
-from trainers.common.encoder import Encoder
+from dassl.features.encoder import Encoder
 
 UNIT_PIXELS = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 SIDE = 8  # pixels that no image has

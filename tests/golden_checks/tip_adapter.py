@@ -14,8 +14,8 @@ from golden_checks.runs import metrics_lines
 from golden_checks.settings import own_templates
 from golden_checks.shipped import Shipped, batch, in_epochs
 from golden_checks.stored import StoredClip
-from trainers.common.cache_logits import SearchResult
 from trainers.tip_adapter import Cache
+from trainers.tip_adapter.scores import SearchResult
 
 
 def check(case: Case) -> None:

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from dassl.engine import TrainerX
+from dassl.engine.steps.selection import split_metrics, summarise
+from dassl.modeling.heads import Student
 from dassl.utils import load_checkpoint
 from golden_checks import runs
 from golden_checks.common import Case
 from golden_checks.shipped import Watched
 from golden_checks.students import clip_student, load, stored_student
-from trainers.common.step_selection import split_metrics, summarise
-from trainers.common.students import Student
-from trainers.common.teacher import ClipTeacher, prompt_templates
+from trainers.common.teachers.teacher import ClipTeacher, prompt_templates
 
 PARTS = {"student": "student.network", "proj": "projection", "head": "head"}
 PARTS |= {"proj512": "projection", "head512": "head", "classifier": "head"}

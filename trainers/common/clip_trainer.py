@@ -7,6 +7,7 @@ stages (``trainers/common/method.py``).
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +15,18 @@ from yacs.config import CfgNode
 
 from clip import available_models, load_backbone
 from clip.model import CLIP
+from dassl.config import Condition, never
+from dassl.config.pixels import OPEN, close_with_backbone
 from dassl.engine import TrainerX
+from dassl.engine.idle import STORED_VIEWS, UNREAD, no_epochs
+from dassl.engine.predictor import Predictor
 from dassl.optim import build_lr_scheduler, build_optimizer
+from trainers.common.text.class_words import warn_of_same_words, words_of
 
-from .loading import load_method, start_from
+from .checkpoints import load_method, start_from
+from .clip_encoder import backbone_input
 from .method import Method
-from .predictor import Predictor, clip_predictor, normalise_pixels
+from .predictor import clip_predictor, normalise_pixels
 
 logger = logging.getLogger(__name__)
 PRECISIONS = ("fp32", "fp16", "amp")
@@ -32,11 +39,12 @@ class ClipTrainer(TrainerX):
     Only the method's parameters are trained; the backbone stays frozen and in eval mode.
     """
 
-    follows_backbone_size = True
+    follows_backbone = tuple(OPEN)
     takes_networks = ("clip",)
     node = ""
     model_name = "prompt_learner"  # folder of the checkpoints, as in the official code
     needs_vit = False  # True: the method needs hooks in the image tower
+    unused_flags = {"--head": "its scores come from CLIP"}
 
     # ----------------------------------------------------------------- set-up
     @property
@@ -60,6 +68,7 @@ class ClipTrainer(TrainerX):
                 "MODEL.BACKBONE.NAME is empty. Give --backbone NAME, one of "
                 f"{', '.join(available_models())}, open_clip:<arch>/<pretrained> or a path."
             )
+        self.check_pixels(cfg)
         name = type(self).__name__
         if cfg.DATALOADER.K_TRANSFORMS != 1:
             raise ValueError(
@@ -69,12 +78,35 @@ class ClipTrainer(TrainerX):
         if cfg.INPUT.NO_TRANSFORM:
             raise ValueError(f"INPUT.NO_TRANSFORM is True, but {name} needs tensors. Leave it out.")
 
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        pretrained = never("MODEL.BACKBONE.PRETRAINED", "a CLIP is always a trained one")
+        return [*cls.view_conditions(), no_epochs(), pretrained, *UNREAD, *super().conditions()]
+
+    @classmethod
+    def view_conditions(cls) -> list[Condition]:
+        """What the settings of loaders and views depend on."""
+        return [never(STORED_VIEWS, "every epoch reads the images anew: no views are stored")]
+
+    def check_pixels(self, cfg: CfgNode) -> None:
+        """Refuse transforms that do not normalise: the image tower reads what the loader yields.
+
+        Raises:
+            ValueError: saying what to add.
+        """
+        if "normalize" not in cfg.INPUT.TRANSFORMS:
+            raise ValueError(
+                f"INPUT.TRANSFORMS is {list(cfg.INPUT.TRANSFORMS)} without normalize, but "
+                f"{type(self).__name__} needs normalised pixels. Add it: --transforms "
+                f"{' '.join([*cfg.INPUT.TRANSFORMS, 'normalize'])}."
+            )
+
     def build_data_loader(self) -> None:
-        """Load the backbone first: INPUT.SIZE follows it."""
+        """Load the backbone first: it decides how images are prepared."""
         self.precision = self._effective_precision()
         self.clip = self._backbone("fp16" if self.precision == "fp16" else "fp32")
         self._check_backbone(self.clip)
-        set_input_size(self.cfg, self.clip)
+        close_with_backbone(self.cfg, self.image_input())
         super().build_data_loader()
 
     def _backbone(self, precision: str) -> CLIP:
@@ -93,6 +125,10 @@ class ClipTrainer(TrainerX):
         with unfrozen(self.cfg):
             self.cfg.MODEL.BACKBONE.NAME = given.backbone_name
         return given.eval().requires_grad_(False).to(self.device)
+
+    def image_input(self) -> dict[str, Any]:
+        """How images are prepared: values of INPUT.SIZE, PIXEL_MEAN, ...; the backbone's own."""
+        return backbone_input(self.clip)
 
     def _effective_precision(self) -> str:
         precision = self.settings.get("PREC", "fp32") if self.settings else "fp32"
@@ -114,12 +150,23 @@ class ClipTrainer(TrainerX):
             )
 
     @classmethod
+    def class_words(cls, cfg: CfgNode, classname: str) -> str:
+        """What of a class name stands in the method's prompts."""
+        return words_of(classname)
+
+    @classmethod
+    def name_same_classes(cls, cfg: CfgNode, classnames: Sequence[str]) -> None:
+        """Warn of classes whose prompts are the same text."""
+        warn_of_same_words(classnames, [cls.class_words(cfg, name) for name in classnames])
+
+    @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
         """Build the method for a backbone and class names."""
         raise TypeError(f"{cls.__name__} does not override build_method(cfg, clip, classnames).")
 
     def build_model(self) -> None:
         """Build and register the method; only its trainable tensors get an optimiser."""
+        self.name_same_classes(self.cfg, self.classnames)
         self.method = self.make_method().to(self.device)
         self.prepare_method()
         if self.cfg.MODEL.INIT_WEIGHTS:
@@ -279,25 +326,6 @@ class ClipTrainer(TrainerX):
             logger.warning("load_model is skipped: no --model-dir given.")
             return
         load_method(self, directory, epoch)
-
-
-def set_input_size(cfg: CfgNode, clip: CLIP) -> None:
-    """Fill INPUT.SIZE from the backbone; an explicit other value is an error.
-
-    Raises:
-        ValueError: if INPUT.SIZE contradicts the backbone's input size.
-    """
-    size = clip.visual.input_resolution
-    given = tuple(cfg.INPUT.SIZE)
-    if given == (size, size):
-        return
-    if given != (0, 0):
-        raise ValueError(
-            f"INPUT.SIZE is {given}, but {cfg.MODEL.BACKBONE.NAME} reads {size} x {size} pixels. "
-            "Leave INPUT.SIZE out: it follows the backbone."
-        )
-    with unfrozen(cfg):
-        cfg.INPUT.SIZE = (size, size)
 
 
 @contextmanager

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from dassl.config import Condition, never, only_if
 from dassl.data.datasets import Datum
+from dassl.features.bank import FeatureBank
+from dassl.features.given import GivenBank
+from dassl.features.rows import FeatureView
+from dassl.features.views import Augmentation
 
-from .augment import Augmentation
+from .clip_encoder import ClipEncoder
 from .clip_trainer import ClipTrainer
-from .encoder import ClipEncoder
-from .feature_bank import FeatureBank
-from .feature_view import FeatureView
-from .given_bank import GivenBank
 
 VIEW_MODES = ("fresh", "bank")
 
@@ -40,6 +41,19 @@ class FeatureTrainer(ClipTrainer):
                 f"DATALOADER.TRAIN_X.SAMPLER is {sampler!r}, but {type(self).__name__} reads image "
                 "features in random order. Leave it at RandomSampler."
             )
+
+    @classmethod
+    def view_conditions(cls) -> list[Condition]:
+        return [
+            only_if("TRAIN.NUM_VIEWS", "TRAIN.VIEWS", "bank"),
+            never(
+                ("DATALOADER.SEEDING", "DATALOADER.TEST.SAMPLER"),
+                "features have an order and seeds of their own",
+            ),
+        ]
+
+    def check_pixels(self, cfg: CfgNode) -> None:
+        """Any transforms will do: the encoder normalises."""
 
     def build_data_loader(self) -> None:
         super().build_data_loader()
@@ -62,7 +76,7 @@ class FeatureTrainer(ClipTrainer):
     def build_bank(self) -> FeatureBank:
         """The feature bank of this run's backbone and augmentation."""
         return FeatureBank(
-            ClipEncoder(self.clip),
+            ClipEncoder(self.clip, mean=self.cfg.INPUT.PIXEL_MEAN, std=self.cfg.INPUT.PIXEL_STD),
             Augmentation.from_cfg(self.cfg),
             workers=self.cfg.DATALOADER.NUM_WORKERS,
             device=self.device,

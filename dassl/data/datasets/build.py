@@ -2,14 +2,25 @@
 
 from yacs.config import CfgNode
 
-from dassl.utils.registry import Registry, check_availability
+from dassl.utils.registry import Registry
 
-DATASET_REGISTRY = Registry("DATASET")
+DATASET_REGISTRY = Registry("DATASET", is_own=lambda dataset: hasattr(dataset, "pieces"))
 
 
 def build_dataset(cfg: CfgNode):
-    """Return the dataset that `DATASET.NAME` names, built from `cfg`."""
-    check_availability(cfg.DATASET.NAME, DATASET_REGISTRY.registered_names())
+    """Return the dataset that `DATASET.NAME` names, built from `cfg`.
+
+    Raises:
+        ValueError: an unknown name, or domains for a dataset that has none.
+    """
+    DATASET_REGISTRY.check(cfg.DATASET.NAME)
     if cfg.VERBOSE:
         print(f"Loading dataset: {cfg.DATASET.NAME}")
-    return DATASET_REGISTRY.get(cfg.DATASET.NAME)(cfg)
+    dataset = DATASET_REGISTRY.get(cfg.DATASET.NAME)(cfg)
+    for key in ("SOURCE_DOMAINS", "TARGET_DOMAINS"):
+        if cfg.DATASET[key] and not dataset.domains:
+            raise ValueError(
+                f"DATASET.{key} is {tuple(cfg.DATASET[key])}, but {cfg.DATASET.NAME} has no "
+                f"domains. Leave it (--{key.lower().replace('_', '-')}) out."
+            )
+    return dataset

@@ -1,0 +1,126 @@
+"""The numbers that settings may be: one table per owner, checked before anything is built."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from yacs.config import CfgNode
+
+from .tools import leaves
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from ``low`` to ``high``, both included; without ``low`` where ``is_open``."""
+
+    low: float
+    high: float = math.inf
+    is_open: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high and not (self.is_open and value == self.low)
+
+    def __str__(self) -> str:
+        start = f"above {self.low:g}" if self.is_open else f"at least {self.low:g}"
+        return start if self.high == math.inf else f"{start} and at most {self.high:g}"
+
+
+def at_least(low: float) -> Range:
+    """``low`` and everything above it."""
+    return Range(low)
+
+
+def above(low: float) -> Range:
+    """Everything above ``low``."""
+    return Range(low, is_open=True)
+
+
+def between(low: float, high: float) -> Range:
+    """``low`` to ``high``, both included."""
+    return Range(low, high)
+
+
+ENGINE_RANGES: dict[str, Range] = {
+    "INPUT.SIZE": at_least(0),  # 0: follows the backbone
+    "INPUT.CROP_PADDING": at_least(0),
+    "INPUT.RRCROP_SCALE": Range(0, 1, is_open=True),
+    "INPUT.CUTOUT_N": at_least(0),
+    "INPUT.CUTOUT_LEN": at_least(1),
+    "INPUT.GN_STD": at_least(0),
+    "INPUT.RANDAUGMENT_N": at_least(0),
+    "INPUT.RANDAUGMENT_M": between(0, 30),
+    "INPUT.COLORJITTER_B": at_least(0),
+    "INPUT.COLORJITTER_C": at_least(0),
+    "INPUT.COLORJITTER_S": at_least(0),
+    "INPUT.COLORJITTER_H": between(0, 0.5),
+    "INPUT.RGS_P": between(0, 1),
+    "INPUT.GB_P": between(0, 1),
+    "INPUT.GB_K": at_least(1),
+    "INPUT.PIXEL_STD": above(0),
+    "DATASET.NUM_SHOTS": at_least(-1),
+    "DATASET.VAL_SHOTS": at_least(-1),
+    "DATASET.HOLDOUT": between(0, 1),
+    "DATASET.TRIAL_SEED": at_least(-1),
+    "DATASET.VAL_PERCENT": between(0, 1),
+    "DATALOADER.NUM_WORKERS": at_least(0),
+    "DATALOADER.K_TRANSFORMS": at_least(1),
+    "DATALOADER.CACHE_MB": at_least(0),
+    "DATALOADER.TRAIN_X.BATCH_SIZE": at_least(1),
+    "DATALOADER.TRAIN_X.N_DOMAIN": at_least(0),
+    "DATALOADER.TRAIN_X.N_INS": at_least(1),
+    "DATALOADER.TRAIN_U.BATCH_SIZE": at_least(1),
+    "DATALOADER.TRAIN_U.N_DOMAIN": at_least(0),
+    "DATALOADER.TRAIN_U.N_INS": at_least(1),
+    "DATALOADER.TEST.BATCH_SIZE": at_least(1),
+    "MODEL.HEAD.DROPOUT": between(0, 1),
+    "OPTIM.LR": at_least(0),
+    "OPTIM.WEIGHT_DECAY": at_least(0),
+    "OPTIM.MOMENTUM": between(0, 1),
+    "OPTIM.SGD_DAMPNING": at_least(0),
+    "OPTIM.RMSPROP_ALPHA": between(0, 1),
+    "OPTIM.ADAM_BETA1": between(0, 1),
+    "OPTIM.ADAM_BETA2": between(0, 1),
+    "OPTIM.EPS": at_least(0),
+    "OPTIM.BASE_LR_MULT": at_least(0),
+    "OPTIM.STEPSIZE": at_least(-1),
+    "OPTIM.GAMMA": at_least(0),
+    "OPTIM.ETA_MIN": at_least(0),
+    "OPTIM.MAX_EPOCH": at_least(0),
+    "OPTIM.WARMUP_EPOCH": at_least(-1),
+    "OPTIM.WARMUP_CONS_LR": at_least(0),
+    "OPTIM.WARMUP_MIN_LR": at_least(0),
+    "TRAIN.CHECKPOINT_FREQ": at_least(-1),  # as 0, in code written for the original
+    "TRAIN.PRINT_FREQ": at_least(1),
+    "TRAIN.TEXT_CHUNK": at_least(0),
+    "TRAIN.NUM_VIEWS": at_least(1),
+}
+
+
+def check_ranges(cfg: CfgNode, ranges: Mapping[str, Range] | None = None) -> None:
+    """Refuse numbers that no run can use; keys that the config lacks are passed over.
+
+    Args:
+        cfg: the config.
+        ranges: of a trainer's own keys, beside ``ENGINE_RANGES``; full key -> range.
+
+    Raises:
+        ValueError: naming the key, its value and what is expected.
+    """
+    allowed = {**ENGINE_RANGES, **(ranges or {})}
+    for key, value in leaves(cfg):
+        for number in _numbers(value):
+            if not math.isfinite(number):
+                raise ValueError(f"{key} is {_shown(value)}; expected a finite number.")
+            if key in allowed and number not in allowed[key]:
+                raise ValueError(f"{key} is {_shown(value)}; expected {allowed[key]}.")
+
+
+def _numbers(value: Any) -> list[float]:
+    """The numbers in a setting: its own, or those of a list."""
+    entries = value if isinstance(value, (list, tuple)) else [value]
+    return [n for n in entries if isinstance(n, (int, float)) and not isinstance(n, bool)]
+
+
+def _shown(value: Any) -> str:
+    return f"({', '.join(map(str, value))})" if isinstance(value, (list, tuple)) else str(value)

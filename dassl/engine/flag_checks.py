@@ -1,0 +1,75 @@
+"""Flags of ``train.py`` that would do nothing: refused with the command line, before any work."""
+
+import argparse
+
+# flag that does nothing without another -> that other, and what to do instead
+NEEDED = {
+    "model_dir": (
+        "eval_only",
+        "Without --eval-only the run trains from the start and never reads it. Add --eval-only to "
+        "test that model, or give MODEL.INIT_WEIGHTS DIR in its place to start training from it.",
+    ),
+    "load_epoch": (
+        "model_dir",
+        "It chooses among the checkpoints of --model-dir DIR: give that, too, or leave it out.",
+    ),
+}
+# pairs of flags of which the first does nothing beside the second
+EXCLUDED = {
+    ("no_train", "eval_only"): "An evaluation never trains.",
+    ("resume", "eval_only"): (
+        "An evaluation never trains, so that there is nothing to resume. The model to test is "
+        "given as --model-dir DIR."
+    ),
+    ("resume", "no_train"): "Nothing is trained, so that there is nothing to resume.",
+}
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Refuse combinations of flags that do nothing, whatever the trainer.
+
+    Raises:
+        ValueError: naming the flags and what to do.
+    """
+    for name, (other, advice) in NEEDED.items():
+        if _is_given(args, name) and not _is_given(args, other):
+            raise ValueError(
+                f"{_flag(args, name)} has no effect without --{_dashed(other)}. {advice}"
+            )
+    for (name, other), reason in EXCLUDED.items():
+        if _is_given(args, name) and _is_given(args, other):
+            raise ValueError(
+                f"{_flag(args, name)} has no effect beside --{_dashed(other)}. {reason} Leave it "
+                "out."
+            )
+
+
+def check_trainer_flags(args: argparse.Namespace, trainer: type) -> None:
+    """Refuse flags that a trainer declares as without effect (``unused_flags``).
+
+    Raises:
+        ValueError: naming flag, trainer and reason.
+    """
+    for flag, reason in getattr(trainer, "unused_flags", {}).items():
+        name = flag.removeprefix("--").replace("-", "_")
+        if _is_given(args, name):
+            raise ValueError(
+                f"{_flag(args, name)} has no effect with {trainer.__name__}: {reason}. Leave it "
+                "out."
+            )
+
+
+def _is_given(args: argparse.Namespace, name: str) -> bool:
+    value = getattr(args, name)
+    return value is not None if name == "load_epoch" else bool(value)
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _flag(args: argparse.Namespace, name: str) -> str:
+    """A flag as it was given, with its value."""
+    value = getattr(args, name)
+    words = [] if value is True else value if isinstance(value, list) else [str(value)]
+    return " ".join([f"--{_dashed(name)}", *words])

@@ -1,0 +1,29 @@
+"""Which keys of DATASET the datasets of this package read, see ``dassl/config/conditions.py``."""
+
+from dassl.config import never
+
+UNREAD = [
+    never(
+        (
+            "DATASET.NUM_LABELED",
+            "DATASET.VAL_PERCENT",
+            "DATASET.STL10_FOLD",
+            "DATASET.CIFAR_C_TYPE",
+            "DATASET.CIFAR_C_LEVEL",
+            "DATASET.ALL_AS_UNLABELED",
+        ),
+        "it is for datasets of the original Dassl",
+    )
+]
+ONE_DOMAIN = [
+    never(
+        (
+            "DATASET.SOURCE_DOMAINS",
+            "DATASET.TARGET_DOMAINS",
+            "DATASET.TRIAL_SEED",
+            "DATASET.HOLDOUT",
+        ),
+        "it is for datasets of several domains, and {DATASET.NAME} is none",
+    ),
+    *UNREAD,
+]
