@@ -190,6 +190,15 @@ def test_the_temperature_of_naive_distillation_divides_both_logits():
     torch.testing.assert_close(losses["loss"], expected)
 
 
+def test_variances_of_miro_start_where_asked_and_above_their_smallest_value(domains, tmp_path):
+    words = ("TRAINER.MIRO.VAR_INIT", "0.5", "TRAINER.MIRO.VAR_EPS", "0.2")
+    objective = build_trainer(step_config(domains, tmp_path, "MIRO", *words)).objective
+
+    assert objective.b[0].exp().log1p()[0].item() + 0.2 == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="VAR_INIT is 0.1 and VAR_EPS 0.2; expected 0 <= VAR_EPS"):
+        build_trainer(step_config(domains, tmp_path, "MIRO", *words[2:]))
+
+
 @pytest.mark.parametrize(
     ("trainer", "key", "value"),
     [("NaiveKD", "TRAINER.NAIVEKD.TEMPERATURE", "0"), ("ERM", "TRAINER.ERM.PROJECTED_WIDTH", "0")],

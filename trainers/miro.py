@@ -20,28 +20,35 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.steps.trainer import StepTrainer, step_cfg
 from dassl.modeling.heads import Objective, Student, StudentClassifier
 
-VARIANCE_INIT = 0.1
-VARIANCE_EPS = 1e-5
-
 
 class MIROObjective(Objective, nn.Module):
-    """CE + ld sum_l mean((f_l - f0_l)^2 / var_l + log var_l) / 2, var = softplus(b) + 1e-5.
+    """CE + ld sum_l mean((f_l - f0_l)^2 / var_l + log var_l) / 2, var = softplus(b) + eps.
 
     f_l, f0_l: tapped activations of the student and of its frozen pre-trained copy. Learned beside
-    the network: one b per channel and tap, initially log(exp(0.1 - 1e-5) - 1).
+    the network: one b per channel and tap, initially log(exp(var_init - eps) - 1).
 
     Args:
         oracle: the pre-trained student; frozen here.
         widths: channels of each tap.
         weight: ld; TRAINER.MIRO.LD.
+        var_init: initial variance; TRAINER.MIRO.VAR_INIT.
+        eps: smallest variance; TRAINER.MIRO.VAR_EPS.
     """
 
-    def __init__(self, oracle: Student, widths: list[int], *, weight: float) -> None:
+    def __init__(
+        self,
+        oracle: Student,
+        widths: list[int],
+        *,
+        weight: float,
+        var_init: float = 0.1,
+        eps: float = 1e-5,
+    ) -> None:
         super().__init__()
         self.oracle = oracle.requires_grad_(False).eval()
-        start = math.log(math.expm1(VARIANCE_INIT - VARIANCE_EPS))
+        start = math.log(math.expm1(var_init - eps))
         self.b = nn.ParameterList(nn.Parameter(torch.full((w,), start)) for w in widths)
-        self.weight = weight
+        self.weight, self.eps = weight, eps
 
     def train(self, mode: bool = True) -> "MIROObjective":
         super().train(mode)
@@ -65,15 +72,14 @@ class MIROObjective(Objective, nn.Module):
             "loss_reg": reg.detach(),
         }
 
-    @staticmethod
-    def tap_loss(tap: Tensor, target: Tensor, b: Tensor) -> Tensor:
+    def tap_loss(self, tap: Tensor, target: Tensor, b: Tensor) -> Tensor:
         """Half the Gaussian negative log-likelihood of a tap, averaged over all its elements.
 
         Args:
             tap, target: (B, C, H, W), or tokens with channels last.
             b: (C,).
         """
-        variance = F.softplus(b) + VARIANCE_EPS
+        variance = F.softplus(b) + self.eps
         if tap.dim() == 4:
             variance = variance[:, None, None]
         return ((tap - target).square() / variance + variance.log()).mean() / 2
@@ -172,11 +178,28 @@ class MIRO(StepTrainer):
         node = cfg.TRAINER.MIRO = CN()
         node.LD = 0.1  # weight of the regularisation
         node.LR_MULT = 10.0  # learning rate of the variances, in units of OPTIM.LR
+        node.VAR_INIT = 0.1  # initial variance of every channel, above VAR_EPS
+        node.VAR_EPS = 1e-5  # smallest variance
         return cfg
 
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        node = cfg.TRAINER.MIRO
+        if not 0 <= node.VAR_EPS < node.VAR_INIT:
+            raise ValueError(
+                f"TRAINER.MIRO.VAR_INIT is {node.VAR_INIT} and VAR_EPS {node.VAR_EPS}; expected "
+                "0 <= VAR_EPS < VAR_INIT."
+            )
+
     def build_objective(self) -> MIROObjective:
-        oracle = copy.deepcopy(self.network.student)
-        return MIROObjective(oracle, tap_widths(oracle), weight=self.cfg.TRAINER.MIRO.LD)
+        oracle, node = copy.deepcopy(self.network.student), self.cfg.TRAINER.MIRO
+        return MIROObjective(
+            oracle,
+            tap_widths(oracle),
+            weight=node.LD,
+            var_init=node.VAR_INIT,
+            eps=node.VAR_EPS,
+        )
 
     def param_groups(self) -> list[dict]:
         lr = self.cfg.OPTIM.LR * self.cfg.TRAINER.MIRO.LR_MULT

@@ -129,7 +129,7 @@ def _text_settings(case: Case, folder: Path) -> dict[str, Any]:
     """Where the sentences of a class come from: templates, then a CuPL file for the rest."""
     if not case.spec.get("backbone"):
         sentences = case.arrays["text_prompt_features"].shape[1]
-        templates = StoredClip(torch.zeros(1, sentences, 1), 1.0).templates
+        templates = StoredClip(torch.zeros(1, sentences, 1)).templates
         return {"TEXT_PROMPT": "tip", "DATASET.TEMPLATES": templates}
     templates, prompts = case.templates, case.config["prompts"]
     rest = {}

@@ -33,7 +33,7 @@ def _shipped(case: Case, shots: int, run: int, rule: str, **settings: Any) -> Sh
         for split in ("train", "val", "test")
     }
     classes, width = len(np.unique(case.arrays["val_y"])), case.arrays["train_x"].shape[1]
-    clip = StoredClip(torch.zeros(classes, width), 1.0)
+    clip = StoredClip(torch.zeros(classes, width))
     held_out = case.config["val_shots"].get(str(shots), 4)
     if held_out != min(shots, 4):
         settings["DATASET.VAL_SHOTS"] = held_out

@@ -23,7 +23,7 @@ class StoredClip(nn.Module):
 
     backbone_name, dtype, image_mean, image_std = "stored", torch.float32, (0.0,) * 3, (1.0,) * 3
 
-    def __init__(self, features: Tensor, scale: float) -> None:
+    def __init__(self, features: Tensor, scale: float = 1.0) -> None:
         super().__init__()
         self.features = features[:, None] if features.ndim == 2 else features
         self.logit_scale = nn.Parameter(torch.tensor(float(scale)).log())

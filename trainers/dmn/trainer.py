@@ -112,6 +112,10 @@ class DMN(StreamTrainer):
                     f"TRAINER.DMN.N_AUGVIEW is {node.N_AUGVIEW}; it must be a multiple of "
                     f"DATASET.NUM_SHOTS {shots}, or 0."
                 )
+        if node.OFFICIAL_DRAW and self.given_data:
+            raise ValueError(
+                "TRAINER.DMN.OFFICIAL_DRAW True draws the shots from a dataset. Given ones: False."
+            )
         if len(node.ALPHA) not in (0, 3):
             raise ValueError(
                 f"TRAINER.DMN.ALPHA is {tuple(node.ALPHA)}; expected three weights (text, dynamic, "
@@ -231,11 +235,10 @@ class DMN(StreamTrainer):
 
     # ----------------------------------------------------------------- stream
     def begin_stream(self) -> None:
-        scale = float(self.clip.logit_scale.exp())
+        node, scale = self.settings, float(self.clip.logit_scale.exp())
         self.text = self.method.text_features()
         self.repeats = repeated_rows(self.text)
-        self.memory = self.method.new_memory(self.settings.MEMORY_SIZE, scale)
-        node = self.settings
+        self.memory = self.method.new_memory(node.MEMORY_SIZE, scale)
         self.confident = confident_count(node.N_VIEWS, node.SELECTION_P, key="TRAINER.DMN")
 
     def steps(self, views: Tensor) -> Step:
@@ -270,12 +273,9 @@ class DMN(StreamTrainer):
         parts = (scores["text"], scores["dynamic"], scores.get("static"))
         accuracy, weights = search_weights(*parts, labels)
         self.method.alpha.copy_(torch.tensor(weights))
-        report = logger.warning if split == "test" else logger.info
-        origin = (
-            "on the TEST LABELS: an oracle, not a fair result"
-            if split == "test"
-            else (f"on the {len(labels)} images of the {split} split")
-        )
+        report, origin = logger.info, f"on the {len(labels)} images of the {split} split"
+        if split == "test":
+            report, origin = logger.warning, "on the TEST LABELS: an oracle, not a fair result"
         report("Fusion weights %s searched %s (%.2f%% there).", weights, origin, accuracy)
 
     def stream_state(self, *, exact: bool = False) -> dict:
