@@ -16,6 +16,7 @@ from dassl.data.seeding import set_epoch
 from dassl.optim import lr_scheduler, optimizer
 from dassl.utils import tolist_if_not
 
+from . import selection
 from .anomaly import explain_nonfinite
 from .checkpoints import load_models, resume_from_folders, save_models
 from .prograd import projected_gradients
@@ -74,6 +75,7 @@ class TrainerBase:
             *lr_scheduler.CONDITIONS,
             *samplers.CONDITIONS,
             *transforms.CONDITIONS,
+            *selection.CONDITIONS,
         ]
 
     @classmethod

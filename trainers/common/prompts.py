@@ -4,7 +4,6 @@ All of it is exact and cheap: prompts are encoded in one batch per length, so no
 end-of-text token is ever computed (clip_backbone: causal mask, read-out at the first EOT).
 """
 
-import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,8 +16,6 @@ from clip.model import CLIP, TowerHook
 
 from .method import Method
 from .templates import fill
-
-logger = logging.getLogger(__name__)
 
 # Prompts per call where no gradient is kept; bounds memory with 80 templates x 1000 classes.
 TEXT_BATCH = 512
@@ -221,8 +218,6 @@ class LearnedPrompt(nn.Module):
         words = ctx_init.replace("_", " ").strip()
         length = len(words.split(" ")) if words else n_ctx
         _check_length(length, words, learned_words)
-        if words and class_specific:
-            logger.warning("CSC True has no effect: CTX_INIT gives one context for all classes.")
         prefix_text = words or " ".join(["X"] * length)
         if words and learned_words is not None:
             length = learned_words
