@@ -17,6 +17,7 @@ from dassl.data.seeding import set_epoch
 from dassl.optim import lr_scheduler, optimizer
 from dassl.utils import tolist_if_not
 
+from . import selection
 from .anomaly import explain_nonfinite, explain_weights
 from .checkpoints import load_models, resume_from_folders, save_models
 from .parts import FromParts
@@ -80,6 +81,7 @@ class TrainerBase(FromParts):
             *lr_scheduler.CONDITIONS,
             *samplers.CONDITIONS,
             *transforms.CONDITIONS,
+            *selection.CONDITIONS,
         ]
 
     @classmethod

@@ -79,6 +79,11 @@ class AMU(FeatureTrainer):
         return [
             only_if("TRAINER.AMU.UNCENT_POWER", "TRAINER.AMU.UNCENT_TYPE", *powered),
             only_if("TRAINER.AMU.AUGMENT_EPOCH", "TRAINER.AMU.AUX_INIT", "shots"),
+            Condition(
+                ("TRAINER.AMU.AUX_INIT", "TRAINER.AMU.AUGMENT_EPOCH"),
+                lambda cfg: not cfg.MODEL.INIT_WEIGHTS,
+                "W starts at that of MODEL.INIT_WEIGHTS",
+            ),
             never("OPTIM.STAGED_LR", "W is all that learns"),
             *super().conditions(),
         ]
@@ -149,7 +154,8 @@ class AMU(FeatureTrainer):
 
     def before_train(self) -> None:
         super().before_train()
-        if self.start_epoch == 0 and self.settings.AUX_INIT == "shots":
+        is_given = bool(self.cfg.MODEL.INIT_WEIGHTS)
+        if self.start_epoch == 0 and self.settings.AUX_INIT == "shots" and not is_given:
             weight = self.shot_weight()
             with torch.no_grad():
                 self.method.fc.weight.copy_(weight)

@@ -77,6 +77,11 @@ class TipAdapter(FeatureTrainer):
         grid, start = ("SEARCH_SCALE", "SEARCH_STEP"), ("INIT_BETA", "INIT_ALPHA")
         own = [
             Condition(
+                (f"{node}.AUGMENT_EPOCH",),
+                lambda cfg: not cfg.MODEL.INIT_WEIGHTS,
+                "the keys are those of MODEL.INIT_WEIGHTS",
+            ),
+            Condition(
                 tuple(f"{node}.{key}" for key in grid),
                 lambda cfg: selection_rule(cfg) != "last",
                 "nothing may be searched, TEST.SELECT_ON is {TEST.SELECT_ON}",
@@ -119,7 +124,7 @@ class TipAdapter(FeatureTrainer):
 
     def before_train(self) -> None:
         super().before_train()
-        if self.start_epoch == 0:
+        if self.start_epoch == 0 and not self.cfg.MODEL.INIT_WEIGHTS:
             with torch.no_grad():
                 self.method.keys.copy_(self.shot_keys())
 

@@ -1,6 +1,5 @@
 """Learned prompts: context vectors around class names."""
 
-import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,8 +13,6 @@ from trainers.common.method import Method
 
 from .class_words import words_of
 from .encode import context_words, encode_prompts, eot_positions
-
-logger = logging.getLogger(__name__)
 
 
 class FrozenPrompts:
@@ -112,8 +109,6 @@ class LearnedPrompt(nn.Module):
         words = context_words(ctx_init)
         length = token_count(words) if words else n_ctx
         _check_length(length, words, learned_words)
-        if words and class_specific:
-            logger.warning("CSC True has no effect: CTX_INIT gives one context for all classes.")
         prefix_text = words or " ".join(["X"] * length)
         if words and learned_words is not None:
             length = learned_words
