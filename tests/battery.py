@@ -11,7 +11,7 @@ from PIL import Image
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.engine import TRAINER_REGISTRY, build_trainer
-from dassl.utils import set_random_seed
+from dassl.utils import load_checkpoint, set_random_seed, write_checkpoint
 from golden_checks import tiny_clip
 from tools.recipes import resolve
 
@@ -89,6 +89,14 @@ def made_config(trainer: str, folder: Path, *opts, backbone: str = "tiny_vit"):
     cfg.merge_from_list(list(opts))
     cfg.freeze()
     return cfg
+
+
+def without_config(output_dir: str) -> None:
+    """Take the config out of a run's checkpoints, as official files have none."""
+    for path in Path(output_dir).glob("*/model*.pth.tar*"):
+        content = load_checkpoint(path)
+        del content["config"]
+        write_checkpoint(content, path)
 
 
 def made_trainer(trainer: str, folder: Path, *opts, backbone: str = "tiny_vit"):

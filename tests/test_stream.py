@@ -24,6 +24,7 @@ from trainers.common.encoder import NetworkEncoder
 from trainers.common.feature_bank import FeatureBank
 from trainers.common.stream import Step, Stream, run_stream
 from trainers.common.stream_report import moving_accuracy, running_accuracy, stored_images
+from trainers.common.stream_resume import images_digest
 from trainers.common.test_views import OPERATIONS, TestViews, augmix, operate, view_pipeline
 
 SIDE, VIEWS = 16, 4
@@ -291,7 +292,12 @@ def test_a_part_of_a_stream_says_so(dmn, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("option", "reason"),
     [
-        (("TRAINER.DMN.N_VIEWS", "6"), "number of views is 4, this run's is 6"),
+        (("TRAINER.DMN.N_VIEWS", "6"), "its TRAINER.DMN.N_VIEWS is 4, this run's is 6"),
+        (("TRAINER.DMN.BETA", "4.0"), "its TRAINER.DMN.BETA is 5.5, this run's is 4.0"),
+        (("TRAINER.DMN.TEXT_PROMPT", "full"), "TEXT_PROMPT is simple, this run's is full"),
+        (("TRAINER.DMN.VIEW_KIND", "augmix"), "VIEW_KIND is crop, this run's is augmix"),
+        (("TRAINER.DMN.ALPHA", "(1.0, 0.5, 0.0)"), "its TRAINER.DMN.ALPHA is "),
+        (("TRAIN.VIEWS", "fresh"), "views' seed is "),
         (("TRAINER.DMN.STREAM_SEED", "9"), "order's seed is 1, this run's is 9"),
         (("MODEL.BACKBONE.NAME", "toy/RN"), "backbone is "),
         (("DATASET.SUBSAMPLE_CLASSES", "base"), "number of images is "),
@@ -304,6 +310,48 @@ def test_a_state_of_another_stream_is_refused(dmn, tmp_path, option, reason):
 
     with pytest.raises(ValueError, match=reason):
         other.test()
+
+
+def test_a_state_of_other_images_or_weights_is_refused(dmn, tmp_path):
+    dmn(tmp_path / "part", *zero_shot("TRAINER.DMN.STREAM_LENGTH", "3")).test()
+    state = str(tmp_path / "part" / "stream_state.pth.tar")
+    images, weights = (
+        dmn(tmp_path / name, *zero_shot("TRAINER.DMN.STREAM_STATE", state)) for name in "ab"
+    )
+    test = images.dm.dataset.test
+    images.dm.dataset._test = [test[1], test[0], *test[2:]]
+    weights.method.text[0] += 0.1
+
+    with pytest.raises(ValueError, match="its list of images is .*files that the stream began"):
+        images.test()
+    with pytest.raises(ValueError, match="another model: its tensor text differs"):
+        weights.test()
+
+
+def test_a_state_that_does_not_say_its_settings_is_continued_with_a_warning(dmn, tmp_path, caplog):
+    dmn(tmp_path / "part", *zero_shot("TRAINER.DMN.STREAM_LENGTH", "3")).test()
+    path = tmp_path / "part" / "stream_state.pth.tar"
+    state = load_checkpoint(path)
+    for key in ("list of images", "TRAINER.DMN.BETA"):
+        del state["belongs_to"][key]
+    torch.save({k: v for k, v in state.items() if k != "fingerprint"}, path)
+
+    dmn(tmp_path / "rest", *zero_shot("TRAINER.DMN.STREAM_STATE", str(path))).test()
+
+    assert "earlier version and does not say" in caplog.text
+    assert "list of images, TRAINER.DMN.BETA" in caplog.text
+
+
+def test_the_images_of_a_stream_are_known_again_where_the_data_was_moved(items, tmp_path):
+    first = images_digest(items, str(tmp_path))
+    moved = tmp_path.with_name("moved")
+    tmp_path.rename(moved)
+    again = [Datum(item.impath.replace(str(tmp_path), str(moved))) for item in items]
+
+    assert images_digest(again, str(moved)) == first
+    Image.new("RGB", (50, 50)).save(again[0].impath)
+    assert images_digest(again, str(moved)) != first
+    moved.rename(tmp_path)
 
 
 def test_a_file_that_is_no_state_of_a_stream_is_refused(dmn, tmp_path):

@@ -191,7 +191,7 @@ def config_differences(ours: CfgNode, theirs: CfgNode) -> dict[str, tuple[Any, A
     Paths, verbosity, and the number of workers where it has no influence (DATALOADER.SEEDING
     sample) are left out.
     """
-    left, right = ({k: _lists(value) for k, value in leaves(cfg)} for cfg in (ours, theirs))
+    left, right = ({k: as_lists(value) for k, value in leaves(cfg)} for cfg in (ours, theirs))
     neutral = set(NEUTRAL_KEYS)
     if left.get("DATALOADER.SEEDING") == right.get("DATALOADER.SEEDING") == "sample":
         neutral.add("DATALOADER.NUM_WORKERS")
@@ -228,8 +228,8 @@ def check_same_config(ours: CfgNode, theirs: CfgNode, path: Path) -> None:
     )
 
 
-def _lists(value: Any) -> Any:
+def as_lists(value: Any) -> Any:
     """Tuples as lists, as YAML gives them back."""
     if isinstance(value, (list, tuple)):
-        return [_lists(item) for item in value]
+        return [as_lists(item) for item in value]
     return value

@@ -24,6 +24,7 @@ from .build import build_trainer
 from .report import collect_results, log_banner, log_end, written_files
 from .resume import RESUME_FILES, check_same_config
 from .selection import most_revealing
+from .trained import untrained_classes, varied_settings
 
 if TYPE_CHECKING:
     from .base import TrainerBase
@@ -144,6 +145,10 @@ def evaluate(
     seconds = {"train": 0.0, "test": trainer.test_seconds, "total": total}
     source = find_source(args.model_dir, loaded) or trainer.cfg.RUN.DATASET
     results = collect_results(trainer, source=source, seconds=seconds, evaluated=evaluated)
+    if varied := varied_settings(trainer):
+        results["varied_at_test"] = varied
+    if unknown := untrained_classes(trainer):
+        results["untrained_classes"] = len(unknown)
     earlier = _read_results(Path(args.model_dir) / RESULTS_FILE) if args.model_dir else None
     if earlier is not None:
         add_labels_of_training(results, earlier, trainer)

@@ -76,6 +76,7 @@ class DistillTrainer(StepTrainer):
         class_texts: (C, D) unit rows.
     """
 
+    varies_at_test = StepTrainer.varies_at_test | {"TEACHER"}
     ranges = {
         **StepTrainer.ranges,
         "TRAINER.VL2V.LAMBDA": between(0, 1),
