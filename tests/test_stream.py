@@ -220,6 +220,14 @@ def dmn(tmp_path_factory):
     return build
 
 
+@pytest.fixture(scope="module")
+def state(dmn, tmp_path_factory):
+    """The state of a stream that stopped after 3 images."""
+    folder = tmp_path_factory.mktemp("part")
+    dmn(folder, *zero_shot("TRAINER.DMN.STREAM_LENGTH", "3")).test()
+    return folder / "stream_state.pth.tar"
+
+
 def zero_shot(*options):
     return ["TRAINER.DMN.SETTING", "zero_shot", "DATASET.NUM_SHOTS", "1", *options]
 
@@ -303,40 +311,36 @@ def test_a_part_of_a_stream_says_so(dmn, tmp_path, caplog):
         (("DATASET.SUBSAMPLE_CLASSES", "base"), "number of images is "),
     ],
 )
-def test_a_state_of_another_stream_is_refused(dmn, tmp_path, option, reason):
-    dmn(tmp_path / "part", *zero_shot("TRAINER.DMN.STREAM_LENGTH", "3")).test()
-    state = str(tmp_path / "part" / "stream_state.pth.tar")
-    other = dmn(tmp_path / "b", *option, *zero_shot("TRAINER.DMN.STREAM_STATE", state))
+def test_a_state_of_another_stream_is_refused(dmn, state, tmp_path, option, reason):
+    other = dmn(tmp_path, *option, *zero_shot("TRAINER.DMN.STREAM_STATE", str(state)))
 
     with pytest.raises(ValueError, match=reason):
         other.test()
 
 
-def test_a_state_of_other_images_or_weights_is_refused(dmn, tmp_path):
-    dmn(tmp_path / "part", *zero_shot("TRAINER.DMN.STREAM_LENGTH", "3")).test()
-    state = str(tmp_path / "part" / "stream_state.pth.tar")
-    images, weights = (
-        dmn(tmp_path / name, *zero_shot("TRAINER.DMN.STREAM_STATE", state)) for name in "ab"
-    )
-    test = images.dm.dataset.test
-    images.dm.dataset._test = [test[1], test[0], *test[2:]]
-    weights.method.text[0] += 0.1
+def test_a_state_of_other_images_or_weights_is_refused(dmn, state, tmp_path):
+    other = dmn(tmp_path, *zero_shot("TRAINER.DMN.STREAM_STATE", str(state)))
+    other.method.text[0] += 0.1
 
-    with pytest.raises(ValueError, match="its list of images is .*files that the stream began"):
-        images.test()
     with pytest.raises(ValueError, match="another model: its tensor text differs"):
-        weights.test()
+        other.test()
+    test = other.dm.dataset.test
+    other.dm.dataset._test = [test[1], test[0], *test[2:]]
+    with pytest.raises(ValueError, match="its list of images is .*files that the stream began"):
+        other.test()
 
 
-def test_a_state_that_does_not_say_its_settings_is_continued_with_a_warning(dmn, tmp_path, caplog):
-    dmn(tmp_path / "part", *zero_shot("TRAINER.DMN.STREAM_LENGTH", "3")).test()
-    path = tmp_path / "part" / "stream_state.pth.tar"
-    state = load_checkpoint(path)
+def test_a_state_that_does_not_say_its_settings_is_continued_with_a_warning(
+    dmn, state, tmp_path, caplog
+):
+    content, path = load_checkpoint(state), tmp_path / "old.pth.tar"
     for key in ("list of images", "TRAINER.DMN.BETA"):
-        del state["belongs_to"][key]
-    torch.save({k: v for k, v in state.items() if k != "fingerprint"}, path)
+        del content["belongs_to"][key]
+    del content["fingerprint"]
+    torch.save(content, path)
+    options = ("TRAINER.DMN.STREAM_STATE", str(path), "TRAINER.DMN.STREAM_LENGTH", "1")
 
-    dmn(tmp_path / "rest", *zero_shot("TRAINER.DMN.STREAM_STATE", str(path))).test()
+    dmn(tmp_path, *zero_shot(*options)).test()
 
     assert "earlier version and does not say" in caplog.text
     assert "list of images, TRAINER.DMN.BETA" in caplog.text
