@@ -136,6 +136,9 @@ def log_end(results: dict[str, Any], output_dir: str) -> None:
         shown = [f"{key} {metrics[key]:.2f}%" for key in pairs if key in metrics]
         rows[name] = ", ".join(shown or [f"{key} {value:g}" for key, value in metrics.items()])
     rows["selection"] = f"{rule_in_words(results['selection'])}; epoch {results['epoch']}"
+    if varied := results.get("varied_at_test"):
+        changes = (f"{key} {one['tested']}" for key, one in varied.items())
+        rows["varied"] = f"{', '.join(changes)}: not as in the training"
     seconds = results["seconds"]
     times = {name: datetime.timedelta(seconds=round(value)) for name, value in seconds.items()}
     rows["time"] = ", ".join(f"{name} {value}" for name, value in times.items())

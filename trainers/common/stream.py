@@ -25,6 +25,7 @@ from .feature_bank import AUGMENTATION_SEED, FeatureBank
 from .feature_trainer import FeatureTrainer
 from .stream_report import accuracies, write_stream_report
 from .stream_resume import (
+    ABOUT_ONE_PART,
     StreamResume,
     check_same_stream,
     check_same_weights,
@@ -173,6 +174,8 @@ class StreamTrainer(FeatureTrainer):
     """
 
     view_scale = (0.08, 1.0)  # share of the area of augmented test views
+    varies_at_test = FeatureTrainer.varies_at_test | {"N_VIEWS", "SELECTION_P", "VIEW_KIND"}
+    about_one_run = frozenset(ABOUT_ONE_PART)
     streamed: dict[str, int] | None = None  # test images seen, and how many there are
 
     # ----------------------------------------------------------------- what a method overrides
