@@ -14,7 +14,7 @@ from dassl.config.pixels import leave_open
 from dassl.config.recipes import resolve
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.engine import TRAINER_REGISTRY, build_trainer
-from dassl.utils import set_random_seed
+from dassl.utils import load_checkpoint, set_random_seed, write_checkpoint
 from datasets.conditions import ONE_DOMAIN
 from datasets.subsampling import subsample_classes
 from golden_checks import tiny_clip
@@ -112,6 +112,14 @@ def _base_config(trainer: str, folder: Path, backbone: str):
     cfg.TRAIN.NUM_VIEWS = 2
     cfg.USE_CUDA = cfg.VERBOSE = False
     return cfg
+
+
+def without_config(output_dir: str) -> None:
+    """Take the config out of a run's checkpoints, as official files have none."""
+    for path in Path(output_dir).glob("*/model*.pth.tar*"):
+        content = load_checkpoint(path)
+        del content["config"]
+        write_checkpoint(content, path)
 
 
 def made_trainer(trainer: str, folder: Path, *opts, backbone: str = "tiny_vit"):

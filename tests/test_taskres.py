@@ -112,7 +112,7 @@ def test_another_residual_scale_at_evaluation_is_refused(tmp_path):
     trainer.train()
     other = made_trainer("TaskRes", tmp_path, "TRAINER.TaskRes.RESIDUAL_SCALE", 1.0)
 
-    with pytest.raises(ValueError, match="Set TRAINER.TaskRes.RESIDUAL_SCALE 0.5"):
+    with pytest.raises(ValueError, match=r"with TRAINER\.TaskRes\.RESIDUAL_SCALE 0\.5, not 1\.0"):
         other.load_model(trainer.output_dir)
 
 

@@ -276,6 +276,7 @@ class TPT(StreamTrainer):
     """Tunes the context on each test image by itself; nothing is trained beforehand."""
 
     node = "TPT"
+    varies_at_test = StreamTrainer.varies_at_test | {"TTA_STEPS", "LR", "WEIGHT_DECAY", "CTX_FILE"}
     unused_flags = {
         **StreamTrainer.unused_flags,
         "--transforms": "nothing is trained before the stream",

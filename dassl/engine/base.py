@@ -43,6 +43,11 @@ class TrainerBase(FromParts):
     fits_without_optimiser = False  # True: train() fits the model by other means (cache, solver)
     keeps_shots = False  # True: an untrained model holds labelled training images (a memory)
     selects_in_evaluation = False  # True: the selection rule reads labels in ``test``, too
+    # Of a checkpoint's config (see trained.py): how keys begin that shape its scores, those that an
+    # evaluation may vary (full keys, or names in the own node), and those that are of a run alone.
+    shapes_scores: tuple[str, ...] = ()
+    varies_at_test: frozenset[str] = frozenset()
+    about_one_run: frozenset[str] = frozenset()
     unused_flags: dict[str, str] = {}  # flag of train.py that does nothing here -> why
     ranges: dict[str, Range] = {}  # full key of an own setting -> the numbers that it may be
 
@@ -149,24 +154,26 @@ class TrainerBase(FromParts):
     def check_weights(self) -> None:
         """Stop if a registered model holds infinite or NaN weights: it is not tested or saved.
 
-        Every epoch ends with it. In between the next loss shows what an update has broken.
+        Batches whose progress is logged and every epoch end with it; in between the next loss shows
+        what an update has broken.
 
         Raises:
             FloatingPointError
         """
         if cause := explain_weights(self._built_models(), self.get_current_lr()):
-            raise FloatingPointError(
-                f"Weights are infinite or NaN! epoch {self.epoch + 1}: {cause}"
-            )
+            raise FloatingPointError(f"Weights are infinite or NaN! {self._place()}: {cause}")
+
+    def _place(self) -> str:
+        batch = f"batch {getattr(self, 'batch_idx', 0) + 1} of {getattr(self, 'num_batches', '?')}"
+        return f"epoch {self.epoch + 1}, {batch}"
 
     def _built_models(self) -> dict[str, nn.Module]:
         return {name: model for name, model in self._models.items() if model is not None}
 
     def _stop_nonfinite(self, loss: Tensor | float) -> None:
-        batch = f"batch {getattr(self, 'batch_idx', 0) + 1} of {getattr(self, 'num_batches', '?')}"
         message = explain_nonfinite(
             loss,
-            where=f"epoch {self.epoch + 1}, {batch}",
+            where=self._place(),
             lr=self.get_current_lr(),
             modules=self._built_models(),
             batch=getattr(self, "_batch", None),
@@ -276,6 +283,16 @@ class TrainerBase(FromParts):
             print("Note that load_model() is skipped as no pretrained model is given")
             return
         load_models(self, directory, epoch)
+
+    @classmethod
+    def checkpoint_writer(cls) -> type["TrainerBase"]:
+        """The trainer whose checkpoints this one loads: itself, or its last stage."""
+        return cls
+
+    @classmethod
+    def checkpoint_to_load(cls, directory: str, epoch: int | None = None) -> Path | None:
+        """The file that ``load_model`` reads; None if it is not there, or not known before."""
+        return None
 
     def resume_model_if_exist(self, directory: str) -> int:
         """Continue a run found in ``directory``; returns the epoch to start from.

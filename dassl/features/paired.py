@@ -8,6 +8,7 @@ from torch import Tensor
 from dassl.data.datasets import Datum
 
 from .bank import AUGMENTATION_SEED, FeatureBank, encode_together, fresh_together
+from .encoder import Encoder
 from .rows import FeatureView
 
 
@@ -41,6 +42,11 @@ class PairedBank:
 
     def __init__(self, first: FeatureBank, second: FeatureBank) -> None:
         self.parts = (first, second)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The first encoder."""
+        return self.parts[0].encoder
 
     def readable(self, items: Sequence[Datum]) -> list[Datum]:
         """The items whose images can be read, see ``FeatureBank.readable``."""

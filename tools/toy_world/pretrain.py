@@ -33,6 +33,19 @@ MINUTES = {
 }
 
 
+CLIPS = ("vit", "rn")
+OF_CLIPS = (  # options that only their training reads
+    "grown_minutes",
+    "workers",
+    "grown_lr",
+    "head_weight",
+    "shape_weight",
+    "clip_norm",
+    "easy_until",
+    "muon",
+)
+
+
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; the defaults are those of the shipped checkpoints."""
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -55,6 +68,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--report", type=int, default=100, help="steps between two lines")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    if args.kind not in CLIPS:
+        parser.refuse(args, OF_CLIPS, f"for {args.kind}, only for {' and '.join(CLIPS)}")
     defaults = MINUTES[args.kind]
     args.minutes = defaults[0] if args.minutes is None else args.minutes
     if args.grown_minutes is None:
@@ -67,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     """Render, train, export."""
     args = parse(argv)
     make_pool(args.pool, shards=args.shards, workers=args.render_workers)
-    if args.kind in ("vit", "rn"):
+    if args.kind in CLIPS:
         train_clip.train(args)
         folder = args.weights or ROOT / "clip" / "weights"
         export(args.out, args.pool, folder / f"toy_{args.kind}.pt")

@@ -41,6 +41,8 @@ class AMU(FeatureTrainer):
     takes_networks = ("clip", "auxiliary")  # an ``Encoder``
     takes_shots = True
     drop_last = False  # the official loader keeps the last partial batch
+    # AUX and its file may have other names: the weights are compared.
+    varies_at_test = FeatureTrainer.varies_at_test | {"ALPHA", "AUX", "AUX_WEIGHTS"}
     ranges = {
         "TRAINER.AMU.ALPHA": at_least(0),
         "TRAINER.AMU.LAMBDA_MERGE": between(0, 1),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from dassl.engine.anomaly import refuse_nonfinite
+from dassl.engine.trained import check_trained_settings
 from dassl.utils import load_checkpoint
 
 if TYPE_CHECKING:
@@ -40,9 +41,18 @@ def checkpoint_path(directory: str | Path, name: str, epoch: int | None) -> Path
 
 
 def load_method(trainer: "ClipTrainer", directory: str, epoch: int | None = None) -> None:
-    """Load ``trainer.method`` from a run's directory; logs which file was read."""
+    """Load ``trainer.method`` from a run's directory; logs which file was read.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it does not fit this run, or was trained with other settings.
+    """
     path = checkpoint_path(directory, trainer.model_name, epoch)
-    checkpoint = trainer.loaded_checkpoint = _take(trainer, path)
+    checkpoint = load_checkpoint(str(path))
+    check_trained_settings(trainer, checkpoint, path)
+    check_same_backbone(trainer, checkpoint, path)
+    _take(trainer, checkpoint, path)
+    trainer.loaded_checkpoint = checkpoint
     value = checkpoint.get("val_result")
     result = "" if value is None else f", val_result={value:.1f}"
     saved = checkpoint.get("epoch", "not stated")
@@ -63,18 +73,37 @@ def start_from(trainer: "ClipTrainer", source: str) -> None:
         raise FileNotFoundError(
             f"MODEL.INIT_WEIGHTS {source} is neither a checkpoint nor the folder of a run."
         )
-    _take(trainer, path)
+    _take(trainer, load_checkpoint(str(path)), path)
     logger.info("Start from %s", path)
 
 
-def _take(trainer: "ClipTrainer", path: Path) -> dict:
-    """Load ``trainer.method`` from a file; the file's contents."""
-    checkpoint = load_checkpoint(str(path))
+def check_same_backbone(trainer: "ClipTrainer", checkpoint: dict, path: Path) -> None:
+    """Refuse a backbone of another name than the training's, unless it has the same weights.
+
+    Raises:
+        ValueError: naming both.
+    """
+    name, own = checkpoint.get("backbone"), trainer.cfg.MODEL.BACKBONE.NAME
+    if name in (None, own):
+        return
+    digest = checkpoint.get("backbone_digest")
+    if digest is None:  # written by the first version
+        logger.warning(
+            "%s was trained on %s; whether %s is the same is not known.", path, name, own
+        )
+    elif digest != trainer.backbone_digest:
+        raise ValueError(
+            f"{path} was trained on the backbone {name}, this run has {own} with other weights. "
+            "Leave --backbone out: that of the checkpoint holds."
+        )
+
+
+def _take(trainer: "ClipTrainer", checkpoint: dict, path: Path) -> None:
+    """Load ``trainer.method`` from a file's contents."""
     source, target = class_keys(trainer, checkpoint)
     # Official files of AMU hold the bare tensors.
     state = trainer.method.import_state(checkpoint.get("state_dict", checkpoint), source, target)
     load_exactly(trainer.method, state, path)
-    return checkpoint
 
 
 def class_keys(trainer: "ClipTrainer", checkpoint: dict) -> tuple[list[str] | None, list[str]]:

@@ -83,6 +83,10 @@ class FeatureTrainer(ClipTrainer):
             skip_bad_images=self.cfg.DATALOADER.SKIP_BAD_IMAGES,
         )
 
+    @property
+    def backbone_digest(self) -> str:
+        return self.bank.encoder.digest  # known already: stored features belong to it
+
     def raw_features(self, images: Tensor) -> Tensor:
         """Batches carry raw features already."""
         return images

@@ -53,6 +53,8 @@ class DMN(StreamTrainer):
     drop_last = False  # the official loader keeps the last partial batch
     view_scale = CROP_SCALE
     needed_files = staticmethod(cupl_needed)
+    shapes_scores = (*StreamTrainer.shapes_scores, "DATASET.NUM_SHOTS")
+    varies_at_test = StreamTrainer.varies_at_test | {"ALPHA", "MEMORY_SIZE", "CUPL_FILE"}
     unused_flags = {
         **StreamTrainer.unused_flags,
         "--transforms": "its training views are crops and flips of their own",

@@ -50,6 +50,7 @@ class TaskRes(FeatureTrainer):
 
     node = "TaskRes"
     default_cfg = staticmethod(default_cfg)
+    varies_at_test = FeatureTrainer.varies_at_test | {"ENHANCED_BASE"}  # of classes not trained on
     ranges = {
         "TRAINER.TaskRes.BASE_LR": at_least(0),
         "TRAINER.TaskRes.BASE_EPOCHS": at_least(1),
@@ -131,21 +132,6 @@ class TaskRes(FeatureTrainer):
         """The checkpoint holds the base: no enhanced-base file is needed to predict."""
         cfg.TRAINER.TaskRes.ENHANCED_BASE = "none"
         return cfg
-
-    def checkpoint_meta(self) -> dict:
-        """The scale belongs to the residual, so it is kept beside it."""
-        return {**super().checkpoint_meta(), "residual_scale": self.settings.RESIDUAL_SCALE}
-
-    def load_model(self, directory: str, epoch: int | None = None) -> None:
-        """Load the residual; a run with another scale than the training's is refused."""
-        super().load_model(directory, epoch)
-        trained = getattr(self, "loaded_checkpoint", {}).get("residual_scale")
-        given = self.settings.RESIDUAL_SCALE
-        if trained is not None and trained != given:
-            raise ValueError(
-                f"The checkpoint in {directory} was trained with TRAINER.TaskRes.RESIDUAL_SCALE "
-                f"{trained}, this run has {given}. Set TRAINER.TaskRes.RESIDUAL_SCALE {trained}."
-            )
 
 
 @TRAINER_REGISTRY.register()

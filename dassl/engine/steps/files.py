@@ -1,5 +1,6 @@
 """Files of step-based runs: ``best``, ``swad``, and the deployed ``network/model-best.pth.tar``."""
 
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -12,11 +13,13 @@ from dassl import __version__
 from dassl.data.pixels import normalise
 from dassl.engine.anomaly import refuse_nonfinite
 from dassl.engine.predictor import Predictor
+from dassl.engine.trained import check_trained_settings, config_in
 from dassl.features.views import WholeImage
 from dassl.modeling.heads import StudentClassifier, TextHead, empty_student, import_official
 from dassl.modeling.networks import network_options
 from dassl.utils import atomic_write, load_checkpoint, write_checkpoint
 
+logger = logging.getLogger(__name__)
 DEPLOYED = "model-best.pth.tar"
 # what an earlier stage must share with the run that starts from it
 SAME_IN_STAGES = (
@@ -34,6 +37,18 @@ class StepFiles:
     """Mixin of ``StepTrainer``: writing, checking and reading weights."""
 
     earlier_stage = ""  # folder of the stage that this one cannot do without
+    shapes_scores = (
+        "TRAINER.",
+        "MODEL.BACKBONE.",
+        "INPUT.SIZE",
+        "INPUT.INTERPOLATION",
+        "INPUT.PIXEL_MEAN",
+        "INPUT.PIXEL_STD",
+    )
+    # The checkpoint holds all weights: names and files of where they came from may differ.
+    varies_at_test = frozenset(
+        {"MODEL.BACKBONE.NAME", "MODEL.BACKBONE.WEIGHTS", "MODEL.BACKBONE.PRETRAINED"}
+    )
 
     def checkpoint_meta(self) -> dict:
         """What prediction, transfer and a later stage need to know."""
@@ -152,6 +167,18 @@ class StepFiles:
                     "Start from a stage of the same run, or remove that folder to train it anew."
                 )
 
+    @classmethod
+    def places(cls) -> list[str]:
+        """Where a run's weights are looked for, below its folder."""
+        return [f"{cls.model_name}/{DEPLOYED}", "swad", "best"]
+
+    @classmethod
+    def checkpoint_to_load(cls, directory: str, epoch: int | None = None) -> Path | None:
+        folder = Path(directory)
+        if folder.is_file():
+            return folder
+        return next((folder / p for p in cls.places() if (folder / p).is_file()), None)
+
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load a finished run's deployed weights, or a file of ours or of the official code.
 
@@ -167,13 +194,12 @@ class StepFiles:
                 f"{type(self).__name__} keeps the best and the SWAD weights, no epochs: leave out "
                 "--load-epoch, or give --model-dir RUN/best."
             )
-        folder = Path(directory)
-        places = [folder / self.model_name / DEPLOYED, folder / "swad", folder / "best"]
-        path = folder if folder.is_file() else next((p for p in places if p.is_file()), None)
+        path = self.checkpoint_to_load(directory)
         if path is None:
-            looked = ", ".join(str(place.relative_to(folder)) for place in places)
-            raise FileNotFoundError(f"No checkpoint under {folder}; looked for {looked}.")
+            looked = ", ".join(self.places())
+            raise FileNotFoundError(f"No checkpoint under {directory}; looked for {looked}.")
         content = load_checkpoint(str(path))
+        check_trained_settings(self, content, path)
         given = content.get("classnames")
         if given is not None and list(given) != self.classnames:
             raise ValueError(
@@ -182,8 +208,26 @@ class StepFiles:
                 "class texts of a distilled student."
             )
         load_network(self.network, content, path)
+        self._name_leaked_domains(content, path)
         print(f"Load {path} to {self.model_name} (step={content.get('step')})")
         self.loaded_checkpoint = content
+
+    def _name_leaked_domains(self, content: dict, path: Path) -> None:
+        """Warn where this run tests on a domain that the weights were trained on."""
+        trained = config_in(content)
+        if trained is None:
+            return
+        left_out = set(trained.DATASET.TARGET_DOMAINS)
+        sources = set(trained.DATASET.SOURCE_DOMAINS) or set(self.dm.dataset.domains) - left_out
+        leaked = sorted(sources & set(self.cfg.DATASET.TARGET_DOMAINS))
+        if leaked:
+            logger.warning(
+                "%s was trained on %s (left out: %s): its accuracy there says nothing about new "
+                "domains.",
+                path,
+                ", ".join(leaked),
+                ", ".join(sorted(left_out)),
+            )
 
     @classmethod
     def load_predictor(cls, checkpoint: dict, device: torch.device) -> Predictor:

@@ -165,6 +165,10 @@ class StagedTrainer(TrainerBase):
             self.last = trainer
             self._models, self._optims = trainer._models, trainer._optims
 
+    @classmethod
+    def checkpoint_writer(cls) -> type[TrainerBase]:
+        return TRAINER_REGISTRY.get(cls.stages[-1][1])
+
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load the last stage's weights for ``test``."""
         if not directory:
@@ -200,7 +204,7 @@ class StagedTrainer(TrainerBase):
     @classmethod
     def load_predictor(cls, checkpoint: dict, device: torch.device) -> Predictor:
         """The classifier of the last stage."""
-        return TRAINER_REGISTRY.get(cls.stages[-1][1]).load_predictor(checkpoint, device)
+        return cls.checkpoint_writer().load_predictor(checkpoint, device)
 
 
 def free_log(folder: Path) -> Path:

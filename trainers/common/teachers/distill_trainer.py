@@ -78,6 +78,7 @@ class DistillTrainer(StepTrainer):
     """
 
     takes_networks = ("student", "teacher")
+    varies_at_test = StepTrainer.varies_at_test | {"TEACHER"}
     ranges = {
         **StepTrainer.ranges,
         "TRAINER.VL2V.LAMBDA": between(0, 1),

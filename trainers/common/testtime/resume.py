@@ -11,14 +11,16 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from dassl.config import leaves
 from dassl.data.datasets import Datum
-from dassl.engine.resume import DEFAULT_INTERVAL, INTERVAL_VARIABLE, check_same_config
+from dassl.engine.report import image_name
+from dassl.engine.resume import DEFAULT_INTERVAL, INTERVAL_VARIABLE, as_lists, check_same_config
 from dassl.utils import atomic_write, load_checkpoint
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 RESUME_NAME = "resume.stream_{split}.pth.tar"
 RESUME_FORMAT = "vltune-stream-1"
+ABOUT_ONE_PART = ("STREAM_SEED", "STREAM_LENGTH", "STREAM_STATE")  # the order's seed is kept apart
 LEAST_RATIO = 20  # seconds of streaming per second of writing, at least
 TOLERANCE = 1e-3  # of a fingerprint: another machine rounds otherwise, another model is farther
 SHOWN = 60  # characters of a value in errors
@@ -39,8 +42,15 @@ def check_same_stream(given: Mapping, own: Mapping, path: str | Path, *, fix: st
     Raises:
         ValueError: naming the first thing that differs, with both values, and the fix.
     """
+    unsaid = [what for what in own if what not in given]
+    if unsaid:
+        logger.warning(
+            "%s was written by an earlier version and does not say what it was begun with: %s.",
+            path,
+            ", ".join(unsaid),
+        )
     for what, value in own.items():
-        if given.get(what) != value:
+        if what in given and given[what] != value:
             raise ValueError(
                 f"{path} belongs to another stream: its {what} is {_shown(given.get(what))}, "
                 f"this run's is {_shown(value)}. {fix}"
@@ -48,8 +58,48 @@ def check_same_stream(given: Mapping, own: Mapping, path: str | Path, *, fix: st
 
 
 def _shown(value: object) -> str:
-    text = ", ".join(value) if isinstance(value, list) else str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def check_same_weights(
+    given: Mapping[str, Tensor] | None, method: nn.Module, path: str | Path, *, fix: str
+) -> None:
+    """Refuse the state of a stream of another model.
+
+    Args:
+        given: the model's fingerprint; None in states of an earlier version.
+        method: this run's model.
+
+    Raises:
+        ValueError: naming the first tensor that differs, and the fix.
+    """
+    names = [] if given is None else different_tensors(given, fingerprint(method))
+    if names:
+        raise ValueError(
+            f"{path} belongs to a stream of another model: its tensor {names[0]} differs from this "
+            f"run's. {fix}"
+        )
+
+
+def shaping_settings(cfg: CfgNode, node: str) -> dict[str, Any]:
+    """Full key -> value of what decides the answers of a stream: the method, views and data."""
+    ours = (f"TRAINER.{node}.", "INPUT.", "DATASET.", "TRAIN.VIEWS")
+    free = ("DATASET.ROOT", *(f"TRAINER.{node}.{name}" for name in ABOUT_ONE_PART))
+    return {
+        key: as_lists(value)
+        for key, value in leaves(cfg)
+        if key.startswith(ours) and key not in free
+    }
+
+
+def images_digest(items: Sequence[Datum], root: str) -> str:
+    """SHA-256 over names below the data folder and sizes in bytes: the same where it is moved."""
+    digest = hashlib.sha256()
+    for item in items:
+        size = os.stat(item.impath).st_size
+        digest.update(f"{image_name(item.impath, root)}\t{size}\n".encode())
+    return digest.hexdigest()
 
 
 def fingerprint(module: nn.Module) -> dict[str, Tensor]:
@@ -96,9 +146,7 @@ class StreamResume:
         self.trainer = trainer
         self.path = Path(trainer.output_dir) / RESUME_NAME.format(split=split)
         self.interval = float(os.environ.get(INTERVAL_VARIABLE, DEFAULT_INTERVAL))
-        paths = "\n".join(item.impath for item in items)
-        self.count, self.own = len(items), {"first image": first}
-        self.own["list of images"] = hashlib.sha256(paths.encode()).hexdigest()
+        self.items, self.first = items, first
         self.fingerprint = fingerprint(trainer.method)
         self.earlier_seconds = 0.0  # of earlier attempts
         self.start = time.monotonic()
@@ -106,7 +154,7 @@ class StreamResume:
 
     def belongs_to(self) -> dict:
         """What a stream must agree in to be continued by this run."""
-        return {**self.trainer.belongs_to(self.count), **self.own}
+        return {**self.trainer.belongs_to(self.items), "first image": self.first}
 
     def save(self, stream: "Stream", *, force: bool = False) -> None:
         """Replace the file, unless the last one is young."""
@@ -156,12 +204,7 @@ class StreamResume:
         if trainer.cfg.SEED < 0:
             torch.manual_seed(state["run_seed"])  # run_seed, order and views follow it
         check_same_stream(state["belongs_to"], self.belongs_to(), self.path, fix=fix)
-        names = different_tensors(state["fingerprint"], self.fingerprint)
-        if names:
-            raise ValueError(
-                f"{self.path} belongs to a stream of another model: its tensor {names[0]} differs "
-                f"from this run's. {fix}"
-            )
+        check_same_weights(state["fingerprint"], trainer.method, self.path, fix=fix)
 
 
 def remove_resume_files(folder: str | Path) -> None:

@@ -23,7 +23,16 @@ from trainers.common.clip_encoder import ClipEncoder
 from trainers.common.feature_trainer import FeatureTrainer
 
 from .report import accuracies, write_stream_report
-from .resume import StreamResume, check_same_stream, remove_resume_files
+from .resume import (
+    ABOUT_ONE_PART,
+    StreamResume,
+    check_same_stream,
+    check_same_weights,
+    fingerprint,
+    images_digest,
+    remove_resume_files,
+    shaping_settings,
+)
 from .stream import FUSED, Step, Stream, run_stream
 from .views import TestViews, view_pipeline
 
@@ -41,6 +50,8 @@ class StreamTrainer(FeatureTrainer):
     """
 
     view_scale = (0.08, 1.0)  # share of the area of augmented test views
+    varies_at_test = FeatureTrainer.varies_at_test | {"N_VIEWS", "SELECTION_P", "VIEW_KIND"}
+    about_one_run = frozenset(ABOUT_ONE_PART)
     streamed: dict[str, int] | None = None  # test images seen, and how many there are
 
     # ----------------------------------------------------------------- what a method overrides
@@ -134,14 +145,18 @@ class StreamTrainer(FeatureTrainer):
         plain = self.bank.augmentation.test
         kind, name = self.settings.VIEW_KIND, self.cfg.DATASET.NAME
         pipeline = view_pipeline(kind, name, plain.size, self.view_scale)
-        stored = self.cfg.TRAIN.VIEWS == "bank"
         return TestViews(
             self._bank(Augmentation(plain, pipeline)),
             items,
             views=self.settings.N_VIEWS,
-            seed=AUGMENTATION_SEED if stored else self.run_seed,
-            stored=stored,
+            seed=self.view_seed,
+            stored=self.cfg.TRAIN.VIEWS == "bank",
         )
+
+    @property
+    def view_seed(self) -> int:
+        """Seed of the test views: the bank's, which all runs share, or the run's."""
+        return AUGMENTATION_SEED if self.cfg.TRAIN.VIEWS == "bank" else self.run_seed
 
     # ----------------------------------------------------------------- evaluation
     def test(self, split: str | None = None) -> float:
@@ -178,7 +193,7 @@ class StreamTrainer(FeatureTrainer):
             raise ValueError(f"{self.cfg.DATASET.NAME} has no {split} images to stream.")
         logger.info("Stream of %d %s images", len(items), split)
         self.begin_stream()
-        stream = self._start(split, len(items))
+        stream = self._start(split, items)
         length = self.settings.STREAM_LENGTH
         stop = len(items) if length < 0 or split == "val" else stream.position + length
         resume = StreamResume(self, split, items, first=stream.position)
@@ -201,26 +216,27 @@ class StreamTrainer(FeatureTrainer):
         if self.keep_resume_file:  # until results.json is there
             resume.save(stream, force=True)
         if length >= 0 and split == "test":
-            self.save_stream(stream)
+            self.save_stream(stream, items)
         return self._conclude(split, stream, items)
 
-    def _start(self, split: str, count: int) -> Stream:
-        """A new stream, or the one of STREAM_STATE."""
+    def _start(self, split: str, items: Sequence[Datum]) -> Stream:
+        """A new stream, or the one of STREAM_STATE.
+
+        Raises:
+            ValueError: for a state of a stream of other images, settings or weights.
+        """
         path, keeps = self.settings.STREAM_STATE, self.searches_on(split)
         if split != "test" or not path:
-            return Stream(count, self.stream_seed, keeps_scores=keeps)
+            return Stream(len(items), self.stream_seed, keeps_scores=keeps)
         state = load_checkpoint(path)
         if not isinstance(state, dict) or not {"belongs_to", "stream", "method"} <= set(state):
             raise ValueError(
                 f"TRAINER.{self.node}.STREAM_STATE {path} is no state of a stream. A run with "
                 f"TRAINER.{self.node}.STREAM_LENGTH N writes <output>/{STATE_FILE}."
             )
-        check_same_stream(
-            state["belongs_to"],
-            self.belongs_to(count),
-            path,
-            fix="Continue with the settings that the stream began with.",
-        )
+        fix = "Continue with the settings and files that the stream began with."
+        check_same_stream(state["belongs_to"], self.belongs_to(items), path, fix=fix)
+        check_same_weights(state.get("fingerprint"), self.method, path, fix=fix)
         if keeps and not state["stream"]["keeps_scores"]:
             raise ValueError(
                 f"{path} was written without the classifiers' probabilities. Begin the stream with "
@@ -235,24 +251,27 @@ class StreamTrainer(FeatureTrainer):
         seed = self.settings.STREAM_SEED
         return self.run_seed if seed < 0 else seed
 
-    def belongs_to(self, count: int) -> dict:
-        """What a stream of ``count`` images must be continued with."""
+    def belongs_to(self, items: Sequence[Datum]) -> dict:
+        """What a stream over ``items`` must be continued with."""
         return {
             "trainer": type(self).__name__,
             "data set": self.cfg.DATASET.NAME,
-            "number of images": count,
+            "number of images": len(items),
+            "list of images": images_digest(items, self.cfg.DATASET.ROOT),
             "class names": self.classnames,
             "backbone": self.bank.encoder.digest,
             "order's seed": self.stream_seed,
-            "number of views": self.settings.N_VIEWS,
+            "views' seed": self.view_seed,
+            **shaping_settings(self.cfg, self.node),
         }
 
-    def save_stream(self, stream: Stream) -> Path:
+    def save_stream(self, stream: Stream, items: Sequence[Datum]) -> Path:
         """Write <output>/stream_state.pth.tar; returns its path."""
         path = Path(self.output_dir) / STATE_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         state = {
-            "belongs_to": self.belongs_to(len(stream)),
+            "belongs_to": self.belongs_to(items),
+            "fingerprint": fingerprint(self.method),
             "stream": stream.state(),
             "method": self.stream_state(),
         }
