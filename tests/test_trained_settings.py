@@ -15,9 +15,9 @@ from yacs.config import CfgNode
 
 import datasets  # noqa: F401  (registers the datasets)
 import trainers  # noqa: F401  (registers the trainers)
-from dassl.config import get_cfg_default, leaves
+from dassl.config import get_cfg_default, leaves, merge_declared
 from dassl.engine import TRAINER_REGISTRY, trained
-from dassl.engine.cli import make_config, make_parser, merge_declared
+from dassl.engine.cli import make_config, make_parser
 from dassl.engine.run import run
 from dassl.utils import load_checkpoint, write_checkpoint
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from yacs.config import CfgNode
 
 from dassl.config import leaves
+from dassl.config.settings import as_lists
 from dassl.utils import load_checkpoint
 
 from .build import TRAINER_REGISTRY
-from .resume import as_lists
 
 if TYPE_CHECKING:
     from .base import TrainerBase

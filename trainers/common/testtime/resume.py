@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from dassl.config import leaves
+from dassl.config.settings import as_lists
 from dassl.data.datasets import Datum
 from dassl.engine.report import image_name
-from dassl.engine.resume import DEFAULT_INTERVAL, INTERVAL_VARIABLE, as_lists, check_same_config
+from dassl.engine.resume import DEFAULT_INTERVAL, INTERVAL_VARIABLE, check_same_config
 from dassl.utils import atomic_write, load_checkpoint
 
 if TYPE_CHECKING:
