@@ -8,7 +8,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-import trainers.linear_probe
+import trainers.linear_probe.trainer
 from golden_checks.common import Case
 from golden_checks.shipped import Shipped, batch
 from golden_checks.stored import StoredClip
