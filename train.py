@@ -100,6 +100,7 @@ if __name__ == "__main__":
     except (ValueError, KeyError, OSError, ImportError, FloatingPointError, RuntimeError) as err:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
-        logger.error("%s", err.args[0] if isinstance(err, KeyError) and err.args else err)
+        message = err.args[0] if isinstance(err, KeyError) and err.args else err
+        logger.error("%s", str(message) or type(err).__name__)
         logger.info("(%s; %s=1 shows the way there.)", place_of(err), TRACEBACK_VARIABLE)
         sys.exit(2)

@@ -6,10 +6,10 @@ from .clip import (
     _download,
     available_models,
     build_model,
+    fetch_weights,
     load,
     load_backbone,
     tokenize,
-    weights_digest,
     weights_path,
 )
 from .model import CLIP
@@ -21,9 +21,9 @@ __all__ = [
     "_download",
     "available_models",
     "build_model",
+    "fetch_weights",
     "load",
     "load_backbone",
     "tokenize",
-    "weights_digest",
     "weights_path",
 ]

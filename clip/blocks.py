@@ -8,9 +8,28 @@ Token layout at every boundary of this file is (L, N, W): tokens, sequences, wid
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+OWN_CLIP = (
+    "This CLIP is one plain model. Trainer files that come with a CLIP of their own need that one: "
+    "keep its clip/ folder beside their train.py (docs/compatibility.md). A method written for "
+    "this package reaches into the towers through TowerHook (clip/blocks.py)."
+)
+
+
+def check_plain_call(tower: str, x: Any, more: tuple) -> None:
+    """Refuse the calls of other CLIPs, whose towers take prompts or adapters beside the tokens.
+
+    Raises:
+        ValueError: `x` is a list, or there are more arguments.
+    """
+    if more or isinstance(x, (list, tuple)):
+        given = f"a {type(x).__name__} of {len(x)}" if not more else f"{1 + len(more)} arguments"
+        raise ValueError(f"The {tower} takes one tensor and was called with {given}. {OWN_CLIP}")
 
 
 class LayerNorm(nn.LayerNorm):
@@ -262,7 +281,7 @@ class BlockView:
     def __call__(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         return self._block(x, attn_mask, read=self._read, prefix=self._prefix)
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._block, name)
 
     def rows(self, x: Tensor) -> Tensor:
@@ -309,16 +328,21 @@ class Transformer(nn.Module):
     def _initialise(self) -> None:
         """Random weights whose residual branches keep the variance of the sum bounded."""
         branch_std = (2 * self.layers * self.width) ** -0.5
-        for block in self.resblocks:
+        for block in map(self.block, range(self.layers)):
             nn.init.normal_(block.attn.out_proj.weight, std=branch_std)
             nn.init.zeros_(block.attn.out_proj.bias)
-            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * self.width) ** -0.5)
-            nn.init.normal_(block.mlp.c_proj.weight, std=branch_std)
+            c_fc, c_proj = (layer for layer in block.mlp if isinstance(layer, nn.Linear))
+            nn.init.normal_(c_fc.weight, std=(2 * self.width) ** -0.5)
+            nn.init.normal_(c_proj.weight, std=branch_std)
+
+    def block(self, i: int) -> ResidualAttentionBlock:
+        """Block `i`, counted from 0."""
+        return cast(ResidualAttentionBlock, self.resblocks[i])
 
     def forward(
         self,
         x: Tensor,
-        *,
+        *more: object,
         hook: TowerHook | None = None,
         start: int = 0,
         stop: int | None = None,
@@ -329,6 +353,7 @@ class Transformer(nn.Module):
 
         Args:
             x: (L, N, W), the input of block `start`.
+            more: what other CLIPs take beside it; refused.
             hook: what a method adds, see TowerHook.
             start: first block, from 0.
             stop: block not run any more; None = run all.
@@ -341,6 +366,7 @@ class Transformer(nn.Module):
         Returns:
             (L, N, W), or (1, N, W) with `read`.
         """
+        check_plain_call("transformer", x, more)
         stop = self.layers if stop is None else stop
         if not 0 <= start <= stop <= self.layers:
             raise ValueError(
@@ -353,14 +379,14 @@ class Transformer(nn.Module):
         read_here = read - shared if shared and read is not None else read
         for i in range(start, stop):
             is_last = read is not None and i == self.layers - 1
-            view = BlockView(self.resblocks[i], read_here if is_last else None, prefix)
+            view = BlockView(self.block(i), read_here if is_last else None, prefix)
             n = x.shape[1]
             x = view(x) if hook is None else hook.block(i, view, x)
             if is_last:
                 _check_last(x, n)
                 return x
             if prefix is not None:
-                view = BlockView(self.resblocks[i])
+                view = BlockView(self.block(i))
                 prefix = view(prefix) if hook is None else hook.block(i, view, prefix)
         if prefix is None:
             return x

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -24,21 +25,24 @@ from torchvision.transforms import (
     ToTensor,
 )
 
-from .checkpoint import read_checkpoint, weights_digest
+from .activation import check_activation
+from .checkpoint import read_checkpoint
 from .download import fetch, weights_dir
+from .files import is_open_clip_folder, load_file
 from .model import CLIP, IMAGE_MEAN, IMAGE_STD, TowerHook, build_clip, build_model
+from .open_clip_models import NAMES as OPEN_CLIP_NAMES
 from .open_clip_models import PREFIX as OPEN_CLIP
-from .open_clip_models import load_open_clip
+from .open_clip_models import EncodeOnlyCLIP, load_open_clip
 from .simple_tokenizer import EOT, SOT, SimpleTokenizer
 
 __all__ = [
     "TowerHook",
     "available_models",
     "build_model",
+    "fetch_weights",
     "load",
     "load_backbone",
     "tokenize",
-    "weights_digest",
     "weights_path",
 ]
 
@@ -133,35 +137,49 @@ def _hub_hint(url: str) -> str:
 def weights_path(name: str, download_root: str | os.PathLike | None = None) -> Path | None:
     """Where `load` expects the weights file of `name`, whether or not it is there.
 
-    None for `open_clip:` names, whose files the open_clip_torch package manages.
+    None for names of open_clip, whose files the open_clip_torch package manages.
 
     Raises:
         RuntimeError: if the name is unknown.
     """
-    if name.startswith(OPEN_CLIP):
+    if name.startswith(OPEN_CLIP_NAMES):
         return None
     if name not in _MODELS:
-        return Path(_known_file(name))
+        return Path(_known_path(name))
     location = _MODELS[name]
     if "://" in location:
         return weights_dir(download_root) / location.split("/")[-1]
     return Path(location)
 
 
-def _known_file(name: str) -> str:
-    """`name` if it is a file.
+def fetch_weights(name: str) -> None:
+    """Have the weights of a backbone on this machine, whole: what is missing is downloaded.
 
     Raises:
-        RuntimeError: if it is neither a file nor, as the caller found, a known name.
+        RuntimeError: if the name is unknown, or its weights cannot be had or read.
+        ValueError: if open_clip does not know the name.
     """
-    if os.path.isfile(name):
+    if name.startswith(OPEN_CLIP_NAMES):  # that package alone knows them, and fetches as it loads
+        load_backbone(name)
+    elif weights_path(name) and name in _MODELS:
+        _download(_MODELS[name])
+
+
+def _known_path(name: str) -> str:
+    """`name` if it is a file or a folder.
+
+    Raises:
+        RuntimeError: if it is neither, nor, as the caller found, a known name.
+    """
+    if os.path.isfile(name) or os.path.isdir(name):
         return name
     close = difflib.get_close_matches(name.lower(), [known.lower() for known in _MODELS], n=1)
     guess = [known for known in _MODELS if known.lower() in close]
     hint = f' Did you mean "{guess[0]}"?' if guess else ""
     raise RuntimeError(
         f'Model "{name}" not found.{hint} Available models: {", ".join(_MODELS)}; also '
-        f"{OPEN_CLIP}<architecture>/<pretrained>, or the path of a weights file."
+        f"{OPEN_CLIP}<architecture>/<pretrained>, hf-hub:<organisation>/<repository>, or the path "
+        "of a weights file or folder."
     )
 
 
@@ -171,35 +189,50 @@ def load_backbone(
     precision: str = "fp32",
     device: str | torch.device = "cpu",
     download_root: str | os.PathLike | None = None,
+    activation: str = "",
 ) -> CLIP:
     """Load a frozen CLIP in eval mode.
 
     Args:
-        name: a name of `available_models()`, `open_clip:<architecture>/<pretrained>`, or the path
-            of a weights file in OpenAI's layout. A file does not tell its activation: it is taken
-            as QuickGELU; weights trained without it need `open_clip:<architecture>/<path>`.
+        name: a name of `available_models()`; `open_clip:<architecture>/<tag or file>`;
+            `hf-hub:<organisation>/<repository>` or `local-dir:<folder>` of an open_clip model; or
+            the path of a weights file or of a Hugging Face or open_clip folder. OpenAI's layout
+            and that of Hugging Face transformers are read.
         precision: "fp32" or "amp" (float32 weights), or "fp16" (OpenAI's mixed storage).
         device: where the model goes.
         download_root: folder of downloaded weights, see clip/download.py.
+        activation: "quick_gelu" or "gelu", for a file that does not tell (clip/activation.py).
 
     Returns:
         The model; no parameter requires a gradient; `backbone_name` is `name`.
 
     Raises:
-        RuntimeError: if the name is unknown, or its weights cannot be had or read.
-        ValueError: if the weights are no CLIP, or `precision` is unknown.
+        RuntimeError: if the name is unknown, or its weights could not be loaded.
+        ValueError: if the weights are not a CLIP, or do not fit `precision` or `activation`.
     """
     if precision not in ("fp32", "amp", "fp16"):
         raise ValueError(f'precision is "{precision}"; expected "fp32", "amp" or "fp16".')
     storage = "fp16" if precision == "fp16" else "fp32"
-    if name.startswith(OPEN_CLIP):
-        model = load_open_clip(name, precision=storage, cache_dir=download_root)
-    else:
-        is_named = name in _MODELS
-        path = _download(_MODELS[name], download_root) if is_named else _known_file(name)
+    model: CLIP | EncodeOnlyCLIP
+    if name in _MODELS:
+        _refuse_activation(name, activation)
+        path = _download(_MODELS[name], download_root)
         model = build_clip(read_checkpoint(path), precision=storage)
+    elif name.startswith(OPEN_CLIP_NAMES):
+        model = load_open_clip(
+            name, precision=storage, cache_dir=download_root, activation=activation
+        )
+    elif is_open_clip_folder(Path(name)):
+        model = load_open_clip(f"local-dir:{name}", precision=storage, activation=activation)
+    else:
+        model = load_file(Path(_known_path(name)), precision=storage, activation=activation)
     model.backbone_name = name
-    return model.requires_grad_(False).to(device)
+    return cast(CLIP, model.requires_grad_(False).to(device))
+
+
+def _refuse_activation(name: str, activation: str) -> None:
+    if check_activation(activation) == "gelu":
+        raise ValueError(f"activation is gelu, but {name} was trained with quick_gelu.")
 
 
 def load(
@@ -225,8 +258,14 @@ def load(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     precision = "fp32" if device.type == "cpu" else "fp16"
     model = load_backbone(name, precision=precision, device=device, download_root=download_root)
-    side = model.visual.input_resolution
-    return model.requires_grad_(True), _transform(side, model.image_mean, model.image_std)
+    transform = _transform(
+        model.visual.input_resolution,
+        model.image_mean,
+        model.image_std,
+        interpolation=model.image_interpolation,
+        resize=model.image_resize,
+    )
+    return model.requires_grad_(True), transform
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -237,11 +276,15 @@ def _transform(
     n_px: int,
     mean: Sequence[float] = IMAGE_MEAN,
     std: Sequence[float] = IMAGE_STD,
+    *,
+    interpolation: str = "bicubic",
+    resize: str = "shortest",
 ) -> Compose:
-    """Resize the shorter side (bicubic), crop the centre, to RGB, to [0, 1], normalise."""
+    """Resize the shorter side and crop the centre, or squash; to RGB, to [0, 1], normalise."""
+    size = n_px if resize == "shortest" else (n_px, n_px)
     return Compose(
         [
-            Resize(n_px, interpolation=InterpolationMode.BICUBIC),
+            Resize(size, interpolation=InterpolationMode(interpolation)),
             CenterCrop(n_px),
             _to_rgb,
             ToTensor(),
@@ -258,7 +301,7 @@ def default_tokenizer() -> SimpleTokenizer:
 
 def tokenize(
     texts: str | Sequence[str], context_length: int = 77, truncate: bool = False
-) -> torch.IntTensor:
+) -> Tensor:
     """Token ids of texts: start, text, end, zero padding.
 
     Args:
@@ -286,7 +329,7 @@ def tokenize(
     return result
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name == "_tokenizer":  # read the merges file only when somebody asks
         return default_tokenizer()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

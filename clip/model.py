@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import (
+    OWN_CLIP,
     Attention,
     BlockView,
     LayerNorm,
@@ -26,6 +27,7 @@ from .blocks import (
     pick_rows,
 )
 from .compact import expand
+from .layouts import NOT_WEIGHTS
 from .vision import AttentionPool2d, Bottleneck, ModifiedResNet, VisionTransformer
 
 __all__ = [
@@ -50,7 +52,7 @@ __all__ = [
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 HEAD_DIM = 64  # of every attention in OpenAI's models
-NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # 0-dim entries of the archives
+PLAIN_DETAILS = ("trainer", "vision_ctx", "language_ctx")  # of design_details: alone change nothing
 
 
 class CLIP(nn.Module):
@@ -89,10 +91,15 @@ class CLIP(nn.Module):
     ):
         super().__init__()
         self.backbone_name = ""
+        # how its images are prepared; resize: shortest (side, then centre crop) | squash
         self.image_mean, self.image_std = IMAGE_MEAN, IMAGE_STD
+        self.image_interpolation, self.image_resize = "bicubic", "shortest"
         self.context_length = context_length
         self.vocab_size = vocab_size
+        self.visual: VisionTransformer | ModifiedResNet
         if isinstance(vision_layers, int):
+            if vision_patch_size is None:
+                raise ValueError("A vision transformer needs vision_patch_size, in pixels.")
             self.visual = VisionTransformer(
                 image_resolution,
                 vision_patch_size,
@@ -130,6 +137,12 @@ class CLIP(nn.Module):
     def dtype(self) -> torch.dtype:
         """The dtype of activations: that of the first image convolution."""
         return self.visual.conv1.weight.dtype
+
+    @property
+    def activation(self) -> str:
+        """The activation of the MLPs: "quick_gelu" (OpenAI's) or "gelu"."""
+        layers = self.transformer.block(0).mlp
+        return "quick_gelu" if any(isinstance(m, QuickGELU) for m in layers) else "gelu"
 
     def build_attention_mask(self) -> Tensor:
         """The additive causal mask of the text tower, (context_length, context_length)."""
@@ -330,6 +343,7 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict:
             f"This is no CLIP state dict in OpenAI's layout: it has no {', '.join(missing)}. Its "
             f"first keys are {', '.join(list(state_dict)[:4]) or '(none)'}."
         )
+    layers: int | tuple[int, ...]
     if vision_key == "visual.proj":
         width, _, patch, _ = state_dict["visual.conv1.weight"].shape
         suffix = ".attn.in_proj_weight"
@@ -382,16 +396,13 @@ def build_model(state_dict: Mapping[str, Tensor], design_details: Mapping | None
 
     Args:
         state_dict: weights in OpenAI's layout.
-        design_details: what prompt-learning code passes to its own fork of CLIP; accepted if all
-            depths in it are 0, that is, if it asks for the plain model.
+        design_details: what prompt-learning code passes to its own fork of CLIP; accepted if it
+            asks for the plain model, that is, if all depths in it are 0 and nothing else is set.
 
     Raises:
-        ValueError: if `design_details` asks for prompts inside the towers.
+        ValueError: if `design_details` asks for prompts or tokens inside the towers.
     """
-    depths = {k: v for k, v in (design_details or {}).items() if "depth" in k and v}
-    if depths:
-        raise ValueError(
-            f"design_details asks for prompts inside the towers: {depths}. This CLIP is one plain "
-            "model: pass depth 0 here and add deep prompts through TowerHook (clip/blocks.py)."
-        )
+    asked = {k: v for k, v in (design_details or {}).items() if k not in PLAIN_DETAILS and v}
+    if asked:
+        raise ValueError(f"design_details asks for more than the plain towers: {asked}. {OWN_CLIP}")
     return build_clip(state_dict, precision="fp16")

@@ -7,21 +7,34 @@ only if both models give the same features on a probe. Any other model can encod
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
+from .activation import OPEN_CLIP_CONFIG, activation_of, check_activation
+from .archive import is_script_archive
+from .checkpoint import read_checkpoint, read_weights
+from .files import is_open_clip_folder, published_activations
+from .hub import cached_only_when_offline
+from .layouts import to_openai_layout
 from .model import CLIP, QuickGELU, build_clip
 from .vision import HOOKABLE
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "open_clip:"
+SCHEMAS = ("hf-hub:", "local-dir:")  # names with which open_clip finds config and weights at once
+NAMES = (PREFIX, *SCHEMAS)
 PROBE_TOLERANCE = (
     1e-3  # of the largest feature: float32 rounding is far below, a wrong layout above
 )
+RESIZE_MODES = ("shortest", "squash")
 WHAT_WORKS = f"{HOOKABLE}, {PREFIX}ViT-B-16/laion2b_s34b_b88k and other plain ViT architectures"
 
 
@@ -31,15 +44,14 @@ class EncodeOnlyCLIP(nn.Module):
     Everything that needs hooks, hidden states or the inside of the text tower is refused.
     """
 
-    def __init__(self, model: nn.Module, tokenizer, *, reason: str, needs_strings: bool):
+    def __init__(self, model: Any, tokenizer: Any, *, reason: str, needs_strings: bool) -> None:
         super().__init__()
         import open_clip
 
-        self.inner = model
-        preprocess = open_clip.get_model_preprocess_cfg(model)
-        size = preprocess["size"]
+        self.inner: Any = model  # an open_clip model
+        size = open_clip.get_model_preprocess_cfg(model)["size"]
         side = size if isinstance(size, int) else size[0]
-        self.image_mean, self.image_std = tuple(preprocess["mean"]), tuple(preprocess["std"])
+        take_preprocessing(self, model)
         self.backbone_name = ""
         self.reason = reason
         self.needs_strings = needs_strings
@@ -85,7 +97,7 @@ class EncodeOnlyCLIP(nn.Module):
         if asked:
             self._refuse_internals(", ".join(asked))
 
-    def _refuse_internals(self, what: str) -> None:
+    def _refuse_internals(self, what: str) -> NoReturn:
         raise ValueError(
             f"{self.backbone_name or 'This backbone'} can only encode ({self.reason}): {what} is "
             f"not available. Backbones that work: {WHAT_WORKS}."
@@ -93,13 +105,13 @@ class EncodeOnlyCLIP(nn.Module):
 
     def project_image(self, rows: Tensor) -> Tensor:
         """Refused: there are no CLIP tokens."""
-        return self._refuse_internals("project_image")
+        self._refuse_internals("project_image")
 
     def project_text(self, rows: Tensor) -> Tensor:
         """Refused: there are no CLIP tokens."""
-        return self._refuse_internals("project_text")
+        self._refuse_internals("project_text")
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         if name in INTERNALS:
             self._refuse_internals(name)
         return super().__getattr__(name)
@@ -116,43 +128,142 @@ INTERNALS = (
 
 
 def load_open_clip(
-    name: str, *, precision: str = "fp32", cache_dir: str | None = None
+    name: str,
+    *,
+    precision: str = "fp32",
+    cache_dir: str | os.PathLike | None = None,
+    activation: str = "",
 ) -> CLIP | EncodeOnlyCLIP:
-    """Load `open_clip:<architecture>/<pretrained>`.
+    """Load `open_clip:<architecture>/<pretrained>`, `hf-hub:<repository>` or `local-dir:<folder>`.
 
     Args:
         name: pretrained is a tag of open_clip, or the path of a weights file.
         precision: "fp32", or "fp16" for OpenAI's mixed storage (converted models only).
         cache_dir: folder of downloaded weights (default: the package's).
+        activation: "quick_gelu" or "gelu": refuse weights or architectures with the other one.
 
     Raises:
-        ValueError: if the architecture, the tag or the activation does not fit.
+        ValueError: if the architecture, the tag, the activation or its resizing does not fit.
         RuntimeError: if the package or the weights are missing.
     """
     try:
         import open_clip
     except ImportError as err:
         raise RuntimeError(f"{name} needs a package: pip install open_clip_torch") from err
-    arch, _, pretrained = name.removeprefix(PREFIX).partition("/")
-    _check_name(name, arch, pretrained)
-    try:
-        cache_dir = None if cache_dir is None else str(cache_dir)
-        inner = open_clip.create_model(arch, pretrained=pretrained, cache_dir=cache_dir)
-    except (RuntimeError, OSError) as err:
-        raise RuntimeError(
-            f"The weights of {name} could not be loaded: {err}\nopen_clip keeps them in the "
-            "Hugging Face cache (environment variable HF_HOME); download them on a machine with "
-            f'network, or give a file: "{PREFIX}{arch}/<path>".'
-        ) from err
+    check_activation(activation)
+    arch, pretrained = _split(name)
+    file = Path(pretrained) if pretrained and Path(pretrained).is_file() else None
+    with cached_only_when_offline() if file is None else nullcontext(True) as is_online:
+        try:
+            inner = _create(arch, pretrained, file, cache_dir)
+            tokenizer = open_clip.get_tokenizer(arch)
+        except ImportError as err:
+            raise RuntimeError(
+                f"{name} needs a further package ({err}): pip install 'vltune[backbones]'"
+            ) from err
+        except (RuntimeError, OSError, ValueError) as err:
+            raise RuntimeError(_not_loaded(name, arch, err, is_online=is_online)) from err
+    is_quick = _is_quick(inner)
+    if activation and is_quick is not None and is_quick != (activation == "quick_gelu"):
+        raise ValueError(
+            f"activation is {activation}, but {name} is built with "
+            f"{'quick_gelu' if is_quick else 'gelu'}. Leave it out, or name the architecture "
+            f"{'without' if is_quick else 'with'} -quickgelu."
+        )
+    if file is not None:
+        _check_file(arch, file, is_quick)
     inner.eval()
+    resize = open_clip.get_model_preprocess_cfg(inner).get("resize_mode") or "shortest"
+    if resize not in RESIZE_MODES:
+        raise ValueError(
+            f'{name} was trained on images resized by the rule "{resize}". Backbones that work '
+            f"take one of: {', '.join(RESIZE_MODES)}."
+        )
     try:
         return convert(inner, precision=precision)
     except (ValueError, RuntimeError, AttributeError) as err:
         reason = str(err).splitlines()[0]
     logger.warning("%s does not have CLIP's layout (%s): it can encode, no more.", name, reason)
-    tokenizer = open_clip.get_tokenizer(arch)
     needs_strings = not isinstance(tokenizer, open_clip.SimpleTokenizer)
     return EncodeOnlyCLIP(inner, tokenizer, reason=reason, needs_strings=needs_strings)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Architecture and weights of a name, checked; a schema of open_clip names both at once."""
+    rest = name.removeprefix(PREFIX)
+    if rest.startswith(SCHEMAS):
+        schema, _, place = rest.partition(":")
+        folder = Path(place)
+        if schema == "local-dir" and not is_open_clip_folder(folder):
+            held = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else None
+            raise ValueError(
+                f"{name}: {folder} has no {OPEN_CLIP_CONFIG}, which open_clip downloads hold"
+                f"{'' if held is None else ' (found ' + ', '.join(held[:6]) + ')'}. For a Hugging "
+                "Face folder or a weights file, give its path alone."
+            )
+        return rest, ""
+    arch, _, pretrained = rest.partition("/")
+    _check_name(name, arch, pretrained)
+    return arch, pretrained
+
+
+def _create(
+    arch: str, pretrained: str, file: Path | None, cache_dir: str | os.PathLike | None
+) -> nn.Module:
+    import open_clip
+
+    if file is None or not is_script_archive(file):
+        folder = None if cache_dir is None else str(cache_dir)
+        return open_clip.create_model(
+            arch, pretrained=pretrained or None, cache_dir=folder, require_pretrained=True
+        )
+    inner = open_clip.create_model(arch, pretrained=None)
+    inner.load_state_dict(to_openai_layout(read_checkpoint(file)))
+    return inner
+
+
+def _not_loaded(name: str, arch: str, err: Exception, *, is_online: bool) -> str:
+    reason = " ".join(str(err).split())[:300]
+    state = "" if is_online else "The Hugging Face hub does not answer. "
+    return (
+        f"The weights of {name} could not be loaded: {state}{reason}\nopen_clip keeps them in the "
+        "Hugging Face cache (environment variable HF_HOME); download them on a machine with "
+        f'network, or give a file: "{PREFIX}{arch.rpartition(":")[2]}/<path>".'
+    )
+
+
+def _is_quick(inner: nn.Module) -> bool | None:
+    """Whether a model uses QuickGELU; None for towers whose activation open_clip does not set."""
+    names = {type(module).__name__ for module in inner.modules()}
+    if "QuickGELU" in names:
+        return True
+    return False if "GELU" in names else None
+
+
+def _check_file(arch: str, file: Path, is_quick: bool | None) -> None:
+    """Compare the activation that a weights file names with the architecture's.
+
+    Raises:
+        ValueError: if they differ.
+    """
+    told = activation_of(file, read_weights(file), known_digests=published_activations())
+    built = {True: "quick_gelu", False: "gelu", None: ""}[is_quick]
+    if told and built and told != built:
+        base = arch.removesuffix("-quickgelu")
+        fitting = f"{base}-quickgelu" if told == "quick_gelu" else base
+        raise ValueError(
+            f"{file} was trained with {told}, {arch} is built with {built}: every number would be "
+            f'wrong. Use "{PREFIX}{fitting}/{file}".'
+        )
+    if not told and built:
+        logger.warning(
+            "%s does not tell its activation: it is run with %s, as %s says. If it was trained "
+            "with the other one, name the architecture %s.",
+            file,
+            built,
+            arch,
+            arch.removesuffix("-quickgelu") if is_quick else f"{arch}-quickgelu",
+        )
 
 
 def _check_name(name: str, arch: str, pretrained: str) -> None:
@@ -185,7 +296,7 @@ def _check_name(name: str, arch: str, pretrained: str) -> None:
         )
 
 
-def convert(inner: nn.Module, *, precision: str = "fp32") -> CLIP:
+def convert(inner: Any, *, precision: str = "fp32") -> CLIP:
     """Convert an open_clip model (in eval mode, float32) into our CLIP.
 
     Raises:
@@ -213,13 +324,24 @@ def convert(inner: nn.Module, *, precision: str = "fp32") -> CLIP:
     overrides["activation"] = QuickGELU if is_quick else nn.GELU
     _check_features(inner, build_clip(state_dict, **overrides))
     model = build_clip(state_dict, precision=precision, **overrides)
-    preprocess = open_clip.get_model_preprocess_cfg(inner)
-    model.image_mean, model.image_std = tuple(preprocess["mean"]), tuple(preprocess["std"])
+    take_preprocessing(model, inner)
     return model
 
 
+def take_preprocessing(model: CLIP | EncodeOnlyCLIP, inner: Any) -> None:
+    """Tell ``model`` how the images of an open_clip model are prepared."""
+    import open_clip
+
+    preprocess = open_clip.get_model_preprocess_cfg(inner)
+    model.image_mean, model.image_std = tuple(preprocess["mean"]), tuple(preprocess["std"])
+    # as open_clip's own test transform: all but "bilinear" is bicubic
+    is_bilinear = preprocess.get("interpolation") == "bilinear"
+    model.image_interpolation = "bilinear" if is_bilinear else "bicubic"
+    model.image_resize = preprocess.get("resize_mode") or "shortest"
+
+
 @torch.no_grad()
-def _check_features(inner: nn.Module, model: CLIP) -> None:
+def _check_features(inner: Any, model: CLIP) -> None:
     """Compare both models on one noise image and two made-up prompts."""
     side = model.visual.input_resolution
     images = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))

@@ -119,7 +119,7 @@ class SimpleTokenizer:
         return word
 
     def _encode_text(self, text: str) -> tuple[int, ...]:
-        ids = []
+        ids: list[int] = []
         for piece in self.pat.findall(clean(text)):
             token = "".join(self.byte_encoder[byte] for byte in piece.encode("utf-8"))
             ids.extend(self.encoder[part] for part in self.bpe(token).split(" "))

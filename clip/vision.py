@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import LayerNorm, QuickGELU, TowerHook, Transformer, pick_rows
+from .blocks import LayerNorm, QuickGELU, TowerHook, Transformer, check_plain_call, pick_rows
 
 HOOKABLE = "ViT-B/32, ViT-B/16, ViT-L/14, ViT-L/14@336px, toy/ViT"
 
@@ -70,7 +70,7 @@ class VisionTransformer(nn.Module):
     def forward(
         self,
         images: Tensor | None,
-        *,
+        *more: object,
         hook: TowerHook | None = None,
         start: int = 0,
         stop: int | None = None,
@@ -78,11 +78,14 @@ class VisionTransformer(nn.Module):
         pool: bool = True,
     ) -> Tensor:
         """(N, 3, H, H) -> (N, D) raw features; see CLIP.encode_image."""
-        if states is None:
+        check_plain_call("image tower", images, more)
+        if states is not None:
+            x = states
+        elif images is not None:
             x = self.embed(images)
             x = self.ln_pre(x if hook is None else hook.embed(x))
         else:
-            x = states
+            raise ValueError("Nothing to encode: images and states are None.")
         is_pooled = pool and stop is None
         read = 0 if is_pooled and not (hook is not None and hook.all_rows) else None
         x = self.transformer(x, hook=hook, start=start, stop=stop, read=read)
@@ -172,6 +175,11 @@ class ModifiedResNet(nn.Module):
         width: channels of the stem.
     """
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(
         self,
         layers: Sequence[int],
@@ -202,7 +210,7 @@ class ModifiedResNet(nn.Module):
     def forward(
         self,
         images: Tensor,
-        *,
+        *more: object,
         hook: TowerHook | None = None,
         start: int = 0,
         stop: int | None = None,
@@ -214,6 +222,7 @@ class ModifiedResNet(nn.Module):
         Raises:
             ValueError: for everything that needs transformer blocks, or another input size.
         """
+        check_plain_call("image tower", images, more)
         if hook is not None or states is not None or start or stop is not None or not pool:
             raise ValueError(
                 "A ResNet image tower has no transformer blocks: it takes no hook, start, stop or "

@@ -1,8 +1,9 @@
-"""One file per dataset; importing the package registers them all in ``DATASET_REGISTRY``."""
+"""One file per dataset; importing the package registers them all in ``DATASET_REGISTRY``.
 
-import importlib
-import pkgutil
+A file that cannot be imported is named and left out; asking for its dataset gives the error.
+"""
 
-for _module in pkgutil.iter_modules(__path__):
-    if not _module.ispkg:
-        importlib.import_module(f"{__name__}.{_module.name}")
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils.plugins import import_files
+
+import_files(__name__, __path__, DATASET_REGISTRY)

@@ -2,7 +2,7 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .dtd import FolderSplitDataset
+from .split_dataset import FolderSplitDataset
 
 
 @DATASET_REGISTRY.register()

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from dassl.config import Condition
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 
+from .conditions import UNREAD
 from .domain_split import split_domain
 from .files import Piece, class_folders, data_root, hint, is_image
 from .sampling import Draw, items_digest, seeded
@@ -54,6 +56,10 @@ class DomainFolders(DatasetBase):
     steps_per_evaluation = 200
     num_images = 0  # of the complete dataset; 0: not known
     more_splits = ("test_out",)
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return UNREAD
 
     def __init__(self, cfg: CfgNode):
         root = data_root(cfg.DATASET.ROOT)

@@ -7,21 +7,8 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 
 from .files import images_by_class
-from .records import SPLITS, Splits, split_by_fractions
-from .split_dataset import SplitDataset, to_items
-
-
-class FolderSplitDataset(SplitDataset):
-    """A set whose split is rebuilt from its class folders alone (rule P)."""
-
-    ignored: tuple[str, ...] = ()
-    class_names: dict[str, str] = {}
-
-    def rebuild(self, folder: Path) -> Splits:
-        classes = images_by_class(
-            Path(self.image_dir), dataset=self.config, section=self.section, ignored=self.ignored
-        )
-        return split_by_fractions(classes, names=self.class_names)
+from .records import SPLITS, split_by_fractions
+from .split_dataset import FolderSplitDataset, to_items
 
 
 @DATASET_REGISTRY.register()

@@ -6,10 +6,13 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from dassl.config import Condition
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 
+from .conditions import ONE_DOMAIN
 from .files import Piece, data_root, require_images
-from .imagenet_classes import default_classnames, imagenet_wnids
+from .imagenet_classes import imagenet_wnids
+from .imagenet_names import classnames_of, folder_records, name_files, read_classnames
 from .listings import list_images
 from .records import Record, fingerprint
 from .sampling import Draw, draw_from, items_digest, labelled_images, selects_on_val
@@ -35,6 +38,10 @@ class ImageNet(DatasetBase):
     dataset_dir = "imagenet"
     section = "ImageNet"
     config = "imagenet"
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return ONE_DOMAIN
 
     def __init__(self, cfg: CfgNode):
         root = data_root(cfg.DATASET.ROOT)
@@ -145,50 +152,4 @@ class ImageNet(DatasetBase):
     @staticmethod
     def read_classnames(text_file: str) -> "OrderedDict[str, str]":
         """``classnames.txt``, a line ``wnid class name`` per class -> id -> name, in file order."""
-        names: OrderedDict[str, str] = OrderedDict()
-        for number, line in enumerate(Path(text_file).read_text(encoding="utf-8").splitlines(), 1):
-            if not line.strip():
-                continue
-            wnid, _, name = line.strip().partition(" ")
-            if not name:
-                raise ValueError(f'{text_file}, line {number}: "{line}" is not "wnid class name".')
-            names[wnid] = name.strip()
-        return names
-
-
-def name_files(root: Path, folder: str) -> tuple[Path, ...]:
-    """Where class names are looked for: the dataset's own file, then ImageNet's."""
-    return tuple(root / name / "classnames.txt" for name in dict.fromkeys((folder, "imagenet")))
-
-
-def classnames_of(root: Path, folder: str) -> dict[str, str]:
-    """Id -> class name for the dataset in ``folder``, from a file or from open_clip_torch."""
-    for path in name_files(root, folder):
-        if path.exists():
-            return ImageNet.read_classnames(str(path))
-    looked = " and ".join(str(path) for path in name_files(root, folder))
-    print(f"No class names in {looked}: using those of open_clip_torch (the same list)")
-    return default_classnames()
-
-
-def folder_records(
-    listing: dict[str, list[str]], ids: list[str], names: dict[str, str], *, prefix: str = ""
-) -> list[Record]:
-    """Listing of id folders -> records, classes in the order of ``ids``."""
-    require_names(ids, names)
-    start = f"{prefix}/" if prefix else ""
-    return [
-        Record(start + path, label, names[wnid])
-        for label, wnid in enumerate(ids)
-        for path in listing.get(wnid, ())
-    ]
-
-
-def require_names(ids: list[str], names: dict[str, str]) -> None:
-    """Raise a ValueError if an id has no class name."""
-    missing = [wnid for wnid in ids if wnid not in names]
-    if missing:
-        raise ValueError(
-            f"The class {missing[0]} ({len(missing)} such) is in no line of classnames.txt. Remove "
-            "its folder, or complete the file (python tools/check_data.py imagenet)."
-        )
+        return OrderedDict(read_classnames(Path(text_file)))

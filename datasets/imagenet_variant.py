@@ -9,11 +9,13 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from dassl.config import Condition
 from dassl.data.datasets import DatasetBase
 
+from .conditions import ONE_DOMAIN
 from .files import Piece, data_root, images_by_class, require_images
-from .imagenet import classnames_of, folder_records, name_files
 from .imagenet_classes import imagenet_wnids, variant_wnids
+from .imagenet_names import classnames_of, folder_records, name_files
 from .records import Record
 from .sampling import items_digest
 from .split_dataset import to_items
@@ -34,6 +36,10 @@ class ImageNetVariant(DatasetBase):
     image_folder = "images"
     section = ""
     config = ""
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return ONE_DOMAIN
 
     def __init__(self, cfg: CfgNode):
         root = data_root(cfg.DATASET.ROOT)

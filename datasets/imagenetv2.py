@@ -5,8 +5,8 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .files import images_by_class
-from .imagenet import require_names
 from .imagenet_classes import imagenet_wnids
+from .imagenet_names import require_names
 from .imagenet_variant import ImageNetVariant
 from .records import Record
 

@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from .records import Record
+from .records import SEE_SPLITS, Record
 
 ITEM = ("dassl.data.datasets.base_dataset", "Datum")
 
@@ -68,8 +68,8 @@ def match_items(
             said = f"the split has {list(record)}" if record else "the split has no such image"
             raise ValueError(
                 f"The few-shot draw {path} holds {[item._impath, item._label, item._classname]}, "
-                f"but {said}. It was drawn from another split: fetch that one (DATASETS.md), or "
-                f"delete {path} to have the shots drawn again."
+                f"but {said}. It was drawn from another split: fetch that one, or delete "
+                f"{path} to have the shots drawn again. {SEE_SPLITS}"
             )
         matched.append(record)
     return matched

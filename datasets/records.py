@@ -17,6 +17,8 @@ from dassl.utils import atomic_write
 
 REBUILD_SEED = 0
 TRAIN_FRACTION, VAL_FRACTION = 0.5, 0.2
+SEE_SPLITS = "See DATASETS.md, section Split files, few-shot draws, class subsets."
+SEE_SETS = "See DATASETS.md, section The eleven few-shot sets."
 SPLITS = ("train", "val", "test")
 
 
@@ -38,11 +40,11 @@ def read_split_file(path: Path) -> Splits:
         FileNotFoundError: if it is not there.
         ValueError: if it is damaged or not a split file.
     """
-    hint = "Fetch it again, or delete it to have the split rebuilt (see DATASETS.md)."
+    hint = f"Fetch it again, or delete it to have the split rebuilt. {SEE_SPLITS}"
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as err:
-        raise FileNotFoundError(f"No split file {path}. See DATASETS.md.") from err
+        raise FileNotFoundError(f"No split file {path}. {SEE_SPLITS}") from err
     except (json.JSONDecodeError, UnicodeDecodeError) as err:
         raise ValueError(f"Split file {path} is not valid JSON ({err}). {hint}") from err
     if not isinstance(content, dict) or not all(isinstance(content.get(s), list) for s in SPLITS):
@@ -121,7 +123,7 @@ def split_by_fractions(
         if min(n_train, n_val, len(paths) - n_train - n_val) <= 0:
             raise ValueError(
                 f'Class "{folder}" has {len(paths)} images: too few for a train, val and test '
-                "part. Is the folder complete? See DATASETS.md."
+                f"part. Is the folder complete? {SEE_SETS}"
             )
         name = (names or {}).get(folder, folder)
         parts = {
@@ -154,7 +156,7 @@ def split_train_val(
         if n_val <= 0:
             raise ValueError(
                 f"Label {label} has {len(group)} images: too few for a validation part. "
-                "Is the list complete? See DATASETS.md."
+                f"Is the list complete? {SEE_SETS}"
             )
         order = list(range(len(group)))
         shuffle(order)

@@ -11,17 +11,20 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from dassl.config import Condition
 from dassl.data.datasets import DatasetBase, Datum
 
-from .files import Piece, data_root, require_images
-from .records import Record, Splits, read_split_file, write_split_file
+from .conditions import ONE_DOMAIN
+from .files import Piece, data_root, images_by_class, require_images
+from .records import Record, Splits, read_split_file, split_by_fractions, write_split_file
 from .sampling import Draw, draw_shots, items_digest, labelled_images
 from .subsampling import subsample_classes
 
 logger = logging.getLogger(__name__)
 
 MIRROR_NOTE = (
-    "The published split files are linked from DATASETS.md; several public repositories carry them."
+    "Sources of the published split files: DATASETS.md, section Split files, few-shot draws, class "
+    "subsets."
 )
 
 
@@ -51,6 +54,10 @@ class SplitDataset(DatasetBase):
     image_folder = "images"
     section = ""
     config = ""
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return ONE_DOMAIN
 
     def __init__(self, cfg: CfgNode):
         root = data_root(cfg.DATASET.ROOT)
@@ -129,3 +136,16 @@ class SplitDataset(DatasetBase):
     @abstractmethod
     def rebuild(self, folder: Path) -> Splits:
         """Make the split from what the dataset's authors publish; ``folder`` is dataset_dir."""
+
+
+class FolderSplitDataset(SplitDataset):
+    """A set whose split is rebuilt from its class folders alone (rule P)."""
+
+    ignored: tuple[str, ...] = ()
+    class_names: dict[str, str] = {}
+
+    def rebuild(self, folder: Path) -> Splits:
+        classes = images_by_class(
+            Path(self.image_dir), dataset=self.config, section=self.section, ignored=self.ignored
+        )
+        return split_by_fractions(classes, names=self.class_names)

@@ -4,8 +4,10 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from dassl.config import Condition
 from dassl.data.datasets import DatasetBase
 
+from .conditions import ONE_DOMAIN
 from .files import Piece
 from .records import Record
 from .sampling import Draw, draw_shots, items_digest, labelled_images
@@ -27,6 +29,10 @@ class ToySet(DatasetBase):
 
     section = "Toy sets"
     config = ""
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return ONE_DOMAIN
 
     def __init__(self, cfg: CfgNode):
         folder = rendered(self.config)

@@ -22,12 +22,20 @@ is_key() {
 }
 
 # arguments "NAME..." "$@": fill the variables from the leading words; the others go to train.py.
+# Where DATA is set, the dataset must be among them: the toy sets that are the default do not read it.
 arguments() {
     local names=$1 name
     shift
     if [[ ${1:-} == -h || ${1:-} == --help ]]; then usage; fi
     for name in $names; do
-        if [[ $# -eq 0 ]] || is_key "$1"; then break; fi
+        if [[ $# -eq 0 ]] || is_key "$1"; then
+            if [[ -n ${DATA:-} && $name =~ ^(datasets?|source)$ ]]; then
+                echo "Error: DATA is \"$DATA\", but no dataset is named, and the toy sets do not" \
+                    "read DATA. Name one (-h for help; DATASETS.md lists them), or unset DATA." >&2
+                exit 2
+            fi
+            continue
+        fi
         printf -v "$name" '%s' "$1"
         shift
     done

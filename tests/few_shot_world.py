@@ -10,10 +10,10 @@ from PIL import Image
 from yacs.config import CfgNode
 
 from clip.model import build_clip
-from dassl.config import get_cfg_default
+from dassl.config import get_cfg_default, merge_declared
+from dassl.config.pixels import leave_open
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.engine import TRAINER_REGISTRY, build_trainer
-from dassl.engine.cli import merge_declared
 from golden_checks.tiny_clip import torch_state_dict
 
 NAMES = ("red_square", "green square", "blue square")
@@ -54,12 +54,12 @@ def make_world(root: Path, *, shots: int = 4) -> Path:
 def make_cfg(root: Path, trainer: str, output: Path, *pairs: object) -> CfgNode:
     """The config of a short run; ``pairs`` are KEY, VALUE, ..."""
     cfg = get_cfg_default()
+    leave_open(cfg)
     merge_declared(cfg, TRAINER_REGISTRY.get(trainer).default_cfg())
     cfg.TRAINER.NAME, cfg.SEED, cfg.OUTPUT_DIR = trainer, 1, str(output)
     cfg.DATASET.NAME, cfg.DATASET.ROOT = "FewShotSquares", str(root)
     cfg.MODEL.BACKBONE.NAME = str(root / "tiny.pt")
-    cfg.INPUT.SIZE, cfg.INPUT.TRANSFORMS = (0, 0), ["random_resized_crop"]
-    cfg.INPUT.INTERPOLATION, cfg.INPUT.RRCROP_SCALE = "bicubic", (0.5, 1.0)
+    cfg.INPUT.TRANSFORMS, cfg.INPUT.RRCROP_SCALE = ["random_resized_crop"], (0.5, 1.0)
     cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.TRAIN_X.BATCH_SIZE = 0, 8
     cfg.OPTIM.NAME, cfg.OPTIM.LR_SCHEDULER, cfg.OPTIM.MAX_EPOCH = "adamw", "cosine", 2
     cfg.OPTIM.STEP_PER, cfg.TRAIN.VIEWS, cfg.TRAIN.NUM_VIEWS = "batch", "bank", 2

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.run import run
-from trainers.common.teacher import CallableTeacher
+from trainers.common.teachers.teacher import CallableTeacher
 
 DOMAINS = ("night", "noise", "paper")
 CLASSES = ("blue", "green", "red")
@@ -65,7 +65,7 @@ def step_args(root: Path, output: Path, trainer: str, *words: str) -> list[str]:
     else:
         pairs["STEPS.MODEL_SAVE"] = "1"
     flags = ["--trainer", trainer, "--dataset", "domain_folder", "--root", str(root), "--seed", "1"]
-    flags += ["--target-domains", "paper", "--output-dir", str(output)]
+    flags += ["--target-domains", "paper", "--output-dir", str(output), "--no-recipe"]
     given = dict(zip(words[::2], words[1::2]))
     return [*flags, *(word for pair in (pairs | given).items() for word in pair)]
 

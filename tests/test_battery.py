@@ -7,13 +7,11 @@ import pytest
 import torch
 from battery import CLASSNAMES, SPLITS, made_image, made_trainer
 
-from dassl.config import check_ranges, get_cfg_default, leaves
+from dassl.config import check_ranges, get_cfg_default, leaves, merge_declared
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.cli import merge_declared
 from dassl.utils import load_checkpoint, write_checkpoint
 from trainers.common import ClipTrainer
-from trainers.common.loading import checkpoint_path
-from trainers.common.predictor import pixels_of
+from trainers.common.checkpoints import checkpoint_path
 
 
 def clip_trainers() -> list[str]:
@@ -107,7 +105,7 @@ def test_the_checkpoint_alone_classifies_an_image(name, folder):
     predictor = type(trainer).load_predictor(checkpoint, torch.device("cpu"))
 
     image = made_image("test", 0, SPLITS["test"])
-    probabilities = predictor(pixels_of([image], predictor.size))
+    probabilities = predictor(predictor.pixels([image]))
 
     assert predictor.classnames == list(CLASSNAMES)
     assert probabilities.shape == (1, len(CLASSNAMES))
@@ -131,7 +129,7 @@ def test_a_model_that_answers_nan_predicts_nothing(folder):
     trainer, _ = trained("CoOp", folder)
     checkpoint = load_checkpoint(str(checkpoint_path(trainer.output_dir, trainer.model_name, None)))
     predictor = type(trainer).load_predictor(checkpoint, torch.device("cpu"))
-    pixels = pixels_of([made_image("test", 0, 0)], predictor.size)
+    pixels = predictor.pixels([made_image("test", 0, 0)])
 
     with pytest.raises(FloatingPointError, match="answers nothing"):
         predictor(pixels * float("nan"))

@@ -391,7 +391,7 @@ def test_a_dataset_file_put_into_the_folder_is_found(tmp_path):
     code = """
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .dtd import FolderSplitDataset
+from .split_dataset import FolderSplitDataset
 
 
 @DATASET_REGISTRY.register()

@@ -91,7 +91,8 @@ def test_an_unknown_view_mode_names_the_known_ones(tmp_path):
 
 
 def test_an_input_size_that_contradicts_the_backbone_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"reads 32 x 32 pixels\. Leave INPUT\.SIZE out"):
+    text = r"needs \[32, 32\]\. Leave INPUT\.SIZE out: it follows the backbone"
+    with pytest.raises(ValueError, match=text):
         made_trainer("CoOp", tmp_path, "INPUT.SIZE", (224, 224))
 
 

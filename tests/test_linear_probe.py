@@ -8,8 +8,8 @@ from few_shot_world import make_trainer, make_world
 import trainers  # noqa: F401  (registers the trainers)
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import load_checkpoint
-from trainers.common.c_search import COARSE_C, Memo, draw_rows, search_c
 from trainers.linear_probe import LinearProbe, accuracy, fit_logistic_regression
+from trainers.linear_probe.c_search import COARSE_C, Memo, draw_rows, search_c
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,22 @@ def test_a_run_searches_c_on_val_and_predict_reads_its_classifier(world, tmp_pat
     assert predictor(torch.rand(2, 3, 32, 32)).shape == (2, 3)
     if draw == "lpclip":
         assert len(trainer.dm.dataset.train_x) == len(trainer.dm.dataset.val) == 6
+
+
+def test_the_scripts_draw_takes_as_many_validation_images_as_asked(world, tmp_path):
+    draw = ("TRAINER.LINEARPROBE.DRAW", "lpclip", "DATASET.NUM_SHOTS", 2)
+
+    counts = [
+        len(make_trainer(world, "LinearProbe", tmp_path, *draw, *more).dm.dataset.val)
+        for more in ((), ("DATASET.VAL_SHOTS", 1))
+    ]
+
+    assert counts == [6, 3]
+
+
+def test_a_coarse_search_needs_values_above_zero(world, tmp_path):
+    with pytest.raises(ValueError, match="COARSE_C is .* expected numbers above 0"):
+        make_trainer(world, "LinearProbe", tmp_path, "TRAINER.LINEARPROBE.COARSE_C", (1.0, 0.0))
 
 
 def test_with_last_the_given_c_is_used_and_nothing_is_searched(world, tmp_path):

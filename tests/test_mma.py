@@ -8,7 +8,7 @@ from battery import made_trainer, without_config
 from clip import tokenize
 from clip.model import build_clip
 from golden_checks import tiny_clip
-from trainers.common.prompts import eot_positions
+from trainers.common.text.encode import eot_positions
 from trainers.mma import AdapterLearner, MultiModalAdapter
 
 NAMES = ["cat", "golden_retriever", "Boeing 737-800", "dog", "steam train"]

@@ -7,8 +7,7 @@ import json
 import pytest
 
 from parse_test_res import legacy_report, main
-from tools.results.published import load_published
-from tools.results.statistics import harmonic_mean, mean
+from tools.results.statistics import harmonic_mean
 
 LOG = "epoch [1/2] batch [5/5] loss 1.0\n* accuracy: 50.0%\n{signal}\n=> result\n{lines}\n"
 
@@ -209,7 +208,7 @@ def test_the_average_of_base2new_takes_h_of_the_averages(tmp_path, capsys):
     status = main([str(tmp_path), "--base2new", "--json"])
     rows = json.loads(capsys.readouterr().out)[0]["rows"]
 
-    average = next(row for row in rows if row["dataset"] == "average of 2")
+    average = next(row for row in rows if row["dataset"] == "average of 2 of 11 sets")
     assert status == 0
     assert average["H"] == pytest.approx(harmonic_mean(85.0, 50.0))
     assert average["H"] != pytest.approx((68.5714 + 55.3846) / 2, abs=0.1)
@@ -231,6 +230,25 @@ def test_published_numbers_stand_beside_with_their_source(tmp_path, capsys):
 
     assert "83.20" in text and "65.63" in text and "73.38" in text
     assert "MMA paper" in text and "misprint" in text
+
+
+def test_runs_on_half_of_the_classes_are_base_and_new_without_a_protocol(tmp_path, capsys):
+    for half, accuracy in (("base", 80.0), ("new", 60.0)):
+        write_run(tmp_path / half, accuracy, subsample_classes=half)
+
+    text = parse(capsys, tmp_path, "--base2new")[1]
+
+    assert "80.00" in text and "60.00" in text and "68.57" in text
+
+
+def test_published_numbers_are_those_of_as_many_shots(tmp_path, capsys):
+    run = {"dataset": "imagenet", "trainer": "AMU", "recipe": "rn50", "backbone": "RN50"}
+    write_run(tmp_path / "run", 65.0, protocol="fewshot", shots=4, **run)
+
+    text = parse(capsys, tmp_path, "--published")[1]
+
+    assert "65.92" in text
+    assert "64.25" not in text and "70.02" not in text  # of 2 and 16 shots
 
 
 @pytest.mark.parametrize("is_relative", [False, True])
@@ -398,34 +416,6 @@ def test_multi_exp_closes_with_the_mean_of_the_means(tmp_path, capsys):
     text = parse(capsys, tmp_path, "--multi-exp", "--style", "coop")[1]
 
     assert text.splitlines()[-2:] == ["Average performance", "* accuracy: 75.00%"]
-
-
-def test_published_averages_agree_with_their_rows():
-    for entry in load_published():
-        if len(entry.base) == 12:
-            base = mean([value for name, value in entry.base.items() if name != "average"])
-            new = mean([value for name, value in entry.new.items() if name != "average"])
-            assert base == pytest.approx(entry.average["base"], abs=0.011)
-            assert new == pytest.approx(entry.average["new"], abs=0.011)
-        elif isinstance(entry.average, (int, float)) and "printed average" not in entry.note:
-            transfer = entry.protocol in ("dg", "xd")
-            rest = [v for k, v in entry.accuracy.items() if not (transfer and k == "imagenet")]
-            assert mean(rest) == pytest.approx(entry.average, abs=0.09), entry
-
-
-def test_every_published_number_says_how_sure_we_are_of_it():
-    for entry in load_published():
-        assert entry.source and entry.confidence not in ("", "not stated"), entry
-
-
-def test_published_data_sets_have_a_config():
-    known = {"average", "toy_objects"}
-    from tools.results.published import PUBLISHED_DIR
-
-    known |= {path.stem for path in (PUBLISHED_DIR.parent / "datasets").glob("*.yaml")}
-
-    for entry in load_published():
-        assert set(entry.accuracy) | set(entry.base) | set(entry.new) <= known, entry.source
 
 
 def test_a_leave_one_out_table_shows_every_selection_once_and_named(tmp_path, capsys):

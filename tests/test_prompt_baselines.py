@@ -11,13 +11,14 @@ from datasets.subsampling import subsample_classes
 from golden_checks import tiny_clip
 from golden_checks.rpo import masked_logits
 from trainers.cocoop import CoCoOpPrompt
-from trainers.common.independent_prompts import IndependentPrompts, VisualPrompt
-from trainers.common.prompts import ContextPrompt, template_features, zero_shot_classifier
+from trainers.common.text.encode import template_features, zero_shot_classifier
+from trainers.common.text.independent_prompts import IndependentPrompts, VisualPrompt
+from trainers.common.text.learned import ContextPrompt
 from trainers.lasp import LASPPrompt, lasp_groups
 from trainers.maple import MaPLePrompt
 from trainers.proda import PromptDistribution, PromptOrder
 from trainers.promptsrc import GaussianAverage, SelfRegulatedPrompts, gaussian_weights
-from trainers.rpo import ReadOnlyPrompts, text_mask
+from trainers.rpo import ReadOnlyPrompts
 
 NAMES = ["cat", "golden_retriever", "Boeing 737-800", "dog"]
 TEMPLATES = ["a photo of a {}.", "art of the {}."]
@@ -225,15 +226,6 @@ def test_read_only_prompts_equal_the_masked_towers(clip, images):
     torch.testing.assert_close(fast, masked_logits(clip, method, images), rtol=1e-4, atol=1e-4)
 
 
-def test_a_prompt_reads_neither_itself_nor_others():
-    mask = text_mask(eot=4, prompts=2, length=9)
-
-    assert not mask[5, :5].any()
-    assert mask[5:7, 5:].all()
-    assert mask[:, 5:].all()
-    assert mask[1, 2]
-
-
 def test_prompts_beyond_the_context_are_refused(clip):
     with pytest.raises(ValueError, match=r"TRAINER\.RPO\.K 70 prompts exceed the 77"):
         ReadOnlyPrompts(clip, NAMES, prompts=70, template="a photo of a _.")
@@ -274,12 +266,22 @@ def test_lasp_without_text_loss_is_plain_prompting(clip, images):
     assert lasp_groups(method, 0.1) is None
 
 
-def test_the_layer_norms_learn_at_a_tenth_of_the_rate(clip):
-    groups = lasp_groups(lasp(clip), 0.1)
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_the_layer_norms_learn_at_a_share_of_the_rate(tmp_path, share):
+    trainer = made_trainer(
+        "LASP", tmp_path, "OPTIM.LR", 0.1, "TRAINER.LASP.LN_LR_MULT", share, "OPTIM.WARMUP_EPOCH", 0
+    )
 
-    assert groups[0]["lr"] == pytest.approx(0.01)
-    assert "lr" not in groups[1]
-    assert len(groups[0]["params"]) == 4 * clip.visual.transformer.layers
+    norms, others = trainer.optim.param_groups
+
+    assert (norms["lr"], others["lr"]) == pytest.approx((0.1 * share, 0.1))
+    assert len(norms["params"]) == 4 * trainer.clip.visual.transformer.layers
+
+
+@pytest.mark.parametrize("key", ["LN_LR_MULT", "GRAD_CLIP"])
+def test_a_lasp_factor_of_zero_is_refused(tmp_path, key):
+    with pytest.raises(ValueError, match=rf"TRAINER\.LASP\.{key} is 0\.0; expected a number above"):
+        made_trainer("LASP", tmp_path, f"TRAINER.LASP.{key}", 0.0)
 
 
 def test_untouched_layer_norms_leave_the_image_tower_as_it_is(clip, images):

@@ -2,19 +2,16 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from script_stub import BASH, ROOT, protocol_calls
 
+from dassl.config.recipes import TRAINERS_DIR
 from tools.protocol import main
-from tools.recipes import TRAINERS_DIR
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "scripts").glob("*/*.sh"))
-BASH = shutil.which("bash")
 
 pytestmark = pytest.mark.skipif(BASH is None, reason="the scripts need bash")
 
@@ -30,18 +27,10 @@ def run(script, *words, **environment):
 @pytest.fixture
 def recorder(tmp_path, monkeypatch):
     """Run a script with a stand-in for Python; returns the arguments of its protocol calls."""
-    stub = tmp_path / "python"
-    stub.write_text(
-        f'#!/bin/sh\n(for word; do printf "%s\\n" "$word"; done; echo END) >> {tmp_path}/calls\n'
-    )
-    stub.chmod(0o755)
 
     def record(script, *words, **environment):
-        answer = run(script, *words, **{"PYTHON": str(stub), "SEEDS": "1", **environment})
-        assert answer.returncode == 0, answer.stderr
-        calls = (tmp_path / "calls").read_text().split("END\n")
-        words = [call.splitlines() for call in calls if call]
-        return [call[1:] for call in words if call[0].endswith("protocol.py")]
+        known = {"SEEDS": "1", **environment}
+        return protocol_calls(script, *words, folder=tmp_path, environment=known)
 
     monkeypatch.setenv("SEEDS", "1")
     return record
@@ -160,3 +149,26 @@ def test_zero_shot_runs_with_one_template_and_with_an_ensemble(name):
     answer = run(ROOT / "scripts" / name, "toy_layout", "--dry-run")
 
     assert re.findall(r"--trainer (\w+)", answer.stdout) == ["ZeroshotCLIP", "ZeroshotCLIP2"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_no_script_runs_toy_sets_where_data_is_given(script, tmp_path):
+    answer = run(script, DATA=str(tmp_path), PYTHON="false")
+
+    assert answer.returncode == 2
+    assert f'DATA is "{tmp_path}", but no dataset is named' in answer.stderr
+
+
+def test_a_toy_set_that_is_named_runs_where_data_is_given(recorder):
+    call = recorder(ROOT / "scripts" / "dmn" / "ood.sh", "toy_objects_v2", DATA="/data")[0]
+
+    assert call[call.index("--dataset") + 1] == "toy_objects_v2"
+
+
+@pytest.mark.parametrize("words", [(), ("--root", "/data")])
+def test_a_protocol_asks_for_the_dataset_where_a_data_folder_is_given(words, monkeypatch, capsys):
+    if not words:
+        monkeypatch.setenv("DATA", "/data")
+
+    assert main(["fewshot", "--trainer", "TaskRes", *words]) == 1
+    assert 'The data folder is "/data" (DATA or --root)' in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -54,8 +56,15 @@ def test_every_run_leaves_its_results(output):
     assert all(r["finished"] and r["selection"] == "last" for r in runs)
 
 
-def test_the_parser_aggregates_the_seeds(output):
-    printed = run(sys.executable, "parse_test_res.py", str(output), output=output)
+def next_command(output: Path, what: str) -> list[str]:
+    """The command that the quick start printed for something, as words."""
+    printed = (output / "printed.txt").read_text(encoding="utf-8")
+    words = shlex.split(re.search(rf"^  {what} +(.*)$", printed, re.MULTILINE).group(1))
+    return [sys.executable if word == "python" else word for word in words]
+
+
+def test_the_printed_command_shows_the_table_again(output):
+    printed = run(*next_command(output, "the table again"), output=output)
 
     assert "TaskRes" in printed
     assert "±" in printed
@@ -69,20 +78,14 @@ def test_the_same_command_again_skips_what_is_finished(output):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_finished_run_classifies_an_image_of_ones_own(output, tmp_path):
-    model_dir = next(path.parent for path in output.rglob("results.json") if "TaskRes" in str(path))
+def test_the_printed_command_classifies_an_image_of_ones_own(output, tmp_path):
     image = next(Path(os.environ["VLTUNE_CACHE"]).rglob("*.png"))
     shutil.copy(image, tmp_path / "mine.png")
+    command = next_command(output, "your own images")
 
-    printed = run(
-        sys.executable,
-        "predict.py",
-        str(tmp_path / "mine.png"),
-        "--model-dir",
-        str(model_dir),
-        output=output,
-    )
+    printed = run(*command[:-1], str(tmp_path / "mine.png"), output=output)
 
+    assert command[-1] == "IMAGE_OR_FOLDER"
     assert "mine.png" in printed
     assert "%" in printed
 

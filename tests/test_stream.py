@@ -17,15 +17,15 @@ from torch import nn
 from dassl.data.datasets import Datum
 from dassl.data.seeding import seeded
 from dassl.engine.report import labelled_images
+from dassl.features.bank import FeatureBank
+from dassl.features.encoder import NetworkEncoder
+from dassl.features.views import Augmentation
 from dassl.utils import load_checkpoint
-from trainers.common import shot_draw
-from trainers.common.augment import Augmentation
-from trainers.common.encoder import NetworkEncoder
-from trainers.common.feature_bank import FeatureBank
-from trainers.common.stream import Step, Stream, run_stream
-from trainers.common.stream_report import moving_accuracy, running_accuracy, stored_images
-from trainers.common.stream_resume import images_digest
-from trainers.common.test_views import OPERATIONS, TestViews, augmix, operate, view_pipeline
+from trainers.common.testtime.report import moving_accuracy, running_accuracy, stored_images
+from trainers.common.testtime.resume import images_digest
+from trainers.common.testtime.stream import Step, Stream, run_stream
+from trainers.common.testtime.views import OPERATIONS, TestViews, augmix, operate, view_pipeline
+from trainers.dmn import shots as shot_draw
 
 SIDE, VIEWS = 16, 4
 
@@ -208,7 +208,8 @@ def dmn(tmp_path_factory):
 
     def build(folder, *options, trainer="DMN"):
         words = ["--trainer", trainer, "--dataset", "toy_shapes", "--seed", "1"]
-        words += ["--backbone", "toy/ViT", "--output-dir", str(folder)]
+        words += ["--backbone", "toy/ViT", "--output-dir", str(folder), "--no-recipe"]
+        words += ["--config-file", f"configs/trainers/{trainer}/toy.yaml"]
         words += [*(CROP_SETTINGS if trainer == "DMN" else ()), *options]
         args = make_parser().parse_args(words)
         built = build_trainer(make_config(args))
@@ -520,7 +521,7 @@ def test_every_label_of_the_official_draws_is_counted(dmn, tmp_path, monkeypatch
         items, running = shot_draw.build_dataset(cfg).train_x, random.Random(0)
         return shot_draw.draw(items, 1, running), shot_draw.draw(items, 1, running)
 
-    monkeypatch.setattr("trainers.dmn.official_draws", two_draws)
+    monkeypatch.setattr("trainers.dmn.trainer.official_draws", two_draws)
     options = ["TRAINER.DMN.SETTING", setting, "DATASET.NUM_SHOTS", "1"]
     trainer = dmn(tmp_path, *options, "TRAINER.DMN.OFFICIAL_DRAW", "True")
 

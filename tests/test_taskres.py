@@ -4,13 +4,8 @@ import pytest
 import torch
 from battery import CLASSNAMES, made_trainer
 
-from trainers.common.loading import load_exactly
-from trainers.taskres import (
-    TaskResidual,
-    enhanced_base,
-    read_enhanced_base,
-    regular_base,
-)
+from trainers.common.checkpoints import load_exactly
+from trainers.taskres import TaskResidual, enhanced_base, read_enhanced_base, regular_base
 
 C, D = 5, 8
 

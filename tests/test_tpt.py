@@ -1,5 +1,7 @@
 """TPT's adaptation against a direct computation, and what its prompts accept."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -33,7 +35,8 @@ def views_of(clip, count, seed=0):
 
 
 def adapter(method, clip, steps):
-    return Adapter(method, clip, steps=steps, lr=5e-3, weight_decay=0.01, confident=2)
+    optimizer = partial(torch.optim.AdamW, lr=5e-3, weight_decay=0.01)
+    return Adapter(method, clip, steps=steps, optimizer=optimizer, confident=2)
 
 
 def adapt_directly(method, clip, views, steps):
@@ -94,6 +97,18 @@ def test_without_steps_the_initial_context_answers(clip):
 
     expected = clip.logit_scale.exp() * views[0] @ method.text_features(clip).t()
     torch.testing.assert_close(episode.logits, expected.detach())
+
+
+def test_a_run_makes_its_steps_as_the_config_says(tmp_path):
+    steps = ("TRAINER.TPT.LR", 0.07, "TRAINER.TPT.WEIGHT_DECAY", 0.3, "OPTIM.ADAM_BETA1", 0.6)
+    trainer = made_trainer("TPT", tmp_path, *steps)
+    trainer.begin_stream()
+
+    optimizer = trainer.adapter.optimizer([torch.nn.Parameter(torch.zeros(1))])
+
+    (group,) = optimizer.param_groups
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert (group["lr"], group["weight_decay"], group["betas"][0]) == (0.07, 0.3, 0.6)
 
 
 def test_the_class_name_can_stand_inside_the_context(clip):

@@ -16,10 +16,13 @@ import torch
 from yacs.config import CfgNode as CN
 
 import train
+from dassl.config.settings import settings_digest
 from dassl.engine import TRAINER_REGISTRY, build_trainer, cli, report
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.run import DRAWN_SEED_FILE, run
 from dassl.utils import load_checkpoint, only_writer
+from tools.results.records import load_records
+from tools.results.settings import settings_of
 
 REPOSITORY = Path(train.__file__).parent
 DATASET_YAML = """
@@ -44,7 +47,7 @@ OPTIM:
 class EngineDeclaring(engine_toy.EngineToy):
     """A trainer that declares keys in and outside TRAINER, and another engine default."""
 
-    follows_backbone_size = True
+    follows_backbone = ("SIZE",)
 
     @staticmethod
     def default_cfg():
@@ -104,6 +107,14 @@ def test_recipes_merge_in_order_and_flags_and_pairs_come_last(world):
         world, "--config-file", slow, "--seed", "0", "OPTIM.MAX_EPOCH", "4", "OPTIM.LR", "1"
     )
     assert (cfg.OPTIM.MAX_EPOCH, cfg.OPTIM.LR, cfg.SEED) == (4, 1.0, 0)
+
+
+def test_a_recipe_wins_over_the_dataset_file(world):
+    (world / "colours.yaml").write_text(f"{DATASET_YAML}OPTIM: {{LR: 7.0, MOMENTUM: 0.5}}\n")
+
+    cfg = config(world)
+
+    assert (cfg.OPTIM.LR, cfg.OPTIM.MOMENTUM) == (0.01, 0.5)
 
 
 def test_the_run_node_names_recipe_and_dataset_file(world):
@@ -240,28 +251,15 @@ def test_without_a_dataset_the_embedded_one_is_used_and_said(caplog):
     assert path.stem == "toy_objects" and "embedded toy_objects" in caplog.text
 
 
-def test_a_run_without_a_recipe_is_warned_about(caplog):
-    args = make_parser().parse_args(["--trainer", "ZeroshotCLIP", "--dataset", "eurosat"])
-
-    assert cli.find_recipes(args) == []
-
-    assert "No recipe is given" in caplog.text
-    assert "vit_b16.yaml" in caplog.text
-
-
-def test_the_defaults_that_a_trainer_brings_itself_are_named(world, caplog, monkeypatch):
-    monkeypatch.setattr(cli, "CONFIGS", world)
-    folder = world / "trainers" / "EngineDeclaring"
-    folder.mkdir(parents=True)
-    (folder / "published.yaml").touch()
+def test_a_trainer_without_recipes_is_told_of_and_so_are_the_defaults_that_it_brings(caplog):
     args = make_parser().parse_args(["--trainer", "EngineDeclaring", "--dataset", "eurosat"])
 
-    cli.find_recipes(args)
+    with caplog.at_level(logging.INFO):
+        make_config(args)
 
     assert caplog.messages == [
-        "No recipe is given (--config-file YAML): settings are the engine's defaults (but "
-        "OPTIM.MAX_EPOCH: those of the trainer), not published ones. Recipes of EngineDeclaring "
-        f"in {folder}: published.yaml."
+        "EngineDeclaring has no recipe: settings are the engine's defaults (but OPTIM.MAX_EPOCH: "
+        "those of the trainer)."
     ]
 
 
@@ -310,6 +308,19 @@ def test_paths_and_workers_are_no_reason_to_refuse(world):
     first = start(world, "--seed", "1")
 
     assert start(world, "--seed", "1", "DATALOADER.NUM_WORKERS", "3", "VERBOSE", "False") == first
+
+
+def test_runs_record_the_digest_of_what_config_yaml_holds(world):
+    one, two = (start(world, "--seed", seed, output=f"run{seed}") for seed in "12")
+    other = start(world, "--seed", "1", "OPTIM.LR", "0.5", output="other")
+    evaluation = ("--eval-only", "--model-dir", str(world / "other"), "--load-epoch", "2")
+    evaluated = start(world, "--seed", "1", *evaluation, output="eval")
+
+    runs = {"run1": one, "run2": two, "other": other, "eval": evaluated}
+    digests = {name: results["settings_digest"] for name, results in runs.items()}
+    assert digests["run1"] == digests["run2"] != digests["other"] == digests["eval"]
+    for record in load_records([world / name for name in digests]).records:
+        assert settings_digest(settings_of(record)) == record.settings_digest
 
 
 def test_evaluation_gives_the_accuracy_of_the_run_and_trains_nothing(world):

@@ -21,19 +21,28 @@ from test_clip_loading import tiny_open_clip
 import datasets  # noqa: F401
 import trainers  # noqa: F401
 from clip import load_backbone
+from dassl.data.pixels import normalise, unit_pixels
 from dassl.engine import build_trainer
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.run import run
+from dassl.engine.steps.domains import ResizedImages
+from dassl.engine.steps.files import load_network, network_of
+from dassl.modeling.heads import (
+    Student,
+    StudentClassifier,
+    TextHead,
+    build_student,
+    empty_student,
+    import_official,
+)
+from dassl.modeling.networks import full_name
 from dassl.utils import load_checkpoint, read_image
 from tools import export
 from tools.teacher_server import TeacherHandler, TeacherServer
-from trainers.common.deploy import load_deployed, replace_classes
-from trainers.common.dg_data import ResizedImages, normalise_pixels
-from trainers.common.dg_model import StudentClassifier, TextHead, import_official
-from trainers.common.http_teacher import HttpTeacher, ResponseCache
-from trainers.common.step_files import load_network, network_of
-from trainers.common.students import Student, build_student, empty_student, full_name
-from trainers.common.teacher import (
+from trainers.common.teachers.deploy import load_deployed
+from trainers.common.teachers.http import HttpTeacher, ResponseCache
+from trainers.common.teachers.new_classes import replace_classes
+from trainers.common.teachers.teacher import (
     CallableTeacher,
     ClipTeacher,
     Renormalise,
@@ -41,8 +50,11 @@ from trainers.common.teacher import (
     prompt_names,
     prompt_templates,
 )
+from trainers.miro import tap_outputs
+from trainers.naive_kd import kd_losses
 from trainers.vl2v_adip import VL2VAlign
 
+OWN_TEMPLATES = ("DATASET.TEMPLATES", "('a red {}', '{}')")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -139,6 +151,8 @@ def test_distill_refuses_an_align_run_that_is_unfinished_or_of_another_prompt(do
 
     with pytest.raises(ValueError, match="prompt_style 2"):
         step_run(domains, tmp_path / "a", "VL2VDistill", *words, "TRAINER.VL2V.PROMPT_STYLE", "3")
+    with pytest.raises(ValueError, match=r"templates \['a photo of a {}'\]"):
+        step_run(domains, tmp_path / "t", "VL2VDistill", *words, *OWN_TEMPLATES)
     (align / "results.json").unlink()
     with pytest.raises(ValueError, match="no finished run"):
         step_run(domains, tmp_path / "b", "VL2VDistill", *words)
@@ -165,9 +179,38 @@ def test_every_naive_distillation_runs(domains, tmp_path, kind):
     assert asked == (0 if kind == "txt_only" else 4 * 8)
 
 
-@pytest.mark.parametrize("mean", [MEAN, (0.4, 0.5, 0.6)])
-def test_zero_shot_sees_the_images_of_the_protocol(domains, tmp_path, mean):
-    words = ["INPUT.PIXEL_MEAN", str(list(mean)), "MODEL.BACKBONE.NAME", "toy/ViT"]
+def test_the_temperature_of_naive_distillation_divides_both_logits():
+    logits, labels = torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([1])
+    teacher = torch.tensor([[3.0, 1.0, 2.0]])
+
+    losses = kd_losses(logits, labels, teacher, kind="kd_cos", weight=0.5, temperature=2.0)
+
+    student, target = (logits / 2).softmax(-1), (teacher / 2).softmax(-1)
+    expected = -student[0, 1].log() - 0.5 * torch.cosine_similarity(student, target)[0]
+    torch.testing.assert_close(losses["loss"], expected)
+
+
+def test_variances_of_miro_start_where_asked_and_above_their_smallest_value(domains, tmp_path):
+    words = ("TRAINER.MIRO.VAR_INIT", "0.5", "TRAINER.MIRO.VAR_EPS", "0.2")
+    objective = build_trainer(step_config(domains, tmp_path, "MIRO", *words)).objective
+
+    assert objective.b[0].exp().log1p()[0].item() + 0.2 == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="VAR_INIT is 0.1 and VAR_EPS 0.2; expected 0 <= VAR_EPS"):
+        build_trainer(step_config(domains, tmp_path, "MIRO", *words[2:]))
+
+
+@pytest.mark.parametrize(
+    ("trainer", "key", "value"),
+    [("NaiveKD", "TRAINER.NAIVEKD.TEMPERATURE", "0"), ("ERM", "TRAINER.ERM.PROJECTED_WIDTH", "0")],
+)
+def test_a_temperature_or_width_of_zero_is_refused(domains, tmp_path, trainer, key, value):
+    with pytest.raises(ValueError, match=f"{key} is 0"):
+        build_trainer(step_config(domains, tmp_path, trainer, key, value))
+
+
+@pytest.mark.parametrize("norm", ["clip", "imagenet"])
+def test_zero_shot_sees_the_images_of_the_protocol(domains, tmp_path, norm):
+    words = ["INPUT.TEACHER_NORM", norm, "MODEL.BACKBONE.NAME", "toy/ViT"]
     flags = ["--trainer", "ZeroshotCLIP", "--dataset", "domain_folder", "--root", str(domains)]
     flags += ["--target-domains", "paper", "--seed", "1", "--output-dir", str(tmp_path)]
     trainer = build_trainer(make_config(make_parser().parse_args([*flags, *words])))
@@ -176,14 +219,18 @@ def test_zero_shot_sees_the_images_of_the_protocol(domains, tmp_path, mean):
 
     features = trainer.bank.test(items).rows(range(len(items)))
 
-    expected = trainer.clip.encode_image(normalise_pixels(pixels, mean, STD))
+    clip = trainer.clip
+    mean, std = (MEAN, STD) if norm == "imagenet" else (clip.image_mean, clip.image_std)
+    expected = clip.encode_image(normalise(unit_pixels(pixels), mean, std))
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_projected_head_has_512_dimensions(domains, tmp_path):
-    trainer = build_trainer(step_config(domains, tmp_path, "ERM", "TRAINER.ERM.HEAD", "projected"))
+@pytest.mark.parametrize(("words", "width"), [((), 512), (("TRAINER.ERM.PROJECTED_WIDTH", "7"), 7)])
+def test_a_projected_head_has_512_dimensions_or_as_many_as_asked(domains, tmp_path, words, width):
+    words = ("TRAINER.ERM.HEAD", "projected", *words)
+    trainer = build_trainer(step_config(domains, tmp_path, "ERM", *words))
 
-    assert trainer.network.head.weight.shape == (len(CLASSES), 512)
+    assert trainer.network.head.weight.shape == (len(CLASSES), width)
 
 
 def test_white_box_refuses_a_student_that_is_not_the_teacher(domains, tmp_path):
@@ -259,7 +306,7 @@ def test_the_width_is_that_of_what_comes_out(name):
 
 
 def test_a_network_that_gives_no_row_of_features_is_refused():
-    with pytest.raises(ValueError, match="cannot be a student"):
+    with pytest.raises(ValueError, match="not one row of features"):
         build_student("torchvision:convnext_tiny", pretrained=False)
 
 
@@ -267,7 +314,7 @@ def test_a_network_that_gives_no_row_of_features_is_refused():
 def test_a_weight_file_of_something_else_is_refused(tmp_path, model):
     torch.save({"other.weight": torch.zeros(3)}, tmp_path / "other.pth")
 
-    with pytest.raises(ValueError, match=r"other\.pth holds no weights of the student"):
+    with pytest.raises(ValueError, match=r"other\.pth holds no weights of "):
         build_student(model, weights=str(tmp_path / "other.pth"))
 
 
@@ -299,7 +346,7 @@ def test_a_clip_student_is_its_image_tower_and_rebuilds_without_the_clip():
     again.network.load_state_dict(student.network.state_dict())
 
     assert torch.equal(again.eval()(images), student.eval()(images))
-    assert len(student.taps(images)[1]) == 5
+    assert len(tap_outputs(student, images)[1]) == 5
 
 
 @pytest.mark.parametrize("quick_gelu", [True, False])
@@ -357,6 +404,14 @@ def test_prompt_styles_are_those_of_the_official_code():
     assert prompt_names(6, ["dog", "cat"]) == ["0", "1"]
     with pytest.raises(ValueError, match="Style 4"):
         prompt_templates(4)
+
+
+def test_templates_of_the_command_line_replace_those_of_the_prompt_style(domains, tmp_path):
+    trainer = build_trainer(step_config(domains, tmp_path, "VL2VAlign", *OWN_TEMPLATES))
+
+    expected = class_embeddings(make_teacher(), CLASSES, ["a red {}", "{}"])
+    torch.testing.assert_close(trainer.class_texts, expected)
+    assert not torch.allclose(expected, class_embeddings(make_teacher(), CLASSES, ["{}"]))
 
 
 def test_underscores_of_class_names_become_blanks():

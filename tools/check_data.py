@@ -36,6 +36,7 @@ class Report:
 
     name: str
     lines: list[tuple[str, str]] = field(default_factory=list)
+    section: str = ""  # of DATASETS.md
 
     @property
     def is_ready(self) -> bool:
@@ -50,6 +51,11 @@ class Report:
             return f"{self.name}: ready. {self.lines[-1][1]}"
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         return f"{self.name}: not ready. {missing[0]}{more}"
+
+    @property
+    def way_to_get(self) -> str:
+        """Where sources and the expected tree are listed."""
+        return f"DATASETS.md, section {self.section}" if self.section else "DATASETS.md"
 
     def add(self, mark: str, text: str) -> None:
         """Append a line."""
@@ -69,8 +75,8 @@ def check(name: str, root: Path, *, decode: bool = False) -> Report:
     """Look for every piece of a dataset, then read it as a run would."""
     from dassl.data.datasets import DATASET_REGISTRY
 
-    report = Report(name)
     cls = DATASET_REGISTRY.get(known_datasets()[name])
+    report = Report(name, section=getattr(cls, "section", ""))
     has_pieces = hasattr(cls, "pieces")  # a file written for the original has none
     pieces = cls.pieces(root) if has_pieces else []
     if has_pieces and not pieces:
@@ -159,12 +165,12 @@ def decode_all(report: Report, paths: Sequence[str]) -> None:
         report.add("ok", f"all {len(set(paths)):,} images can be read")
 
 
-def way_to_get(name: str) -> str:
+def way_to_get(report: Report) -> str:
     """Where the reader goes from here."""
     from tools.get_data import RECIPES
 
-    fetch = f"python tools/get_data.py {name}, or " if name in RECIPES else ""
-    return f"{fetch}DATASETS.md lists sources and the expected tree."
+    fetch = f"python tools/get_data.py {report.name}, or " if report.name in RECIPES else ""
+    return f"{fetch}{report.way_to_get}: sources and the expected tree."
 
 
 def parse_args(args: Sequence[str] | None) -> argparse.Namespace:
@@ -205,7 +211,7 @@ def main(args: Sequence[str] | None = None) -> int:
         for mark, text in report.lines:
             print(f"  {mark:<8}{text}")
         if not report.is_ready:
-            print(f"  How to get it: {way_to_get(report.name)}")
+            print(f"  How to get it: {way_to_get(report)}")
     return 0 if all(report.is_ready for report in reports) else 1
 
 

@@ -20,7 +20,7 @@ from tabulate import tabulate
 
 from dassl.flags import FlagParser
 from tools.results.records import load_records
-from tools.results.series import group
+from tools.results.series import Key, group, recipe_family
 from tools.results.statistics import Cell
 
 PROTOCOLS = ("fewshot", "zeroshot", "")
@@ -63,7 +63,7 @@ def read_curves(folders: Iterable[Path], metric: str) -> dict[str, list[Curve]]:
         cell = one.cell(metric)
         if cell is not None:
             curve = found[one.key.dataset].setdefault(label, Curve(label))
-            curve.points[one.key.shots if one.key.protocol != "zeroshot" else 0] = _pair(cell)
+            curve.points[_shots(one.key)] = _pair(cell)
     if not found:
         raise ValueError(f"No few-shot or zero-shot run with the metric {metric} under them.")
     ordered = {
@@ -82,26 +82,45 @@ def _pair(cell: Cell) -> tuple[float, float]:
     return cell.mean, cell.std or 0.0
 
 
-def _labels(keys: Sequence) -> list[str]:
-    """Trainer, and what else tells the methods of one figure apart."""
-    by_trainer = defaultdict(set)
-    for key in keys:
-        by_trainer[key.trainer].add((_family(key.recipe), key.backbone, key.rule))
-    labels = []
-    for key in keys:
-        variants = by_trainer[key.trainer]
-        label = key.trainer
-        if len({recipe for recipe, _, _ in variants}) > 1:
-            label += f" {_family(key.recipe)}"
-        if len({backbone for _, backbone, _ in variants}) > 1:
-            label += f" ({key.backbone})"
-        labels.append(f"{label} [selected on test]" if key.rule in RULES_WITH_LABEL else label)
+def _shots(key: Key) -> int:
+    return key.shots if key.protocol != "zeroshot" else 0
+
+
+def _labels(keys: Sequence[Key]) -> list[str]:
+    """Trainer, and what else tells the methods of one figure apart: no point has two values.
+
+    Recipes that differ in their epochs are one curve (CoOp trains 1 and 16 shots for other numbers
+    of epochs), unless two of them were run with equal shots.
+    """
+    recipes = [[recipe_family(key.recipe) for key in keys], [key.recipe for key in keys]]
+    recipes.append([f"{key.recipe} {key.protocol}" for key in keys])
+    for names in recipes:
+        labels = _labels_with(keys, names)
+        if len({(key.dataset, _shots(key), label) for key, label in zip(keys, labels)}) == len(
+            keys
+        ):
+            break
     return labels
 
 
-def _family(recipe: str) -> str:
-    """A recipe without its epochs: CoOp trains rn50_ep50, rn50_ep100 and rn50 as one method."""
-    return "_".join(part for part in recipe.split("_") if not part.removeprefix("ep").isdigit())
+def _labels_with(keys: Sequence[Key], recipes: Sequence[str]) -> list[str]:
+    variants: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+    for key, recipe in zip(keys, recipes):
+        variants[key.trainer].append((recipe, key.backbone, key.rule, key.part))
+    labels = []
+    for key, recipe in zip(keys, recipes):
+        differ = [len(set(values)) > 1 for values in zip(*variants[key.trainer])]
+        label = key.trainer
+        label += f" {recipe}" * differ[0]
+        label += f" ({key.backbone})" * differ[1]
+        label += f" {key.part}" * differ[3]
+        label += f" [{key.settings}]" if key.settings else ""
+        if key.rule in RULES_WITH_LABEL:
+            label += f" [selected on {key.rule}]"
+        elif differ[2]:
+            label += f" [rule {key.rule}]"
+        labels.append(label)
+    return labels
 
 
 def averaged(curves: dict[str, list[Curve]]) -> dict[str, list[Curve]]:

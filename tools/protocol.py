@@ -7,7 +7,7 @@ python tools/protocol.py lodo     --trainer ERM --dataset pacs --recipe rn50
 
 Protocols: fewshot, zeroshot, testtime, base2new, xd, dg, lodo. Finished runs are skipped, an
 interrupted one resumes: give the same command again. Other arguments go to train.py.
-Recipes are found by configs/trainers/<Trainer>/recipes.yaml (format: tools/recipes.py).
+Recipes are found by configs/trainers/<Trainer>/recipes.yaml (format: dassl/config/recipes.py).
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ INSTEAD = {  # what the protocol sets itself -> how to say it
     "--model-dir": SINGLE,
     "--load-epoch": SINGLE,
     "--no-train": SINGLE,
+    "--no-recipe": SINGLE,
     "--resume": "the same command again, which resumes what was interrupted",
 }
 DEFAULT_SHOTS = 16
@@ -98,7 +99,7 @@ def make_parser() -> FlagParser:
     add("--targets", default="", help="xd, dg: data sets to test on")
     add("--domains", default="", help="lodo: the domains to leave out")
     add("--stage", default="", help="lodo: run a staged trainer up to this stage")
-    add("--base-trainer", default="", help="fewshot: train the enhanced base with it first")
+    add("--base-trainer", default="", help="fewshot, xd, dg: train the enhanced base with it first")
     add("--no-zeroshot", action="store_true", help="without the zero-shot rows")
     add(
         "--no-check",
@@ -116,7 +117,7 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
 
     Raises:
         ValueError: arguments that the protocol sets itself, seeds that are no numbers, unknown
-            data sets.
+            data sets, a data folder without a dataset that reads it.
     """
     for word in rest:
         if instead := _set_by_protocol(word):
@@ -126,6 +127,11 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
     if shots < 1:
         raise ValueError(
             f"--shots is {shots}; expected at least 1. Training on all images: train.py."
+        )
+    if not args.dataset and args.root != Request.root:
+        raise ValueError(
+            f'The data folder is "{args.root}" (DATA or --root), but no dataset is named, and the '
+            "toy sets do not read it. Name one, --dataset NAME (DATASETS.md lists them)."
         )
     try:
         seeds = tuple(int(word) for word in _words(args.seeds))
@@ -258,7 +264,7 @@ def check(request: Request, runs: Sequence[Run], launcher: Launcher) -> int:
     others = sorted({run.backbone for run in named if run.backbone} - set(own))
     words = ["--root", request.root, "--output", str(request.output)]
     words += ["--datasets", *datasets, "--backbones", *own, "--zeroshot-backbones", *others]
-    checked = [run.arguments(linked=False) for run in runs if not run.tolerant]
+    checked = [run.arguments(linked=run.is_linked) for run in runs if not run.tolerant]
     words += ["--runs", json.dumps(checked)]
     return launcher.call("tools/protocols/preflight.py", words)
 

@@ -32,6 +32,8 @@ import tools.protocol as tools_protocol
 from dassl.flags import FlagParser
 from tools.protocols.launcher import Launcher
 from tools.protocols.plan import KEY, Request, Run, make_plan
+from tools.results.records import load_records
+from tools.results.series import group
 
 PROTOCOLS = ("fewshot", "lodo")
 CLASSES = ("all", "base")
@@ -56,7 +58,14 @@ class Setting:
 
     @property
     def is_complete(self) -> bool:
-        return all(run.results() for run in self.runs)
+        return all(run.results() for run in self.runs) and not self.mixed
+
+    @property
+    def mixed(self) -> str:
+        """The settings in which its finished runs differ, or "": such runs are no seeds of one."""
+        folders = [run.output_dir for run in self.runs if run.results()]
+        series = group(load_records(folders).records, all_splits=True) if folders else []
+        return "; ".join(dict.fromkeys(item.key.settings for item in series if item.key.settings))
 
     @property
     def options(self) -> str:
@@ -134,6 +143,7 @@ def table(settings: Sequence[Setting]) -> str:
         mean = f"{statistics.mean(scores):.2f}" if scores else "failed"
         mean += f" ± {statistics.pstdev(scores):.2f}" if len(scores) > 1 else ""
         mark = "best" if setting is best else "" if setting.is_complete else "incomplete"
+        mark = f"settings differ: {setting.mixed}" if setting.mixed else mark
         rows.append([*setting.values.values(), mean, len(scores), mark])
     head = [*settings[0].values, "validation accuracy", "seeds", ""]
     text = tabulate(rows, head, disable_numparse=True)
@@ -174,8 +184,7 @@ def make_request(protocol: str, words: Sequence[str], classes: str = CLASSES[0])
     taken = [word for word in words if word in TAKEN]
     if taken:
         raise ValueError(f"{', '.join(taken)}: the sweep sets this itself.")
-    toy = [] if "--dataset" in words or protocol == "fewshot" else ["--dataset", "toy_domains"]
-    args, rest = tools_protocol.parse_args([protocol, "--no-zeroshot", *toy, *words])
+    args, rest = tools_protocol.parse_args([protocol, "--no-zeroshot", *words])
     args.output = Path(args.output) / "sweep"
     requests = tools_protocol.make_requests(args, rest)
     if len(requests) != 1 or len(requests[0].datasets) != 1:

@@ -24,10 +24,11 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from dassl.config import get_cfg_default
+from dassl.config.pixels import IMAGENET_MEAN, IMAGENET_STD
+from dassl.data.pixels import normalise, unit_pixels
 from dassl.flags import FlagParser
-from trainers.common.dg_data import normalise_pixels
-from trainers.common.teacher import NORMS, Teacher, build_teacher
+from trainers.common.teachers.build import NORMS, build_teacher
+from trainers.common.teachers.teacher import Teacher
 
 logger = logging.getLogger("teacher_server")
 LARGEST_BODY = 256 * 2**20  # bytes
@@ -103,9 +104,9 @@ class TeacherServer(ThreadingHTTPServer):
             if path == "/text":
                 return self.teacher.encode_text(list(body["texts"])).tolist()
             if path == "/image":
-                images = [_pixels(item) for item in body["images"]]
-                pixels = normalise_pixels(torch.stack(images), self.mean, self.std)
-                return self.teacher.encode_image(pixels).tolist()
+                pixels = unit_pixels(torch.stack([_pixels(item) for item in body["images"]]))
+                images = normalise(pixels, self.mean, self.std)
+                return self.teacher.encode_image(images).tolist()
         raise ValueError(f"no address {path}; there are /info, /image and /text")
 
 
@@ -123,8 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=8008)
     parser.add_argument("--norm", choices=NORMS, default="imagenet")
     args = parser.parse_args(argv)
-    node = get_cfg_default().INPUT
-    mean, std = node.PIXEL_MEAN, node.PIXEL_STD
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
     device = "cuda" if torch.cuda.is_available() else "cpu"
     teacher = build_teacher(
         args.backbone, device=device, scale=100.0, norm=args.norm, mean=mean, std=std

@@ -1,8 +1,15 @@
-"""The methods. Importing this package registers every trainer."""
+"""The methods. Importing this package registers every trainer.
 
-import importlib
-import pkgutil
+A file that was put here and cannot be imported is named and left out; asking for its trainer gives
+the error. Modules that other repositories' files import under another name are in ``compat``.
+"""
 
-for _module in pkgutil.iter_modules(__path__):
-    if not _module.ispkg:
-        importlib.import_module(f"{__name__}.{_module.name}")
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils.plugins import import_files
+
+from . import compat
+from .common import networks as _networks  # noqa: F401  registers CLIP's towers and toy networks
+
+_here = list(__path__)
+__path__ += compat.__path__  # searched last: a file of that name in this folder comes first
+import_files(__name__, _here, TRAINER_REGISTRY, skip=("common", "compat"))

@@ -14,17 +14,25 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import at_least
+from dassl.config import Condition, at_least, never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import STORED_VIEWS
+from dassl.features.rows import FeatureView
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
+from trainers.common.checkpoints import select_rows
 from trainers.common.feature_trainer import FeatureLoader
-from trainers.common.feature_view import FeatureView
-from trainers.common.loading import select_rows
-from trainers.common.prompts import template_features
-from trainers.common.templates import ensemble_templates
+from trainers.common.text.encode import template_features
+from trainers.common.text.templates import ensemble_templates
 
 CONSTRAINTS = ("none", "l2")
+OTHER_STARTS = {  # of the official code's trainer, which holds further methods
+    "TR": "TaskRes",
+    "TRenh": "TaskRes with --enhanced-base",
+    "ClipA": "CLIPAdapter",
+    "TipA": "TipAdapter",
+    "TipA-f-": "TipAdapterF",
+}
 
 
 class Prototypes(Method):
@@ -44,7 +52,7 @@ class Prototypes(Method):
         super().__init__()
         if constraint not in CONSTRAINTS:
             raise ValueError(
-                f"TRAINER.CLAP.CONSTRAINT is {constraint!r}; expected {' or '.join(CONSTRAINTS)}."
+                f"The key CONSTRAINT is {constraint!r}; expected {' or '.join(CONSTRAINTS)}."
             )
         self.constraint = constraint
         self.register_buffer("base_text_features", base_text_features)
@@ -135,6 +143,7 @@ class CLAP(FeatureTrainer):
     ranges = {
         "TRAINER.CLAP.VIEWS": at_least(1),
     }
+    takes_shots = True
 
     @staticmethod
     def default_cfg() -> CfgNode:
@@ -143,6 +152,17 @@ class CLAP(FeatureTrainer):
         node.VIEWS = 20  # augmented views of each shot, encoded once
         node.PREC = "fp32"  # fp32 | amp | fp16
         return CN({"TRAINER": CN({"CLAP": node})})
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        views = cfg.TRAINER[self.node].VIEWS
+        if views < 1:
+            raise ValueError(f"TRAINER.{self.node}.VIEWS is {views}; expected >= 1.")
+
+    @classmethod
+    def view_conditions(cls) -> list[Condition]:
+        stored = never(STORED_VIEWS, "it stores TRAINER.CLAP.VIEWS views of every shot")
+        return [stored, *super().view_conditions()]
 
     @property
     def view_mode(self) -> str:
@@ -154,7 +174,8 @@ class CLAP(FeatureTrainer):
         features = template_features(
             clip, classnames, ensemble_templates(cfg), replace_underscores=False
         )
-        return Prototypes(features.mean(dim=0).float(), constraint=cfg.TRAINER.CLAP.CONSTRAINT)
+        constraint = cfg.TRAINER[cls.node].CONSTRAINT
+        return Prototypes(features.mean(dim=0).float(), constraint=constraint)
 
     @classmethod
     def class_words(cls, cfg: CfgNode, classname: str) -> str:
@@ -177,7 +198,7 @@ class CLAP(FeatureTrainer):
             shuffle_seed=self.run_seed,
             drop_last=len(items) >= size,
         )
-        loader.views, loader.view = self.settings.VIEWS, open_views
+        loader.views = self.settings.VIEWS
         return loader
 
     def before_train(self) -> None:
@@ -188,8 +209,8 @@ class CLAP(FeatureTrainer):
     @torch.no_grad()
     def multipliers(self) -> Tensor:
         """lambda (C,) over all VIEWS * N training rows."""
-        items = self.train_loader_x.items
-        stored = self.train_loader_x.view()
+        items = self.shots
+        stored = self.bank.train(items, views=self.settings.VIEWS)
         labels = torch.tensor([item.label for item in items], device=self.device)
         sums = torch.zeros(self.num_classes, device=self.device)
         counts = torch.zeros_like(sums)
@@ -199,3 +220,31 @@ class CLAP(FeatureTrainer):
                 probabilities = self.method.zero_shot_confidence(self.clip, raw)
                 class_multipliers(probabilities, labels[rows], sums, counts)
         return sums / counts.clamp(min=1)
+
+
+@TRAINER_REGISTRY.register()
+class ADAPTER(CLAP):
+    """The official name of CLAP, with the official code's node."""
+
+    node = "ADAPTER"
+    ranges = {"TRAINER.ADAPTER.VIEWS": at_least(1)}
+
+    @staticmethod
+    def default_cfg() -> CfgNode:
+        node = CLAP.default_cfg().TRAINER.CLAP
+        node.INIT = "ZS"  # start of the prototypes: the zero-shot classifier
+        node.ENHANCED_BASE = "none"  # none only: the start comes from the backbone itself
+        return CN({"TRAINER": CN({"ADAPTER": node})})
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        node = cfg.TRAINER.ADAPTER
+        if node.INIT != "ZS":
+            other = OTHER_STARTS.get(node.INIT)
+            hint = f" For {node.INIT}, use --trainer {other}." if other else ""
+            raise ValueError(f"TRAINER.ADAPTER.INIT is {node.INIT!r}; expected ZS.{hint}")
+        if node.ENHANCED_BASE != "none":
+            raise ValueError(
+                f"TRAINER.ADAPTER.ENHANCED_BASE is {node.ENHANCED_BASE!r}; expected none. Enhanced "
+                "bases are those of TaskRes: --trainer TaskRes --enhanced-base PATH."
+            )

@@ -15,9 +15,10 @@ from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.selection import selection_rule
 from trainers.common import FeatureTrainer, Method
-from trainers.common.prompts import template_features
-from trainers.common.templates import single_template
+from trainers.common.text.encode import template_features
+from trainers.common.text.templates import single_template
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class CLIPAdapter(FeatureTrainer):
                 raise ValueError(
                     f"TRAINER.CLIPADAPTER.RATIO and SEARCH_RATIO hold {ratio}; expected 0 to 1."
                 )
-        if node.SEARCH_RATIO and cfg.TEST.SELECT_ON == "last":
+        if node.SEARCH_RATIO and selection_rule(cfg) == "last":
             raise ValueError(
                 "TRAINER.CLIPADAPTER.SEARCH_RATIO compares ratios on labelled images; that needs "
                 "TEST.SELECT_ON val (or test, which is marked in every table)."

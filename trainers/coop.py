@@ -10,9 +10,12 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import no_templates, words_are_shared, words_give_length
 from trainers.common import FeatureTrainer, Method
-from trainers.common.prompts import ContextPrompt
+from trainers.common.text.learned import ContextPrompt
+from trainers.compat import load_clip_to_cpu  # noqa: F401  for files that import it from here
 
 
 class CoOpPrompt(ContextPrompt):
@@ -37,6 +40,11 @@ class CoOp(FeatureTrainer):
         node.PREC = "amp"  # fp32 | fp16 | amp
         node.CLASS_TOKEN_POSITION = "end"  # end | middle | front
         return CN({"TRAINER": CN({"COOP": node})})
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        words = words_give_length("COOP"), words_are_shared("COOP")
+        return [*words, no_templates(), *super().conditions()]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

@@ -11,22 +11,17 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
+from dassl.config import Condition, only_if
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.steps.stages import StagedTrainer
+from dassl.engine.steps.trainer import StepTrainer, step_cfg
+from dassl.modeling.heads import Objective, StudentClassifier, TextHead
+from dassl.modeling.networks import full_name
 from dassl.utils import did_you_mean
-from trainers.common.dg_model import StudentClassifier, TextHead
-from trainers.common.objective import Objective
-from trainers.common.staged import StagedTrainer
-from trainers.common.step_trainer import StepTrainer, step_cfg
-from trainers.common.students import full_name
-from trainers.common.teacher import (
-    build_teacher,
-    class_embeddings,
-    prompt_names,
-    prompt_templates,
-)
+from trainers.common.teachers.build import build_teacher
+from trainers.common.teachers.teacher import class_embeddings, prompt_names, run_templates
 
 HEADS = ("linear", "projected", "text")
-PROJECTED_WIDTH = 512  # D of the capacity control, erm_prj
 
 
 class CrossEntropy(Objective):
@@ -45,9 +40,10 @@ def erm_cfg() -> CfgNode:
     """The nodes that ERM, LP and LPFT share."""
     cfg = step_cfg()
     node = cfg.TRAINER.ERM = CN()
-    # linear: Lin(S) | projected: Lin(P(S)), P affine to 512 | text: CLIP's own texts (clip:
-    # students), all of it trained
+    # linear: Lin(S) | projected: Lin(P(S)), P affine | text: CLIP's own texts (clip: students), all
+    # of it trained
     node.HEAD = "linear"
+    node.PROJECTED_WIDTH = 512  # projected: outputs of P, the capacity control (erm_prj)
     node.PROMPT_STYLE = 2  # text: see TRAINER.VL2V.PROMPT_STYLE
     return cfg
 
@@ -56,17 +52,28 @@ def erm_cfg() -> CfgNode:
 class ERM(StepTrainer):
     """All of the student and its head learn by cross-entropy."""
 
+    takes_networks = ("student", "teacher")  # the teacher's texts start the text head
     trained_parts = ("student", "projection", "head")
     default_cfg = staticmethod(erm_cfg)
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        style = only_if("TRAINER.ERM.PROMPT_STYLE", "TRAINER.ERM.HEAD", "text")
+        return [style, *super().conditions()]
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         head = cfg.TRAINER.ERM.HEAD
         if head not in HEADS:
             raise ValueError(f'TRAINER.ERM.HEAD is "{head}". {did_you_mean(head, HEADS)}')
-        prompt_templates(cfg.TRAINER.ERM.PROMPT_STYLE)
+        width = cfg.TRAINER.ERM.PROJECTED_WIDTH
+        if width < 1:
+            raise ValueError(f"TRAINER.ERM.PROJECTED_WIDTH is {width}; expected at least 1.")
+        run_templates(cfg, cfg.TRAINER.ERM.PROMPT_STYLE)
+        if self.has_given_student or head != "text":
+            return
         student = full_name(cfg.MODEL.BACKBONE.NAME)
-        if head == "text" and not student.startswith("clip:"):
+        if not student.startswith("clip:"):
             raise ValueError(
                 f"TRAINER.ERM.HEAD text starts from CLIP's class texts, so that the student must "
                 f"be a CLIP image tower; MODEL.BACKBONE.NAME is {student}. Set it to clip:ViT-B/16."
@@ -74,14 +81,14 @@ class ERM(StepTrainer):
 
     def build_projection(self, student_width: int) -> nn.Module:
         if self.cfg.TRAINER.ERM.HEAD == "projected":
-            return nn.Linear(student_width, PROJECTED_WIDTH)
+            return nn.Linear(student_width, self.cfg.TRAINER.ERM.PROJECTED_WIDTH)
         return nn.Identity()
 
     def build_head(self, width: int) -> nn.Module:
         cfg = self.cfg
         if cfg.TRAINER.ERM.HEAD != "text":
             return super().build_head(width)
-        teacher = build_teacher(
+        teacher = self.given_networks.get("teacher") or build_teacher(
             cfg.MODEL.BACKBONE.WEIGHTS or full_name(cfg.MODEL.BACKBONE.NAME).split(":", 1)[1],
             device=self.device,
             scale=1.0,
@@ -90,7 +97,7 @@ class ERM(StepTrainer):
             std=cfg.INPUT.PIXEL_STD,
         )
         style = cfg.TRAINER.ERM.PROMPT_STYLE
-        names, templates = prompt_names(style, self.classnames), prompt_templates(style)
+        names, templates = prompt_names(style, self.classnames), run_templates(cfg, style)
         return TextHead(class_embeddings(teacher, names, templates), teacher.scale)
 
     def build_objective(self) -> CrossEntropy:

@@ -11,11 +11,13 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import no_templates, words_are_few
 from trainers.common import ClipTrainer, Method
-from trainers.common.independent_prompts import IndependentPrompts, VisualPrompt
-from trainers.common.prompts import zero_shot_classifier
-from trainers.common.templates import DEFAULT_TEMPLATE, check_templates
+from trainers.common.text.encode import zero_shot_classifier
+from trainers.common.text.independent_prompts import IndependentPrompts, VisualPrompt
+from trainers.common.text.templates import check_templates
 
 
 @TRAINER_REGISTRY.register()
@@ -38,6 +40,20 @@ class IVLP(ClipTrainer):
         return CN({"TRAINER": CN({"IVLP": node})})
 
     @classmethod
+    def conditions(cls) -> list[Condition]:
+        depth = "TRAINER.IVLP.PROMPT_DEPTH_VISION"
+        return [
+            words_are_few("IVLP", "N_CTX_TEXT"),
+            Condition(
+                ("TRAINER.IVLP.N_CTX_VISION",),
+                lambda cfg: cfg.TRAINER.IVLP.PROMPT_DEPTH_VISION > 0,
+                f"the image tower has no prompts, {depth} is 0",
+            ),
+            no_templates(),
+            *super().conditions(),
+        ]
+
+    @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
         node = cfg.TRAINER.IVLP
         return IndependentPrompts(
@@ -54,7 +70,7 @@ class IVLP(ClipTrainer):
 
 @TRAINER_REGISTRY.register()
 class VPT(ClipTrainer):
-    """Trains prompts of the image tower by cross-entropy; "a photo of a {}." stays fixed."""
+    """Trains prompts of the image tower by cross-entropy; the sentence of a class stays fixed."""
 
     node = "VPT"
     model_name = "VLPromptLearner"
@@ -64,6 +80,7 @@ class VPT(ClipTrainer):
     def default_cfg() -> CfgNode:
         node = CN()
         node.N_CTX_VISION = 8  # prompt tokens of the image tower
+        node.CTX_INIT = "a photo of a"  # words before the class name; DATASET.TEMPLATES replace it
         node.PREC = "amp"  # fp32 | amp | fp16
         node.PROMPT_DEPTH_VISION = 12  # image blocks with prompts, the input counted
         return CN({"TRAINER": CN({"VPT": node})})
@@ -71,7 +88,8 @@ class VPT(ClipTrainer):
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
         node = cfg.TRAINER.VPT
-        templates = [DEFAULT_TEMPLATE]
+        sentence = f"{node.CTX_INIT} {{}}.".lstrip()
+        templates = check_templates([sentence], given_as="TRAINER.VPT.CTX_INIT")
         if cfg.DATASET.TEMPLATES:
             templates = check_templates(cfg.DATASET.TEMPLATES)
         return VisualPrompt(

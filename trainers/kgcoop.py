@@ -12,11 +12,13 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import at_least
+from dassl.config import Condition, at_least, never
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import words_are_shared, words_give_length
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
-from trainers.common.prompts import ContextPrompt, zero_shot_classifier
-from trainers.common.templates import check_templates, dataset_template
+from trainers.common.text.encode import zero_shot_classifier
+from trainers.common.text.learned import ContextPrompt
+from trainers.common.text.templates import check_templates, dataset_template
 
 CONTEXT_WORDS = "a photo of a"  # spec prompt_baselines 2: for every dataset
 
@@ -81,6 +83,15 @@ class KgCoOp(FeatureTrainer):
         node.CLASS_TOKEN_POSITION = "end"  # end only
         node.ALPHA = 1.0  # in the official node, without effect
         return CN({"TRAINER": CN({"COOP": node})})
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [
+            words_give_length("COOP", off="False"),
+            words_are_shared("COOP", off="False"),
+            never("TRAINER.COOP.ALPHA", "the official code declares it and does not read it"),
+            *super().conditions(),
+        ]
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)

@@ -14,17 +14,17 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import at_least
+from dassl.config import Condition, at_least, only_if
 from dassl.data.datasets import build_dataset
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import no_templates, words_give_length
 from trainers.common import ClipTrainer, Method, cross_entropy_losses, scaled_cosines
-from trainers.common.loading import picked_state
-from trainers.common.prompts import ContextPrompt, template_features
-from trainers.common.templates import check_templates, template_lists
+from trainers.common.checkpoints import picked_state
+from trainers.common.text.encode import template_features
+from trainers.common.text.learned import ContextPrompt
+from trainers.common.text.templates import check_templates, template_lists
 
 NOISE_PROBABILITY, NOISE = 0.5, 0.05  # of the hand-written features, spec prompt_baselines 6
-NORM_LR = 0.1  # learning rate of the LayerNorms, relative to OPTIM.LR
-MAX_GRADIENT_NORM = 1.0  # with PREC amp
 LEARNER = "prompt_learner."  # prefixes in official files
 OFFICIAL_BLOCKS = "image_encoder.transformer.resblocks."
 NORMS = "vision_norms."
@@ -111,20 +111,13 @@ class LASPPrompt(ContextPrompt):
 
     def losses(self, clip: CLIP, raw_image_features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Total "loss" and its parts "loss_ce" and "loss_tt" (not weighted)."""
-        noise = self.draw_noise() if self.weight else None
-        return self.losses_with(clip, raw_image_features, labels, noise=noise)
-
-    def losses_with(
-        self, clip: CLIP, raw_image_features: Tensor, labels: Tensor, *, noise: Tensor | None
-    ) -> dict[str, Tensor]:
-        """``losses`` for a given noise (M, A, D), or none."""
         text_features = self.all_text_features(clip)
         image_features = self.image_features(raw_image_features)
         logits = self.logits(clip, image_features, text_features[: self.count])
         losses = cross_entropy_losses(logits, labels)
         if not self.weight:
             return losses
-        distance = self.text_to_text(clip, text_features, noise)
+        distance = self.text_to_text(clip, text_features, self.draw_noise())
         total = losses["loss"] + self.weight * distance
         return {**losses, "loss": total, "loss_ce": losses["loss"], "loss_tt": distance}
 
@@ -209,8 +202,36 @@ class LASP(ClipTrainer):
         node.ENABLE_CORRECTION = False  # learn w; the recipes set True
         node.TRAIN_W = True  # False keeps w at 0
         node.FINETUNE_VIT_LN = True  # tune the LayerNorms of the image blocks
+        node.LN_LR_MULT = 0.1  # learning rate of these LayerNorms, relative to OPTIM.LR
+        node.GRAD_CLIP = 1.0  # global norm that gradients are clipped to, with PREC amp only
         dataset = CN({"INCLUDE_ALL_CLASSES": False})  # LASP-V: new names compete in training
         return CN({"TRAINER": CN({"LASP": node}), "DATASET": dataset})
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        node = "TRAINER.LASP"
+        return [
+            words_give_length("LASP"),
+            only_if((f"{node}.LASP_PROMPTS", f"{node}.LASP_LOSS_WEIGHT"), f"{node}.ENABLE", True),
+            Condition(
+                (f"{node}.LASP_PROMPTS",),
+                lambda cfg: cfg.TRAINER.LASP.LASP_LOSS_WEIGHT != 0,
+                f"{node}.LASP_LOSS_WEIGHT is 0",
+            ),
+            only_if(f"{node}.TRAIN_W", f"{node}.ENABLE_CORRECTION", True),
+            Condition(
+                ("DATASET.INCLUDE_ALL_CLASSES",),
+                lambda cfg: cfg.DATASET.SUBSAMPLE_CLASSES != "all",
+                "no class is left out, DATASET.SUBSAMPLE_CLASSES is all",
+            ),
+            no_templates("its templates are TRAINER.LASP.LASP_PROMPTS"),
+            Condition(
+                ("OPTIM.STAGED_LR",),
+                lambda cfg: not cfg.TRAINER.LASP.FINETUNE_VIT_LN,
+                "the LayerNorms have a learning rate of their own (TRAINER.LASP.FINETUNE_VIT_LN)",
+            ),
+            *super().conditions(),
+        ]
 
     @property
     def needs_vit(self) -> bool:
@@ -221,6 +242,11 @@ class LASP(ClipTrainer):
         super().check_cfg(cfg)
         if cfg.TRAINER.LASP.LASP_PROMPTS:
             check_templates(cfg.TRAINER.LASP.LASP_PROMPTS, given_as="TRAINER.LASP.LASP_PROMPTS")
+        for key in ("LN_LR_MULT", "GRAD_CLIP"):
+            if cfg.TRAINER.LASP[key] <= 0:
+                raise ValueError(
+                    f"TRAINER.LASP.{key} is {cfg.TRAINER.LASP[key]}; expected a number above 0."
+                )
 
     @classmethod
     def build_method(
@@ -254,21 +280,27 @@ class LASP(ClipTrainer):
         return self.build_method(self.cfg, self.clip, self.classnames, self.extra_names())
 
     def extra_names(self) -> list[str]:
-        """Class names that DATASET.SUBSAMPLE_CLASSES left out, in the dataset's order."""
+        """Class names of the dataset outside this run's, in the dataset's order."""
+        own = set(self.classnames)
+        return [name for name in self._all_classnames() if name not in own]
+
+    def _all_classnames(self) -> list[str]:
+        """Names without the choice of DATASET.SUBSAMPLE_CLASSES."""
+        if self.given_data:
+            return self.dm.dataset.all_classnames
         if self.cfg.DATASET.SUBSAMPLE_CLASSES == "all":
-            return []
+            return self.classnames
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.DATASET.SUBSAMPLE_CLASSES, cfg.VERBOSE = "all", False
-        own = set(self.classnames)
-        return [name for name in build_dataset(cfg).classnames if name not in own]
+        return build_dataset(cfg).classnames
 
     def param_groups(self) -> list[dict] | None:
-        """LayerNorms at a tenth of the learning rate, then everything else."""
-        return lasp_groups(self.method, self.cfg.OPTIM.LR)
+        """LayerNorms at a share of the learning rate, then everything else."""
+        return lasp_groups(self.method, self.cfg.OPTIM.LR * self.settings.LN_LR_MULT)
 
     def optimise(self, loss: Tensor) -> None:
-        """One step; with PREC amp gradients are clipped to a global norm of 1."""
+        """One step; with PREC amp gradients are clipped to the global norm GRAD_CLIP."""
         if self.settings.PREC != "amp":
             super().optimise(loss)
             return
@@ -276,7 +308,7 @@ class LASP(ClipTrainer):
         self.optim.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optim)
-        nn.utils.clip_grad_norm_(self.method.parameters(), MAX_GRADIENT_NORM)
+        nn.utils.clip_grad_norm_(self.method.parameters(), self.settings.GRAD_CLIP)
         self.scaled_step()
 
     def evaluation_text(self) -> Tensor:
@@ -287,10 +319,10 @@ class LASP(ClipTrainer):
         return self.method.all_text_features(self.clip, self.num_classes)
 
 
-def lasp_groups(method: LASPPrompt, lr: float) -> list[dict] | None:
-    """Optimiser groups: LayerNorms at lr / 10 first; None where no LayerNorm is tuned."""
+def lasp_groups(method: LASPPrompt, norm_lr: float) -> list[dict] | None:
+    """Optimiser groups: LayerNorms at norm_lr first; None where no LayerNorm is tuned."""
     norms = list(method.vision_norms.parameters())
     if not norms:
         return None
     others = [p for name, p in method.named_parameters() if not name.startswith(NORMS)]
-    return [{"params": norms, "lr": lr * NORM_LR}, {"params": others}]
+    return [{"params": norms, "lr": norm_lr}, {"params": others}]

@@ -12,11 +12,14 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import no_templates, words_are_few
 from trainers.common import ClipTrainer, Method
-from trainers.common.deep_prompts import ImagePromptHook, TextPromptHook
-from trainers.common.loading import picked_state
-from trainers.common.prompts import ContextPrompt, encode_prompts
+from trainers.common.checkpoints import picked_state
+from trainers.common.text.deep_prompts import ImagePromptHook, TextPromptHook
+from trainers.common.text.encode import encode_prompts
+from trainers.common.text.learned import ContextPrompt
 
 
 class MaPLePrompt(ContextPrompt):
@@ -116,6 +119,10 @@ class MaPLe(ClipTrainer):
         node.PREC = "amp"  # fp32 | amp | fp16
         node.PROMPT_DEPTH = 9  # blocks with prompts, the input counted
         return CN({"TRAINER": CN({"MAPLE": node})})
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [words_are_few("MAPLE", "N_CTX"), no_templates(), *super().conditions()]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

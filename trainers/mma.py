@@ -14,10 +14,13 @@ from yacs.config import CfgNode as CN
 
 from clip import tokenize
 from clip.model import CLIP, BlockView, TowerHook
+from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import no_templates
 from trainers.common import ClipTrainer, Method
-from trainers.common.class_words import words_of
-from trainers.common.prompts import FrozenPrompts, common_prefix_length
+from trainers.common.text.class_words import words_of
+from trainers.common.text.encode import common_prefix_length
+from trainers.common.text.learned import FrozenPrompts
 
 
 class _ScaleGradient(torch.autograd.Function):
@@ -218,6 +221,11 @@ class MMA(ClipTrainer):
         node.ADAPTER_DIM = 32  # width of the bottleneck
         node.ADAPTER_SCALE = 0.1  # s; the recipes set 0.001
         return CN({"TRAINER": CN({"MMADAPTER": node})})
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        words = "the words before a class name are TRAINER.MMADAPTER.TEXT_CTX_INIT"
+        return [no_templates(words), *super().conditions()]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

@@ -9,20 +9,29 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
+from dassl.config import Condition, only_if
 from dassl.engine import TRAINER_REGISTRY
+from dassl.modeling.heads import Objective, StudentClassifier, TextHead
 from dassl.utils import did_you_mean
-from trainers.common.dg_model import StudentClassifier, TextHead
-from trainers.common.distill_trainer import DistillTrainer, distill_cfg, distillation_losses
-from trainers.common.objective import Objective
-from trainers.common.teacher import Teacher
+from trainers.common.teachers.distill_trainer import (
+    DistillTrainer,
+    distill_cfg,
+    distillation_losses,
+)
+from trainers.common.teachers.teacher import Teacher
 
 LOGIT_LOSSES = ("kd_kl", "kd_cos")  # a linear head, CE plus a term on class probabilities
 EMBEDDING_LOSSES = {"img_only": 1.0, "txt_only": 0.0, "one_stage": None}  # lam of section 2
-TEMPERATURE = 0.1  # tau of the official code; divides the scaled logits of the teacher as well
 
 
 def kd_losses(
-    logits: Tensor, labels: Tensor, teacher_logits: Tensor, *, kind: str, weight: float
+    logits: Tensor,
+    labels: Tensor,
+    teacher_logits: Tensor,
+    *,
+    kind: str,
+    weight: float,
+    temperature: float,
 ) -> dict[str, Tensor]:
     """Cross-entropy plus agreement with the teacher's class probabilities.
 
@@ -36,8 +45,9 @@ def kd_losses(
         teacher_logits: z_T (B, C), scaled.
         kind: kd_cos | kd_kl.
         weight: lam.
+        temperature: tau; divides the scaled logits of the teacher as well.
     """
-    student, teacher = logits / TEMPERATURE, (teacher_logits / TEMPERATURE).softmax(dim=-1)
+    student, teacher = logits / temperature, (teacher_logits / temperature).softmax(dim=-1)
     label = F.cross_entropy(student, labels)
     if kind == "kd_cos":
         agreement = -F.cosine_similarity(student.softmax(dim=-1), teacher, dim=-1).mean()
@@ -59,13 +69,23 @@ class NaiveKDObjective(Objective):
         class_texts: (C, D) unit rows.
         kind: a name of LOGIT_LOSSES or EMBEDDING_LOSSES.
         weight: lam.
+        temperature: tau of LOGIT_LOSSES.
     """
 
-    def __init__(self, teacher: Teacher, class_texts: Tensor, *, kind: str, weight: float) -> None:
+    def __init__(
+        self,
+        teacher: Teacher,
+        class_texts: Tensor,
+        *,
+        kind: str,
+        weight: float,
+        temperature: float,
+    ) -> None:
         self.teacher = teacher
         self.teacher_head = TextHead(class_texts, teacher.scale).requires_grad_(False)
         self.kind = kind
         self.weight = weight
+        self.temperature = temperature
 
     def outputs(self, network: StudentClassifier, images: Tensor) -> tuple[Tensor, ...]:
         """z and z_T (B, C); for losses on embeddings p and F_I (B, D)."""
@@ -81,7 +101,14 @@ class NaiveKDObjective(Objective):
         """Of the named kind."""
         student, teacher = outputs
         if self.kind in LOGIT_LOSSES:
-            return kd_losses(student, labels, teacher, kind=self.kind, weight=self.weight)
+            return kd_losses(
+                student,
+                labels,
+                teacher,
+                kind=self.kind,
+                weight=self.weight,
+                temperature=self.temperature,
+            )
         weight = EMBEDDING_LOSSES[self.kind]
         return distillation_losses(
             student,
@@ -100,9 +127,18 @@ class NaiveKD(DistillTrainer):
     @staticmethod
     def default_cfg() -> CfgNode:
         cfg = distill_cfg(stages=())
-        # kd_kl | kd_cos | img_only | txt_only | one_stage
-        cfg.TRAINER.NAIVEKD = CN({"LOSS": "kd_kl"})
+        node = cfg.TRAINER.NAIVEKD = CN()
+        node.LOSS = "kd_kl"  # kd_kl | kd_cos | img_only | txt_only | one_stage
+        node.TEMPERATURE = 0.1  # tau of kd_kl and kd_cos, above 0
         return cfg
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        weighted = [kind for kind, weight in EMBEDDING_LOSSES.items() if weight is None]
+        return [
+            only_if("TRAINER.VL2V.LAMBDA", "TRAINER.NAIVEKD.LOSS", *LOGIT_LOSSES, *weighted),
+            *super().conditions(),
+        ]
 
     @property
     def kind(self) -> str:
@@ -118,6 +154,11 @@ class NaiveKD(DistillTrainer):
         known, kind = (*LOGIT_LOSSES, *EMBEDDING_LOSSES), cfg.TRAINER.NAIVEKD.LOSS
         if kind not in known:
             raise ValueError(f'TRAINER.NAIVEKD.LOSS is "{kind}". {did_you_mean(kind, known)}')
+        temperature = cfg.TRAINER.NAIVEKD.TEMPERATURE
+        if temperature <= 0:
+            raise ValueError(
+                f"TRAINER.NAIVEKD.TEMPERATURE is {temperature}; expected a number above 0."
+            )
 
     def build_projection(self, student_width: int) -> nn.Module:
         if self.kind in LOGIT_LOSSES:
@@ -135,6 +176,7 @@ class NaiveKD(DistillTrainer):
             self.class_texts,
             kind=self.kind,
             weight=self.cfg.TRAINER.VL2V.LAMBDA,
+            temperature=self.cfg.TRAINER.NAIVEKD.TEMPERATURE,
         )
         objective.teacher_head.to(self.device)
         return objective

@@ -14,11 +14,13 @@ from yacs.config import CfgNode as CN
 
 from clip import tokenize
 from clip.model import CLIP
-from dassl.config import at_least
+from dassl.config import Condition, at_least
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import no_templates
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
 from trainers.common.method import full_precision
-from trainers.common.prompts import LearnedPrompt, encode_prompts
+from trainers.common.text.encode import encode_prompts
+from trainers.common.text.learned import LearnedPrompt
 
 
 class PromptDistribution(LearnedPrompt, Method):
@@ -189,6 +191,18 @@ class ProDA(FeatureTrainer):
         node.ALPHA = 0.1  # weight of the orthogonality term
         node.PREC = "amp"  # fp32 | fp16 | amp
         return CN({"TRAINER": CN({"PRODA": node})})
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [
+            Condition(
+                ("TRAINER.PRODA.ALPHA",),
+                lambda cfg: cfg.TRAINER.PRODA.N_PROMPT > 1,
+                "one prompt (TRAINER.PRODA.N_PROMPT) is orthogonal to no other",
+            ),
+            no_templates(),
+            *super().conditions(),
+        ]
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)

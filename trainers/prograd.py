@@ -14,11 +14,13 @@ from yacs.config import CfgNode as CN
 
 from clip import tokenize
 from clip.model import CLIP
-from dassl.config import above, at_least
+from dassl.config import Condition, above, at_least, never
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import words_are_shared
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses, scaled_cosines
-from trainers.common.prompts import ContextPrompt, zero_shot_classifier
-from trainers.common.templates import check_templates, dataset_template
+from trainers.common.text.encode import zero_shot_classifier
+from trainers.common.text.learned import ContextPrompt
+from trainers.common.text.templates import check_templates, dataset_template
 
 SLOT = " {}."  # where a template ends whose words start the context
 
@@ -120,6 +122,14 @@ class ProGrad(FeatureTrainer):
         loss.T = 1.0  # temperature of the distillation term
         loss.LAMBDA = 1.0  # share of the conflicting component that is removed
         return CN({"TRAINER": CN({"COOP": node}), "LOSS": loss})
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [
+            words_are_shared("COOP", off="False"),
+            never(("LOSS.GM", "LOSS.ALPHA"), "the official code declares it and does not read it"),
+            *super().conditions(),
+        ]
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)

@@ -14,12 +14,13 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import above, at_least
+from dassl.config import Condition, above, at_least
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import words_are_few
 from trainers.common import ClipTrainer, Method, cross_entropy_losses
-from trainers.common.independent_prompts import IndependentPrompts
-from trainers.common.prompts import template_features
-from trainers.common.templates import check_templates, template_lists
+from trainers.common.text.encode import template_features
+from trainers.common.text.independent_prompts import IndependentPrompts
+from trainers.common.text.templates import check_templates, template_lists
 
 
 class SelfRegulatedPrompts(IndependentPrompts):
@@ -152,6 +153,18 @@ class PromptSRC(ClipTrainer):
         node.GPA_MEAN = 15.0  # epoch with the largest weight in the average, from 1
         node.GPA_STD = 1.0  # epochs
         return CN({"TRAINER": CN({"PROMPTSRC": node})})
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [
+            words_are_few("PROMPTSRC", "N_CTX_TEXT"),
+            Condition(
+                ("TRAINER.PROMPTSRC.GPA_MEAN", "TRAINER.PROMPTSRC.GPA_STD"),
+                lambda cfg: cfg.OPTIM.MAX_EPOCH > 1,
+                "there is one epoch (OPTIM.MAX_EPOCH), hence nothing to average",
+            ),
+            *super().conditions(),
+        ]
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)

@@ -15,18 +15,23 @@ from yacs.config import CfgNode as CN
 
 from clip import tokenize
 from clip.model import CLIP, BlockView, TowerHook
+from dassl.config import Condition, never
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import no_templates
 from trainers.common import ClipTrainer, Method
-from trainers.common.loading import picked_state
+from trainers.common.checkpoints import picked_state
 from trainers.common.method import full_precision
-from trainers.common.prompts import eot_positions
-from trainers.common.templates import template_lists
+from trainers.common.text.encode import eot_positions
+from trainers.common.text.templates import template_lists
 
 NOISE = 0.1  # length of the random vector added to every initial prompt
 
 
 class ReadOnlyHook(TowerHook):
     """Runs prompts through a tower that does not see them: they read, nothing reads them.
+
+    The same as prompts inside the tower under a mask that lets nobody read them, themselves
+    included; in the text tower each reads the sentence up to its end.
 
     After the call ``rows`` (K, N, W) is what the last block gives for the prompts.
     """
@@ -50,28 +55,6 @@ class _Recorder(TowerHook):
     def block(self, i: int, block: BlockView, x: Tensor) -> Tensor:
         self.states.append(x)
         return block(x)
-
-
-def text_mask(eot: int, prompts: int, length: int) -> Tensor:
-    """(L, L) bool, True = forbidden: query q may read key k iff k <= q and k <= EOT.
-
-    ``ReadOnlyHook`` computes what a tower with this mask gives for rows EOT+1 .. EOT+K.
-
-    Raises:
-        ValueError: if the prompts do not fit behind the sentence.
-    """
-    if eot + 1 + prompts > length:
-        raise ValueError(
-            f"A sentence of {eot + 1} tokens and TRAINER.RPO.K {prompts} prompts exceed the "
-            f"{length} positions of the text tower. Use fewer prompts or a shorter DATASET.PROMPT."
-        )
-    positions = torch.arange(length)
-    return (positions[None] > positions[:, None]) | (positions[None] > eot)
-
-
-def image_mask(tokens: int, prompts: int) -> Tensor:
-    """(L + K, L + K) bool, True = forbidden: nobody reads the last K tokens."""
-    return (torch.arange(tokens + prompts) >= tokens).expand(tokens + prompts, -1)
 
 
 class ReadOnlyPrompts(Method):
@@ -101,7 +84,7 @@ class ReadOnlyPrompts(Method):
         device = clip.logit_scale.device
         sentences = [template.replace("_", name) for name in classnames]
         tokens = tokenize(sentences).to(device)
-        text_mask(int(eot_positions(tokens).max()), prompts, clip.context_length)
+        _check_length(int(eot_positions(tokens).max()) + 1, prompts, clip.context_length)
         self.register_buffer("tokenized_prompts", tokens, persistent=False)
         end = clip.token_embedding.weight[int(tokens.max())].detach().float()
         self.text_prompt = nn.Parameter(_noisy(end, prompts))
@@ -180,6 +163,15 @@ def _noisy(start: Tensor, rows: int) -> Tensor:
     return start.float() + NOISE * F.normalize(noise, dim=-1)
 
 
+def _check_length(sentence: int, prompts: int, length: int) -> None:
+    """Refuse prompts that do not fit behind the longest sentence."""
+    if sentence + prompts > length:
+        raise ValueError(
+            f"A sentence of {sentence} tokens and TRAINER.RPO.K {prompts} prompts exceed the "
+            f"{length} positions of the text tower. Use fewer prompts or a shorter DATASET.PROMPT."
+        )
+
+
 def _check(prompts: int, template: str) -> None:
     if prompts < 1:
         raise ValueError(f"TRAINER.RPO.K is {prompts}; expected at least 1.")
@@ -205,6 +197,14 @@ class RPO(ClipTrainer):
         node.PREC = "amp"  # fp32 | amp | fp16
         dataset = CN({"PROMPT": template_lists()["rpo"]})  # sentence; _ stands for the raw name
         return CN({"TRAINER": CN({"RPO": node}), "DATASET": dataset})
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [
+            never("TRAINER.RPO.CTX_INIT", "the official code declares it and does not read it"),
+            no_templates("its sentence is DATASET.PROMPT"),
+            *super().conditions(),
+        ]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

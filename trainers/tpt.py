@@ -7,8 +7,9 @@ tests/golden/tpt. License of the official code: MIT.
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,16 +18,24 @@ from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import at_least
+from dassl.config import Condition, at_least, never
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import TRAINING, no_augmentation, no_templates
+from dassl.engine.needed import NeededFile
+from dassl.engine.predictor import Predictor
+from dassl.engine.selection import selection_rule
+from dassl.optim import build_optimizer
 from dassl.utils import load_checkpoint
-from trainers.cocoop import CoCoOpPrompt
 from trainers.common import Method
-from trainers.common.confidence import confident_count, least_entropy_views
-from trainers.common.cupl import swap_food_names
-from trainers.common.predictor import Predictor, config_of
-from trainers.common.prompts import ContextPrompt, context_words, encode_prompts, token_count
-from trainers.common.stream import Step, StreamTrainer
+from trainers.common.checkpoints import picked_state
+from trainers.common.predictor import config_of
+from trainers.common.testtime.confident_views import confident_count, least_entropy_views
+from trainers.common.testtime.stream import Step
+from trainers.common.testtime.trainer import StreamTrainer
+from trainers.common.text.descriptions import swap_food_names
+from trainers.common.text.encode import context_words, encode_prompts
+from trainers.common.text.learned import ContextPrompt, token_count
+from trainers.common.text.meta_net import MetaNet
 
 logger = logging.getLogger(__name__)
 CLASS_WORD = "[CLS]"  # in CTX_INIT: the class name's place
@@ -139,8 +148,7 @@ class Adapter:
         clip: CLIP,
         *,
         steps: int,
-        lr: float,
-        weight_decay: float,
+        optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
         confident: int,
     ) -> None:
         """Encode the initial context.
@@ -149,11 +157,11 @@ class Adapter:
             method: prompts and initial context.
             clip: the frozen backbone.
             steps: TRAINER.TPT.TTA_STEPS; 0 only classifies.
-            lr, weight_decay: of AdamW.
+            optimizer: makes one for each image.
             confident: number of views that the loss is over.
         """
         self.method, self.clip, self.steps = method, clip, steps
-        self.lr, self.weight_decay, self.confident = lr, weight_decay, confident
+        self.optimizer, self.confident = optimizer, confident
         self.scale = clip.logit_scale.detach().exp()
         self.start, self.text = self._graph(method.ctx)
 
@@ -179,7 +187,7 @@ class Adapter:
             episode.logits = before[0]
             return episode
         ctx = nn.Parameter(leaf.detach().float().clone())  # AdamW's eps is 0 in float16
-        optimizer = torch.optim.AdamW([ctx], lr=self.lr, weight_decay=self.weight_decay)
+        optimizer = self.optimizer([ctx])
         for step in range(self.steps):
             if step:
                 leaf, text = self._graph(ctx)
@@ -236,8 +244,23 @@ def read_context(path: str, *, is_conditional: bool = False) -> dict[str, Tensor
     return learned
 
 
-class ConditionalStart(CoCoOpPrompt):
-    """CoCoOp's context for one image, the start of its adaptation."""
+class ConditionalStart(nn.Module):
+    """ctx + meta(f): CoCoOp's context for one image, the start of its adaptation.
+
+    Args:
+        clip: the backbone.
+        learned: ctx (M, W) and meta_net.*, as ``read_context`` gives them.
+
+    Raises:
+        ValueError: if they do not fit the backbone.
+    """
+
+    def __init__(self, clip: CLIP, learned: dict[str, Tensor]) -> None:
+        super().__init__()
+        width, embed_dim = clip.text_projection.shape
+        self.ctx = nn.Parameter(torch.empty(len(learned["ctx"]), width))
+        self.meta_net = MetaNet(embed_dim, width)
+        self.load_state_dict(picked_state(self, learned, prefix="prompt_learner."))
 
     @torch.no_grad()
     def start(self, raw_view: Tensor) -> Tensor:
@@ -274,15 +297,16 @@ class TPT(StreamTrainer):
         node.SELECTION_P = 0.1  # share of the views that the loss is over
         node.VIEW_KIND = "auto"  # augmented views: crop | augmix | auto (crop on ImageNet sets)
         node.TTA_STEPS = 1  # steps per image; 0: the initial context alone
-        node.LR = 5e-3  # of AdamW
-        node.WEIGHT_DECAY = 0.01
+        node.LR = 5e-3  # of the steps; NAME, betas and EPS are those of OPTIM
+        node.WEIGHT_DECAY = 0.01  # of the steps
         node.COCOOP = False  # start from CoCoOp's context of the image
         node.STREAM_SEED = -1  # order of the test stream; -1: SEED
         node.STREAM_LENGTH = -1  # images in this run, the state is then saved; -1: all
         node.STREAM_STATE = ""  # state file to continue from
         node.LEGACY_FOOD101_NAMES = False  # swap two names, as in the published numbers
         node.PREC = "fp32"
-        return CN({"TRAINER": CN({"TPT": node}), "OPTIM": CN({"MAX_EPOCH": 0})})
+        optim = CN({"NAME": "adamw", "MAX_EPOCH": 0})
+        return CN({"TRAINER": CN({"TPT": node}), "OPTIM": optim})
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
@@ -293,10 +317,40 @@ class TPT(StreamTrainer):
                 "TRAINER.TPT.COCOOP True starts from CoCoOp's prompts: give its checkpoint, "
                 "TRAINER.TPT.CTX_FILE <run>/prompt_learner/model.pth.tar-<epoch>."
             )
-        if cfg.TEST.SELECT_ON != "last":
+        if selection_rule(cfg) != "last":
             raise ValueError(
-                f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON!r}; TPT selects nothing, use last."
+                f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON!r} and TEST.FINAL_MODEL "
+                f"{cfg.TEST.FINAL_MODEL!r}; TPT selects nothing, use last and last_step."
             )
+
+    @staticmethod
+    def needed_files(cfg: CfgNode) -> list[NeededFile]:
+        """The learned context to start from, if one is given."""
+        path, is_conditional = cfg.TRAINER.TPT.CTX_FILE, cfg.TRAINER.TPT.COCOOP
+        if not path:
+            return []
+        read = partial(read_context, path, is_conditional=is_conditional)
+        return [NeededFile(f"Learned context {path}", read)]
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        node, why = "TRAINER.TPT", "nothing is trained before the stream"
+        return [
+            Condition(
+                (f"{node}.CTX_INIT",),
+                lambda cfg: not cfg.TRAINER.TPT.CTX_FILE,
+                f"the context is that of {node}.CTX_FILE",
+            ),
+            Condition(
+                tuple(f"{node}.{key}" for key in ("LR", "WEIGHT_DECAY", "SELECTION_P")),
+                lambda cfg: cfg.TRAINER.TPT.TTA_STEPS > 0,
+                f"no step is taken, {node}.TTA_STEPS is 0",
+            ),
+            never(TRAINING, why),
+            *no_augmentation(f"{why}, and its views are {node}.VIEW_KIND"),
+            no_templates("its words are TRAINER.TPT.CTX_INIT"),
+            *super().conditions(),
+        ]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
@@ -335,21 +389,21 @@ class TPT(StreamTrainer):
 
     # ----------------------------------------------------------------- stream
     def begin_stream(self) -> None:
-        node = self.settings
+        node, optim = self.settings, self.cfg.OPTIM.clone()
+        optim.defrost()
+        optim.LR, optim.WEIGHT_DECAY = node.LR, node.WEIGHT_DECAY
         self.adapter = Adapter(
             self.method,
             self.clip,
             steps=node.TTA_STEPS,
-            lr=node.LR,
-            weight_decay=node.WEIGHT_DECAY,
+            optimizer=partial(build_optimizer, optim_cfg=optim),
             confident=confident_count(node.N_VIEWS, node.SELECTION_P, key="TRAINER.TPT"),
         )
         self.conditional = None
         if node.COCOOP:
             state = read_context(node.CTX_FILE, is_conditional=True)
-            prompts = ConditionalStart(self.clip, self.classnames, n_ctx=len(state["ctx"]))
-            prompts.load_state_dict(prompts.import_state(state, None, self.classnames))
-            self.conditional = prompts.to(self.device).eval().requires_grad_(False)
+            start = ConditionalStart(self.clip, state).to(self.device, self.clip.dtype)
+            self.conditional = start.eval().requires_grad_(False)
 
     def steps(self, views: Tensor) -> Step:
         """(n, V, D) raw features -> probabilities with the adapted and with the initial context."""

@@ -9,13 +9,18 @@ tests/golden/vl2v_adip. The official code (val-iisc/VL2V-ADiP) builds on DomainB
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from dassl.config import Condition, never
 from dassl.engine import TRAINER_REGISTRY
-from trainers.common.dg_model import StudentClassifier
-from trainers.common.distill_trainer import DistillTrainer, distill_cfg, distillation_losses
-from trainers.common.objective import Objective
-from trainers.common.staged import StagedTrainer
-from trainers.common.students import full_name
-from trainers.common.teacher import Teacher
+from dassl.engine.steps.stages import StagedTrainer
+from dassl.modeling.heads import Objective, StudentClassifier
+from dassl.modeling.networks import full_name
+from trainers.common.teachers.distill_trainer import (
+    STAGES,
+    DistillTrainer,
+    distill_cfg,
+    distillation_losses,
+)
+from trainers.common.teachers.teacher import Teacher
 
 
 class VL2VObjective(Objective):
@@ -57,6 +62,16 @@ class VL2VAlign(_VL2VTrainer):
     trained_parts = ("projection",)
     hands_on = True
 
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        others = [stage for stage in STAGES if stage != cls.stage.upper()]
+        keys = [
+            f"{key}.{stage}"
+            for key in ("TRAINER.VL2V.MODEL_SAVE", "SWAD.RESET")
+            for stage in others
+        ]
+        return [never(keys, "it belongs to the other stage"), *super().conditions()]
+
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         if self.hands_on:
@@ -88,6 +103,8 @@ class VL2VSD(_VL2VTrainer):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
+        if self.has_given_student:
+            return
         student = full_name(cfg.MODEL.BACKBONE.NAME)
         expected = f"clip:{cfg.TRAINER.VL2V.TEACHER}"
         if student != expected:

@@ -4,24 +4,24 @@ ZeroshotCLIP: Radford et al., ICML 2021, arXiv 2103.00020; templates of CoOp, ar
 Parity is tested in tests/golden/zeroshot. License of the official code: MIT (CLIP, CoOp).
 """
 
-import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Condition, never
+from dassl.config.pixels import IMAGENET_MEAN, IMAGENET_STD
+from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import SELECTION, STORED_VIEWS, TRAINING, no_augmentation
+from dassl.features.views import INTERPOLATION
 from trainers.common import FeatureTrainer, Method
-from trainers.common.domainbed_transforms import WholeImage
-from trainers.common.encoder import ClipEncoder
-from trainers.common.feature_bank import FeatureBank
-from trainers.common.prompts import zero_shot_classifier
-from trainers.common.templates import full_templates, select_templates, single_template
-
-logger = logging.getLogger(__name__)
+from trainers.common.teachers.build import NORMS
+from trainers.common.text.encode import zero_shot_classifier
+from trainers.common.text.templates import full_templates, select_templates, single_template
 
 
 class ZeroshotClassifier(Method):
@@ -62,32 +62,48 @@ class ZeroshotCLIP(FeatureTrainer):
         return single_template(cfg)
 
     @classmethod
+    def conditions(cls) -> list[Condition]:
+        why = "zero-shot CLIP trains and chooses nothing"
+        return [
+            never((*TRAINING, *SELECTION, *STORED_VIEWS, "MODEL.INIT_WEIGHTS"), why),
+            *no_augmentation(why),
+            *super().conditions(),
+        ]
+
+    @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
         return ZeroshotClassifier(clip, classnames, cls.templates(cfg))
 
-    def build_bank(self) -> FeatureBank:
+    def image_input(self) -> dict[str, Any]:
         """Where a domain is left out, images are seen as the students of that protocol see them.
 
-        The whole image made square, normalised with INPUT.PIXEL_MEAN and PIXEL_STD: CLIP's
-        statistics give the usual number, ImageNet's that of VL2V-ADiP's teacher.
+        The whole image made square, INPUT.INTERPOLATION is the students'. INPUT.TEACHER_NORM says
+        with whose statistics: CLIP's give the usual number, ImageNet's that of VL2V-ADiP's teacher.
         """
-        bank, node = super().build_bank(), self.cfg.INPUT
-        if not hasattr(self.dm.dataset, "all_domains"):
-            return bank
-        logger.info("Images: whole, mean %s, std %s", list(node.PIXEL_MEAN), list(node.PIXEL_STD))
-        view = WholeImage(bank.augmentation.size, node.INTERPOLATION)
-        return FeatureBank(
-            ClipEncoder(self.clip, mean=node.PIXEL_MEAN, std=node.PIXEL_STD),
-            replace(bank.augmentation, test=view),
-            workers=self.cfg.DATALOADER.NUM_WORKERS,
-            device=self.device,
-            skip_bad_images=self.cfg.DATALOADER.SKIP_BAD_IMAGES,
-        )
+        own = super().image_input()
+        if not _leaves_a_domain_out(self.cfg):
+            return own
+        own |= {"RESIZE": "squash", "INTERPOLATION": self.cfg.INPUT.INTERPOLATION or INTERPOLATION}
+        if self.cfg.INPUT.TEACHER_NORM == "imagenet":
+            own |= {"PIXEL_MEAN": IMAGENET_MEAN, "PIXEL_STD": IMAGENET_STD}
+        return own
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        norm = cfg.INPUT.TEACHER_NORM
+        if norm not in NORMS:
+            raise ValueError(f'INPUT.TEACHER_NORM is "{norm}"; allowed: {", ".join(NORMS)}.')
+        if norm != "clip" and not _leaves_a_domain_out(cfg):
+            raise ValueError(
+                f"INPUT.TEACHER_NORM {norm} belongs to the protocol that leaves a domain out, and "
+                f"{cfg.DATASET.NAME} has no domains. Leave it at clip."
+            )
 
     @staticmethod
     def default_cfg() -> CfgNode:
         """Nothing is trained."""
-        return CN({"OPTIM": CN({"MAX_EPOCH": 0})})
+        # where a domain is left out: clip: CLIP's statistics | imagenet: the students'
+        return CN({"OPTIM": CN({"MAX_EPOCH": 0}), "INPUT": CN({"TEACHER_NORM": "clip"})})
 
 
 @TRAINER_REGISTRY.register()
@@ -116,3 +132,10 @@ class ZeroshotCLIP2(ZeroshotCLIP):
         is_full = cfg.TRAINER.ZEROSHOTCLIP2.TEMPLATES == "full"
         templates = full_templates() if is_full else select_templates()
         return templates if cfg.DATASET.NAME == "ImageNet" else templates + single_template(cfg)
+
+
+def _leaves_a_domain_out(cfg: CfgNode) -> bool:
+    """Whether the dataset is one of domains, each of which is left out in turn."""
+    name = cfg.DATASET.NAME
+    is_known = name in DATASET_REGISTRY.registered_names()
+    return is_known and hasattr(DATASET_REGISTRY.get(name), "list_domains")

@@ -1,16 +1,21 @@
 """Defaults of every engine key. Keys marked `ours` are additions to the original's."""
 
 from .node import Config as CN
+from .pixels import IMAGENET_MEAN, IMAGENET_STD
 
 
 def _input(cfg: CN) -> None:
     node = cfg.INPUT = CN()
+    # SIZE, INTERPOLATION, RESIZE, PIXEL_MEAN and PIXEL_STD follow the network where train.py builds
+    # one that tells them (dassl/config/pixels.py)
     node.SIZE = (224, 224)  # height, width in pixels
     node.INTERPOLATION = "bilinear"  # bilinear | bicubic | nearest
+    # ours: test images: shortest: shorter side to SIZE, then centre crop | squash: all of the image
+    node.RESIZE = "shortest"
     node.TRANSFORMS = ()  # names of dassl.data.transforms.AVAI_CHOICES
     node.NO_TRANSFORM = False  # True: the loader yields PIL images
-    node.PIXEL_MEAN = [0.485, 0.456, 0.406]  # per channel, of pixels in [0, 1]
-    node.PIXEL_STD = [0.229, 0.224, 0.225]
+    node.PIXEL_MEAN = list(IMAGENET_MEAN)  # per channel, of pixels in [0, 1]
+    node.PIXEL_STD = list(IMAGENET_STD)
     node.CROP_PADDING = 4  # random_crop: pixels on each side
     node.RRCROP_SCALE = (0.08, 1.0)  # random_resized_crop: fraction of the area
     node.CUTOUT_N = 1  # holes
@@ -114,7 +119,7 @@ def _optim(cfg: CN) -> None:
 
 def _train_and_test(cfg: CN) -> None:
     node = cfg.TRAIN = CN()
-    node.CHECKPOINT_FREQ = 0  # epochs between checkpoints, 0: only the last
+    node.CHECKPOINT_FREQ = 0  # epochs between checkpoints, < 1: only the last
     node.PRINT_FREQ = 10  # batches between progress lines
     node.COUNT_ITER = "train_x"  # train_x | train_u | smaller_one
     node.TEXT_CHUNK = 0  # ours: prompts encoded at once when text learns, 0: all

@@ -11,6 +11,10 @@ from dassl.utils.text import did_you_mean
 _SCALARS = (str, int, float, bool)
 
 
+class UnknownKey(AttributeError):
+    """A key was read that the config does not have; ``obj`` is the section, ``name`` the key."""
+
+
 class Config(CfgNode):
     """A `yacs.config.CfgNode` whose merges convert what is safe and explain the rest.
 
@@ -24,8 +28,10 @@ class Config(CfgNode):
             return self[name]
         if name.startswith("__"):
             raise AttributeError(name)
-        raise AttributeError(
-            f'The config has no key "{name}" here. {did_you_mean(name, sorted(self))}'
+        raise UnknownKey(
+            f'The config has no key "{name}" here. {did_you_mean(name, sorted(self))}',
+            name=name,
+            obj=self,
         )
 
     def merge_from_other_cfg(self, cfg_other: CfgNode) -> None:

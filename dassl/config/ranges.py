@@ -90,7 +90,7 @@ ENGINE_RANGES: dict[str, Range] = {
     "OPTIM.WARMUP_EPOCH": at_least(-1),
     "OPTIM.WARMUP_CONS_LR": at_least(0),
     "OPTIM.WARMUP_MIN_LR": at_least(0),
-    "TRAIN.CHECKPOINT_FREQ": at_least(0),
+    "TRAIN.CHECKPOINT_FREQ": at_least(-1),  # as 0, in code written for the original
     "TRAIN.PRINT_FREQ": at_least(1),
     "TRAIN.TEXT_CHUNK": at_least(0),
     "TRAIN.NUM_VIEWS": at_least(1),

@@ -23,3 +23,21 @@ def clean_cfg(cfg: CfgNode, trainer: str) -> None:
     keep = {"NAME", trainer.upper()}
     for key in [key for key in cfg.TRAINER if key not in keep]:
         cfg.TRAINER.pop(key)
+
+
+def merge_declared(cfg: CfgNode, declared: CfgNode, prefix: str = "") -> None:
+    """Merge what a trainer declares: new keys are added, known ones get another default."""
+    for key, value in declared.items():
+        if isinstance(value, CfgNode) and isinstance(cfg.get(key), CfgNode):
+            merge_declared(cfg[key], value, f"{prefix}{key}.")
+        else:
+            cfg[key] = value.clone() if isinstance(value, CfgNode) else value
+
+
+def add_missing(cfg: CfgNode, declared: CfgNode) -> None:
+    """Add the keys that a config lacks; what it has stays as it is."""
+    for key, value in declared.items():
+        if key not in cfg:
+            cfg[key] = value
+        elif isinstance(value, CfgNode) and isinstance(cfg[key], CfgNode):
+            add_missing(cfg[key], value)

@@ -17,7 +17,7 @@ from .datasets.base_dataset import Datum
 from .loader import LastingLoader
 from .samplers import build_sampler
 from .seeding import EpochSampler, SeededDataset
-from .transforms import INTERPOLATION_MODES, build_transform
+from .transforms import INTERPOLATION_MODES, build_transform, normalize_step
 
 _MIB = 2**20
 
@@ -108,7 +108,7 @@ def _plain_transform(cfg: CfgNode) -> Callable:
         T.ToTensor(),
     ]
     if "normalize" in cfg.INPUT.TRANSFORMS:
-        steps.append(T.Normalize(mean=cfg.INPUT.PIXEL_MEAN, std=cfg.INPUT.PIXEL_STD))
+        steps.append(normalize_step(cfg.INPUT)[1])
     return T.Compose(steps)
 
 

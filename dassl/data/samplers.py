@@ -13,6 +13,7 @@ import numpy as np
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 from yacs.config import CfgNode
 
+from dassl.config.conditions import only_if
 from dassl.utils.text import did_you_mean
 
 AVAI_SAMPLERS = [
@@ -21,6 +22,11 @@ AVAI_SAMPLERS = [
     "RandomClassSampler",
     "RandomSampler",
     "SequentialSampler",
+]
+_SAMPLER = "DATALOADER.TRAIN_X.SAMPLER"
+CONDITIONS = [
+    only_if("DATALOADER.TRAIN_X.N_DOMAIN", _SAMPLER, "RandomDomainSampler"),
+    only_if("DATALOADER.TRAIN_X.N_INS", _SAMPLER, "RandomClassSampler"),
 ]
 
 

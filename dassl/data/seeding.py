@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import Dataset, Sampler, get_worker_info
+
+from .given import GivenBatches
 
 
 class SeededIndex(int):
@@ -129,7 +131,7 @@ class EpochSampler(Sampler):
         return len(self.sampler)
 
 
-def set_epoch(loader: DataLoader | None, epoch: int) -> None:
+def set_epoch(loader: Any, epoch: int) -> None:
     """Tell a training loader which epoch comes next; other loaders are left alone.
 
     The engine's loop calls it before every epoch, so that a resumed run sees the same pixels.
@@ -137,3 +139,5 @@ def set_epoch(loader: DataLoader | None, epoch: int) -> None:
     sampler = getattr(loader, "sampler", None)
     if isinstance(sampler, EpochSampler) and sampler.advance:
         sampler.set_epoch(epoch)
+    elif isinstance(loader, GivenBatches):
+        loader.set_epoch(epoch)

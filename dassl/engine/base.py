@@ -11,19 +11,25 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from dassl.config import Range
+from dassl.config.conditions import Condition, idle_settings
+from dassl.data import samplers, transforms
 from dassl.data.seeding import set_epoch
+from dassl.optim import lr_scheduler, optimizer
 from dassl.utils import tolist_if_not
 
+from . import selection
 from .anomaly import explain_nonfinite, explain_weights
 from .checkpoints import load_models, resume_from_folders, save_models
+from .parts import FromParts
 from .prograd import projected_gradients
 from .resume import ResumeFile, restore
+from .subspace import project_gradients
 from .writer import MetricsLog, SummaryWriter
 
 MODES = ("train", "eval", "test")
 
 
-class TrainerBase:
+class TrainerBase(FromParts):
     """Registered models with their optimisers, and the loop over epochs.
 
     Attributes that a run leaves behind: ``results`` (split or classifier name -> metrics in
@@ -31,7 +37,8 @@ class TrainerBase:
     ``stop`` ends the loop after the current epoch.
     """
 
-    follows_backbone_size = False  # True: INPUT.SIZE (0, 0) is filled in by the trainer
+    # keys of INPUT that the trainer closes when it has built its network (dassl/config/pixels.py)
+    follows_backbone: tuple[str, ...] = ()
     uses_training_images = True  # False: no label of a training image enters (zero-shot)
     fits_without_optimiser = False  # True: train() fits the model by other means (cache, solver)
     keeps_shots = False  # True: an untrained model holds labelled training images (a memory)
@@ -64,6 +71,28 @@ class TrainerBase:
         self.keep_resume_file = False  # the entry point removes it, after its own last file
         self.time_start = time.time()
         self.test_seconds = 0.0  # of the final test
+
+    # ----------------------------------------------------------------- settings
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        """What the settings of such a run depend on; a subclass puts its own in front."""
+        return [
+            Condition(
+                ("OPTIM",),
+                lambda cfg: cfg.OPTIM.MAX_EPOCH > 0,
+                "nothing is trained, OPTIM.MAX_EPOCH is {OPTIM.MAX_EPOCH}",
+            ),
+            *optimizer.CONDITIONS,
+            *lr_scheduler.CONDITIONS,
+            *samplers.CONDITIONS,
+            *transforms.CONDITIONS,
+            *selection.CONDITIONS,
+        ]
+
+    @classmethod
+    def idle_settings(cls, cfg: CfgNode) -> dict[str, str]:
+        """Key -> why another value of it would change nothing in a run of this config."""
+        return idle_settings(cfg, cls.conditions())
 
     # ----------------------------------------------------------------- models
     def register_model(
@@ -197,6 +226,20 @@ class TrainerBase:
         gradients = projected_gradients(loss_a, loss_b, parameters, strength=lambda_)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
+        self.model_update(names)
+
+    def model_subspace_backward_and_update(
+        self, loss: Tensor, names: str | Sequence[str] | None = None
+    ) -> None:
+        """Zero, backward, keep of the gradient what lies in the rows of ``self.U``, step.
+
+        Source: Subspace Prompt Learning (vendored Dassl 0.5).
+        """
+        self.model_zero_grad(names)
+        self.model_backward(loss)
+        models = [self._models[name] for name in self.get_model_names(names)]
+        learned = [p for model in models for p in model.parameters() if p.grad is not None]
+        project_gradients(learned, self.U)
         self.model_update(names)
 
     # ----------------------------------------------------------------- files

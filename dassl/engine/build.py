@@ -4,21 +4,33 @@ from typing import TYPE_CHECKING
 
 from yacs.config import CfgNode
 
-from dassl.utils import Registry, check_availability
+from dassl.config import add_missing
+from dassl.utils import Registry
 
 if TYPE_CHECKING:
     from .trainer import TrainerBase
 
-TRAINER_REGISTRY = Registry("TRAINER")
+TRAINER_REGISTRY = Registry("TRAINER", is_own=lambda trainer: hasattr(trainer, "default_cfg"))
 
 
 def build_trainer(cfg: CfgNode) -> "TrainerBase":
     """Build the trainer that TRAINER.NAME names.
 
+    Keys that it declares and the config lacks are added with their defaults: the train.py of
+    another repository declares only those that it knows.
+
     Raises:
         ValueError: if no trainer has that name; the text holds the most similar one.
+        ImportError: if the file that defines it cannot be imported.
     """
-    check_availability(cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names())
+    TRAINER_REGISTRY.check(cfg.TRAINER.NAME)
     if cfg.VERBOSE:
         print(f"Loading trainer: {cfg.TRAINER.NAME}")
-    return TRAINER_REGISTRY.get(cfg.TRAINER.NAME)(cfg)
+    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    if hasattr(trainer, "default_cfg"):
+        is_frozen = cfg.is_frozen()
+        cfg.defrost()
+        add_missing(cfg, trainer.default_cfg())
+        if is_frozen:
+            cfg.freeze()
+    return trainer(cfg)

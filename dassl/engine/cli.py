@@ -12,6 +12,9 @@ import yaml
 from yacs.config import CfgNode
 
 from dassl.config import check_ranges, get_cfg_default
+from dassl.config.files import CONFIGS, existing_yaml, find_yaml, shown
+from dassl.config.pixels import OPEN, close, leave_open
+from dassl.config.recipes import Recipe, read_given, resolve
 from dassl.flags import FlagParser
 from dassl.utils import did_you_mean
 
@@ -19,15 +22,25 @@ from .build import TRAINER_REGISTRY
 from .flag_checks import check_flags, check_trainer_flags
 from .resume import root_is_the_set
 from .trained import take_trained_settings
+from .undeclared import DeclaredKeys, OpenKeys, keys_of
 
 logger = logging.getLogger(__name__)
-REPOSITORY = Path(__file__).resolve().parents[2]
-CONFIGS = REPOSITORY / "configs"
 DEFAULT_DATASET = "toy_objects"
-DEFAULT_SIZE = (224, 224)  # pixels, for trainers whose network does not say
+DEFAULT_PROTOCOL = "fewshot"
+MANY_SHOTS = 16  # whose recipe serves a training on all images
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where it is built in
 LISTS = ("source_domains", "target_domains", "transforms")  # flags of one or more words
 KEY = re.compile(r"[A-Z][A-Z0-9_]+\.[A-Z]")  # how a config key begins
-FOLLOW_BACKBONE = (0, 0)  # INPUT.SIZE that nobody gave
+FLAG_KEYS = {  # flag -> the key that it sets
+    "root": "DATASET.ROOT",
+    "output_dir": "OUTPUT_DIR",
+    "resume": "RESUME",
+    "source_domains": "DATASET.SOURCE_DOMAINS",
+    "target_domains": "DATASET.TARGET_DOMAINS",
+    "transforms": "INPUT.TRANSFORMS",
+    "backbone": "MODEL.BACKBONE.NAME",
+    "head": "MODEL.HEAD.NAME",
+}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -47,7 +60,16 @@ def make_parser() -> argparse.ArgumentParser:
     add("--transforms", nargs="+", help="training transforms, in place of the recipe's")
     add("--dataset", default="", metavar="NAME", help="short for configs/datasets/NAME.yaml")
     add("--dataset-config-file", default="", metavar="YAML", help="dataset config")
-    add("--config-file", action="append", default=[], metavar="YAML", help="recipe; repeatable")
+    add(
+        "--config-file",
+        action="append",
+        default=[],
+        metavar="YAML",
+        help="instead of any recipe; repeatable",
+    )
+    add("--recipe", default="", metavar="NAME", help="instead of the one that recipes.yaml chooses")
+    add("--variant", default="", help="setting of the method that recipes.yaml knows")
+    add("--no-recipe", action="store_true", help="the engine's defaults instead of any recipe")
     add("--trainer", default="", help="name of the trainer")
     add("--backbone", default="", help="name of the backbone")
     add("--head", default="", help="name of the head (engine networks only)")
@@ -70,8 +92,8 @@ def make_parser() -> argparse.ArgumentParser:
 def make_config(args: argparse.Namespace) -> CfgNode:
     """The frozen config of a run.
 
-    Order: engine defaults, the trainer's ``default_cfg()``, dataset YAML, recipe YAMLs, flags,
-    KEY VALUE pairs; in an evaluation the settings of the checkpoint.
+    Order: engine defaults, the trainer's ``default_cfg()``, dataset YAML, recipe (YAMLs, then its
+    options), flags, KEY VALUE pairs; in an evaluation the settings of the checkpoint.
 
     Raises:
         ValueError: an unknown trainer, dataset or value, or a flag without effect.
@@ -82,18 +104,22 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     check_pairs(args.opts)
     check_flags(args)
     cfg = get_cfg_default()
-    cfg.INPUT.SIZE = FOLLOW_BACKBONE
+    leave_open(cfg)
     dataset_yaml = find_dataset_yaml(args)
-    recipes = find_recipes(args)
-    trainer = TRAINER_REGISTRY.get(find_trainer(args, recipes))
+    given = filter(None, map(find_yaml, args.config_file))
+    trainer = TRAINER_REGISTRY.get(find_trainer(args, given))
     check_trainer_flags(args, trainer)
-    if hasattr(trainer, "default_cfg"):
-        merge_declared(cfg, trainer.default_cfg())
+    recipe = find_recipe(args, trainer, dataset_yaml.stem)
+    keys = keys_of(trainer, cfg, args)
     cfg.RUN.DATASET = dataset_yaml.stem
-    cfg.RUN.RECIPE = recipes[0].stem if recipes else ""
-    for path in (dataset_yaml, *recipes):
-        merge_yaml(cfg, path)
-    merge_flags(cfg, args)
+    name = recipe.name if args.config_file else recipe.label
+    cfg.RUN.RECIPE = name if recipe.files else ""
+    for path in (dataset_yaml, *recipe.files):
+        merge_yaml(cfg, path, keys)
+    keys.take_pairs(recipe.opts)
+    cfg.merge_from_list(list(recipe.opts))
+    merge_flags(cfg, args, keys)
+    keys.take_pairs(args.opts)
     cfg.merge_from_list(args.opts)
     take_trained_settings(cfg, args, trainer)
     check_ranges(cfg, getattr(trainer, "ranges", None))
@@ -102,8 +128,9 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     cfg.TRAINER.NAME = trainer.__name__
     if root_is_the_set(cfg.DATASET.NAME):
         cfg.DATASET.ROOT = str(Path(cfg.DATASET.ROOT).expanduser().resolve())
-    if tuple(cfg.INPUT.SIZE) == FOLLOW_BACKBONE and not follows_backbone(trainer):
-        cfg.INPUT.SIZE = DEFAULT_SIZE
+    followed = getattr(trainer, "follows_backbone", ())
+    own = get_cfg_default().INPUT
+    close(cfg, {key: own[key] for key in OPEN if key not in followed})
     if not args.output_dir and cfg.OUTPUT_DIR == get_cfg_default().OUTPUT_DIR:
         cfg.OUTPUT_DIR = str(default_output_dir(cfg, is_evaluation=args.eval_only))
     cfg.freeze()
@@ -142,16 +169,12 @@ def free_pairs(args: argparse.Namespace) -> None:
             args.opts = words[keys[0] :] + args.opts
 
 
-def follows_backbone(trainer: type) -> bool:
-    """Whether a trainer fills in INPUT.SIZE itself."""
-    return bool(getattr(trainer, "follows_backbone_size", False))
-
-
 def find_trainer(args: argparse.Namespace, recipes: Iterable[Path]) -> str:
     """The trainer's name: --trainer, else TRAINER.NAME of the pairs or the last recipe.
 
     Raises:
         ValueError: if there is none, or no trainer has it.
+        ImportError: if the file that defines it cannot be imported.
     """
     known = sorted(TRAINER_REGISTRY.registered_names())
     name = args.trainer
@@ -161,6 +184,7 @@ def find_trainer(args: argparse.Namespace, recipes: Iterable[Path]) -> str:
         name = name or ((_read_yaml(path).get("TRAINER") or {}).get("NAME") or "")
     if not name:
         raise ValueError(f"No trainer is given. Use --trainer NAME. Known: {', '.join(known)}.")
+    TRAINER_REGISTRY.raise_if_broken(name)
     if name not in known:
         raise ValueError(f"No trainer is called {name!r}. {did_you_mean(name, known)}")
     return name
@@ -196,37 +220,59 @@ def find_dataset_yaml(args: argparse.Namespace) -> Path:
     return path
 
 
-def find_recipes(args: argparse.Namespace) -> list[Path]:
-    """The recipe YAMLs; with neither dataset nor recipe given, the trainer's toy recipe."""
-    if args.config_file:
-        return [existing_yaml(path, "--config-file") for path in args.config_file]
-    toy = CONFIGS / "trainers" / (args.trainer or "-") / "toy.yaml"
-    is_toy = (args.dataset or DEFAULT_DATASET).startswith("toy_") and not args.dataset_config_file
-    if is_toy and toy.is_file():
-        logger.info("No recipe is given: using %s (--config-file YAML).", _shown(toy))
-        return [toy]
-    names = sorted(path.name for path in toy.parent.glob("*.yaml"))
-    recipes = [name for name in names if name not in ("recipes.yaml", "toy.yaml")]
-    if recipes:
-        own = declared_engine_keys(args.trainer)
-        logger.warning(
-            "No recipe is given (--config-file YAML): settings are the engine's defaults%s, not "
-            "published ones. Recipes of %s in %s: %s.",
-            f" (but {', '.join(own)}: those of the trainer)" if own else "",
-            args.trainer,
-            _shown(toy.parent),
-            ", ".join(recipes),
-        )
-    return []
+def find_recipe(args: argparse.Namespace, trainer: type, dataset: str) -> Recipe:
+    """The recipe of a run, as the scripts find it; logs which one it is.
+
+    Raises:
+        ValueError: contradicting flags, or no rule says which recipe.
+        FileNotFoundError: no such recipe or file.
+    """
+    name = trainer.__name__
+    if args.no_recipe:
+        recipe = _given_alone(args)
+    else:
+        recipe = _look_up(args, trainer, dataset)
+    for note in recipe.notes:
+        logger.info("%s", note)
+    if not recipe.files:
+        why = "No recipe" if args.no_recipe else f"{name} has no recipe"
+        own = declared_engine_keys(trainer)
+        but = f" (but {', '.join(own)}: those of the trainer)" if own else ""
+        logger.info("%s: settings are the engine's defaults%s.", why, but)
+    elif not args.config_file:
+        words = recipe.in_words()
+        logger.info("Recipe of %s on %s: %s (--no-recipe turns it off).", name, dataset, words)
+    return recipe
 
 
-def declared_engine_keys(trainer: str) -> list[str]:
-    """The engine's keys for which a trainer brings a default of its own."""
-    known = TRAINER_REGISTRY.registered_names()
-    declared = (
-        getattr(TRAINER_REGISTRY.get(trainer), "default_cfg", None) if trainer in known else None
+def _given_alone(args: argparse.Namespace) -> Recipe:
+    """What --no-recipe leaves: the given files as they are, if any."""
+    for flag in ("recipe", "variant"):
+        if getattr(args, flag):
+            raise ValueError(f"--no-recipe and --{flag} {getattr(args, flag)}: give one of them.")
+    return read_given(args.config_file)
+
+
+def _look_up(args: argparse.Namespace, trainer: type, dataset: str) -> Recipe:
+    pairs = dict(zip(args.opts[::2], args.opts[1::2]))
+    shots = pairs.get("DATASET.NUM_SHOTS", "")
+    declared = getattr(trainer, "default_cfg", CfgNode)().get("RUN", {})
+    return resolve(
+        trainer.__name__,
+        dataset,
+        shots=int(shots) if shots.isdigit() and int(shots) else MANY_SHOTS,
+        protocol=pairs.get("RUN.PROTOCOL") or declared.get("PROTOCOL") or DEFAULT_PROTOCOL,
+        backbone=args.backbone or pairs.get("MODEL.BACKBONE.NAME"),
+        recipe=args.recipe or None,
+        variant=args.variant,
+        config_files=args.config_file,
     )
-    return list(_shared_keys(declared(), get_cfg_default())) if declared else []
+
+
+def declared_engine_keys(trainer: type) -> list[str]:
+    """The engine's keys for which a trainer brings a default of its own."""
+    declared = getattr(trainer, "default_cfg", CfgNode)()
+    return list(_shared_keys(declared, get_cfg_default()))
 
 
 def _shared_keys(ours: CfgNode, engine: CfgNode, prefix: str = "") -> Iterator[str]:
@@ -237,30 +283,9 @@ def _shared_keys(ours: CfgNode, engine: CfgNode, prefix: str = "") -> Iterator[s
             yield prefix + key
 
 
-def existing_yaml(given: str, flag: str) -> Path:
-    """A YAML file by its path, also relative to the repository.
-
-    Raises:
-        FileNotFoundError: naming the files that look alike.
-    """
-    for path in (Path(given), REPOSITORY / given):
-        if path.is_file():
-            return path
-    folder = Path(given).parent if Path(given).parent.is_dir() else REPOSITORY / Path(given).parent
-    if not folder.is_dir():
-        folder = CONFIGS
-    known = sorted(_shown(path) for path in folder.rglob("*.yaml"))
-    raise FileNotFoundError(f"{flag} {given}: no such file. {did_you_mean(given, known)}")
-
-
-def _shown(path: Path) -> str:
-    path = path.absolute()
-    return str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
     except yaml.YAMLError as err:
         raise ValueError(f"{path} is no valid YAML: {err}") from err
     if not isinstance(content, dict | None):
@@ -268,44 +293,26 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content or {}
 
 
-def merge_yaml(cfg: CfgNode, path: Path) -> None:
-    """Merge a YAML file; errors name the file."""
-    _read_yaml(path)
+def merge_yaml(cfg: CfgNode, path: Path, keys: DeclaredKeys | OpenKeys) -> None:
+    """Merge a YAML file for a trainer with these keys; errors name the file."""
+    content = keys.settle(CfgNode(_read_yaml(path)), shown(path))
     try:
-        cfg.merge_from_file(str(path))
+        cfg.merge_from_other_cfg(content)
     except (KeyError, ValueError) as err:
-        raise type(err)(f"{_shown(path)}: {err.args[0] if err.args else err}") from err
+        raise type(err)(f"{shown(path)}: {err.args[0] if err.args else err}") from err
 
 
-def merge_declared(cfg: CfgNode, declared: CfgNode, prefix: str = "") -> None:
-    """Merge what a trainer declares: new keys are added, known ones get another default."""
-    for key, value in declared.items():
-        if isinstance(value, CfgNode) and isinstance(cfg.get(key), CfgNode):
-            merge_declared(cfg[key], value, f"{prefix}{key}.")
-        else:
-            cfg[key] = value.clone() if isinstance(value, CfgNode) else value
-
-
-def merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
+def merge_flags(cfg: CfgNode, args: argparse.Namespace, keys: DeclaredKeys | OpenKeys) -> None:
     """Put the flags that were given into the config."""
-    pairs = {
-        "DATASET.ROOT": args.root,
-        "OUTPUT_DIR": args.output_dir,
-        "RESUME": args.resume,
-        "DATASET.SOURCE_DOMAINS": tuple(args.source_domains or ()),
-        "DATASET.TARGET_DOMAINS": tuple(args.target_domains or ()),
-        "INPUT.TRANSFORMS": tuple(args.transforms or ()),
-        "MODEL.BACKBONE.NAME": args.backbone,
-        "MODEL.HEAD.NAME": args.head,
-    }
-    for key, value in pairs.items():
-        if value:
+    for name, key in FLAG_KEYS.items():
+        if value := getattr(args, name):
             _assign(cfg, key, value)
     if args.seed >= 0:
         cfg.SEED = args.seed
     if args.skip_bad_images:
         cfg.DATALOADER.SKIP_BAD_IMAGES = True
     if args.enhanced_base:
+        keys.offer("TRAINER.TaskRes.ENHANCED_BASE", args.enhanced_base)
         if "TaskRes" not in cfg.TRAINER:
             raise ValueError("--enhanced-base belongs to TaskRes; use it with --trainer TaskRes.")
         cfg.TRAINER.TaskRes.ENHANCED_BASE = args.enhanced_base

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from yacs.config import CfgNode
+
+from dassl.config.settings import settings_digest, settings_that_matter
 
 from .selection import rule_in_words, selection_split
 from .writer import peak_memory_bytes
@@ -114,12 +117,22 @@ def log_banner(trainer: "TrainerBase", dataset: str) -> None:
         "seed": cfg.SEED if cfg.SEED >= 0 else "random",
         "device": _device_name(trainer.device),
         "backbone": cfg.MODEL.BACKBONE.NAME or "none",
+        "images": images_in_words(cfg.INPUT),
         "parameters": f"{trainable:,} trainable of {total:,}",
         "data": f"{dataset}{shots}: {sizes}; {len(trainer.lab2cname or ())} classes",
         "selection": rule_in_words(trainer.selection),
         "output": cfg.OUTPUT_DIR,
     }
     logger.info("%s", _block("Run", rows))
+
+
+def images_in_words(node: CfgNode) -> str:
+    """What the loaders and stored features of an INPUT node do with an image."""
+    if node.NO_TRANSFORM:
+        return "as they are"
+    size = " x ".join(map(str, node.SIZE)) if any(node.SIZE) else "as many as the network reads"
+    words = f"{size} pixels, {node.INTERPOLATION}, {node.RESIZE}"
+    return f"{words}; mean {list(node.PIXEL_MEAN)}, std {list(node.PIXEL_STD)}"
 
 
 def _device_name(device: torch.device) -> str:
@@ -159,6 +172,7 @@ def collect_results(
     source: str,
     seconds: dict[str, float],
     evaluated: dict[str, Any] | None = None,
+    trained: CfgNode | None = None,
 ) -> dict[str, Any]:
     """The content of ``results.json``.
 
@@ -167,6 +181,7 @@ def collect_results(
         source: config stem of the data set that it was trained on.
         seconds: of train, test, total.
         evaluated: what was loaded, for an evaluation without training.
+        trained: the config of the run that was loaded, where it is known.
     """
     cfg = trainer.cfg
     trainable, total = parameter_counts(trainer)
@@ -189,6 +204,7 @@ def collect_results(
         **trainer.results_meta(),
         "epoch": trainer.selected_epoch,
         "fewshot_digest": fewshot_digest(trainer),
+        "settings_digest": settings_digest(settings_that_matter(cfg, trained)),
         "views": getattr(trainer, "view_mode", "fresh"),
         "seconds": seconds,
         "peak_memory_bytes": peak_memory_bytes(),

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from yacs.config import CfgNode
 
-from dassl.config import leaves
+from dassl.config import get_cfg_default, merge_declared
+from dassl.config.pixels import open_keys
+from dassl.config.settings import NEUTRAL_KEYS, flat
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import atomic_write, load_checkpoint
 
+from .build import TRAINER_REGISTRY
 from .plain import plain
 from .rng import load_rng_state, loader_generators, rng_state
 
@@ -30,15 +33,6 @@ RESUME_FILES = "resume.*"  # these, and what trainers keep beside them
 RESUME_FORMAT = "vltune-resume-1"
 INTERVAL_VARIABLE = "VLTUNE_RESUME_SECONDS"
 DEFAULT_INTERVAL = 30.0  # seconds between two resume files, at least
-# Keys that do not change what a run computes.
-NEUTRAL_KEYS = (
-    "OUTPUT_DIR",
-    "RESUME",
-    "VERBOSE",
-    "DATASET.ROOT",
-    "DATALOADER.CACHE_MB",
-    "TRAIN.PRINT_FREQ",
-)
 
 
 class ResumeFile:
@@ -188,15 +182,16 @@ def _set_state(obj: Any, state: Any) -> None:
 def config_differences(ours: CfgNode, theirs: CfgNode) -> dict[str, tuple[Any, Any]]:
     """Key -> (value of ``ours``, value of ``theirs``) where two configs compute different things.
 
-    Paths, verbosity, and the number of workers where it has no influence (DATALOADER.SEEDING
-    sample) are left out.
+    Paths, verbosity, keys that will follow the backbone, and the number of workers where it has no
+    influence (DATALOADER.SEEDING sample) are left out. A key that ``theirs`` does not know is newer
+    than that run, which did what the key's default does.
     """
-    left, right = ({k: as_lists(value) for k, value in leaves(cfg)} for cfg in (ours, theirs))
+    left, right = flat(ours), flat(theirs)
+    right = {**_defaults_of(left), **right}
     neutral = set(NEUTRAL_KEYS)
     if left.get("DATALOADER.SEEDING") == right.get("DATALOADER.SEEDING") == "sample":
         neutral.add("DATALOADER.NUM_WORKERS")
-    if left.get("INPUT.SIZE") == [0, 0]:
-        neutral.add("INPUT.SIZE")  # it will follow the backbone
+    neutral.update(f"INPUT.{key}" for key in open_keys(ours))
     if root_is_the_set(left.get("DATASET.NAME", "")):
         neutral.remove("DATASET.ROOT")
     return {
@@ -204,6 +199,16 @@ def config_differences(ours: CfgNode, theirs: CfgNode) -> dict[str, tuple[Any, A
         for key in sorted(set(left) | set(right))
         if key not in neutral and left.get(key, ...) != right.get(key, ...)
     }
+
+
+def _defaults_of(leaves: dict[str, Any]) -> dict[str, Any]:
+    """The defaults of a config's own keys, as engine and trainer declare them."""
+    cfg = get_cfg_default()
+    name = leaves.get("TRAINER.NAME")
+    if name in TRAINER_REGISTRY.registered_names():
+        declared = getattr(TRAINER_REGISTRY.get(name), "default_cfg", None)
+        merge_declared(cfg, declared() if declared else CfgNode())
+    return {key: value for key, value in flat(cfg).items() if key in leaves}
 
 
 def root_is_the_set(dataset: str) -> bool:
@@ -226,10 +231,3 @@ def check_same_config(ours: CfgNode, theirs: CfgNode, path: Path) -> None:
         f"{path} belongs to a run with another config: {listed}. Choose another --output-dir, or "
         "delete that folder to start anew."
     )
-
-
-def as_lists(value: Any) -> Any:
-    """Tuples as lists, as YAML gives them back."""
-    if isinstance(value, (list, tuple)):
-        return [as_lists(item) for item in value]
-    return value

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from yacs.config import CfgNode
 
+from dassl.config.pixels import in_words
 from dassl.utils import (
     atomic_write,
     collect_env_info,
@@ -20,11 +21,13 @@ from dassl.utils import (
     write_json,
 )
 
-from .build import build_trainer
+from .build import TRAINER_REGISTRY, build_trainer
+from .given import warn_of_idle_settings
 from .report import collect_results, log_banner, log_end, written_files
 from .resume import RESUME_FILES, check_same_config
 from .selection import most_revealing
 from .trained import untrained_classes, varied_settings
+from .undeclared import explained
 
 if TYPE_CHECKING:
     from .base import TrainerBase
@@ -52,7 +55,8 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict[str, Any] | None:
         with only_writer(output):  # another process may do this run, or one of another config
             check_output_dir(cfg, output, is_evaluation=args.eval_only)
             if find_finished(output, evaluated) is None:
-                return run_now(args, cfg, evaluated, start=start)
+                with explained(cfg):
+                    return run_now(args, cfg, evaluated, start=start)
     logger.info(
         "This run is finished, nothing is repeated: see %s. Delete that folder to run again.",
         output / RESULTS_FILE,
@@ -65,6 +69,7 @@ def run_now(
 ) -> dict[str, Any] | None:
     """Build the trainer; train or evaluate, unless --no-train."""
     prepare(args, cfg)
+    warn_of_idle_settings(args, cfg, TRAINER_REGISTRY.get(cfg.TRAINER.NAME))
     trainer = build_trainer(cfg)
     check_evaluation_has_weights(args, trainer)
     write_config(trainer.cfg, Path(cfg.OUTPUT_DIR), is_evaluation=args.eval_only)
@@ -108,7 +113,7 @@ def print_arguments(args: argparse.Namespace, cfg: CfgNode) -> None:
     for name in sorted(vars(args)):
         print(f"{name}: {getattr(args, name)}")
     print("************\n** Config **\n************")
-    print(cfg)
+    print(in_words(cfg))
 
 
 def train(trainer: "TrainerBase", *, start: float) -> dict[str, Any]:
@@ -143,8 +148,11 @@ def evaluate(
     trainer.test_and_record()
     total = time.time() - start + trainer.earlier_seconds
     seconds = {"train": 0.0, "test": trainer.test_seconds, "total": total}
-    source = find_source(args.model_dir, loaded) or trainer.cfg.RUN.DATASET
-    results = collect_results(trainer, source=source, seconds=seconds, evaluated=evaluated)
+    trained = find_config(args.model_dir, loaded)
+    source = (trained or {}).get("RUN", {}).get("DATASET") or trainer.cfg.RUN.DATASET
+    results = collect_results(
+        trainer, source=source, seconds=seconds, evaluated=evaluated, trained=trained
+    )
     if varied := varied_settings(trainer):
         results["varied_at_test"] = varied
     if unknown := untrained_classes(trainer):
@@ -257,8 +265,8 @@ def check_evaluation_has_weights(args: argparse.Namespace, trainer: "TrainerBase
         )
 
 
-def find_source(model_dir: str, loaded: dict[str, Any]) -> str:
-    """Config stem of the data set that a loaded model was trained on, or "" if nothing says."""
+def find_config(model_dir: str, loaded: dict[str, Any]) -> CfgNode | None:
+    """The config that a loaded model was trained with, or None where nothing says."""
     path = Path(model_dir) / CONFIG_FILE if model_dir else None
     text = path.read_text(encoding="utf-8") if path and path.is_file() else loaded.get("config")
-    return CfgNode.load_cfg(text).get("RUN", {}).get("DATASET", "") if text else ""
+    return CfgNode.load_cfg(text) if text else None

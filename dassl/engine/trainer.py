@@ -6,6 +6,7 @@ tests/golden/engine (``loop_*``).
 """
 
 import datetime
+import inspect
 import logging
 import math
 import sys
@@ -79,8 +80,8 @@ class SimpleTrainer(TrainerBase):
         """Refuse settings that cannot work, before anything is built."""
 
     def build_data_loader(self) -> None:
-        """Build data set, loaders and class names."""
-        dm = DataManager(self.cfg)
+        """Build data set, loaders and class names, or take those given."""
+        dm = self.given_data or DataManager(self.cfg)
         self.train_loader_x = dm.train_loader_x
         self.train_loader_u = dm.train_loader_u
         self.val_loader = dm.val_loader
@@ -111,6 +112,8 @@ class SimpleTrainer(TrainerBase):
     # ----------------------------------------------------------------- loop
     def before_train(self) -> None:
         """Resume if there is something to resume; open the writers; start the clock."""
+        if self.given_data is not None:
+            self.given_data.check_run(self.max_epoch, tests=not self.cfg.TEST.NO_TEST)
         self._check_selection()
         self._name_shared_images()
         self._name_untrained()
@@ -227,15 +230,26 @@ class SimpleTrainer(TrainerBase):
         """``test()``, recording its value also where a trainer's own ``test`` records nothing."""
         self.results.pop(split or self.cfg.TEST.SPLIT, None)
         recorded, start = len(self.results), time.time()
-        accuracy = self.test(split) if split else self.test()
+        accuracy = self.test(**self._final_test(split))
         if len(self.results) == recorded and isinstance(accuracy, (int, float)):
             self.add_result(split or self.cfg.TEST.SPLIT, {"accuracy": accuracy})
         self.test_seconds = time.time() - start
         return accuracy
 
+    def _final_test(self, split: str | None) -> dict[str, Any]:
+        """Arguments of the ``test`` that a run ends with: ``is_final`` for those that take it."""
+        arguments = {} if split is None else {"split": split}
+        if "is_final" in inspect.signature(self.test).parameters:
+            arguments["is_final"] = True
+        return arguments
+
     @torch.no_grad()
-    def test(self, split: str | None = None) -> float:
-        """Evaluate on ``val`` (if there is one) or ``test``; returns the first metric, percent."""
+    def test(self, split: str | None = None, is_final: bool = False) -> float:
+        """Evaluate on ``val`` (if there is one) or ``test``; returns the first metric, percent.
+
+        ``is_final`` changes nothing here: trainers of other repositories are told by it that a run
+        ends with this test.
+        """
         self.set_model_mode("eval")
         self.evaluator.reset()
         split = self.cfg.TEST.SPLIT if split is None else split

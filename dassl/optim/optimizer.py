@@ -7,12 +7,27 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
+from dassl.config.conditions import Condition, only_if
 from dassl.utils.text import did_you_mean
 
 from .radam import RAdam
 
 AVAI_OPTIMS = ["adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw"]
 _EPS = 1e-8  # for OPTIM nodes made without EPS
+_ADAMS = ("adam", "amsgrad", "radam", "adamw")
+CONDITIONS = [
+    only_if("OPTIM.MOMENTUM", "OPTIM.NAME", "sgd", "rmsprop"),
+    only_if(("OPTIM.SGD_DAMPNING", "OPTIM.SGD_NESTEROV"), "OPTIM.NAME", "sgd"),
+    Condition(
+        ("OPTIM.SGD_DAMPNING",),
+        lambda cfg: cfg.OPTIM.MOMENTUM != 0,
+        "it dampens the momentum, and OPTIM.MOMENTUM is {OPTIM.MOMENTUM}",
+    ),
+    only_if("OPTIM.RMSPROP_ALPHA", "OPTIM.NAME", "rmsprop"),
+    only_if(("OPTIM.ADAM_BETA1", "OPTIM.ADAM_BETA2"), "OPTIM.NAME", *_ADAMS),
+    only_if("OPTIM.EPS", "OPTIM.NAME", "rmsprop", *_ADAMS),
+    only_if(("OPTIM.NEW_LAYERS", "OPTIM.BASE_LR_MULT"), "OPTIM.STAGED_LR", True),
+]
 
 
 def build_optimizer(

@@ -17,4 +17,6 @@ rest=(${given[@]+"${given[@]}"} TRAINER.AMU.LAMBDA_MERGE 1.0)
 run --tag no_auxiliary_loss --no-zeroshot
 rest=(${given[@]+"${given[@]}"} TRAINER.AMU.AUX_INIT random)
 run --tag random_start --no-zeroshot
-"$PYTHON" "$root/parse_test_res.py" "${OUTPUT:-./output}/fewshot/$dataset/AMU"
+folders=()
+for name in ${dataset//,/ }; do folders+=("${OUTPUT:-./output}/fewshot/$name/AMU"); done
+"$PYTHON" "$root/parse_test_res.py" "${folders[@]}"

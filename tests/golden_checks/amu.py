@@ -1,145 +1,173 @@
-"""AMU: uncertainty factors; initial weight, forward, losses, training, evaluation."""
+"""AMU: uncertainty factors; initial weight, forward, losses, training, evaluation.
+
+All of it in the registered trainer, over images or over the features of both networks.
+"""
 
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dassl.config import get_cfg_default
-from dassl.optim import build_lr_scheduler, build_optimizer
 from golden_checks import aux_resnet50
 from golden_checks.common import Case
-from trainers.amu import AuxiliaryBias, average_views, initial_weight
-from trainers.common.auxiliary import load_auxiliary
-from trainers.common.encoder import ClipEncoder
-from trainers.common.prompts import zero_shot_classifier
-from trainers.common.uncertainty import uncertainty_factor
+from golden_checks.runs import metrics_lines
+from golden_checks.settings import own_templates
+from golden_checks.shipped import Shipped, batch, in_epochs
+from golden_checks.stored import StoredClip, StoredEncoder
+from trainers.amu import AuxiliaryBias, average_views
 
 
 def check(case: Case) -> None:
     if "powers" in case.config:
         check_factors(case)
-    else:
-        check_training(case)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        check_training(case, Path(folder))
 
 
 def check_factors(case: Case) -> None:
+    """The factor of a trainer with each setting."""
     logits = case.tensor("clip_logits")
+    clip, auxiliary = StoredClip(torch.eye(logits.shape[1])), StoredEncoder(2)
+    row = torch.zeros(1, logits.shape[1] + auxiliary.dim)
     for kind in case.config["types"]:
-        factors = [uncertainty_factor(logits, kind, p).flatten() for p in case.config["powers"]]
+        factors = []
+        for power in case.config["powers"]:
+            settings = {"UNCENT_TYPE": kind, "UNCENT_POWER": power}
+            parts = {"clip": clip, "auxiliary": auxiliary}
+            run = _shipped(case, [batch(row)], row, None, parts, settings)
+            factors.append(run.method.factor(logits).flatten())
         case.compare(f"factor_{kind.replace('-', '_')}", torch.stack(factors))
 
 
-def _raw_features(case: Case) -> SimpleNamespace:
-    """Classifier (C, D_c); raw features of shots (E, N, D_a), train and test (n, D_c + D_a)."""
-    if "shot_aux_raw" in case.arrays:
-        both = {
-            split: torch.cat([case.tensor(f"{split}_{net}_raw") for net in ("clip", "aux")], dim=1)
-            for split in ("train", "test")
-        }
-        classifier = case.tensor("clip_weights").t()
-        return SimpleNamespace(classifier=classifier, shots=case.tensor("shot_aux_raw"), **both)
-    clip = case.load_clip()
-    encoders = ClipEncoder(clip), _auxiliary(case.config["aux_seed"])
-    both = {
-        split: torch.cat([encode(case.tensor(f"{split}_images")) for encode in encoders], dim=1)
-        for split in ("train", "test")
-    }
-    shots = torch.stack([encoders[1](images) for images in case.tensor("shot_images")])
-    classifier = zero_shot_classifier(clip, case.spec["classnames"], case.templates)
-    case.compare("clip_weights", classifier.t())
-    dim = classifier.shape[1]
-    case.compare("test_clip_raw", both["test"][:, :dim])
-    case.compare("test_aux_raw", both["test"][:, dim:])
-    return SimpleNamespace(classifier=classifier, shots=shots, **both)
-
-
-def _auxiliary(seed: int):
-    """The random ResNet-50, through a file in the layout of MoCo v3."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "moco.pth.tar"
-        torch.save(aux_resnet50.moco_checkpoint(seed), path)
-        return load_auxiliary("moco_v3_rn50", str(path))
-
-
-def _optimisation(method: AuxiliaryBias, config: dict):
-    cfg = get_cfg_default().OPTIM
-    cfg.NAME, cfg.LR, cfg.EPS = config["optimizer"].lower(), config["lr"], config["eps"]
-    cfg.WEIGHT_DECAY, cfg.LR_SCHEDULER = config["weight_decay"], "cosine"
-    cfg.ADAM_BETA1, cfg.ADAM_BETA2 = config["betas"]
-    cfg.MAX_EPOCH, cfg.STEP_PER = config["epochs"], "batch"
-    groups = [{"params": list(method.parameters()), "fused": True}]  # as the trainer's
-    optimizer = build_optimizer(method, cfg, groups)
-    return optimizer, build_lr_scheduler(optimizer, cfg, config["steps_per_epoch"])
-
-
-def check_training(case: Case) -> None:
-    config, raw = case.config, _raw_features(case)
-    method = AuxiliaryBias(
-        raw.classifier,
-        raw.shots.shape[-1],
-        alpha=config["alpha"],
-        lambda_merge=config["lambda_merge"],
-        uncent_type=config["uncent_type"],
-        uncent_power=config["uncent_power"],
-        clip_scale=config["logit_scale"],
+def _shipped(
+    case: Case,
+    batches: Any,
+    test: Tensor,
+    labels: Tensor | None,
+    parts: dict[str, Any],
+    settings: dict[str, Any],
+) -> Shipped:
+    """The trainer; a stand-in CLIP brings its own class names and templates."""
+    clip = parts.get("clip")
+    classnames = clip.classnames if clip else case.spec["classnames"]
+    if clip:
+        settings = settings | {"DATASET.TEMPLATES": clip.templates}
+    else:
+        settings = settings | own_templates(case, case.templates)
+    return Shipped(
+        case,
+        "AMU",
+        batches,
+        test=test,
+        labels=labels,
+        classnames=classnames,
+        official=lambda name: "W",
+        parts=parts,
+        **settings,
     )
-    features = average_views(raw.shots)
-    case.compare("shot_features", features)
-    weight = initial_weight(features, case.tensor("shot_labels"), len(raw.classifier))
-    case.compare("W0", weight)
-    method.fc.weight.data.copy_(weight)
+
+
+def _both(case: Case, split: str) -> Tensor:
+    """8-bit images, or the raw features of both networks side by side."""
+    if f"{split}_images" in case.arrays:
+        return case.tensor(f"{split}_images")
+    return torch.cat([case.tensor(f"{split}_{net}_raw") for net in ("clip", "aux")], dim=1)
+
+
+def _shots(case: Case) -> dict[str, Tensor]:
+    """The shots with their passes as views (N, E, ...); CLIP's features of them play no part."""
+    if "shot_images" in case.arrays:
+        views = case.tensor("shot_images").transpose(0, 1)
+    else:
+        auxiliary = case.tensor("shot_aux_raw").transpose(0, 1)
+        nothing = auxiliary.new_zeros(*auxiliary.shape[:2], len(case.arrays["clip_weights"]))
+        views = torch.cat([nothing, auxiliary], dim=-1)
+    return {"img": views[:, 0], "views": views, "label": case.tensor("shot_labels")}
+
+
+def check_training(case: Case, folder: Path) -> None:
+    config, parts = case.config, {"shots": [_shots(case)]}
+    # the official loop tests after every epoch
+    settings = {"TEST.SELECT_ON": "test", "CLIP_SCALE": config.get("logit_scale")}
+    if "scheduler" in config:  # "cosine, stepped per iteration"
+        settings["OPTIM.LR_SCHEDULER"] = config["scheduler"].split(",")[0]
+        settings["OPTIM.STEP_PER"] = "epoch" if "per epoch" in config["scheduler"] else "batch"
+    if case.spec["backbone"]:
+        settings |= {"AUX": "moco_v3_rn50", "AUX_WEIGHTS": str(folder / "moco.pth.tar")}
+        torch.save(aux_resnet50.moco_checkpoint(config["aux_seed"]), settings["AUX_WEIGHTS"])
+    else:
+        parts["clip"] = StoredClip(case.tensor("clip_weights").t())
+        parts["auxiliary"] = StoredEncoder(case.arrays["shot_aux_raw"].shape[-1])
+    images, labels = _both(case, "train"), case.tensor("train_labels")
     size = config["batch_size"]
-    batches = list(zip(raw.train.split(size), case.tensor("train_labels").split(size)))
-    _compare_first(case, method, *batches[0])
-    _train(case, method, batches, raw.test)
+    batches = [batch(*pair) for pair in zip(images.split(size), labels.split(size))]
+    run = _shipped(
+        case,
+        in_epochs(batches, config["steps_per_epoch"]),
+        _both(case, "test"),
+        case.tensor("test_labels"),
+        parts,
+        settings,
+    )
+    _compare_features(case, run)
+    _compare_first(case, run)
+    run.train(config["epochs"])
+    _compare_steps(case, run)
+    _compare_end(case, run)
 
 
-def _compare_first(case: Case, method: AuxiliaryBias, raw: Tensor, labels: Tensor) -> None:
-    features = method.image_features(raw)
-    clip_logits, factor, aux = method.branches(None, features, method.clip_classifier)
+def _compare_features(case: Case, run: Shipped) -> None:
+    trainer, dim = run.trainer, run.method.clip_classifier.shape[1]
+    case.compare("clip_weights", run.method.clip_classifier.t())
+    test = trainer.bank.test(trainer.dm.dataset.test).all(0)
+    case.compare("test_clip_raw", test[:, :dim])
+    case.compare("test_aux_raw", test[:, dim:])
+    passes = trainer.bank.train(trainer.shots, views=trainer.settings.AUGMENT_EPOCH)
+    case.compare("shot_features", average_views(passes.all()[..., dim:]))
+    case.compare("W0", trainer.shot_weight())
+
+
+def _compare_first(case: Case, run: Shipped) -> None:
+    """What the initial weight makes of the first batch."""
+    method: AuxiliaryBias = run.method
+    method.fc.weight.data.copy_(run.trainer.shot_weight())
+    features = method.image_features(run.trainer.train_loader_x.batches[0]["img"])
+    clip_logits, factor, aux = method.branches(run.clip, features, method.clip_classifier)
     case.compare("first_clip_logits", clip_logits)
     case.compare("first_factor", factor)
     case.compare("first_aux_logits", aux)
-    case.compare("first_logits", method.logits(None, features, method.text_features(None)))
-    losses = method.losses(None, raw, labels)
-    case.compare("first_losses", _three(losses))
-    losses["loss"].backward()
-    case.compare("first_grad", method.fc.weight.grad)
+    text_features = method.text_features(run.clip)
+    case.compare("first_logits", method.logits(run.clip, features, text_features))
 
 
-def _three(losses: dict[str, Tensor]) -> Tensor:
-    return torch.stack([losses[name].detach() for name in ("loss", "loss_merge", "loss_aux")])
+def _compare_steps(case: Case, run: Shipped) -> None:
+    losses = [[step[name] for name in ("loss", "loss_merge", "loss_aux")] for step in run.losses]
+    case.compare("first_losses", losses[0])
+    case.compare("losses", losses)
+    case.compare("lrs", [groups[0] for groups in run.rates])
+    case.compare("first_grad", run.gradients[0]["W"])
+    for step, values in enumerate(run.parameters, start=1):
+        case.compare(f"W_after{step}", values["W"])
 
 
-def _train(case: Case, method: AuxiliaryBias, batches: list, test: Tensor) -> None:
-    optimizer, scheduler = _optimisation(method, case.config)
-    labels, per_epoch = case.tensor("test_labels"), case.config["steps_per_epoch"]
-    losses, rates, accuracies, alone = [], [], [], []
-    for step in range(case.config["epochs"] * per_epoch):
-        values = method.losses(None, *batches[step])
-        optimizer.zero_grad()
-        values["loss"].backward()
-        rates.append(optimizer.param_groups[0]["lr"])
-        losses.append(_three(values).double())
-        optimizer.step()
-        scheduler.step()
-        if step == 2:
-            case.compare("W_after3", method.fc.weight)
-        if (step + 1) % per_epoch == 0:
-            scores, preferred = method.fuse(method.constants(None, test))
-            accuracies.append(_accuracy(scores.argmax(dim=-1), labels))
-            alone.append(_accuracy(preferred, labels))
-    case.compare("losses", torch.stack(losses))
-    case.compare("lrs", rates)
-    case.compare("W_final", method.fc.weight)
-    case.compare("test_acc", accuracies)
-    case.compare("test_acc_aux", alone)
-    features = method.image_features(test)
-    case.compare("test_logits", method.logits(None, features, method.text_features(None)))
+def _compare_end(case: Case, run: Shipped) -> None:
+    """The tests after every epoch, then the last epoch's checkpoint."""
+    folder, epochs = run.trainer.output_dir, case.config["epochs"]
+    for name, key in (("test_acc", "accuracy"), ("test_acc_aux", "accuracy_aux")):
+        lines = metrics_lines(folder, key)[:epochs]
+        case.compare(name, [round(line[key], 2) for line in lines])
+    run.trainer.load_model(folder, epoch=epochs)
+    case.compare("W_final", run.method.fc.weight)
+    raw = run.trainer.bank.test(run.trainer.dm.dataset.test).all(0)
+    rows = run.method.image_features(raw)
+    case.compare("test_logits", run.method.logits(run.clip, rows, run.method.clip_classifier))
+    # an evaluation leaves out what all classes of an image share
+    centred = [_centred(scores) for scores in (run.test(), case.tensor("test_logits"))]
+    case.compare("test_logits", *centred)
 
 
-def _accuracy(predicted: Tensor, labels: Tensor) -> float:
-    return round(100 * (predicted == labels).double().mean().item(), 2)
+def _centred(scores: Tensor) -> Tensor:
+    return scores - scores.mean(dim=1, keepdim=True)

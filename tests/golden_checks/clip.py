@@ -10,6 +10,8 @@ from PIL import Image
 
 from clip import clip
 from clip.model import IMAGE_MEAN, IMAGE_STD, build_model
+from dassl.features.encoder import unit_pixels
+from dassl.features.views import Augmentation
 from golden_checks import tiny_clip
 from golden_checks.common import Case
 
@@ -66,14 +68,20 @@ def _check_precision(case: Case) -> None:
 
 
 def _check_preprocessing(case: Case) -> None:
-    assert list(IMAGE_MEAN) == case.config["mean"]
-    assert list(IMAGE_STD) == case.config["std"]
-    transform = clip._transform(case.config["n_px"])
+    """OpenAI's transform, and the test view that feature banks and predictions read."""
+    size, statistics = case.config["n_px"], (case.config["mean"], case.config["std"])
+    is_own = statistics == (list(IMAGE_MEAN), list(IMAGE_STD))
+    transform = clip._transform(size) if is_own else clip._transform(size, *statistics)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in statistics)
+    view = Augmentation.from_input(size).test.build()
     names = [name for name in case.arrays if name.startswith("pixels_")]
 
     for name in names:
         image = Image.fromarray(np.ascontiguousarray(case.arrays[name]))
-        case.compare(name.replace("pixels", "out"), transform(image))
+        expected = name.replace("pixels", "out")
+        case.compare(expected, transform(image))
+        if "A" not in image.getbands():  # files are read as RGB: nothing is transparent then
+            case.compare(expected, (unit_pixels(view(image)) - mean) / std)
 
 
 def _check_tokens(case: Case) -> None:

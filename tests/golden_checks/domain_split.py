@@ -5,14 +5,18 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from dassl.config import get_cfg_default
+from dassl.data.datasets import Datum
+from dassl.engine.steps.domains import ResizedImages
+from dassl.engine.steps.evaluation import StepEvaluation
+from dassl.features.views import WholeImage
 from datasets.domain_split import domain_seed, split_domain
 from datasets.domainbed import DomainFolder
 from datasets.files import is_image
 from golden_checks.common import Case
-from trainers.common.domainbed_transforms import eval_transform
 
 
 def check(case: Case) -> None:
@@ -94,13 +98,26 @@ def check_tree(case: Case) -> None:
 
 
 def check_transform(case: Case) -> None:
+    """Image files as an evaluation reads them; prediction sees the same pixels."""
     config = case.config
-    transform = eval_transform(tuple(config["resize"]), mean=config["mean"], std=config["std"])
-    for k in range(config["n_images"]):
-        image = transform(Image.fromarray(case.arrays[f"image{k}"]))
-        case.compare_pixels(f"sample{k}", image[:, ::16, ::16])
-        case.compare(f"mean{k}", image.mean(dim=(1, 2)))
-        case.compare(f"std{k}", image.std(dim=(1, 2)))
+    images = [Image.fromarray(case.arrays[f"image{k}"]) for k in range(config["n_images"])]
+    size, interpolation = tuple(config["resize"]), config["interpolation"].split()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        items = [Datum(str(Path(folder, f"{k}.png")), label=0) for k in range(len(images))]
+        for image, item in zip(images, items):
+            image.save(item.impath)
+        part = ResizedImages(items, size=size, interpolation=interpolation)
+        pixels = torch.cat(list(part.batches(2)))
+        evaluation = StepEvaluation(
+            {"test_in": part}, mean=config["mean"], std=config["std"], batch_size=2, device="cpu"
+        )
+        views = torch.cat(list(evaluation.images("test_in")))
+    for k, view in enumerate(views):
+        case.compare_pixels(f"sample{k}", view[:, ::16, ::16])
+        case.compare(f"mean{k}", view.mean(dim=(1, 2)))
+        case.compare(f"std{k}", view.std(dim=(1, 2)))
+        if size[0] == size[1]:
+            assert torch.equal(WholeImage(size[0], interpolation).build()(images[k]), pixels[k])
 
 
 def _relative(path: str, root: Path) -> str:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from dassl.config import get_cfg_default
 from dassl.engine import TrainerX
@@ -52,26 +51,6 @@ def _trainer(cfg, case: Case, recorder: _Recorder) -> TrainerX:
             self.calls, self.rows = [], []
             super().__init__(cfg)
 
-        def build_data_loader(self):
-            loaders = {}
-            for split in ("train", "val", "test"):
-                images, labels = case.tensor(f"{split}_x"), case.tensor(f"{split}_y")
-                rows = [
-                    {"img": image, "label": label, "domain": 0, "index": index}
-                    for index, (image, label) in enumerate(zip(images, labels))
-                ]
-                loaders[split] = DataLoader(
-                    rows,
-                    batch_size=case.config["batch_size"],
-                    drop_last=split == "train" and case.config["drop_last"],
-                )
-            self.train_loader_x, self.train_loader_u = loaders["train"], None
-            self.val_loader, self.test_loader = loaders["val"], loaders["test"]
-            self.num_classes = case.arrays["b"].shape[0]
-            self.num_source_domains = 0
-            self.lab2cname = {label: str(label) for label in range(self.num_classes)}
-            self.dm = None
-
         def build_model(self):
             classes, width = case.arrays["W"].shape
             self.model = nn.Linear(width, classes)
@@ -95,7 +74,16 @@ def _trainer(cfg, case: Case, recorder: _Recorder) -> TrainerX:
 
     for name in sorted({re.sub(r"\(.*", "", call) for call in case.config["hooks"]}):
         setattr(Toy, name, _noted(name, getattr(Toy, name)))
-    return Toy(cfg)
+    names = [f"class {label}" for label in range(len(case.arrays["b"]))]
+    val, test = (_batches(case, split) for split in ("val", "test"))
+    return Toy.from_parts(cfg, names, _batches(case, "train"), val=val, test=test)
+
+
+def _batches(case: Case, split: str) -> list[dict]:
+    """A split in batches; training leaves out the incomplete last one where the case says so."""
+    size, is_cut = case.config["batch_size"], split == "train" and case.config["drop_last"]
+    pairs = zip(*(case.tensor(f"{split}_{key}").split(size) for key in "xy"))
+    return [{"img": x, "label": y} for x, y in pairs if len(x) == size or not is_cut]
 
 
 def _noted(name: str, method):

@@ -11,10 +11,10 @@ import torch
 from clip import tokenize
 from clip.model import TowerHook
 from dassl.data.datasets import Datum
-from dassl.optim import build_lr_scheduler, build_optimizer
 from datasets.subsampling import subsample_classes
 from golden_checks.common import Case
-from golden_checks.prompt_steps import optim_node
+from golden_checks.prompt_steps import set_initial
+from golden_checks.shipped import Shipped, batch, in_epochs
 from tools.layers import (
     centroid_gap,
     class_means,
@@ -24,7 +24,7 @@ from tools.layers import (
     text_levels,
 )
 from tools.results.statistics import harmonic_mean
-from trainers.common.prompts import encode_prompts, eot_positions
+from trainers.common.text.encode import encode_prompts, eot_positions
 from trainers.mma import AdapterLearner
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,19 +57,6 @@ class _Recorder(TowerHook):
         return self.states[-1]
 
 
-def _learner(case: Case, clip, classnames: list[str]) -> AdapterLearner:
-    config = case.config
-    return AdapterLearner(
-        clip,
-        classnames,
-        start=config["ADAPTER_START"],
-        end=config["ADAPTER_END"],
-        dim=config["ADAPTER_DIM"],
-        scale=config["ADAPTER_SCALE"],
-        ctx_init=config["TEXT_CTX_INIT"],
-    )
-
-
 def _compare(case: Case, name: str, actual) -> None:
     """|a - b| <= atol * max(1, max|b|) + rtol * |b|, the rule of the mma cases."""
     if name not in case.arrays:
@@ -79,31 +66,20 @@ def _compare(case: Case, name: str, actual) -> None:
 
 
 def check_adapters(case: Case) -> None:
-    clip, classnames = case.load_clip(), case.spec["classnames"]
-    learner = _learner(case, clip, classnames)
-    parameters = dict(learner.named_parameters())
-    initial = [key.removeprefix("init/") for key in case.arrays if key.startswith("init/")]
-    assert set(initial) == set(parameters)
-    if "parameter_order" in case.config:
-        assert list(parameters) == case.config["parameter_order"]
-    for name in initial:
-        parameters[name].data = case.tensor(f"init/{name}").float()
     images, labels = case.tensor("images"), case.tensor("labels")
-
-    _compare(case, "num_trainable", sum(p.numel() for p in parameters.values()))
-    _compare(case, "tokens", learner.tokenized_prompts)
-    _check_features(case, clip, learner, images[0])
-
-    raw = learner.raw_image_features(clip, images[0])
-    loss = learner.losses(clip, raw, labels[0])["loss"]
-    _compare(case, "loss", loss)
-    loss.backward()
-    for name, parameter in parameters.items():
-        if f"grad/{name}" in case.arrays:
-            _compare(case, f"grad/{name}", parameter.grad)
-    if "grad_norms" in case.arrays:
-        _compare(case, "grad_norms", [p.grad.double().norm().item() for p in parameters.values()])
-    _check_training(case, clip, learner, images, labels)
+    per_epoch = case.config["batches_per_epoch"]
+    batches = in_epochs([batch(*pair) for pair in zip(images, labels)], per_epoch)
+    run = Shipped(case, "MMA", batches, test=images[0])
+    set_initial(case, run)
+    if "parameter_order" in case.config:
+        assert list(run.learned) == case.config["parameter_order"]
+    _compare(case, "num_trainable", sum(p.numel() for p in run.learned.values()))
+    _compare(case, "tokens", run.method.tokenized_prompts)
+    _check_features(case, run.clip, run.method, images[0])
+    _compare(case, "logits", run.test())
+    run.train(epochs=-(-len(images) // per_epoch))
+    _check_training(case, run, ends_epoch=len(images) % per_epoch == 0)
+    _check_tests(case, run)
 
 
 def _check_features(case: Case, clip, learner: AdapterLearner, images) -> None:
@@ -118,46 +94,34 @@ def _check_features(case: Case, clip, learner: AdapterLearner, images) -> None:
         at_eot = [states[eot_positions(tokens), rows] for states in text.states]
         _compare(case, "text_hidden_eot", torch.stack(at_eot))
         _compare(case, "image_hidden_cls", torch.stack([states[0] for states in image.states]))
-        raw_text = learner.raw_text_features(clip)
-        raw_image = learner.raw_image_features(clip, images)
-        _compare(case, "text_features", raw_text)
-        _compare(case, "image_features", raw_image)
-        _compare(case, "logits", learner(clip, images))
+        _compare(case, "text_features", learner.raw_text_features(clip))
+        _compare(case, "image_features", learner.raw_image_features(clip, images))
 
 
-def _check_training(case: Case, clip, learner: AdapterLearner, images, labels) -> None:
-    cfg = optim_node(case.config)
-    optimizer = build_optimizer(learner, cfg)
-    scheduler = build_lr_scheduler(optimizer, cfg)
-    losses, rates = [], []
-    for step in range(len(images)):
-        raw = learner.raw_image_features(clip, images[step])
-        loss = learner.losses(clip, raw, labels[step])["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        rates.append(optimizer.param_groups[0]["lr"])
-        losses.append(loss.item())
-        optimizer.step()
-        if (step + 1) % case.config["batches_per_epoch"] == 0:
-            scheduler.step()
+def _check_training(case: Case, run: Shipped, *, ends_epoch: bool) -> None:
+    losses, rates = [step["loss"] for step in run.losses], [groups[0] for groups in run.rates]
+    _compare(case, "loss", losses[0])
     _compare(case, "step_losses", losses)
     _compare(case, "step_lrs", rates)
-    _compare(case, "lr_after", optimizer.param_groups[0]["lr"])
-    parameters = dict(learner.named_parameters())
-    for name, parameter in parameters.items():
-        if f"after/{name}" in case.arrays:
-            _compare(case, f"after/{name}", parameter)
-    if "after_norms" in case.arrays:
-        _compare(
-            case, "after_norms", [p.detach().double().norm().item() for p in parameters.values()]
-        )
-    learner.eval()
-    with torch.no_grad():
-        _compare(case, "eval_logits_base", learner(clip, case.tensor("eval_images")))
-        other = _learner(case, clip, case.spec["new_classnames"]).eval()
-        other.load_state_dict(other.import_state(learner.state_dict(), None, []))
-        _compare(case, "eval_logits_new", other(clip, case.tensor("eval_images")))
-        _compare(case, "text_features_new", other.raw_text_features(clip))
+    # the trainer ends an epoch that the case leaves in the middle, and steps the schedule
+    _compare(case, "lr_after", run.trainer.get_current_lr() if ends_epoch else rates[-1])
+    for prefix, values in (("grad", run.gradients[0]), ("after", run.learned)):
+        for name, value in values.items():
+            _compare(case, f"{prefix}/{name}", value)
+        norms = [values[name].detach().double().norm().item() for name in run.learned]
+        _compare(case, f"{prefix}_norms", norms)
+
+
+def _check_tests(case: Case, run: Shipped) -> None:
+    """What the run saved, tested by new trainers: on its classes, and on new ones."""
+    folder, images = run.trainer.output_dir, case.tensor("eval_images")
+    for name, classnames in (("base", None), ("new", case.spec["new_classnames"])):
+        other = Shipped(case, "MMA", None, test=images, classnames=classnames)
+        other.trainer.load_model(folder, epoch=run.trainer.epoch + 1)
+        _compare(case, f"eval_logits_{name}", other.test())
+        with torch.no_grad():
+            text_features = other.method.raw_text_features(other.clip)
+        _compare(case, f"text_features_{name}", text_features)
 
 
 def check_split(case: Case) -> None:

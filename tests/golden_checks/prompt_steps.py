@@ -1,56 +1,44 @@
-"""The training part that the cases of all prompt-learning baselines have in common."""
+"""What the cases of all prompt-learning baselines have in common: init, steps, two tests."""
+
+from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from yacs.config import CfgNode
+from torch import Tensor
 
-from dassl.config import get_cfg_default
-from dassl.optim import build_lr_scheduler, build_optimizer
 from golden_checks.common import Case
+from golden_checks.shipped import Named, Shipped, batch, in_epochs
 
-LEARNER = "prompt_learner."
-NAMES = {"NESTEROV": "SGD_NESTEROV", "DAMPENING": "SGD_DAMPNING"}  # short forms in some cases
+LEARNER = "prompt_learner."  # of parameters in official files
 
 
-def optim_node(config: dict, *, ignore: Sequence[str] = ()) -> CfgNode:
-    """The engine's OPTIM node from a case's ``config["OPTIM"]``, whose keys are the engine's.
+def shipped(case: Case, trainer: str, **options: Any) -> Shipped:
+    """The trainer over the batches x<k>, y<k>, one an epoch, at the parameters init/<name>.
 
     Args:
-        ignore: keys that belong to the method, not to the engine.
+        options: see ``Shipped``.
     """
-    cfg = get_cfg_default().OPTIM
-    for given, value in config["OPTIM"].items():
-        key = NAMES.get(given, given)
-        if key not in ignore:
-            assert key in cfg, f"OPTIM.{given} is no key of the engine"
-            cfg[key] = float(value) if isinstance(cfg[key], float) else value
-    return cfg
+    batches = [batch(case.tensor(f"x{k}"), case.tensor(f"y{k}")) for k in steps(case)]
+    options = {"official": LEARNER.__add__, **options}
+    run = Shipped(case, trainer, in_epochs(batches), test=case.tensor("x_test"), **options)
+    set_initial(case, run)
+    return run
 
 
-def count_steps(case: Case) -> int:
-    """How many training batches x0, x1, ... the case holds."""
-    return next(k for k in itertools.count() if f"x{k}" not in case.arrays)
+def steps(case: Case) -> range:
+    """The numbers of the training batches x0, x1, ... of the case."""
+    return range(next(k for k in itertools.count() if f"x{k}" not in case.arrays))
 
 
-def set_initial(case: Case, parameters: dict[str, nn.Parameter]) -> None:
-    """Overwrite every parameter with its init/<name>; the names must agree exactly."""
-    names = {key.removeprefix("init/") for key in case.arrays if key.startswith("init/")}
-    assert names == set(parameters), names ^ set(parameters)
-    for name, parameter in parameters.items():
-        value = case.tensor(f"init/{name}").to(parameter.dtype)
-        assert parameter.shape == value.shape, name
-        parameter.data = value
+def set_initial(case: Case, run: Shipped) -> None:
+    """Start at the init/<name> of the case, which names every trainable parameter."""
+    keys = {key.removeprefix("init/"): key for key in case.arrays if key.startswith("init/")}
+    assert set(keys) == set(run.learned), set(keys) ^ set(run.learned)
+    run.start_at({name: case.tensor(key) for name, key in keys.items()})
 
 
-def learner_parameters(method: nn.Module) -> dict[str, nn.Parameter]:
-    """Trainable parameters under their official names ("prompt_learner.ctx")."""
-    return {LEARNER + n: p for n, p in method.named_parameters() if p.requires_grad}
-
-
-def compare_parameters(case: Case, parameters: dict[str, Tensor], prefix: str) -> None:
+def compare_parameters(case: Case, parameters: Named, prefix: str) -> None:
     """Compare all stored <prefix>/<name> and <prefix>_norm/<name>."""
     for name, value in parameters.items():
         if f"{prefix}/{name}" in case.arrays:
@@ -59,61 +47,29 @@ def compare_parameters(case: Case, parameters: dict[str, Tensor], prefix: str) -
             case.compare(f"{prefix}_norm/{name}", value.detach().norm())
 
 
-def run_steps(
+def check_run(
     case: Case,
-    method: nn.Module,
-    parameters: dict[str, nn.Parameter],
-    step: Callable[[int, torch.optim.Optimizer], Tensor],
+    run: Shipped,
     *,
-    param_groups: list[dict] | None = None,
-    ignore: Sequence[str] = (),
-) -> list[float]:
-    """One step per batch, one scheduler step after each; compares "lr" and the first gradient.
+    losses: dict[str, str] | None = None,
+    columns: list[int] | slice = slice(None),
+) -> None:
+    """Test, train to the end, test: everything that the case holds of it.
 
     Args:
-        step: (k, optimizer) -> loss before the update; it runs backward and optimizer.step().
-        ignore: as in ``optim_node``.
-
-    Returns:
-        the losses.
+        losses: array of the case -> loss in the trainer's log; by default "loss" is "loss".
+        columns: of the stored logits, in the order of the trainer's classes.
     """
-    cfg = optim_node(case.config, ignore=ignore)
-    optimizer = build_optimizer(method, cfg, param_groups)
-    scheduler = build_lr_scheduler(optimizer, cfg)
-    losses, rates = [], []
-    for k in range(count_steps(case)):
-        rates.append([group["lr"] for group in optimizer.param_groups])
-        losses.append(step(k, optimizer).item())
-        if k == 0:
-            compare_parameters(case, {n: p.grad for n, p in parameters.items()}, "grad")
-        scheduler.step()
+
+    def compare_logits(array: str, logits: Tensor) -> None:
+        case.compare(array, logits, case.arrays[array][:, columns])
+
+    compare_logits("logits", run.test())
+    run.train(len(steps(case)))
+    for array, key in (losses or {"loss": "loss"}).items():
+        case.compare(array, [step[key] for step in run.losses])
     per_group = "lr" in case.arrays and case.arrays["lr"].ndim == 2
-    case.compare("lr", rates if per_group else [row[0] for row in rates])
-    return losses
-
-
-def plain_step(clip, method, case: Case) -> Callable[[int, torch.optim.Optimizer], Tensor]:
-    """Minimise ``method.losses(...)["loss"]`` on batch k."""
-
-    def step(k: int, optimizer: torch.optim.Optimizer) -> Tensor:
-        raw = method.raw_image_features(clip, case.tensor(f"x{k}"))
-        loss = method.losses(clip, raw, case.tensor(f"y{k}").long())["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    return step
-
-
-def test_logits(clip, method, case: Case) -> Tensor:
-    """Eval-mode logits of x_test; the method's mode is put back."""
-    was_training = method.training
-    method.eval()
-    with torch.no_grad():
-        logits = method(clip, case.tensor("x_test"))
-    method.train(was_training)
-    return logits
-
-
-test_logits.__test__ = False  # not a test of pytest's
+    case.compare("lr", run.rates if per_group else [row[0] for row in run.rates])
+    compare_parameters(case, run.gradients[0], "grad")
+    compare_parameters(case, run.learned, "after")
+    compare_logits("logits_after", run.logits)

@@ -1,95 +1,68 @@
-"""PromptSRC: prompted and frozen features, regulated loss, three epochs, Gaussian averaging."""
+"""PromptSRC: prompted and frozen features, regulated loss, epochs, Gaussian averaging."""
 
 import re
 
 import torch
-from torch import nn
+import torch.nn.functional as F
 
-from golden_checks import prompt_steps as steps
+from golden_checks import prompt_steps
 from golden_checks.common import Case
-from trainers.common.prompts import template_features
-from trainers.promptsrc import GaussianAverage, SelfRegulatedPrompts
+from golden_checks.settings import own_templates
+from golden_checks.shipped import Shipped
+from trainers.common.text.encode import template_features
+
+_DEEP = re.compile(r"(vision|text)[._]deep\.(\d+)")
 
 
 def check(case: Case) -> None:
-    config, clip, names = case.config, case.load_clip(), case.spec["classnames"]
     templates = case.spec["template"]["frozen text ensemble"]
-    frozen_text = template_features(clip, names, templates).mean(dim=0)
-    method = SelfRegulatedPrompts(
-        clip,
-        names,
-        frozen_text=frozen_text,
-        text_weight=config["TEXT_LOSS_WEIGHT"],
-        image_weight=config["IMAGE_LOSS_WEIGHT"],
-        n_text=config["N_CTX_TEXT"],
-        n_vision=config["N_CTX_VISION"],
-        depth_text=config["PROMPT_DEPTH_TEXT"],
-        depth_vision=config["PROMPT_DEPTH_VISION"],
-        ctx_init=config["CTX_INIT"],
+    run = prompt_steps.shipped(
+        case, "PromptSRC", official=_official, **own_templates(case, templates)
     )
-    parameters = _official_names(method)
-    steps.set_initial(case, parameters)
-    case.compare("fixed_text_features", frozen_text)
-    case.compare("logits", steps.test_logits(clip, method, case))
-    _check_step_zero(case, clip, method)
-    _check_training(case, clip, method, parameters)
-    _check_import(case, clip, method, parameters)
+    _check_frozen_text(case, run, templates)
+    case.compare("gpa_weights", run.trainer.average.weights)
+    _check_first_step(case, run)
+    prompt_steps.check_run(case, run)
+    case.compare("ce0", run.losses[0]["loss_ce"])
+    for step, parameters in enumerate(run.parameters, start=1):
+        prompt_steps.compare_parameters(case, parameters, f"step{step}")
+    prompt_steps.compare_parameters(case, run.learned, "gpa")
+    _check_import(case, run)
 
 
-def _official_names(method: SelfRegulatedPrompts) -> dict[str, nn.Parameter]:
-    names = {}
-    for name, parameter in method.named_parameters():
-        deep = re.fullmatch(r"(vision|text)[._]deep\.(\d+)", name)
-        if deep:
-            tower = {"vision": "image", "text": "text"}[deep[1]]
-            block = int(deep[2]) + 1
-            official = f"{tower}_encoder.transformer.resblocks.{block}.VPT_shallow"
-        else:
-            official = {"ctx": "prompt_learner.ctx", "vision.first": "image_encoder.VPT"}[name]
-        names[official] = parameter
-    return names
+def _official(name: str) -> str:
+    deep = _DEEP.fullmatch(name)
+    if not deep:
+        return {"ctx": "prompt_learner.ctx", "vision.first": "image_encoder.VPT"}[name]
+    tower = {"vision": "image", "text": "text"}[deep[1]]
+    return f"{tower}_encoder.transformer.resblocks.{int(deep[2]) + 1}.VPT_shallow"
+
+
+def _check_frozen_text(case: Case, run: Shipped, templates: list[str]) -> None:
+    """The case holds the mean before normalisation, the method unit rows of it."""
+    features = template_features(run.clip, case.spec["classnames"], templates)
+    case.compare("fixed_text_features", features.mean(dim=0))
+    unit = F.normalize(case.tensor("fixed_text_features"), dim=-1)
+    case.compare("fixed_text_features", run.method.frozen_text, unit)
 
 
 @torch.no_grad()
-def _check_step_zero(case: Case, clip, method: SelfRegulatedPrompts) -> None:
-    images = case.tensor("x0")
+def _check_first_step(case: Case, run: Shipped) -> None:
+    method, clip, images = run.method, run.clip, case.tensor("x0")
     frozen = method.frozen_image_features(clip, images)
-    raw = method.raw_image_features(clip, images)
+    image_features = method.image_features(method.raw_image_features(clip, images))
     case.compare("text_features0", method.text_features(clip))
-    case.compare("image_features0", method.image_features(raw))
+    case.compare("image_features0", image_features)
     case.compare("zs_image_features0", frozen)
     case.compare("zs_logits0", method.logits(clip, frozen, method.frozen_text))
-    losses = method.losses(clip, raw, case.tensor("y0").long(), frozen=frozen)
-    case.compare("ce0", losses["loss_ce"])
 
 
-def _check_training(case: Case, clip, method, parameters: dict[str, nn.Parameter]) -> None:
-    config = case.config
-    average = GaussianAverage(config["GPA_MEAN"], config["GPA_STD"], config["OPTIM"]["MAX_EPOCH"])
-    case.compare("gpa_weights", average.weights)
-
-    def step(k: int, optimizer: torch.optim.Optimizer) -> torch.Tensor:
-        images = case.tensor(f"x{k}")
-        raw = method.raw_image_features(clip, images)
-        frozen = method.frozen_image_features(clip, images)
-        loss = method.losses(clip, raw, case.tensor(f"y{k}").long(), frozen=frozen)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        steps.compare_parameters(case, parameters, f"step{k}")
-        optimizer.step()
-        average.add(method, k)
-        return loss
-
-    losses = steps.run_steps(case, method, parameters, step)
-    case.compare("loss", losses)
-    average.load_into(method)
-    steps.compare_parameters(case, parameters, "gpa")
-    case.compare("logits_after", steps.test_logits(clip, method, case))
-
-
-def _check_import(case: Case, clip, method, parameters: dict[str, nn.Parameter]) -> None:
+@torch.no_grad()
+def _check_import(case: Case, run: Shipped) -> None:
     """An official whole-model file holds the prompts under these names, among all of CLIP."""
-    state = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    state = {name: p.detach().clone() for name, p in run.learned.items()}
     state["image_encoder.conv1.weight"] = torch.zeros(1)
-    method.load_state_dict(method.import_state(state, None, []))
-    case.compare("logits_after", steps.test_logits(clip, method, case))
+    run.start_at({name: torch.zeros_like(p) for name, p in run.learned.items()})
+    run.method.load_state_dict(run.method.import_state(state, None, []))
+    run.method.eval()
+    case.compare("logits_after", run.method(run.clip, case.tensor("x_test")))

@@ -1,39 +1,43 @@
-"""RPO: masks, read-only prompts against the masked towers, three training steps."""
+"""RPO: the trainer against the masked towers that define it, and its training steps."""
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from clip.model import TowerHook
-from golden_checks import prompt_steps as steps
+from golden_checks import prompt_steps
 from golden_checks.common import Case
-from trainers.common.prompts import eot_positions
-from trainers.rpo import ReadOnlyPrompts, image_mask, text_mask
+from trainers.common.text.encode import eot_positions
+from trainers.rpo import ReadOnlyPrompts
 
 
 def check(case: Case) -> None:
-    config, clip = case.config, case.load_clip()
-    method = ReadOnlyPrompts(
-        clip, case.spec["classnames"], prompts=config["K"], template=config["PROMPT"]
-    )
-    parameters = steps.learner_parameters(method)
-    steps.set_initial(case, parameters)
-    eot = eot_positions(method.tokenized_prompts)
-    tokens = len(clip.visual.positional_embedding)
+    run = prompt_steps.shipped(case, "RPO")
+    clip, method, count = run.clip, run.method, len(run.method.text_prompt)
+    first_end = int(eot_positions(method.tokenized_prompts)[0])
     case.compare("tokenized_prompts", method.tokenized_prompts)
-    case.compare("text_mask0", text_mask(int(eot[0]), config["K"], clip.context_length))
-    case.compare("visual_mask", image_mask(tokens, config["K"]))
+    case.compare("text_mask0", text_mask(first_end, clip.context_length))
+    case.compare("visual_mask", image_mask(len(clip.visual.positional_embedding), count))
     case.compare("logits", masked_logits(clip, method, case.tensor("x_test")))
-    case.compare("logits", steps.test_logits(clip, method, case))
-    losses = steps.run_steps(case, method, parameters, steps.plain_step(clip, method, case))
-    case.compare("loss", losses)
-    steps.compare_parameters(case, parameters, "after")
-    case.compare("logits_after", steps.test_logits(clip, method, case))
+    prompt_steps.check_run(case, run)
+    case.compare("logits_after", masked_logits(clip, method, case.tensor("x_test")))
+
+
+def text_mask(eot: int, length: int) -> Tensor:
+    """(L, L) bool, True = forbidden: query q may read key k iff k <= q and k <= EOT."""
+    positions = torch.arange(length)
+    return (positions[None] > positions[:, None]) | (positions[None] > eot)
+
+
+def image_mask(tokens: int, prompts: int) -> Tensor:
+    """(L + K, L + K) bool, True = forbidden: nobody reads the last K tokens."""
+    return (torch.arange(tokens + prompts) >= tokens).expand(tokens + prompts, -1)
 
 
 class _Masked(TowerHook):
     all_rows = True
 
-    def __init__(self, mask: torch.Tensor, embed) -> None:
+    def __init__(self, mask: Tensor, embed) -> None:
         self.mask, self.insert = ~mask, embed
 
     def embed(self, x):
@@ -44,7 +48,7 @@ class _Masked(TowerHook):
 
 
 @torch.no_grad()
-def masked_logits(clip, method: ReadOnlyPrompts, images: torch.Tensor) -> torch.Tensor:
+def masked_logits(clip, method: ReadOnlyPrompts, images: Tensor) -> Tensor:
     """The definition: prompts inside both towers, all positions, attention masks."""
     count = len(method.text_prompt)
     text = []
@@ -52,7 +56,7 @@ def masked_logits(clip, method: ReadOnlyPrompts, images: torch.Tensor) -> torch.
         eot = int(row.argmax())
         x = (clip.token_embedding(row) + clip.positional_embedding)[:, None]
         x[eot + 1 : eot + 1 + count, 0] = method.text_prompt
-        mask = ~text_mask(eot, count, len(row))
+        mask = ~text_mask(eot, len(row))
         for block in clip.transformer.resblocks:
             x = block(x, mask)
         text.append(clip.project_text(x[eot + 1 : eot + 1 + count, 0]))

@@ -1,60 +1,49 @@
-"""Pieces that the checkers of trained methods share."""
+"""What the cases of methods on frozen image features have in common: some steps on few batches."""
 
-from collections.abc import Callable
+from __future__ import annotations
 
-from torch import Tensor, nn
-from yacs.config import CfgNode
+from collections.abc import Callable, Sequence
 
-from dassl.config import get_cfg_default
-from dassl.optim import build_lr_scheduler, build_optimizer
+from torch import Tensor
 
-
-def optim_cfg(config: dict) -> CfgNode:
-    """The engine's OPTIM node for a case's ``config``."""
-    cfg = get_cfg_default().OPTIM
-    cfg.NAME = config["optimizer"]
-    cfg.LR = float(config["lr"])
-    cfg.WEIGHT_DECAY = float(config["weight_decay"])
-    cfg.LR_SCHEDULER = config["lr_scheduler"]
-    cfg.MAX_EPOCH = config["max_epoch"]
-    cfg.WARMUP_EPOCH = config.get("warmup_epoch", -1)
-    cfg.WARMUP_TYPE = config.get("warmup_type", cfg.WARMUP_TYPE)
-    cfg.WARMUP_CONS_LR = float(config.get("warmup_lr", cfg.WARMUP_CONS_LR))
-    cfg.WARMUP_MIN_LR = float(config.get("warmup_min_lr", cfg.WARMUP_MIN_LR))
-    cfg.WARMUP_RECOUNT = config.get("warmup_recount", cfg.WARMUP_RECOUNT)
-    cfg.STEPSIZE = config.get("stepsize", cfg.STEPSIZE)
-    cfg.GAMMA = float(config.get("gamma", cfg.GAMMA))
-    cfg.MOMENTUM = float(config.get("momentum", cfg.MOMENTUM))
-    cfg.SGD_DAMPNING = config.get("dampening", cfg.SGD_DAMPNING)
-    cfg.SGD_NESTEROV = config.get("nesterov", cfg.SGD_NESTEROV)
-    cfg.EPS = float(config.get("eps", cfg.EPS))
-    if "betas" in config:
-        cfg.ADAM_BETA1, cfg.ADAM_BETA2 = (float(beta) for beta in config["betas"])
-    return cfg
+from golden_checks.common import Case
+from golden_checks.shipped import Shipped, batch, in_epochs
 
 
-def train(
-    module: nn.Module, config: dict, loss_of: Callable[[int], Tensor]
-) -> tuple[list[float], list[float]]:
-    """Run the case's steps with the engine's optimiser and schedule.
+def batches(
+    case: Case, images: Tensor, labels: Tensor, *, restarts: bool = False
+) -> Callable[[int], Sequence[dict]]:
+    """The batches of every epoch: consecutive ones, over and over, one per step of the case.
 
     Args:
-        loss_of: step index -> loss with graph.
-
-    Returns:
-        losses before each step, learning rate used at each step.
+        restarts: every epoch begins at the first image; what it does not need is left out.
     """
-    cfg = optim_cfg(config)
-    optimizer = build_optimizer(module, cfg)
-    scheduler = build_lr_scheduler(optimizer, cfg)
-    losses, rates = [], []
-    for step in range(config["steps"]):
-        loss = loss_of(step)
-        optimizer.zero_grad()
-        loss.backward()
-        rates.append(optimizer.param_groups[0]["lr"])
-        losses.append(loss.item())
-        optimizer.step()
-        if (step + 1) % config.get("batches_per_epoch", 1) == 0:
-            scheduler.step()
-    return losses, rates
+    config = case.config
+    size, per_epoch = config.get("batch_size", len(labels)), config.get("batches_per_epoch", 1)
+    cut = [batch(*pair) for pair in zip(images.split(size), labels.split(size))]
+    cut = cut[:per_epoch] if restarts else cut
+    return in_epochs([cut[step % len(cut)] for step in range(config["steps"])], per_epoch)
+
+
+def check_run(case: Case, run: Shipped, *, first: int | None = None) -> None:
+    """Test, train to the end, test: everything that the case holds of it.
+
+    Args:
+        first: how many test images the first logits of the case are of; None: all.
+    """
+    logits = run.test()[:first]
+    per_epoch = case.config.get("batches_per_epoch", 1)
+    run.train(-(-case.config["steps"] // per_epoch))
+    for prefix in ("", "test_"):
+        case.compare(f"{prefix}logits_init", logits)
+        case.compare(f"{prefix}logits_final", run.logits)
+    for name in ("loss_init", "first_loss"):
+        case.compare(name, run.losses[0]["loss"])
+    case.compare("losses", [step["loss"] for step in run.losses])
+    case.compare("lrs", [groups[0] for groups in run.rates])
+    for name, value in run.learned.items():
+        case.compare(f"grad_{name}", run.gradients[0][name])
+        case.compare(f"final_{name}", value)
+        case.compare(f"{name}_final", value)
+        for step, parameters in enumerate(run.parameters, start=1):
+            case.compare(f"{name}_after{step}", parameters[name])

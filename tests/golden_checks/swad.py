@@ -1,13 +1,21 @@
-"""SWAD: the queue logic alone, and the loop around it on a scripted parameter trajectory."""
+"""SWAD: the queue logic alone, and step-based runs on a scripted trajectory of parameters."""
 
 import math
+import tempfile
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+from torch import Tensor, nn
 
+from dassl.engine.steps.files import DEPLOYED
+from dassl.engine.steps.trainer import StepTrainer, step_cfg
+from dassl.modeling.heads import Objective, Student, StudentClassifier
+from dassl.optim.swad import LossValley, Segment
+from dassl.utils import load_checkpoint
+from golden_checks import runs
 from golden_checks.common import Case
-from trainers.common.step_selection import StepSelection
-from trainers.common.swad import LossValley, Segment
 
 
 def check(case: Case) -> None:
@@ -51,39 +59,116 @@ def _check_valley(case: Case) -> None:
         case.compare("threshold_f64", np.float64(valley.threshold))
 
 
-def _check_run(case: Case) -> None:
-    config, arrays = case.config, case.arrays
-    selection = StepSelection(
-        model_save=config["model_save"],
-        valley=_valley(config) if config["swad"] else None,
-        reset=config["segment_reset"],
-    )
-    trajectory = case.tensor("trajectory")
-    evaluations, saved, reported = 0, torch.full_like(trajectory[0], -999.0), float("nan")
-    for step in range(config["n_steps"]):
-        selection.after_step([trajectory[step]], step)
-        if step % config["checkpoint_freq"]:
-            continue
-        decision = selection.after_evaluation(
-            step,
-            train_out=float(arrays["train_out_f64"][evaluations]),
-            loss=float(arrays["val_losses_f64"][evaluations]),
-        )
-        if decision.save:
-            saved = trajectory[step]
-        if decision.report:
-            reported = float(arrays["test_in_f64"][evaluations])
-        evaluations += 1
-        if decision.stop:
-            break
+class _Scripted(Objective):
+    """Moves the parameters to the batch's: half the squared distance, for SGD with rate 1."""
 
+    def outputs(self, network: StudentClassifier, images: Tensor) -> Tensor:
+        return network.student.network.point - images[0]
+
+    def losses(self, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {"loss": outputs.square().sum() / 2}
+
+
+class _Point(nn.Module):
+    """A student that is nothing but parameters."""
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.point = nn.Parameter(values.clone())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.point.expand(len(images), -1)
+
+
+def _trainer(case: Case, output: str) -> StepTrainer:
+    """A step-based trainer whose steps and evaluations are those of the case."""
+    config, arrays = case.config, case.arrays
+
+    class Scripted(StepTrainer):
+        trained_parts = ("student",)
+        default_cfg = staticmethod(step_cfg)
+
+        def build_objective(self) -> Objective:
+            return _Scripted()
+
+        def evaluate_sources(self) -> dict[str, float]:
+            return self._scripted("train_out_f64", "val_losses_f64")
+
+        def evaluate_target(self, *, report: bool) -> dict[str, float]:
+            self.predictions = torch.zeros(1, dtype=torch.int64)
+            return {"test_in": self._scripted("test_in_f64", "val_losses_f64")["train_out"]}
+
+        def _scripted(self, accuracy: str, loss: str) -> dict[str, float]:
+            number = self.step // config["checkpoint_freq"]
+            values = float(arrays[accuracy][number]), float(arrays[loss][number])
+            return dict(zip(("train_out", "tr_outloss"), values))
+
+    settings = {
+        "OPTIM.NAME": "sgd",
+        "OPTIM.LR": 1.0,
+        "OPTIM.MOMENTUM": 0.0,
+        "TRAIN.PRINT_FREQ": config["checkpoint_freq"],
+        "STEPS.N": config["n_steps"] - 1,
+        "STEPS.FREQ": config["checkpoint_freq"],
+        "STEPS.MODEL_SAVE": config["model_save"],
+        "SWAD.ENABLED": config["swad"],
+        "SWAD.RESET": config["segment_reset"],
+        "SWAD.N_CONVERGE": config["n_converge"],
+        "SWAD.N_TOLERANCE": config["n_tolerance"],
+        "SWAD.TOLERANCE": float(config["tolerance_ratio"]),
+    }
+    trajectory = case.tensor("trajectory")
+    rows = [{"img": trajectory[:1], "label": torch.zeros(1)}]
+    return Scripted.from_parts(
+        runs.trainer_cfg(Scripted, output, settings),
+        ["one", "two"],
+        [{"img": point[None], "label": torch.zeros(1)} for point in trajectory],
+        val=rows,
+        test=rows,
+        student=Student(_Point(trajectory[0]), trajectory.shape[1], input_size=1),
+    )
+
+
+def _point(file: Path) -> Tensor:
+    """The parameters in a checkpoint; -999 where the run wrote none."""
+    if not file.is_file():
+        return torch.tensor(-999.0)
+    return load_checkpoint(str(file))["state_dict"]["student.network.point"]
+
+
+def _check_run(case: Case) -> None:
+    """The files and the report of a whole run."""
+    config = case.config
+    leaves_nothing = (
+        config["model_save"] > 0 and not config["swad"] and case.arrays["saved_step"] < 0
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, output = _trainer(case, folder), Path(folder)
+        if leaves_nothing:
+            with pytest.raises(RuntimeError, match="No checkpoint was saved"):
+                trainer.train()
+        else:
+            trainer.train()
+            _check_report(case, trainer, output)
+        evaluations = len(runs.metrics_lines(folder, "tr_outloss"))
+        case.compare(
+            "saved_params", _point(output / "best").expand(case.arrays["saved_params"].shape)
+        )
     case.compare("checkpoints_run", np.int64(evaluations))
-    case.compare("saved_step", np.int64(selection.saved_step))
-    case.compare("saved_params", saved)
-    case.compare("selected_test_in_f64", np.float64(reported))
-    if config["swad"]:
-        final = selection.swad()
-        case.compare("swad_params", final.params[0])
-        case.compare("swad_start", np.int64(final.start))
-        case.compare("swad_end", np.int64(final.end))
-        case.compare("swad_n", np.int64(final.count))
+    case.compare("saved_step", np.int64(trainer.kept.saved_step))
+    case.compare("selected_test_in_f64", np.float64(trainer.reported["test_in"]))
+
+
+def _check_report(case: Case, trainer: StepTrainer, output: Path) -> None:
+    """What is reported of SWAD, and what is deployed."""
+    deployed = _point(output / "network" / DEPLOYED)
+    if not case.config["swad"]:
+        is_saved = trainer.kept.saved_step >= 0
+        kept = "saved_params" if is_saved else "trajectory"
+        case.compare(kept, deployed, case.arrays[kept] if is_saved else case.arrays[kept][-1])
+        return
+    case.compare("swad_params", deployed)
+    found = trainer.results["SWAD"]
+    case.compare("swad_start", np.int64(found["start"]))
+    case.compare("swad_end", np.int64(found["end"]))
+    case.compare("swad_n", np.int64(found["segments"]))

@@ -1,17 +1,23 @@
 """TaskRes: base classifiers, residual variants, projection tuning, ImageNet variants."""
 
-import torch
-from torch import Tensor
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import torch
+
+from dassl.utils import save_checkpoint
+from datasets.imagenet_classes import imagenet_wnids, variant_wnids
+from golden_checks import steps
 from golden_checks.common import Case
-from golden_checks.steps import train
-from trainers.taskres import (
-    ProjectionTuning,
-    TaskResidual,
-    enhanced_base,
-    pre_projection_features,
-    regular_base,
-)
+from golden_checks.settings import own_templates
+from golden_checks.shipped import Shipped, batch
+
+NAMES = {
+    "text_feature_residuals": "residual",
+    "image_feature_residual": "image_residual",
+    "alpha": "alpha",
+    "weight": "weight",
+}
 
 
 def check(case: Case) -> None:
@@ -23,94 +29,64 @@ def check(case: Case) -> None:
         check_residual(case)
 
 
-def _train_and_compare(case: Case, clip, method, watched: dict[str, Tensor]) -> None:
-    labels = case.tensor("labels")
-    with torch.no_grad():
-        raw = method.raw_image_features(clip, case.tensor("images"))
-    case.compare("image_features", raw)
-    size = case.config.get("batch_size", len(labels))
-    batches = list(zip(raw.split(size), labels.split(size)))
-    batches = batches[: case.config.get("batches_per_epoch")]  # a smaller last one is dropped
+def shipped(case: Case, trainer: str, **more) -> Shipped:
+    """The trainer over the images of the case, for training and test."""
+    images = case.tensor("images")
+    batches = steps.batches(case, images, case.tensor("labels"), restarts=True)
+    more |= own_templates(case, case.templates)
+    return Shipped(case, trainer, batches, test=images, official=NAMES.__getitem__, **more)
 
-    def logits(features: Tensor) -> Tensor:
-        return method.logits(clip, method.image_features(features), method.text_features(clip))
 
-    def loss_of(step: int) -> Tensor:
-        return method.losses(clip, *batches[step % len(batches)])["loss"]
-
-    case.compare("logits_init", logits(batches[0][0]))
-    loss = loss_of(0)
-    case.compare("loss_init", loss)
-    loss.backward()
-    for name, parameter in watched.items():
-        case.compare(f"grad_{name}", parameter.grad)
-    losses, rates = train(method, case.config, loss_of)
-    case.compare("losses", losses)
-    case.compare("lrs", rates)
-    for name, parameter in watched.items():
-        case.compare(f"final_{name}", parameter)
-    case.compare("logits_final", logits(raw))
+def check_run(case: Case, run: Shipped) -> None:
+    """The training; the first logits of a case are those of its first batch."""
+    case.compare("image_features", run.test_inputs)
+    steps.check_run(case, run, first=len(run.trainer.train_loader_x.batches[0]["img"]))
 
 
 def check_residual(case: Case) -> None:
-    config, clip, names = case.config, case.load_clip(), case.spec["classnames"]
-    if "enhanced_weight" in case.arrays:
-        weight = case.tensor("enhanced_weight")
-        base = enhanced_base(clip, names, case.templates, weight, replace_underscores=False)
-    else:
-        base = regular_base(clip, names, case.templates, replace_underscores=False)
-    case.compare("base_text_features", base)
-    learns_alpha = config["variant"] == "learnable" or "final_alpha" in case.arrays
-    method = TaskResidual(
-        base,
-        alpha=config["alpha"],
-        variant=config["variant"].replace("learnable", "text"),
-        learn_alpha=learns_alpha,
-    )
-    watched = {}
-    if method.text_feature_residuals is not None:
-        watched["residual"] = method.text_feature_residuals
-    if method.image_feature_residual is not None:
-        watched["image_residual"] = method.image_feature_residual
-    for name, parameter in watched.items():
-        if f"init_{name}" in case.arrays:
-            parameter.data = case.tensor(f"init_{name}")
-    if learns_alpha:
-        watched["alpha"] = method.alpha
-    _train_and_compare(case, clip, method, watched)
+    variant = case.config["variant"]
+    learns_alpha = variant == "learnable" or "final_alpha" in case.arrays
+    more = {"VARIANT": variant.replace("learnable", "text"), "LEARNABLE_ALPHA": learns_alpha}
+    with TemporaryDirectory() as folder:
+        if "enhanced_weight" in case.arrays:
+            more["ENHANCED_BASE"] = str(Path(folder, "base.pth"))
+            state = {"weight": case.tensor("enhanced_weight")}
+            torch.save({"state_dict": state}, more["ENHANCED_BASE"])
+        run = shipped(case, "TaskRes", **more)
+    case.compare("base_text_features", run.method.base_text_features)
+    keys = {name: f"init_{name}" for name in run.learned}
+    run.start_at({name: case.tensor(key) for name, key in keys.items() if key in case.arrays})
+    check_run(case, run)
 
 
 def check_projection(case: Case) -> None:
-    clip = case.load_clip()
-    hidden = pre_projection_features(
-        clip, case.spec["classnames"], case.templates, replace_underscores=False
-    )
-    case.compare("pre_projection", hidden)
-    method = ProjectionTuning(hidden, clip.text_projection)
-    case.compare("weight_init", method.weight)
-    _train_and_compare(case, clip, method, {"weight": method.weight})
-    case.compare("base_text_features_final", method.base_text_features())
+    run = shipped(case, "TaskResBase")
+    case.compare("pre_projection", run.method.pre_projection)
+    case.compare("weight_init", run.method.weight)
+    check_run(case, run)
+    case.compare("base_text_features_final", run.method.base_text_features())
 
 
 def check_transfer(case: Case) -> None:
-    from datasets.imagenet_classes import imagenet_wnids, variant_wnids
-
-    clip = case.load_clip()
+    """A checkpoint of all ImageNet classes, loaded for the classes of a variant."""
     source, target = imagenet_wnids(), variant_wnids(case.config["target_dataset"])
     case.compare("class_index", torch.tensor([source.index(wnid) for wnid in target]))
-    checkpoint = {
+    images, labels = case.tensor("images"), case.tensor("labels")
+    run = Shipped(
+        case, "TaskRes", [batch(images, labels)], test=images, labels=labels, classnames=target
+    )
+    folder = Path(run.trainer.output_dir)
+    state = {
         "base_text_features": case.tensor("ckpt_base_text_features").float(),
         "text_feature_residuals": case.tensor("ckpt_text_feature_residuals").float(),
     }
-    width = checkpoint["base_text_features"].shape[1]
-    method = TaskResidual(torch.zeros(len(target), width), alpha=case.config["alpha"])
-    method.load_state_dict(method.import_state(checkpoint, source, target))
+    checkpoint = {"state_dict": state, "epoch": 1, "classnames": source}
+    save_checkpoint(checkpoint, folder / run.trainer.model_name)
+    run.trainer.load_model(str(folder), epoch=1)
     rows = len(case.arrays["loaded_base_rows"])
-    case.compare("loaded_base_rows", method.base_text_features[:rows])
-    case.compare("loaded_residual_rows", method.text_feature_residuals[:rows])
-    with torch.no_grad():
-        logits = method(clip, case.tensor("images"))
+    case.compare("loaded_base_rows", run.method.base_text_features[:rows])
+    case.compare("loaded_residual_rows", run.method.text_feature_residuals[:rows])
+    logits = run.test()
     case.compare("logits", logits)
     case.compare("pred", logits.argmax(dim=-1))
-    correct = logits.argmax(dim=-1) == case.tensor("labels")
-    case.compare("accuracy", 100 * correct.double().mean())
+    case.compare("accuracy", run.trainer.results["test"]["accuracy"])

@@ -1,148 +1,156 @@
-"""Tip-Adapter: cache, logits, grid search; Tip-Adapter-F: training, best epoch, report."""
+"""Tip-Adapter: cache, logits, grid search; Tip-Adapter-F: training, best epoch, report.
 
-from types import SimpleNamespace
+All of it in the registered trainers, over images or over CLIP's features.
+"""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dassl.config import get_cfg_default
-from dassl.optim import build_lr_scheduler, build_optimizer
 from golden_checks.common import Case
-from trainers.common.cache_logits import Grid, SearchResult, cache_keys, search
-from trainers.common.encoder import ClipEncoder
-from trainers.common.prompts import zero_shot_classifier
+from golden_checks.runs import metrics_lines
+from golden_checks.settings import own_templates
+from golden_checks.shipped import Shipped, batch, in_epochs
+from golden_checks.stored import StoredClip
 from trainers.tip_adapter import Cache
+from trainers.tip_adapter.scores import SearchResult
 
 
 def check(case: Case) -> None:
-    data = _data(case)
-    labels = case.tensor("shot_labels")
-    keys = cache_keys(data.shots)
-    case.compare("cache_keys", keys.t())
-    case.compare("cache_values", F.one_hot(labels, len(data.classifier)).float())
-    case.compare("val_features", data.val)
-    case.compare("test_features", data.test)
-    _check_training_free(case, data, _cache(case, data, keys, is_trainable=False))
-    _check_fine_tuning(case, data, _cache(case, data, keys, is_trainable=True))
+    _check_logits(case)
+    _check_search(case)
+    _check_fine_tuning(case)
 
 
-def _data(case: Case) -> SimpleNamespace:
-    """Classifier (C, D), raw shots (V, N, D) and fine-tuning rows; unit rows of val and test."""
-    if "shot_raw" in case.arrays:
-        classifier = case.tensor("clip_weights").t()
-        raw = {name: case.tensor(f"{name}_raw") for name in ("val", "test", "ft")}
-        shots = case.tensor("shot_raw")
-    else:
-        clip = case.load_clip()
-        encode = ClipEncoder(clip)
-        classifier = zero_shot_classifier(clip, case.spec["classnames"], case.templates)
-        case.compare("clip_weights", classifier.t())
-        raw = {name: encode(case.tensor(f"{name}_images")) for name in ("val", "test", "ft")}
-        shots = torch.stack([encode(images) for images in case.tensor("shot_images")])
-    return SimpleNamespace(
-        classifier=classifier,
-        shots=shots,
-        ft=raw["ft"],
-        val=F.normalize(raw["val"], dim=-1),
-        test=F.normalize(raw["test"], dim=-1),
-    )
-
-
-def _cache(case: Case, data: SimpleNamespace, keys: Tensor, *, is_trainable: bool) -> Cache:
+def _shipped(case: Case, trainer: str, rule: str) -> Shipped:
+    """A trainer whose shots, training batches and splits are the case's."""
     config = case.config
-    cache = Cache(
-        data.classifier,
-        beta=config["init_beta"],
-        alpha=config["init_alpha"],
-        clip_scale=config["logit_scale"],
-        is_trainable=is_trainable,
-    )
-    cache.fill(keys, case.tensor("shot_labels"))
-    return cache
-
-
-def _logits(cache: Cache, features: Tensor) -> Tensor:
-    with torch.no_grad():
-        return cache.logits(None, features, cache.text_features(None))
-
-
-def _search(case: Case, cache: Cache, features: Tensor, split: str) -> SearchResult:
-    grid = Grid(tuple(case.config["search_scale"]), tuple(case.config["search_step"]))
-    return search(
-        cache.clip_logits(None, features, cache.clip_classifier),
-        cache.affinities(features).detach(),
-        cache.key_labels,
-        case.tensor(f"{split}_labels"),
-        grid,
+    settings = {"TEST.SELECT_ON": rule, "CLIP_SCALE": config.get("logit_scale")}
+    parts: dict[str, Any] = {"shots": [_shots(case)], "val": [_split(case, "val")]}
+    if case.spec["backbone"]:
+        classnames = case.spec["classnames"]
+        settings |= own_templates(case, case.templates)
+    else:
+        parts["clip"] = StoredClip(case.tensor("clip_weights").t())
+        classnames = parts["clip"].classnames
+        settings["DATASET.TEMPLATES"] = parts["clip"].templates
+    size, tuning, test = config["batch_size"], _split(case, "ft"), _split(case, "test")
+    batches = [batch(*pair) for pair in zip(tuning["img"].split(size), tuning["label"].split(size))]
+    return Shipped(
+        case,
+        trainer,
+        in_epochs(batches, config["steps_per_epoch"]),
+        test=test["img"],
+        labels=test["label"],
+        classnames=classnames,
+        parts=parts,
+        **settings,
     )
 
 
-def _accuracy(case: Case, logits: Tensor) -> float:
-    hits = logits.argmax(dim=-1) == case.tensor("test_labels")
-    return 100 * hits.double().mean().item()
+def _inputs(case: Case, name: str) -> Tensor:
+    """Images, or the raw features that a case holds in their place."""
+    return case.tensor(f"{name}_images" if f"{name}_images" in case.arrays else f"{name}_raw")
 
 
-def _check_training_free(case: Case, data: SimpleNamespace, cache: Cache) -> None:
-    case.compare("val_logits_init", _logits(cache, data.val))
-    on_test = _search(case, cache, data.test, "test")
-    case.compare("search_on_test", [on_test.beta, on_test.alpha])
-    on_val = _search(case, cache, data.val, "val")
-    case.compare("val_acc_grid", on_val.accuracy)
-    case.compare("best_beta_alpha", [on_val.beta, on_val.alpha])
-    cache.set_weights(on_val.beta, on_val.alpha)
-    logits = _logits(cache, data.test)
-    case.compare("test_logits_best", logits)
-    zero_shot = cache.clip_logits(None, data.test, data.classifier)
-    accuracies = [round(_accuracy(case, scores), 2) for scores in (zero_shot, logits)]
-    case.compare("tip_test_acc", accuracies)
+def _split(case: Case, name: str) -> dict[str, Tensor]:
+    return batch(_inputs(case, name), case.tensor(f"{name}_labels"))
 
 
-def _check_fine_tuning(case: Case, data: SimpleNamespace, cache: Cache) -> None:
-    config, size = case.config, case.config["batch_size"]
-    batches = list(zip(data.ft.split(size), case.tensor("ft_labels").split(size)))
-    loss = cache.losses(None, *batches[0])["loss"]
-    case.compare("f_first_loss", loss)
-    loss.backward()
-    case.compare("f_first_grad", cache.keys.grad)
-    accuracies, best_keys = _fine_tune(case, data, cache, batches)
-    best_epoch = int(torch.tensor(accuracies).argmax())
-    case.compare("f_best_epoch", torch.tensor(best_epoch))
-    cache.fill(best_keys[best_epoch], cache.key_labels)
-    found = _search(case, cache, data.val, "val")
+def _shots(case: Case) -> dict[str, Tensor]:
+    """The shots with their passes as views, (N, V, ...)."""
+    views = _inputs(case, "shot").transpose(0, 1)
+    return {"img": views[:, 0], "views": views, "label": case.tensor("shot_labels")}
+
+
+def _keys(run: Shipped, keys: Tensor) -> Tensor:
+    """The trainer's keys in the order of the shots."""
+    return keys[run.trainer.key_order.argsort()]
+
+
+def _features(run: Shipped, split: str) -> Tensor:
+    """(n, D) unit rows of a split."""
+    items = getattr(run.trainer.dm.dataset, split)
+    return run.method.image_features(run.trainer.bank.test(items).all(0))
+
+
+def _zero_shot_accuracy(case: Case, run: Shipped) -> float:
+    cache: Cache = run.method
+    logits = cache.clip_logits(run.clip, _features(run, "test"), cache.clip_classifier)
+    return 100 * (logits.argmax(dim=-1) == case.tensor("test_labels")).double().mean().item()
+
+
+def _watch_search(run: Shipped) -> list[SearchResult]:
+    """The results of every search that the trainer will make."""
+    found, search = [], run.trainer.search_on
+
+    def watched(split: str) -> SearchResult:
+        found.append(search(split))
+        return found[-1]
+
+    run.trainer.search_on = watched
+    return found
+
+
+def _check_logits(case: Case) -> None:
+    """The cache, and logits of the initial pair."""
+    run = _shipped(case, "TipAdapter", "last")
+    case.compare("clip_weights", run.method.clip_classifier.t())
+    run.trainer.train()
+    case.compare("cache_keys", _keys(run, run.method.keys).t())
+    values = F.one_hot(_keys(run, run.method.key_labels), len(run.method.clip_classifier))
+    case.compare("cache_values", values.float())
+    for split in ("val", "test"):
+        case.compare(f"{split}_features", _features(run, split))
+    run.test("val")
+    case.compare("val_logits_init", run.logits)
+
+
+def _check_search(case: Case) -> None:
+    """The searched pair is the one that is tested."""
+    on_test = _shipped(case, "TipAdapter", "test")
+    (found,) = _trained(on_test)
+    case.compare("search_on_test", [found.beta, found.alpha])
+    run = _shipped(case, "TipAdapter", "val")
+    (found,) = _trained(run)
+    case.compare("val_acc_grid", found.accuracy)
+    case.compare("best_beta_alpha", [found.beta, found.alpha])
+    case.compare("best_beta_alpha", [run.method.beta, run.method.alpha])
+    case.compare("test_logits_best", run.test())
+    tested = run.trainer.results["test"]["accuracy"]
+    case.compare("tip_test_acc", [round(_zero_shot_accuracy(case, run), 2), round(tested, 2)])
+
+
+def _trained(run: Shipped) -> list[SearchResult]:
+    found = _watch_search(run)
+    run.trainer.train()
+    return found
+
+
+def _check_fine_tuning(case: Case) -> None:
+    """The rule "test" is the official procedure: best test epoch, search, the better of both."""
+    config = case.config
+    run = _shipped(case, "TipAdapterF", "test")
+    (found,) = _trained(run)
+    keys = [_keys(run, values["keys"]) for values in run.parameters]
+    losses = [step["loss"] for step in run.losses]
+    case.compare("f_first_loss", losses[0])
+    case.compare("f_first_grad", _keys(run, run.gradients[0]["keys"]))
+    case.compare("f_losses", losses)
+    case.compare("f_lrs", [groups[0] for groups in run.rates])
+    for step, values in enumerate(keys, start=1):
+        case.compare(f"f_keys_after{step}", values)
+    case.compare("f_keys_final", keys[-1])
+    lines = [x for x in metrics_lines(run.trainer.output_dir, "accuracy") if x["split"] == "test"]
+    accuracies = [round(line["accuracy"], 2) for line in lines[: config["epochs"]]]
+    case.compare("f_test_acc_epochs", accuracies)
+    epoch = run.trainer.selected_epoch - 1
+    case.compare("f_best_epoch", torch.tensor(epoch))
+    torch.testing.assert_close(
+        _keys(run, run.method.keys), keys[(epoch + 1) * config["steps_per_epoch"] - 1]
+    )
     case.compare("f_val_acc_grid", found.accuracy)
     case.compare("f_best_beta_alpha", [found.beta, found.alpha])
-    cache.set_weights(found.beta, found.alpha)
-    after_search = _accuracy(case, _logits(cache, data.test))
-    case.compare("f_reported_acc", round(max(accuracies[best_epoch], after_search), 2))
-    assert config["epochs"] == len(accuracies)
-
-
-def _fine_tune(case: Case, data, cache: Cache, batches: list) -> tuple[list[float], list[Tensor]]:
-    config, per_epoch = case.config, case.config["steps_per_epoch"]
-    cfg = get_cfg_default().OPTIM
-    cfg.NAME, cfg.LR, cfg.EPS = "adamw", config["lr"], config["eps"]
-    cfg.WEIGHT_DECAY, cfg.LR_SCHEDULER = config["weight_decay"], "cosine"
-    cfg.MAX_EPOCH, cfg.STEP_PER = config["epochs"], "batch"
-    groups = [{"params": [cache.keys], "fused": True}]  # as the trainer's
-    optimizer = build_optimizer(cache, cfg, groups)
-    scheduler = build_lr_scheduler(optimizer, cfg, per_epoch)
-    losses, rates, accuracies, keys = [], [], [], []
-    for step in range(config["epochs"] * per_epoch):
-        loss = cache.losses(None, *batches[step])["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        rates.append(optimizer.param_groups[0]["lr"])
-        losses.append(loss.item())
-        optimizer.step()
-        scheduler.step()
-        if step == 2:
-            case.compare("f_keys_after3", cache.keys)
-        if (step + 1) % per_epoch == 0:
-            accuracies.append(_accuracy(case, _logits(cache, data.test)))
-            keys.append(cache.keys.detach().clone())
-    case.compare("f_losses", losses)
-    case.compare("f_lrs", rates)
-    case.compare("f_keys_final", keys[-1])
-    case.compare("f_test_acc_epochs", [round(value, 2) for value in accuracies])
-    return accuracies, keys
+    case.compare("f_reported_acc", round(run.trainer.results["test"]["accuracy"], 2))

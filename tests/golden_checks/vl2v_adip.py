@@ -1,36 +1,30 @@
-"""VL2V-ADiP: both stages, self-distillation, baselines, MIRO, evaluation, and the whole loop."""
+"""VL2V-ADiP: both stages, self-distillation, baselines, MIRO, evaluation, and the whole loop.
 
-import copy
+Every case but the class texts alone runs in the registered trainer, over the case's tensors.
+"""
+
 import itertools
-import math
-import re
-from collections import OrderedDict
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import torch
-from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from dassl.config import get_cfg_default
-from dassl.optim import build_optimizer
+from dassl.engine import TrainerX
+from dassl.engine.steps.selection import split_metrics, summarise
+from dassl.modeling.heads import Student
+from dassl.utils import load_checkpoint
+from golden_checks import runs
 from golden_checks.common import Case
-from trainers.common.dg_model import StudentClassifier, TextHead
-from trainers.common.step_selection import StepSelection, split_metrics, summarise
-from trainers.common.students import Student
-from trainers.common.swad import LossValley
-from trainers.common.teacher import (
-    ClipTeacher,
-    class_embeddings,
-    prompt_names,
-    prompt_templates,
-)
-from trainers.erm import CrossEntropy
-from trainers.miro import MIROObjective, tap_widths
-from trainers.naive_kd import NaiveKDObjective
-from trainers.vl2v_adip import VL2VObjective
+from golden_checks.shipped import Watched
+from golden_checks.students import clip_student, load, stored_student
+from trainers.common.teachers.teacher import ClipTeacher, prompt_templates
 
 PARTS = {"student": "student.network", "proj": "projection", "head": "head"}
+PARTS |= {"proj512": "projection", "head512": "head", "classifier": "head"}
+STAGES = {1: ("VL2VAlign", "ALIGN"), 2: ("VL2VDistill", "DISTILL")}
+NAIVE = ("img_only", "txt_only", "one_stage", "kd_cos", "kd_kl")
 
 
 def check(case: Case) -> None:
@@ -38,406 +32,408 @@ def check(case: Case) -> None:
         _check_prompts(case)
     elif any(name.startswith("logits.env") for name in case.arrays):
         _check_evaluator(case)
-    elif "ld" in case.config:
-        _check_miro(case)
-    elif any(name.startswith("order.") for name in case.arrays):
-        _check_pipeline(case)
-    elif "algorithms" in case.config:
-        _check_baselines(case)
     else:
-        _check_stage(case)
+        with tempfile.TemporaryDirectory() as folder:
+            _check_run(case, Path(folder))
+
+
+def _check_run(case: Case, output: Path) -> None:
+    if "ld" in case.config:
+        _check_miro(case, output)
+    elif any(name.startswith("order.") for name in case.arrays):
+        _check_pipeline(case, output)
+    elif "algorithms" in case.config:
+        for name in case.config["algorithms"]:
+            _check_baseline(case, name, output / name)
+    else:
+        _check_stage(case, output)
 
 
 # --------------------------------------------------------------------- building blocks
-class ConvStudent(nn.Module):
-    """The stand-in for ResNet-50: the same module names, one convolution per layer."""
+class Steps(Watched):
+    """A step-based trainer that is watched; MIRO learns variances ``b`` beside the network."""
 
-    def __init__(self, arrays: dict[str, np.ndarray], prefix: str, arch: str) -> None:
-        super().__init__()
-        strides = {int(k): int(s) for k, s in re.findall(r"layer(\d)\([^)]*,s(\d)\)", arch)}
-        width = arrays[f"{prefix}conv1.weight"].shape[0]
-        self.conv1 = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU()
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
-        for k in range(1, 5):
-            out, into = arrays[f"{prefix}layer{k}.conv.weight"].shape[:2]
-            conv = nn.Conv2d(into, out, 3, stride=strides[k], padding=1, bias=False)
-            parts = OrderedDict(conv=conv, bn=nn.BatchNorm2d(out), relu=nn.ReLU())
-            setattr(self, f"layer{k}", nn.Sequential(parts))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return x.mean(dim=(2, 3))
+    @property
+    def learned(self) -> dict[str, nn.Parameter]:
+        objective = self.trainer.objective
+        modules = [self.trainer.network, *([objective] if isinstance(objective, nn.Module) else [])]
+        named = (pair for module in modules for pair in module.named_parameters())
+        return {name: p for name, p in named if p.requires_grad}
 
 
-def _transformer(arrays: dict[str, np.ndarray], arch: str) -> nn.Module:
-    names = [name for name in arrays if name.startswith("student.")]
-    shapes = {name.removeprefix("student."): arrays[name].shape for name in names}
-    width, _, patch, _ = shapes["patch_embed.proj.weight"]
-    extra = 2 if "dist_token" in shapes else 1
-    depth = len({key.split(".")[1] for key in shapes if key.startswith("blocks.")})
-    heads = int(re.search(r"num_heads=(\d+)", arch).group(1))
-    build = VisionTransformerDistilled if extra == 2 else VisionTransformer
-    return build(
-        img_size=math.isqrt(shapes["pos_embed"][1] - extra) * patch,
-        patch_size=patch,
-        embed_dim=width,
-        depth=depth,
-        num_heads=heads,
-        num_classes=0,
-        global_pool="token",
-    )
-
-
-def _load(module: nn.Module, case: Case, prefix: str) -> nn.Module:
-    names = [name for name in case.arrays if name.startswith(prefix)]
-    state = {name[len(prefix) :]: case.tensor(name) for name in names}
-    missing, unexpected = module.load_state_dict(state, strict=False)
-    assert not unexpected
-    assert all(key.endswith("num_batches_tracked") for key in missing), missing
-    return module
-
-
-def _steps(case: Case) -> range:
-    """One per stored batch x_step0, x_step1, ..."""
-    return range(next(k for k in itertools.count() if f"x_step{k}" not in case.arrays))
-
-
-def _student(case: Case, prefix: str = "student.") -> Student:
-    arch = case.config["student_arch"]
-    if f"{prefix}conv1.weight" in case.arrays:
-        network = ConvStudent(case.arrays, prefix, arch)
-        width = case.arrays[f"{prefix}layer4.conv.weight"].shape[0]
-    else:
-        network = _transformer(case.arrays, arch)
-        width = case.arrays[f"{prefix}cls_token"].shape[-1]
-    images = next(name for name in case.arrays if name.startswith("x"))
-    return Student(
-        _load(network, case, prefix),
-        width,
-        name="golden",
-        input_size=case.arrays[images].shape[-1],
-        freeze_bn=case.config.get("freeze_bn", True),
-    )
-
-
-def _clip_student(tower: nn.Module) -> Student:
-    """A trainable copy of a CLIP image tower."""
-    tower = copy.deepcopy(tower).requires_grad_(True)
-    return Student(tower, tower.output_dim, name="clip:golden", input_size=tower.input_resolution)
-
-
-def _linear(case: Case, name: str) -> nn.Linear:
-    shape = case.arrays[f"{name}.weight"].shape
-    return _load(nn.Linear(shape[1], shape[0]), case, f"{name}.")
-
-
-def _teacher(case: Case) -> tuple[ClipTeacher, Tensor]:
-    teacher = ClipTeacher(case.load_clip())
-    names, template = case.spec["classnames"], case.spec["template"]
-    templates = [template] if isinstance(template, str) else template
-    style = case.config.get("prompt_style", 2)
-    assert tuple(templates or prompt_templates(style)) == prompt_templates(style)
-    return teacher, class_embeddings(teacher, prompt_names(style, names), prompt_templates(style))
-
-
-def _optimizer(case: Case, groups: list[dict]) -> torch.optim.Optimizer:
-    cfg, config = get_cfg_default().OPTIM, case.config
-    cfg.NAME, cfg.LR = "adam", float(config["lr"])
-    cfg.WEIGHT_DECAY = float(config["weight_decay"])
-    cfg.ADAM_BETA1, cfg.ADAM_BETA2 = config.get("betas", (0.9, 0.999))
-    cfg.EPS = float(config.get("eps", cfg.EPS))
-    return build_optimizer(groups, cfg, param_groups=groups)
-
-
-def _parameter(network: StudentClassifier, name: str) -> nn.Parameter:
-    """The parameter that a case calls student.<key>, proj.<key>, head.<key> or the like."""
+def _key(name: str) -> str:
+    """The parameter that a case calls student.<key>, proj.<key>, head.<key>, b.<i> or the like."""
     part, key = name.split(".", 1)
-    part = {"proj512": "proj", "head512": "head", "classifier": "head"}.get(part, part)
-    return network.get_parameter(f"{PARTS[part]}.{key}")
+    return f"{PARTS.get(part, part)}.{key}"
 
 
-# --------------------------------------------------------------------- one kind of case each
+def _template_settings(style: int, given: str | list[str] | None) -> dict:
+    """The prompt style, and the case's templates where they are not the style's."""
+    templates = (given,) if isinstance(given, str) else tuple(given or ())
+    own = templates in ((), prompt_templates(style))
+    return {"TRAINER.VL2V.PROMPT_STYLE": style, "DATASET.TEMPLATES": () if own else templates}
+
+
+def _teacher_settings(case: Case) -> dict:
+    style = case.config.get("prompt_style", 2)
+    settings = _template_settings(style, case.spec.get("template"))
+    if "lmd" in case.config:
+        settings["TRAINER.VL2V.LAMBDA"] = float(case.config["lmd"])
+    return settings
+
+
+def _short_run(case: Case) -> dict:
+    """As many steps as the case stores, evaluated after the first and the last."""
+    config, last = case.config, max(len(_stored_steps(case)) - 1, 1)
+    freeze_bn = config.get("freeze_bn", True)
+    return {
+        "STEPS.N": last,
+        "STEPS.FREQ": last if len(_stored_steps(case)) > 1 else last + 1,
+        "MODEL.DROPOUT": float(config.get("dropout", 0.0)),
+        "MODEL.FREEZE_BN": freeze_bn,
+        **({} if freeze_bn else {"SWAD.ENABLED": False}),
+        **runs.optim_settings(config),
+    }
+
+
+def _stored_steps(case: Case) -> list[str]:
+    """ "_step0", "_step1", ... of the stored batches; [""] where there is one, called x."""
+    if "x" in case.arrays:
+        return [""]
+    names = (f"_step{k}" for k in itertools.count())
+    return list(itertools.takewhile(lambda name: f"x{name}" in case.arrays, names))
+
+
+def _batches(case: Case) -> list[dict]:
+    return [
+        {"img": case.tensor(f"x{step}"), "label": case.tensor(f"y{step}")}
+        for step in _stored_steps(case)
+    ]
+
+
+def _build(case: Case, name: str, output: Path, settings: dict, student: Student, **more):
+    """A trainer over the case's batches; x_eval, whose labels nobody knows, is every split."""
+    images = case.tensor("x_eval")
+    rows = [{"img": images, "label": torch.zeros(len(images))}]
+    count = len(case.spec["classnames"]) if "classnames" in case.spec else None
+    classnames = case.spec.get("classnames") or _numbered(case.config["num_classes"])
+    assert count is None or count == len(classnames)
+    parts = {"val": rows, "test": rows, "student": student, **more}
+    return runs.build(name, output, settings, classnames, _batches(case), **parts)
+
+
+def _numbered(count: int) -> list[str]:
+    return [f"class {k}" for k in range(count)]
+
+
+def _logits(trainer: TrainerX, name: str = "test_in") -> Tensor:
+    trainer.set_model_mode("eval")
+    return trainer.evaluation.logits(trainer.network, name)[0].detach()
+
+
+def _compare_prefixed(case: Case, prefix: str, value) -> None:
+    for name in case.arrays:
+        if name.startswith(prefix):
+            case.compare(name, value(name.removeprefix(prefix)))
+
+
+# --------------------------------------------------------------------- texts, evaluation
 def _check_prompts(case: Case) -> None:
+    pixel = [{"img": torch.zeros(1, 3, 1, 1), "label": torch.zeros(1)}]
     teacher = ClipTeacher(case.load_clip())
     for name in case.arrays:
         _, group, style = name.split(".")
         number = int(style.removeprefix("style"))
-        given = case.config["templates"].get(str(number))
-        assert given is None or tuple(given) == prompt_templates(number)
-        names = prompt_names(number, case.config["class_sets"][group])
-        texts = class_embeddings(teacher, names, prompt_templates(number))
-        case.compare(name, TextHead(texts, teacher.scale).weight.detach())
+        settings = _template_settings(number, case.config["templates"].get(str(number)))
+        settings["TRAINER.VL2V.MODEL_SAVE.ALIGN"] = 1
+        networks = {"student": Student(nn.Flatten(), 3, input_size=1), "teacher": teacher}
+        classnames = case.config["class_sets"][group]
+        settings |= {"STEPS.N": 1, "STEPS.FREQ": 2}
+        trainer = runs.build(
+            "VL2VAlign", "unused", settings, classnames, pixel, val=pixel, **networks
+        )
+        case.compare(name, trainer.network.head.weight.detach())
 
 
 def _check_evaluator(case: Case) -> None:
-    config = case.config
-    domains, target = range(config["n_envs"]), config["test_env"]
-    metrics = {}
-    for domain in domains:
-        for part in ("in", "out"):
-            name = f"env{domain}_{part}"
-            if name in config["skipped"]:
-                continue
-            logits, labels = case.tensor(f"logits.{name}"), case.tensor(f"labels.{name}").long()
-            metrics[name] = split_metrics(logits, labels)
-            case.compare(f"acc.{name}", np.float64(metrics[name]["accuracy"] / 100))
-            case.compare(f"loss.{name}", np.float64(metrics[name]["loss"]))
-    sources = [metrics[f"env{domain}_out"] for domain in domains if domain != target]
-    parts = {part: metrics[f"env{target}_{part}"] for part in ("in", "out")}
-    summary = summarise(sources, parts)
+    """The stored logits are the images, and the network hands them through."""
+    config, target = case.config, case.config["test_env"]
+    classes, domains = config["num_classes"], range(config["n_envs"])
+
+    def rows(name: str, domain: int) -> dict:
+        labels = case.tensor(f"labels.{name}")
+        logits = case.tensor(f"logits.{name}")
+        return {"img": logits, "label": labels, "domain": torch.full_like(labels, domain)}
+
+    sources = [domain for domain in domains if domain != target]
+    held_out = [rows(f"env{domain}_out", domain) for domain in domains]
+    trainer = runs.build(
+        "LP",
+        "unused",
+        {
+            "STEPS.N": 1,
+            "STEPS.FREQ": 2,
+            "STEPS.RECORDS": "all",
+            "DATALOADER.TEST.BATCH_SIZE": config["test_batchsize"],
+        },
+        _numbered(classes),
+        [_joined([rows(f"env{domain}_in", domain) for domain in sources])],
+        val=held_out,
+        test=[rows(f"env{target}_in", target)],
+        student=Student(nn.Identity(), classes, input_size=1),
+    )
+    with torch.no_grad():
+        trainer.network.head.weight.copy_(torch.eye(classes))
+        trainer.network.head.bias.zero_()
+    record = trainer.evaluate_sources() | trainer.evaluate_target(report=True)
+    for domain in sources:
+        case.compare(f"acc.env{domain}_out", record[f"accuracy/domain{domain}_out"] / 100)
+        case.compare(f"loss.env{domain}_out", record[f"loss/domain{domain}_out"])
+    for part in ("in", "out"):
+        case.compare(f"acc.env{target}_{part}", record[f"test_{part}"] / 100)
+        case.compare(f"loss.env{target}_{part}", record[f"loss/test_{part}"])
     for key in ("test_in", "test_out", "train_out"):
-        case.compare(f"summary.{key}", np.float64(summary[key] / 100))
-    case.compare("summary.tr_outloss", np.float64(summary["tr_outloss"]))
-    inner = [metrics.get(f"env{domain}_in") for domain in domains if domain != target]
-    if any(part is None for part in inner):
-        case.compare("summary.train_in", np.float64(0))  # never evaluated
-    else:
-        case.compare("summary.train_in", np.float64(summarise(inner, {})["train_out"] / 100))
+        case.compare(f"summary.{key}", record[key] / 100)
+    case.compare("summary.tr_outloss", record["tr_outloss"])
+    _check_inner(case, [f"env{domain}_in" for domain in sources])
 
 
-def _check_stage(case: Case) -> None:
+def _check_inner(case: Case, names: list[str]) -> None:
+    """Training images: no run here evaluates them, the official code only when it is asked."""
+    metrics = {}
+    for name in set(names) - set(case.config["skipped"]):
+        labels = case.tensor(f"labels.{name}").long()
+        metrics[name] = split_metrics(case.tensor(f"logits.{name}"), labels)
+        case.compare(f"acc.{name}", metrics[name]["accuracy"] / 100)
+        case.compare(f"loss.{name}", metrics[name]["loss"])
+    is_whole = len(metrics) == len(names)
+    mean = summarise([metrics[name] for name in names], {})["train_out"] if is_whole else 0.0
+    case.compare("summary.train_in", mean / 100)
+
+
+def _joined(batches: list[dict]) -> dict:
+    return {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+
+
+# --------------------------------------------------------------------- a few steps
+def _check_stage(case: Case, output: Path) -> None:
     """One of the stages, or the white-box setting: losses, gradients, steps, logits."""
-    teacher, texts = _teacher(case)
+    teacher = ClipTeacher(case.load_clip())
+    settings = _teacher_settings(case) | _short_run(case)
     if "proj.weight" in case.arrays:
-        student, projection = _student(case), _linear(case, "proj")
-        trained = "projection" if case.config["stage"] == 1 else "student"
+        name, stage = STAGES[case.config["stage"]]
+        settings[f"TRAINER.VL2V.MODEL_SAVE.{stage}"] = 1
+        student = stored_student(case)
     else:
-        student = _clip_student(teacher.clip.visual)
-        projection, trained = nn.Identity(), "student"
-    head = TextHead(texts, teacher.scale)
-    dropout = case.config.get("dropout", 0.0)
-    network = StudentClassifier(student, projection, head, dropout=dropout).train()
-    network.train_only(trained)
-    objective = VL2VObjective(teacher, float(case.config["lmd"]))
-    optimizer = _optimizer(case, [{"params": network.trained_parameters()}])
+        name, student = "VL2VSD", clip_student(teacher.clip.visual)
+        settings["STEPS.MODEL_SAVE"] = 1
+    if name == "VL2VDistill":
+        settings["MODEL.INIT_WEIGHTS"] = str(_first_stage(case, settings, output / "align"))
+    trainer = _build(case, name, output / "run", settings, student, teacher=teacher)
+    if name == "VL2VAlign":
+        load(trainer.network.projection, case, "proj.")
 
-    case.compare("zeroshot_weights", network.head.weight.detach())
-    _compare_features(case, network, teacher)
-    case.compare("logits_eval_init", network.eval()(case.tensor("x_eval")).detach())
-    for step in _steps(case):
-        losses = objective(network.train(), case.tensor(f"x_step{step}"), _labels(case, step))
-        case.compare(f"loss_step{step}", losses["loss"].detach())
-        optimizer.zero_grad()
-        losses["loss"].backward()
-        if step == 0:
-            _compare_optional(case, {"loss_img_step0": losses["loss_img"]})
-            _compare_optional(case, {"loss_txt_step0": losses["loss_txt"]})
-            _compare_gradients(case, network)
-        optimizer.step()
-    after = f"after{len(_steps(case))}"
-    for name in case.arrays:
-        if name.startswith(f"{after}."):
-            parameter = _parameter(network, name.removeprefix(f"{after}."))
-            case.compare(name, parameter.detach())
-    case.compare(f"logits_eval_{after}", network.eval()(case.tensor("x_eval")).detach())
+    case.compare("zeroshot_weights", trainer.network.head.weight.detach())
+    _compare_features(case, trainer)
+    case.compare("logits_eval_init", _logits(trainer))
+    run = Steps(trainer)
+    trainer.train()
+    _compare_steps(case, run)
+    for kind in ("img", "txt"):
+        case.compare(f"loss_{kind}_step0", run.losses[0][f"loss_{kind}"])
 
 
-def _labels(case: Case, step: int) -> Tensor:
-    return case.tensor(f"y_step{step}").long()
+def _first_stage(case: Case, settings: dict, output: Path) -> Path:
+    """A file as stage 1 leaves it, with the case's student and projection."""
+    settings = settings | {"TRAINER.VL2V.MODEL_SAVE.ALIGN": 1}
+    teacher = ClipTeacher(case.load_clip())
+    trainer = _build(case, "VL2VAlign", output, settings, stored_student(case), teacher=teacher)
+    load(trainer.network.projection, case, "proj.")
+    output.mkdir(parents=True)
+    trainer.save_weights("best", train_out=0.0)
+    return output / "best"
+
+
+def _compare_steps(case: Case, run: Steps) -> None:
+    """Losses of every step, gradients of the first, parameters and logits after the last."""
+    for step, losses in zip(_stored_steps(case), run.losses):
+        case.compare(f"loss{step}", losses["loss"])
+    _compare_gradients(case, run)
+    for count, values in enumerate(run.parameters, start=1):
+        _compare_prefixed(case, f"after{count}.", lambda key, values=values: values[_key(key)])
+    case.compare(f"logits_eval_after{len(run.losses)}", _logits(run.trainer))
+
+
+def _compare_gradients(case: Case, run: Steps, prefix: str = "grad.") -> None:
+    first = run.gradients[0]
+    _compare_prefixed(case, prefix, lambda key: first[_key(key)])
+    if "grad_norms" in case.arrays:
+        order = (_key(f"student.{key}") for key in case.config["param_order"])
+        case.compare("grad_norms", torch.stack([first[key].norm() for key in order]))
 
 
 @torch.no_grad()
-def _compare_features(case: Case, network: StudentClassifier, teacher: ClipTeacher) -> None:
-    images, labels = case.tensor("x_step0"), _labels(case, 0)
-    _compare_optional(
-        case,
-        {
-            "teacher_img_step0": teacher.encode_image(images),
-            "teacher_txt_step0": network.head.weight[labels],
-            "student_feat_step0": network.student(images),
-            "proj_feat_step0": network.embed(images),
-        },
-    )
+def _compare_features(case: Case, trainer: TrainerX) -> None:
+    images, labels = case.tensor("x_step0"), case.tensor("y_step0").long()
+    network = trainer.network
+    case.compare("teacher_img_step0", trainer.teacher.encode_image(images))
+    case.compare("teacher_txt_step0", network.head.weight[labels])
+    case.compare("student_feat_step0", network.student(images))
+    case.compare("proj_feat_step0", network.embed(images))
 
 
-def _compare_optional(case: Case, values: dict[str, Tensor]) -> None:
-    for name, value in values.items():
-        if name in case.arrays:
-            case.compare(name, value.detach())
+def _check_baseline(case: Case, name: str, output: Path) -> None:
+    """One row of the class table: logits, and the loss and gradients of one step."""
+    teacher = ClipTeacher(case.load_clip())
+    student = clip_student(teacher.clip.visual) if name == "clip_ft" else stored_student(case)
+    trainer_name, settings = _baseline(case, name)
+    settings = settings | _short_run(case) | {"STEPS.MODEL_SAVE": 0}
+    networks = {} if trainer_name == "LP" else {"teacher": teacher}
+    trainer = _build(case, trainer_name, output, settings, student, **networks)
+    size = "512" if name == "erm_prj" else ""
+    for part, layer in (("proj", trainer.network.projection), ("head", trainer.network.head)):
+        if isinstance(layer, nn.Linear):
+            load(layer, case, f"{part}{size}.")
+
+    case.compare(f"{name}.logits_eval", _logits(trainer))
+    run = Steps(trainer)
+    trainer.train()
+    case.compare(f"{name}.loss", run.losses[0]["loss"])
+    _compare_gradients(case, run, f"{name}.grad.")
 
 
-def _compare_gradients(case: Case, network: StudentClassifier, prefix: str = "grad.") -> None:
-    frozen = [p for p in network.parameters() if not p.requires_grad]
-    assert all(param.grad is None for param in frozen)
-    for name in case.arrays:
-        if name.startswith(prefix) and not name.startswith(f"{prefix}b."):
-            case.compare(name, _parameter(network, name.removeprefix(prefix)).grad)
-    if "grad_norms" in case.arrays and prefix == "grad.":
-        order = case.config["param_order"]
-        grads = [_parameter(network, f"student.{key}").grad for key in order]
-        case.compare("grad_norms", torch.stack([grad.norm() for grad in grads]))
-
-
-def _check_baselines(case: Case) -> None:
-    teacher, texts = _teacher(case)
-    images, labels = case.tensor("x"), case.tensor("y").long()
-    for name in case.config["algorithms"]:
-        network, objective = _baseline(case, name, teacher, texts)
-        logits = network.eval()(case.tensor("x_eval"))
-        losses = objective(network.train(), images, labels)
-        losses["loss"].backward()
-
-        case.compare(f"{name}.logits_eval", logits.detach())
-        case.compare(f"{name}.loss", losses["loss"].detach())
-        _compare_gradients(case, network, f"{name}.grad.")
-
-
-def _baseline(case: Case, name: str, teacher: ClipTeacher, texts: Tensor):
-    """Network and objective of one row of the class table."""
+def _baseline(case: Case, name: str) -> tuple[str, dict]:
+    """Trainer and settings of a row."""
+    if name in NAIVE:
+        settings = {"TRAINER.NAIVEKD.LOSS": name}
+        if "tmp" in case.config:
+            settings["TRAINER.NAIVEKD.TEMPERATURE"] = float(case.config["tmp"])
+        return "NaiveKD", settings | _teacher_settings(case)
+    if name == "erm_prj":
+        width = len(case.arrays["proj512.weight"])
+        head = {"TRAINER.ERM.HEAD": "projected", "TRAINER.ERM.PROJECTED_WIDTH": width}
+        return "ERM", head
     if name == "clip_ft":
-        student = _clip_student(teacher.clip.visual)
-    else:
-        student = _student(case)
-    text_head = TextHead(texts, teacher.scale)
-    projection, head, trained = {
-        "clip_ft": lambda: (nn.Identity(), text_head, ("student", "head")),
-        "erm": lambda: (nn.Identity(), _linear(case, "head"), ("student", "head")),
-        "erm_lp": lambda: (nn.Identity(), _linear(case, "head"), ("head",)),
-        "erm_prj": lambda: (
-            _linear(case, "proj512"),
-            _linear(case, "head512"),
-            StudentClassifier.PARTS,
-        ),
-        "kd_cos": lambda: (nn.Identity(), _linear(case, "head"), ("student", "head")),
-        "kd_kl": lambda: (nn.Identity(), _linear(case, "head"), ("student", "head")),
-    }.get(name, lambda: (_linear(case, "proj"), text_head, ("student", "projection")))()
-    network = StudentClassifier(student, projection, head)
-    network.train_only(*trained)
-    if name.startswith(("erm", "clip_ft")):
-        return network, CrossEntropy()
-    weight = float(case.config["lmd"])
-    assert case.config["tmp"] == 0.1  # a constant of the official code, and of ours
-    return network, NaiveKDObjective(teacher, texts, kind=name, weight=weight)
+        texts = _teacher_settings(case)
+        style = texts["TRAINER.VL2V.PROMPT_STYLE"]
+        head = {"TRAINER.ERM.HEAD": "text", "TRAINER.ERM.PROMPT_STYLE": style}
+        return "ERM", head | {"DATASET.TEMPLATES": texts["DATASET.TEMPLATES"]}
+    return {"erm": "ERM", "erm_lp": "LP"}[name], {}
 
 
-def _check_miro(case: Case) -> None:
+def _check_miro(case: Case, output: Path) -> None:
     config = case.config
-    if any(name.startswith("oracle.") for name in case.arrays):
-        oracle, student = _student(case, "oracle."), _student(case)
+    has_oracle = any(name.startswith("oracle.") for name in case.arrays)
+    if has_oracle:
+        oracle = stored_student(case, "oracle.")
     else:  # CLIP's own image tower
-        oracle, student = (_clip_student(case.load_clip().visual) for _ in range(2))
-    network = StudentClassifier(student, nn.Identity(), _linear(case, "head")).train()
-    network.train_only("student", "head")
-    objective = MIROObjective(oracle, tap_widths(oracle), weight=float(config["ld"]))
-    rate = float(config["lr"]) * float(config["lr_mult"])
-    groups = [{"params": network.trained_parameters()}, {"params": [*objective.b], "lr": rate}]
-    optimizer = _optimizer(case, groups)
-
-    for i, b in enumerate(objective.b):
-        case.compare(f"b_init.{i}", b.detach()[0])
-    for step in _steps(case):
-        losses = objective(network, case.tensor(f"x_step{step}"), _labels(case, step))
-        case.compare(f"loss_step{step}", losses["loss"].detach())
-        case.compare(f"reg_loss_step{step}", losses["loss_reg"])
-        optimizer.zero_grad()
-        losses["loss"].backward()
-        if step == 0:
-            _compare_gradients(case, network)
-            for i, b in enumerate(objective.b):
-                case.compare(f"grad.b.{i}", b.grad)
-        optimizer.step()
-    after = f"after{len(_steps(case))}"
-    for name in case.arrays:
-        if name.startswith(f"{after}.b."):
-            case.compare(name, objective.b[int(name.split(".")[-1])].detach())
-        elif name.startswith(f"{after}."):
-            case.compare(name, _parameter(network, name.removeprefix(f"{after}.")).detach())
-    case.compare(f"logits_eval_{after}", network.eval()(case.tensor("x_eval")).detach())
+        oracle = clip_student(case.load_clip().visual)
+    settings = _short_run(case) | {
+        "TRAINER.MIRO.LD": float(config["ld"]),
+        "TRAINER.MIRO.LR_MULT": float(config["lr_mult"]),
+        "TRAINER.MIRO.VAR_INIT": float(config.get("var_init", 0.1)),
+        "TRAINER.MIRO.VAR_EPS": float(config.get("eps_var", 1e-5)),
+        "STEPS.MODEL_SAVE": 1,
+    }
+    trainer = _build(case, "MIRO", output, settings, oracle)
+    load(trainer.network.head, case, "head.")
+    if has_oracle:
+        load(trainer.network.student.network, case, "student.")
+    for i, b in enumerate(trainer.objective.b):
+        case.compare(f"b_init.{i}", b.detach()[0].clone())
+    run = Steps(trainer)
+    trainer.train()
+    for step, losses in zip(_stored_steps(case), run.losses):
+        case.compare(f"reg_loss{step}", losses["loss_reg"])
+    _compare_steps(case, run)
 
 
 # --------------------------------------------------------------------- the whole loop
-def _check_pipeline(case: Case) -> None:
-    teacher, texts = _teacher(case)
-    head = TextHead(texts, teacher.scale)
-    network = StudentClassifier(_student(case), _linear(case, "proj"), head)
-    for stage, part in (("align", "projection"), ("distill", "student")):
-        network.train_only(part)
-        best = _run_stage(case, stage, network, teacher)
-        network.load_state_dict(best)
+def _check_pipeline(case: Case, output: Path) -> None:
+    start = {}
+    for stage, name in (("align", "VL2VAlign"), ("distill", "VL2VDistill")):
+        trainer = _stage_trainer(case, stage, name, output / stage, start)
+        if stage == "align":
+            load(trainer.network.projection, case, "proj.")
+        trainer.train()
+        _compare_records(case, stage, trainer)
+        _compare_best(case, stage, output / stage)
+        _compare_swad(case, stage, trainer)
+        start = {"MODEL.INIT_WEIGHTS": str(output / stage / "best")}
 
 
-def _run_stage(case: Case, stage: str, network: StudentClassifier, teacher: ClipTeacher) -> dict:
-    """Align or distill on the stored batches; returns the best checkpoint."""
-    config = case.config
-    valley = LossValley(config["n_converge"], config["n_tolerance"], config["tolerance_ratio"])
-    kept = StepSelection(
-        model_save=config["model_save"][stage],
-        valley=valley,
-        reset=config["segment_reset"][stage],
+def _stage_trainer(case: Case, stage: str, name: str, output: Path, start: dict) -> TrainerX:
+    """Align or distill on the stored batches of all training domains."""
+    config, target = case.config, case.config["test_env"]
+    settings = {
+        **_teacher_settings(case),
+        **runs.optim_settings(config),
+        "STEPS.N": config["n_steps"] - 1,
+        "STEPS.FREQ": config["checkpoint_freq"],
+        "STEPS.RECORDS": "all",
+        f"TRAINER.VL2V.MODEL_SAVE.{stage.upper()}": config["model_save"][stage],
+        f"SWAD.RESET.{stage.upper()}": config["segment_reset"][stage],
+        "SWAD.N_CONVERGE": config["n_converge"],
+        "SWAD.N_TOLERANCE": config["n_tolerance"],
+        "SWAD.TOLERANCE": float(config["tolerance_ratio"]),
+        "DATALOADER.TEST.BATCH_SIZE": config["test_batchsize"],
+        **start,
+    }
+    domains = config["train_envs"]
+    return runs.build(
+        name,
+        output,
+        settings,
+        case.spec["classnames"],
+        [
+            _joined([_images(case, f"env{d}_in", d, picks) for d, picks in zip(domains, rows)])
+            for rows in case.tensor(f"order.{stage}").long()
+        ],
+        val=[_images(case, f"env{domain}_out", domain) for domain in (*domains, target)],
+        test=[_images(case, f"env{target}_in", target)],
+        student=stored_student(case),
+        teacher=ClipTeacher(case.load_clip()),
     )
-    objective = VL2VObjective(teacher, float(config["lmd"]))
-    optimizer = _optimizer(case, [{"params": network.trained_parameters()}])
-    order, records, best, losses = case.tensor(f"order.{stage}"), [], None, []
-    for step in range(config["n_steps"]):
-        images, labels = _batch(case, order[step])
-        loss = objective(network.train(), images, labels)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-        kept.after_step(network.trained_parameters(), step)
-        if step % config["checkpoint_freq"]:
-            continue
-        record = _evaluate(case, network) | {"mean_loss": float(np.mean(losses))}
-        records.append(record)
-        losses = []
-        decision = kept.after_evaluation(
-            step, train_out=record["train_out"], loss=record["tr_outloss"]
-        )
-        if decision.save:
-            best = copy.deepcopy(network.state_dict())
-        if decision.report:
-            reported = record["test_in"]
-        if decision.stop:
-            break
 
+
+def _images(case: Case, name: str, domain: int, rows: Tensor | slice = slice(None)) -> dict:
+    """Images of one part of a domain as a batch."""
+    labels = case.tensor(f"y.{name}").long()[rows]
+    domains = torch.full_like(labels, domain)
+    return {"img": case.tensor(f"x.{name}")[rows], "label": labels, "domain": domains}
+
+
+def _compare_records(case: Case, stage: str, trainer: TrainerX) -> None:
+    """What every evaluation wrote down."""
+    lines = runs.metrics_lines(trainer.output_dir, "tr_outloss")
     for key in ("train_out", "tr_outloss", "test_in", "mean_loss"):
         scale = 1.0 if "loss" in key else 0.01
-        values = np.array([record[key] * scale for record in records])
-        case.compare(f"{stage}.{key}_f64", values)
-    case.compare(f"{stage}.best_step", np.int64(kept.saved_step))
-    for name in case.arrays:
-        if name.startswith(f"{stage}.best."):
-            key = name.removeprefix(f"{stage}.best.")
-            part, rest = ("projection", key[5:]) if key.startswith("proj.") else (None, key)
-            case.compare(name, best[f"{part or 'student.network'}.{rest}"])
-    _compare_swad(case, stage, network, kept, reported)
-    return best
+        values = [line["loss" if key == "mean_loss" else key] * scale for line in lines]
+        case.compare(f"{stage}.{key}_f64", np.array(values))
 
 
-def _compare_swad(
-    case: Case, stage: str, network: StudentClassifier, kept: StepSelection, reported: float
-) -> None:
-    segment = kept.swad()
-    averaged = copy.deepcopy(network)
-    averaged.load_trained(segment.params)
-    bounds = np.array([segment.start, segment.end, segment.count], dtype=np.int64)
-    case.compare(f"{stage}.swad_range", bounds)
+def _compare_best(case: Case, stage: str, output: Path) -> None:
+    """The checkpoint that the next stage starts from."""
+    best = load_checkpoint(str(output / "best"))
+    case.compare(f"{stage}.best_step", np.int64(best["step"]))
+
+    def stored(key: str) -> Tensor:
+        return best["state_dict"][_key(key if key.startswith("proj.") else f"student.{key}")]
+
+    _compare_prefixed(case, f"{stage}.best.", stored)
+
+
+def _compare_swad(case: Case, stage: str, trainer: TrainerX) -> None:
+    """What the run reports and deploys: SWAD's weights, from the file that predicts."""
+    results = trainer.results
+    bounds = [results["SWAD"][key] for key in ("start", "end", "segments")]
+    case.compare(f"{stage}.swad_range", np.array(bounds, dtype=np.int64))
+    names = ("training-domain validation", "SWAD", "SWAD (inD)")
+    reported = [results[name]["accuracy"] / 100 for name in names]
+    case.compare(f"{stage}.reported_f64", np.array(reported))
+    trainer.load_model(trainer.output_dir)
+    trainer.set_model_mode("eval")
     with torch.no_grad():
-        case.compare(f"{stage}.swad_logits_probe", averaged.eval()(case.tensor("probe")))
-    record = _evaluate(case, averaged)
-    rows = np.array([reported, record["test_in"], record["train_out"]]) / 100
-    case.compare(f"{stage}.reported_f64", rows)
-
-
-def _batch(case: Case, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """One batch of every training domain, concatenated in domain order."""
-    images, labels = [], []
-    for domain, picks in zip(case.config["train_envs"], rows.long()):
-        images.append(case.tensor(f"x.env{domain}_in")[picks])
-        labels.append(case.tensor(f"y.env{domain}_in")[picks])
-    return torch.cat(images), torch.cat(labels).long()
-
-
-@torch.no_grad()
-def _evaluate(case: Case, network: StudentClassifier) -> dict[str, float]:
-    network.eval()
-
-    def metrics(name: str) -> dict[str, float]:
-        return split_metrics(network(case.tensor(f"x.{name}")), case.tensor(f"y.{name}").long())
-
-    sources = [metrics(f"env{domain}_out") for domain in case.config["train_envs"]]
-    return summarise(sources, {"in": metrics(f"env{case.config['test_env']}_in")})
+        probe = trainer.model_inference(case.tensor("probe"))
+    case.compare(f"{stage}.swad_logits_probe", probe)
+    assert trainer.test() == results["SWAD"]["accuracy"]

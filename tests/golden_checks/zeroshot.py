@@ -1,20 +1,23 @@
-"""Zero-shot CLIP and template ensembles against measured classifiers and logits."""
-
-import torch
+"""Zero-shot CLIP and template ensembles: classifiers, features, logits and accuracy."""
 
 from golden_checks.common import Case
-from trainers.zeroshot import ZeroshotClassifier
+from golden_checks.settings import own_templates
+from golden_checks.shipped import Shipped
+from trainers.common.text.templates import full_templates
 
 
 def check(case: Case) -> None:
-    clip = case.load_clip()
-    method = ZeroshotClassifier(clip, case.spec["classnames"], case.templates)
-    with torch.no_grad():
-        raw = method.raw_image_features(clip, case.tensor("images"))
-        text = method.text_features(clip)
-        logits = method.logits(clip, method.image_features(raw), text)
-    case.compare("text_features", text)
-    case.compare("image_features", raw)
-    case.compare("logits", logits)
-    correct = logits.argmax(dim=-1) == case.tensor("labels")
-    case.compare("accuracy", 100 * correct.double().mean())
+    templates, trainer = case.templates, case.config["method"]
+    more = own_templates(case, templates)
+    if more:
+        trainer = "ZeroshotCLIP"  # the ensembles of ZeroshotCLIP2 are fixed lists
+    elif trainer == "ZeroshotCLIP2":
+        full = full_templates()
+        more["TEMPLATES"] = "full" if templates[: len(full)] == full else "select"
+    images, labels = case.tensor("images"), case.tensor("labels")
+    run = Shipped(case, trainer, None, test=images, labels=labels, precision=None, **more)
+    run.train(epochs=0)
+    case.compare("text_features", run.method.classifier)
+    case.compare("image_features", run.test_inputs)
+    case.compare("logits", run.logits)
+    case.compare("accuracy", run.trainer.results["test"]["accuracy"])

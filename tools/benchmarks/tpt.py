@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -84,9 +85,9 @@ def run(args: argparse.Namespace) -> list[dict]:
     gap = float((expected - actual).abs().max() / expected.abs().max())
     if gap > MAX_DIFFERENCE:
         raise RuntimeError(f"Context gradients differ by {gap:.2g} of the largest.")
-    adapter = Adapter(
-        method, clip, steps=1, lr=5e-3, weight_decay=0.01, confident=CONFIDENT
-    )  # the initial text features are computed once per data set
+    optimizer = partial(torch.optim.AdamW, lr=5e-3, weight_decay=0.01)
+    # the initial text features are computed once per data set
+    adapter = Adapter(method, clip, steps=1, optimizer=optimizer, confident=CONFIDENT)
     length = int(method.tokenized_prompts.argmax(dim=-1).max()) + 1
     plain, ours = _medians((full, cut), args.repeat)
     image, fast = _medians((official, lambda: adapter.adapt(views)), args.repeat)

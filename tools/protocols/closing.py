@@ -7,14 +7,19 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.protocols.plan import Request, Run, script_path
-from tools.protocols.sets import transfer_targets
+from tools.protocols.plan import BASE_TRAINER_PROTOCOLS, Request, Run, script_path
+from tools.protocols.sets import check_has_no_domains, transfer_targets
 from tools.results.records import load_records
 from tools.results.report import as_text, build_tables
 from tools.results.tables import PROTOCOL_TITLES
 
 ROOT = Path(__file__).resolve().parents[2]
 TRANSFER = ("dg", "xd")
+OTHER_PROTOCOLS = {  # what to run next, in this order
+    "dg": "domain generalization",
+    "xd": "cross-dataset transfer",
+    "base2new": "base to novel",
+}
 
 
 def closing_text(requests: Sequence[Request], runs: Sequence[Run]) -> str:
@@ -58,22 +63,30 @@ def _next_steps(request: Request, finished: Sequence[Run]) -> str:
         folder = trained[-1].output_dir.as_posix()
         command = _command("python", "predict.py", "--model-dir", folder)
         steps.append(("your own images", f"{command} IMAGE_OR_FOLDER"))
-    scripts = _scripts_of(request.trainer)
     environment, settings = _same_settings(request)
-    dataset = request.datasets[0]
-    for protocol, what in (("dg", "domain generalization"), ("xd", "cross-dataset transfer")):
-        if protocol in scripts and protocol != request.protocol:
-            try:
-                transfer_targets(protocol, dataset)
-            except ValueError:
-                continue
-            command = _command("bash", scripts[protocol], dataset, *settings)
+    scripts = scripts_of(request.trainer)
+    for protocol, what in OTHER_PROTOCOLS.items():
+        if protocol in scripts and _is_next(request, protocol):
+            datasets = request.datasets[:1] if protocol in TRANSFER else request.datasets
+            command = _command("bash", scripts[protocol], ",".join(datasets), *settings)
             steps.append((what, environment + command))
-    if "base2new" in scripts and request.protocol != "base2new" and len(request.datasets) == 1:
-        command = _command("bash", scripts["base2new"], dataset, *settings)
-        steps.append(("base to novel", environment + command))
     width = max(len(what) for what, _ in steps)
     return "\n".join(["Next:", *(f"  {what:<{width}}  {command}" for what, command in steps)])
+
+
+def _is_next(request: Request, protocol: str) -> bool:
+    """Whether a protocol is another one, for these datasets and with this request's options."""
+    if protocol == request.protocol:
+        return False
+    if request.base_trainer and protocol not in BASE_TRAINER_PROTOCOLS:
+        return False
+    try:
+        check_has_no_domains(request.datasets, protocol)
+        if protocol in TRANSFER:
+            transfer_targets(protocol, request.datasets[0])
+    except ValueError:
+        return False
+    return True
 
 
 def _command(program: str, script: str, *words: str) -> str:
@@ -89,8 +102,10 @@ def _same_settings(request: Request) -> tuple[str, list[str]]:
     }
     environment = (f"{name}={shlex.quote(value)} " for name, value in variables.items() if value)
     words = [] if request.shots == Request.shots else ["--shots", str(request.shots)]
-    for flag in ("backbone", "recipe", "tag"):
-        words += [f"--{flag}", value] if (value := getattr(request, flag)) else []
+    for name in ("backbone", "recipe", "variant", "tag", "base_trainer"):
+        flag = f"--{name.replace('_', '-')}"
+        words += [flag, value] if (value := getattr(request, name)) else []
+    words += [] if request.with_zeroshot else ["--no-zeroshot"]
     for path in request.config_files:
         words += ["--config-file", path]
     return "".join(environment), [*words, *request.rest]
@@ -108,11 +123,12 @@ def _table_folders(request: Request, finished: Sequence[Run]) -> list[str]:
     return [folder.as_posix() for folder in dict.fromkeys(folders)]
 
 
-def _scripts_of(trainer: str) -> dict[str, str]:
+def scripts_of(trainer: str) -> dict[str, str]:
     """Protocol -> script of a trainer, found by what the scripts call."""
     found = {}
     for path in sorted((ROOT / "scripts").glob("*/*.sh")):
-        match = re.search(rf"^protocol (\w+) --trainer {trainer}\b", path.read_text(), re.MULTILINE)
+        call = rf"^protocol (\w+) --trainer (?:\w+,)*{trainer}\b"
+        match = re.search(call, path.read_text(encoding="utf-8"), re.MULTILINE)
         if match:
             found.setdefault(match.group(1), path.relative_to(ROOT).as_posix())
     return found

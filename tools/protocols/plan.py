@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dassl.config.files import REPOSITORY
+from dassl.config.recipes import Recipe, resolve, slug
 from tools.protocols.sets import check_has_no_domains, chosen_domains, transfer_targets
-from tools.recipes import ROOT, Recipe, resolve, slug
 
 KEY = re.compile(r"[A-Z][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)+$|USE_CUDA$|VERBOSE$")
 SHARED_KEYS = ("DATASET.", "INPUT.", "DATALOADER.", "USE_CUDA", "VERBOSE")
 BLACK_BOXES = ("http://", "https://", "python:")  # teachers that are no CLIP at hand
 NOT_SHARED_KEYS = ("DATASET.NUM_SHOTS", "DATASET.VAL_SHOTS", "DATASET.SUBSAMPLE_CLASSES")
+BASE_TRAINER_PROTOCOLS = ("fewshot", "xd", "dg")  # those that train on the shots of all classes
 STAGES = {  # trainer -> its stages in order: (folder, trainer)
     "VL2VADiP": (("align", "VL2VAlign"), ("distill", "VL2VDistill")),
     "LPFT": (("lp", "LP"), ("ft", "ERM")),
@@ -24,7 +26,7 @@ STAGES = {  # trainer -> its stages in order: (folder, trainer)
 
 def script_path(name: str) -> str:
     """A script of the repository as a command names it, from wherever that is given."""
-    return name if Path.cwd() == ROOT else (ROOT / name).as_posix()
+    return name if Path.cwd() == REPOSITORY else (REPOSITORY / name).as_posix()
 
 
 @dataclass
@@ -55,6 +57,11 @@ class Run:
             target = flags if self.link.startswith("--") else opts
             target += [self.link, handed]
         return [*flags, "--output-dir", self.output_dir.as_posix(), *opts]
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether there is what another run hands on, so that the arguments are final."""
+        return self.needs is None or bool(self.needs.results())
 
     def command(self) -> str:
         """The same as a line for a shell."""
@@ -116,8 +123,8 @@ def make_plan(request: Request) -> list[Run]:
     """All runs of a protocol in an order that respects their dependencies.
 
     Raises:
-        ValueError: an unknown protocol, or a dataset without the domains or targets it needs, or
-            with domains that it leaves alone.
+        ValueError: an unknown protocol, an option that it has no use for, or a dataset without the
+            domains or targets it needs, or with domains that it leaves alone.
     """
     planners = {
         "fewshot": _fewshot,

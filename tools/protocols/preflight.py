@@ -20,9 +20,8 @@ from tools.protocols.plan import script_path
 GIGABYTE = 10**9
 SHOWN = 3  # mistakes in settings that are told; those of many runs are alike
 OTHER_OPTIONS = " In a script: give these runs a name, --tag NAME, or take another OUTPUT."
-STUDENTS = ("toy:", "timm:", "torchvision:")  # embedded, or loaded by other packages
-OPEN_CLIP = "open_clip:"  # that package alone knows its names, and fetches while it loads
-ZEROSHOT_ONLY = "Zero-shot rows (--no-zeroshot leaves them out) or a teacher need it."
+STUDENTS = ("toy:", "timm:", "torchvision:")  # the trainer knows their files
+ZEROSHOT_ONLY = "Zero-shot rows need it (--no-zeroshot leaves them out)."
 NEEDED_SPACE = 0.5 * GIGABYTE  # checkpoints and feature banks of a few runs
 
 
@@ -37,10 +36,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=json.loads, default=[], help="JSON: arguments of each run")
     args = parser.parse_args(argv)
 
-    problems = config_problems(args.runs)
-    problems += [*data_problems(args.datasets, args.root), *disk_problems(args.output)]
+    settings = config_problems(args.runs)
+    problems = [*settings, *data_problems(args.datasets, args.root), *disk_problems(args.output)]
     download = not problems
     problems += weights_problems(args.backbones, may_download=download)
+    if not settings:
+        problems += file_problems(args.runs, may_download=download)
     more = weights_problems(args.zeroshot_backbones, may_download=download)
     problems += [f"{text}\n  {ZEROSHOT_ONLY}" for text in more]
     if problems:
@@ -63,6 +64,7 @@ def config_problem(words: Sequence[str]) -> str:
     from dassl.engine import TRAINER_REGISTRY
     from dassl.engine.cli import make_config, make_parser
     from dassl.engine.run import check_output_dir
+    from dassl.engine.undeclared import explained
     from tools import protocol
 
     parser = make_parser()
@@ -74,16 +76,43 @@ def config_problem(words: Sequence[str]) -> str:
             cfg = make_config(args)
             trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
             if hasattr(trainer, "check_cfg"):  # as in __init__: it reads the config alone
-                trainer.__new__(trainer).check_cfg(cfg)
+                with explained(cfg):
+                    trainer.__new__(trainer).check_cfg(cfg)
     except SystemExit:  # argparse has printed its usage and the reason
         return complaint.getvalue().split("error: ", 1)[-1].strip()
-    except (ValueError, KeyError, OSError) as err:
+    except (ValueError, KeyError, OSError, ImportError) as err:
         return str(err.args[0] if isinstance(err, KeyError) and err.args else err)
     try:
         check_output_dir(cfg, Path(cfg.OUTPUT_DIR), is_evaluation=args.eval_only)
     except ValueError as err:
         return f"{err}{OTHER_OPTIONS}"
     return ""
+
+
+def file_problems(runs: Iterable[Sequence[str]], *, may_download: bool) -> list[str]:
+    """One text per file beside images and backbone that a run, given as arguments, cannot read.
+
+    The runs' trainers say what they read (``needed_files``); what several need is tried once. What
+    a run would download is tried only where nothing else is missing.
+    """
+    from dassl.engine import TRAINER_REGISTRY
+    from dassl.engine.cli import make_config, make_parser
+
+    needed = {}
+    for words in runs:
+        with _silent():
+            cfg = make_config(make_parser().parse_args(words))
+        ask = getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "needed_files", None)
+        for file in ask(cfg) if ask else ():
+            needed.setdefault(file.what, file)
+    problems = []
+    for what, file in needed.items():
+        try:
+            if may_download or not file.may_download:
+                file.read()
+        except (OSError, ValueError, RuntimeError, KeyError) as err:
+            problems.append(f"{what}: {err.args[0] if isinstance(err, KeyError) else err}")
+    return problems
 
 
 @contextlib.contextmanager
@@ -112,7 +141,8 @@ def data_problems(datasets: Iterable[str], root: str) -> list[str]:
             continue
         lines = [f"Data of {name} under {Path(root).expanduser().absolute()} (environment DATA):"]
         lines += [f"  {mark:<8}{text}" for mark, text in report.lines]
-        lines.append(f"  How to get it: DATASETS.md. Check again: {_check_command(name, root)}")
+        command = _check_command(name, root)
+        lines.append(f"  How to get it: {report.way_to_get}. Check again: {command}")
         problems.append("\n".join(lines))
     return problems
 
@@ -122,10 +152,13 @@ def _check_command(name: str, root: str) -> str:
 
 
 def weights_problems(backbones: Iterable[str], *, may_download: bool) -> list[str]:
-    """One text per backbone without weights; they are downloaded if nothing else is missing."""
+    """One text per backbone without whole weights; they are downloaded if nothing else is missing.
+
+    Files that are there are checked against their SHA-256, as every run does.
+    """
     from clip import clip
     from clip.download import weights_dir
-    from trainers.common.students import SHORT_NAMES
+    from dassl.modeling.networks import SHORT_NAMES
 
     names = [SHORT_NAMES.get(name, name) for name in backbones]
     names = [name for name in names if not name.startswith(STUDENTS)]
@@ -134,20 +167,19 @@ def weights_problems(backbones: Iterable[str], *, may_download: bool) -> list[st
     for name in dict.fromkeys(name.removeprefix("clip:") for name in names):
         url = clip._MODELS.get(name, "")
         try:
-            if name.startswith(OPEN_CLIP) and may_download:
-                clip.load_backbone(name)
             path = clip.weights_path(name)
-            if path is None or path.is_file():
-                continue
             if may_download:
-                clip._download(url)
+                clip.fetch_weights(name)
+                continue
+            if path is None or path.exists():
                 continue
         except (RuntimeError, ValueError) as err:
             problems.append(f"Weights of {name}: {err}")
             continue
         problems.append(
             f"Weights of {name}:\n  Looked for: {path}\n  How to get them: they are downloaded "
-            f"from {url} at the first start with a network; or put the file into {weights_dir()}."
+            f"from {url} at the first start with a network; or put the file into {weights_dir()}. "
+            "See DATASETS.md, section CLIP's weights."
         )
     return problems
 

@@ -23,6 +23,9 @@ TRANSFER_TARGETS = {
     ),
     ("dg", "imagenet"): ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"),
 }
+SOURCE = "imagenet"  # of the published transfer tables
+FEWSHOT_SETS = (SOURCE, *TRANSFER_TARGETS["xd", SOURCE])  # the eleven
+IMAGENET_VARIANTS = TRANSFER_TARGETS["dg", SOURCE]
 TOY_TRANSFER = ("toy_shapes", "toy_colors", "toy_textures", "toy_scenes", "toy_layout")
 TOY_SOURCES = ("toy_objects", "toy_objects_plain")
 DOMAINS = {

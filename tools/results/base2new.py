@@ -3,126 +3,206 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from tools.protocols.sets import FEWSHOT_SETS
+from tools.results.averages import average_label
 from tools.results.published import Entry, find_published
-from tools.results.series import Series
+from tools.results.series import Key, Series, by_method
 from tools.results.statistics import Cell, harmonic_mean, mean
-from tools.results.tables import Footnotes, Table, _fold, _titled, mark_notes, seeds_text
+from tools.results.tables import (
+    Footnotes,
+    Table,
+    mark_notes,
+    number,
+    published_labels,
+    seeds_text,
+)
+
+ACCURACY = "accuracy"
+H_NOTE = "H is the harmonic mean of accuracies: none is made of {metric}."
+COLUMNS = ("Base", "Novel", "H")
 
 
 @dataclass
-class _Method:
-    """Base and new cells of one method by dataset, and H per seed where both halves exist."""
+class _Halves:
+    """One method on one dataset: a series of the base classes, one of the new ones, or both."""
 
-    halves: dict[str, dict[str, Series]] = field(default_factory=dict)
+    base: Series | None = None
+    new: Series | None = None
 
-    def complete(self) -> list[str]:
-        return [name for name, parts in self.halves.items() if {"base", "new"} <= set(parts)]
+    def common_seeds(self, metric: str) -> list[int]:
+        """Seeds of both halves."""
+        if self.base is None or self.new is None:
+            return []
+        return sorted({*self.base.metrics[metric]} & {*self.new.metrics[metric]})
+
+    def cells(self, metric: str, *, ci95: bool = False) -> dict[str, Cell]:
+        """Column -> cell; H of seed-averaged halves, its spread from the H of every seed.
+
+        H rests on the seeds that both halves have; without one there is none.
+        """
+        halves = {"Base": self.base, "Novel": self.new}
+        cells = {name: half.cell(metric, ci95=ci95) for name, half in halves.items() if half}
+        seeds = self.common_seeds(metric)
+        if metric == ACCURACY and seeds:
+            base, new = (half.metrics[metric] for half in (self.base, self.new))
+            per_seed = {seed: harmonic_mean(base[seed], new[seed]) for seed in seeds}
+            rule = self.base.key.rule
+            partial = self.base.is_partial or self.new.is_partial
+            spread = Cell.over(per_seed, rule=rule, ci95=ci95).std
+            center = harmonic_mean(*self.means(metric))
+            cells["H"] = Cell(center, spread, tuple(seeds), rule, partial)
+        return cells
+
+    def means(self, metric: str) -> tuple[float, float]:
+        """Base and new, each the mean over the common seeds."""
+        seeds = self.common_seeds(metric)
+        base, new = (half.metrics[metric] for half in (self.base, self.new))
+        return mean([base[seed] for seed in seeds]), mean([new[seed] for seed in seeds])
+
+    def seeds_note(self, metric: str) -> str:
+        """What H leaves out where the halves have other seeds, or ""."""
+        if metric != ACCURACY or self.base is None or self.new is None:
+            return ""
+        base, new = (sorted(half.metrics[metric]) for half in (self.base, self.new))
+        if base == new:
+            return ""
+        common = self.common_seeds(metric)
+        what = f"H rests on the common seeds {_listed(common)}" if common else "no H"
+        key = self.base.key
+        return (
+            f"{key.dataset}, {key.trainer}: {what}; base has the seeds {_listed(base)}, "
+            f"new {_listed(new)}."
+        )
+
+
+Methods = dict[Key, dict[str, _Halves]]  # method -> dataset -> halves
 
 
 def base2new_table(
     series: Sequence[Series],
     *,
     title: str = "Base-to-novel",
-    metric: str = "accuracy",
+    metric: str = ACCURACY,
     ci95: bool = False,
     published: bool = False,
 ) -> Table:
-    """Rows per dataset and method; the average row takes H of the averaged halves.
-
-    H of a dataset comes from its seed-averaged halves, its spread from the H of every seed.
-    """
-    methods: dict[tuple, _Method] = {}
-    for item in series:
-        key = item.key
-        if key.part in ("base", "new") and item.cell(metric) is not None:
-            label = "" if key.classifier == "test" else key.classifier
-            row = (key.trainer, label, key.recipe, key.backbone, key.shots, key.rule)
-            halves = methods.setdefault(row, _Method()).halves
-            halves.setdefault(key.dataset, {})[key.part] = item
+    """Rows per dataset and method; the average row takes H of the averaged halves."""
+    series = [item for item in series if item.key.part in ("base", "new") and item.cell(metric)]
+    methods = _methods(series)
     footnotes = Footnotes()
-    lines, data = [], []
-    for dataset in sorted({name for method in methods.values() for name in method.halves}):
-        for row, method in methods.items():
-            if dataset in method.halves:
-                line, numbers = _dataset_line(method.halves[dataset], metric, ci95=ci95)
-                lines.append({"dataset": dataset} | _labels(row) | line)
-                data.append({"dataset": dataset} | _labels(row) | numbers)
+    lines, data, notes = [], [], []
+    for dataset in sorted({name for method in methods.values() for name in method}):
+        for key, method in methods.items():
+            if dataset in method:
+                cells = method[dataset].cells(metric, ci95=ci95)
+                _add({"dataset": dataset} | key.labels(), cells, lines, data)
+                notes.append(method[dataset].seeds_note(metric))
         if published:
-            lines += _published_lines(dataset, methods, footnotes)
-    for row, method in methods.items():
-        if len(method.complete()) > 1:
-            line, numbers = _average_line(method, metric)
-            lines.append(_labels(row) | line)
-            data.append(_labels(row) | line | numbers)
-    if published and any(len(method.complete()) > 1 for method in methods.values()):
-        lines += _published_lines("average", methods, footnotes)
-    headers, rows, constants = _fold(lines, keep=("dataset", "trainer", "Base", "Novel", "H"))
-    notes = mark_notes(series) + footnotes.lines()
-    return Table(_titled(title, constants), headers, rows, data, notes)
-
-
-def _labels(row: tuple) -> dict[str, str]:
-    names = ("trainer", "classifier", "recipe", "backbone", "shots", "rule")
-    return dict(zip(names, map(str, row)))
-
-
-def _dataset_line(
-    halves: dict[str, Series], metric: str, *, ci95: bool
-) -> tuple[dict[str, str], dict[str, float | None]]:
-    cells: dict[str, Cell] = {
-        name: halves[part].cell(metric, ci95=ci95)
-        for part, name in (("base", "Base"), ("new", "Novel"))
-        if part in halves
-    }
-    if len(cells) == 2:
-        base, new = (halves[part].metrics[metric] for part in ("base", "new"))
-        common = sorted(set(base) & set(new))
-        per_seed = {seed: harmonic_mean(base[seed], new[seed]) for seed in common}
-        rule = cells["Base"].rule
-        spread = Cell.over(per_seed, rule=rule, ci95=ci95).std if per_seed else None
-        center = harmonic_mean(cells["Base"].mean, cells["Novel"].mean)
-        partial = any(cell.is_partial for cell in cells.values())
-        cells["H"] = Cell(center, spread, tuple(common), rule, partial)
-    line = {name: cell.text() for name, cell in cells.items()}
-    line["seeds"] = seeds_text(cells.values())
-    numbers: dict[str, float | None] = {}
-    for name, cell in cells.items():
-        numbers |= {name: cell.mean, f"{name}_std": cell.std}
-    return line, numbers
-
-
-def _average_line(method: _Method, metric: str) -> tuple[dict[str, str], dict[str, float]]:
-    """Means over the data sets that have both halves, and H of these means."""
-    names = method.complete()
-    halves = [[method.halves[n][part].cell(metric) for n in names] for part in ("base", "new")]
-    base, new = (mean([cell.mean for cell in cells]) for cells in halves)
-    partial = [any(cell.is_partial for cell in cells) for cells in halves]
-    numbers = {"Base": base, "Novel": new, "H": harmonic_mean(base, new)}
-    marks = [" ‡" * is_partial for is_partial in (*partial, any(partial))]
-    shown = {name: f"{numbers[name]:.2f}{mark}" for name, mark in zip(numbers, marks)}
-    return {"dataset": f"average of {len(names)}"} | shown, numbers
-
-
-def _published_lines(
-    dataset: str, methods: dict[tuple, _Method], footnotes: Footnotes
-) -> list[dict[str, str]]:
-    """Rows of the measured trainers' publications for one dataset (or the average)."""
-    entries: list[Entry] = []
-    for trainer, _, _, backbone, shots, _ in methods:
-        shots = None if trainer.startswith("Zeroshot") else shots
-        for entry in find_published(
-            protocol="base2new", trainer=trainer, backbone=backbone, shots=shots
+            _add_published(dataset, frozenset({dataset}), methods, footnotes, lines, data)
+    complete = {key: _complete(method, metric) for key, method in methods.items()}
+    for key, names in complete.items():
+        if len(names) > 1:
+            label = {"dataset": _average_of(names)} | key.labels()
+            _add_average(label, [methods[key][name] for name in names], metric, lines, data)
+    if published:
+        for names in sorted(
+            {frozenset(some) for some in complete.values() if len(some) > 1}, key=sorted
         ):
-            if dataset in entry.base and entry not in entries:
-                entries.append(entry)
-    lines = []
+            asked = {key: methods[key] for key in methods if frozenset(complete[key]) == names}
+            _add_published(_average_of(names), names, asked, footnotes, lines, data)
+    if metric != ACCURACY:
+        notes.append(H_NOTE.format(metric=metric))
+    notes = [*mark_notes(series), *dict.fromkeys(filter(None, notes)), *footnotes.lines()]
+    keep = ("dataset", "trainer", *(name for name in COLUMNS if name != "H" or metric == ACCURACY))
+    return Table.of_lines(title, lines, data, keep=keep, notes=notes)
+
+
+def _methods(series: Sequence[Series]) -> Methods:
+    methods: Methods = {}
+    for key, members in by_method(series).items():
+        method = methods.setdefault(key, {})
+        for item in members:
+            setattr(method.setdefault(item.key.dataset, _Halves()), item.key.part, item)
+    return methods
+
+
+def _complete(method: dict[str, _Halves], metric: str) -> list[str]:
+    """Datasets of which a method has both halves of at least one seed."""
+    return sorted(name for name, halves in method.items() if halves.common_seeds(metric))
+
+
+def _average_of(names: Sequence[str] | frozenset[str]) -> str:
+    is_part = set(names) <= set(FEWSHOT_SETS)
+    return average_label(len(names), len(FEWSHOT_SETS) if is_part else len(names))
+
+
+def _add(labels: dict[str, str], cells: dict[str, Cell], lines: list, data: list) -> None:
+    shown = {name: cell.text() for name, cell in cells.items()}
+    lines.append(labels | shown | {"seeds": seeds_text(cells.values())})
+    numbers: dict[str, object] = {}
+    for name, cell in cells.items():
+        numbers |= {name: cell.mean, f"{name}_std": cell.std, f"{name}_seeds": list(cell.seeds)}
+    data.append(labels | numbers)
+
+
+def _add_average(
+    labels: dict[str, str], halves: Sequence[_Halves], metric: str, lines: list, data: list
+) -> None:
+    """Means over the datasets that have both halves, over common seeds, and H of these means."""
+    pairs = [half.means(metric) for half in halves]
+    numbers = {"Base": mean([base for base, _ in pairs]), "Novel": mean([new for _, new in pairs])}
+    partial = [any(half.base.is_partial for half in halves)]
+    partial.append(any(half.new.is_partial for half in halves))
+    if metric == ACCURACY:
+        numbers["H"] = harmonic_mean(numbers["Base"], numbers["Novel"])
+        partial.append(any(partial))
+    marks = [" ‡" * is_partial for is_partial in partial]
+    lines.append(labels | {n: f"{v:.2f}{m}" for (n, v), m in zip(numbers.items(), marks)})
+    data.append(labels | numbers)
+
+
+def _add_published(
+    label: str,
+    names: frozenset[str],
+    methods: Methods,
+    footnotes: Footnotes,
+    lines: list,
+    data: list,
+) -> None:
+    """Rows of the measured methods' publications for one dataset, or for the mean over all."""
+    entries: list[Entry] = []
+    for key in methods:
+        shots = None if key.trainer.startswith("Zeroshot") else key.shots
+        found = find_published(
+            protocol="base2new",
+            trainer=key.trainer,
+            backbone=key.backbone,
+            recipe=key.recipe,
+            shots=shots,
+        )
+        entries += [entry for entry in found if entry not in entries]
     for entry in entries:
-        base, new = entry.base[dataset], entry.new[dataset]
-        line = {"dataset": dataset, "trainer": f"{entry.trainer} {footnotes.mark(entry)}"}
-        line |= {"recipe": "published", "backbone": entry.backbone, "rule": entry.rule}
-        line |= {"shots": "" if entry.shots is None else str(entry.shots)}
-        line |= {"Base": f"{base:.2f}", "Novel": f"{new:.2f}"}
-        lines.append(line | {"H": f"{harmonic_mean(base, new):.2f}"})
-    return lines
+        halves = _published_halves(entry, names)
+        if halves is None:
+            continue
+        labels, numbers = published_labels(entry), dict(zip(COLUMNS, halves))
+        marked = labels | {"trainer": f"{entry.trainer} {footnotes.mark(entry)}"}
+        shown = {name: number(value) for name, value in numbers.items()}
+        lines.append({"dataset": label} | marked | shown)
+        data.append({"dataset": label} | labels | numbers | {"source": entry.label})
+
+
+def _published_halves(entry: Entry, names: frozenset[str]) -> tuple[float, float, float] | None:
+    if len(names) != 1:
+        return entry.halves_over(names)
+    (name,) = names
+    if name not in entry.base:
+        return None
+    base, new = entry.base[name], entry.new[name]
+    return base, new, harmonic_mean(base, new)
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))

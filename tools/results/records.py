@@ -22,6 +22,7 @@ class Record:
 
     `metrics` maps the name of a split or classifier (`test` is the run's own number) to its
     metrics in percent. `rule` is the selection rule (last, val, source_val, test).
+    `settings_digest` is what the run recorded of its settings, or "".
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Record:
     source: str = ""
     rule: str = ""
     model_dir: str = ""
+    settings_digest: str = ""
     details: dict = field(default_factory=dict, compare=False)
     is_foreign: bool = False
 
@@ -47,6 +49,14 @@ class Record:
         stream = self.details.get("stream") or {}
         seen, count = stream.get("images", 0), stream.get("of", 0)
         return (seen, count) if seen < count else None
+
+    @property
+    def model_folder(self) -> Path | None:
+        """Where an evaluated model lies; a relative path counts from the folder of the run tree."""
+        if not self.model_dir:
+            return None
+        places = [folder / self.model_dir for folder in self.path.absolute().parents]
+        return next((place for place in places if place.is_dir()), Path(self.model_dir))
 
 
 @dataclass
@@ -160,6 +170,7 @@ def _from_results(folder: Path, data: dict) -> Record:
         source=str(data.get("source") or ""),
         rule=str(data.get("selection") or ""),
         model_dir=str((data.get("evaluated") or {}).get("model_dir") or ""),
+        settings_digest=str(data.get("settings_digest") or ""),
         details=data,
     )
 

@@ -17,10 +17,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dassl.flags import FlagParser
+from datasets.toy_world.nets import WEIGHTS
 from tools.toy_world import train_clip, train_net
 from tools.toy_world.export import export
 from tools.toy_world.pool import make_pool
-from trainers.common.toy_nets import WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[2]
 # minutes: at depth 4 and at depth 12 for the CLIPs

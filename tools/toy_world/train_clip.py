@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clip.model import IMAGE_MEAN, IMAGE_STD
+from dassl.data.pixels import normalise
 from datasets.toy_world import FACTORS
 
 from . import optimiser
@@ -45,8 +46,6 @@ class Trainer:
         self.full = Pool(args.pool, "full", side)
         self.held_out = Pool(args.pool, "held_out", side)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.mean = torch.tensor(IMAGE_MEAN, device=self.device).view(3, 1, 1)
-        self.std = torch.tensor(IMAGE_STD, device=self.device).view(3, 1, 1)
         rows = untrained_rows()[torch.from_numpy(self.vocabulary.token_ids)]
         self.fixed_rows = rows.to(self.device)
         self.trained = torch.zeros(len(rows), 1, dtype=torch.bool, device=self.device)
@@ -74,7 +73,7 @@ class Trainer:
     def pixels(self, images: np.ndarray) -> Tensor:
         """Bytes (N, H, H, 3) -> normalised (N, 3, H, H)."""
         x = torch.tensor(images, device=self.device).permute(0, 3, 1, 2).float() / 255.0
-        return (x - self.mean) / self.std
+        return normalise(x, IMAGE_MEAN, IMAGE_STD)
 
     def budget(self) -> float:
         return self.args.minutes * 60 if self.stage == 1 else self.args.grown_minutes * 60

@@ -16,15 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dassl.config.pixels import IMAGENET_MEAN, IMAGENET_STD
+from dassl.data.pixels import normalise
 from datasets.toy_world import FACTORS
-from trainers.common.toy_nets import ToyNet
+from datasets.toy_world.nets import ToyNet
 
 from .pool import Pool
 
 NAMES = tuple(FACTORS)
 LABELS = {"aux": ("shape", "color", "texture"), "student": NAMES, "simclr": ()}
 FILES = {"aux": "toy_aux_supervised.pt", "student": "toy_student.pt", "simclr": "toy_aux.pt"}
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TEMPERATURE = 0.2
 FLIPPED = np.array([1, 0, 2, 3, 4])  # positions in a mirrored image
 
@@ -54,9 +55,8 @@ class NetTrainer:
         self.step, self.elapsed = 0, 0.0
 
     def normalise(self, x: Tensor) -> Tensor:
-        mean = x.new_tensor(IMAGENET_MEAN).view(3, 1, 1)
-        std = x.new_tensor(IMAGENET_STD).view(3, 1, 1)
-        return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+        x = normalise(x, IMAGENET_MEAN, IMAGENET_STD)
+        return x.contiguous(memory_format=torch.channels_last)
 
     def draw(self) -> tuple[Tensor, np.ndarray]:
         """Images (N, 3, 32, 32) in 0..1 and factors (N, 7), half of the batches mirrored."""

@@ -5,24 +5,31 @@ stages (``trainers/common/method.py``).
 """
 
 import logging
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from clip import available_models, load_backbone, weights_digest
+from clip import available_models, load_backbone
 from clip.model import CLIP
+from dassl.config import Condition, never
+from dassl.config.pixels import OPEN, close_with_backbone
 from dassl.engine import TrainerX
+from dassl.engine.idle import STORED_VIEWS, UNREAD, no_epochs
+from dassl.engine.predictor import Predictor
 from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import weights_digest
+from trainers.common.text.class_words import warn_of_same_words, words_of
 
-from .class_words import warn_of_same_words, words_of
-from .loading import checkpoint_path, load_method, start_from
+from .checkpoints import checkpoint_path, load_method, start_from
+from .clip_encoder import backbone_input
 from .method import Method
-from .predictor import Predictor, clip_predictor, normalise_pixels
+from .predictor import clip_predictor, normalise_pixels
 
 logger = logging.getLogger(__name__)
 PRECISIONS = ("fp32", "fp16", "amp")
@@ -35,7 +42,8 @@ class ClipTrainer(TrainerX):
     Only the method's parameters are trained; the backbone stays frozen and in eval mode.
     """
 
-    follows_backbone_size = True
+    follows_backbone = tuple(OPEN)
+    takes_networks = ("clip",)
     node = ""
     model_name = "prompt_learner"  # folder of the checkpoints, as in the official code
     needs_vit = False  # True: the method needs hooks in the image tower
@@ -67,11 +75,12 @@ class ClipTrainer(TrainerX):
             raise ValueError(
                 f"TRAINER.{self.node}.PREC is {precision!r}; expected {' | '.join(PRECISIONS)}."
             )
-        if not cfg.MODEL.BACKBONE.NAME:
+        if not cfg.MODEL.BACKBONE.NAME and "clip" not in self.given_networks:
             raise ValueError(
                 "MODEL.BACKBONE.NAME is empty. Give --backbone NAME, one of "
                 f"{', '.join(available_models())}, open_clip:<arch>/<pretrained> or a path."
             )
+        self.check_pixels(cfg)
         name = type(self).__name__
         if cfg.DATALOADER.K_TRANSFORMS != 1:
             raise ValueError(
@@ -81,17 +90,57 @@ class ClipTrainer(TrainerX):
         if cfg.INPUT.NO_TRANSFORM:
             raise ValueError(f"INPUT.NO_TRANSFORM is True, but {name} needs tensors. Leave it out.")
 
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        pretrained = never("MODEL.BACKBONE.PRETRAINED", "a CLIP is always a trained one")
+        return [*cls.view_conditions(), no_epochs(), pretrained, *UNREAD, *super().conditions()]
+
+    @classmethod
+    def view_conditions(cls) -> list[Condition]:
+        """What the settings of loaders and views depend on."""
+        return [never(STORED_VIEWS, "every epoch reads the images anew: no views are stored")]
+
+    def check_pixels(self, cfg: CfgNode) -> None:
+        """Refuse transforms that do not normalise: the image tower reads what the loader yields.
+
+        Raises:
+            ValueError: saying what to add.
+        """
+        if "normalize" not in cfg.INPUT.TRANSFORMS:
+            raise ValueError(
+                f"INPUT.TRANSFORMS is {list(cfg.INPUT.TRANSFORMS)} without normalize, but "
+                f"{type(self).__name__} needs normalised pixels. Add it: --transforms "
+                f"{' '.join([*cfg.INPUT.TRANSFORMS, 'normalize'])}."
+            )
+
     def build_data_loader(self) -> None:
-        """Load the backbone first: INPUT.SIZE follows it."""
+        """Load the backbone first: it decides how images are prepared."""
         self.precision = self._effective_precision()
-        self.clip = load_backbone(
-            self.cfg.MODEL.BACKBONE.NAME,
-            precision="fp16" if self.precision == "fp16" else "fp32",
-            device=self.device,
-        )
+        self.clip = self._backbone("fp16" if self.precision == "fp16" else "fp32")
         self._check_backbone(self.clip)
-        set_input_size(self.cfg, self.clip)
+        close_with_backbone(self.cfg, self.image_input())
         super().build_data_loader()
+
+    def _backbone(self, precision: str) -> CLIP:
+        """The given backbone, frozen and in the precision of this run, or the config's."""
+        given = self.given_networks.get("clip")
+        if given is None:
+            return load_backbone(
+                self.cfg.MODEL.BACKBONE.NAME, precision=precision, device=self.device
+            )
+        dtype = torch.float16 if precision == "fp16" else torch.float32
+        if given.dtype != dtype:
+            raise ValueError(
+                f"The given clip computes in {given.dtype}, this run in {dtype} (TRAINER."
+                f"{self.node}.PREC). Load it with load_backbone(name, precision={precision!r})."
+            )
+        with unfrozen(self.cfg):
+            self.cfg.MODEL.BACKBONE.NAME = given.backbone_name
+        return given.eval().requires_grad_(False).to(self.device)
+
+    def image_input(self) -> dict[str, Any]:
+        """How images are prepared: values of INPUT.SIZE, PIXEL_MEAN, ...; the backbone's own."""
+        return backbone_input(self.clip)
 
     def _effective_precision(self) -> str:
         precision = self.settings.get("PREC", "fp32") if self.settings else "fp32"
@@ -138,8 +187,9 @@ class ClipTrainer(TrainerX):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "amp")
         if any(p.requires_grad for p in self.method.parameters()):
             self.optim = build_optimizer(self.method, self.cfg.OPTIM, self.param_groups())
+            loader = self.train_loader_x
             self.sched = build_lr_scheduler(
-                self.optim, self.cfg.OPTIM, steps_per_epoch=len(self.train_loader_x)
+                self.optim, self.cfg.OPTIM, steps_per_epoch=1 if loader is None else len(loader)
             )
         else:
             self.max_epoch = 0  # nothing to train
@@ -302,23 +352,13 @@ class ClipTrainer(TrainerX):
         load_method(self, directory, epoch)
 
 
-def set_input_size(cfg: CfgNode, clip: CLIP) -> None:
-    """Fill INPUT.SIZE from the backbone; an explicit other value is an error.
-
-    Raises:
-        ValueError: if INPUT.SIZE contradicts the backbone's input size.
-    """
-    size = clip.visual.input_resolution
-    given = tuple(cfg.INPUT.SIZE)
-    if given == (size, size):
-        return
-    if given != (0, 0):
-        raise ValueError(
-            f"INPUT.SIZE is {given}, but {cfg.MODEL.BACKBONE.NAME} reads {size} x {size} pixels. "
-            "Leave INPUT.SIZE out: it follows the backbone."
-        )
-    frozen = cfg.is_frozen()
+@contextmanager
+def unfrozen(cfg: CfgNode) -> Iterator[None]:
+    """Let a config be changed for a while; it is frozen again if it was."""
+    was_frozen = cfg.is_frozen()
     cfg.defrost()
-    cfg.INPUT.SIZE = (size, size)
-    if frozen:
-        cfg.freeze()
+    try:
+        yield
+    finally:
+        if was_frozen:
+            cfg.freeze()

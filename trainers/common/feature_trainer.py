@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from dassl.config import Condition, never, only_if
 from dassl.data.datasets import Datum
+from dassl.features.bank import FeatureBank
+from dassl.features.given import GivenBank
+from dassl.features.rows import FeatureView
+from dassl.features.views import Augmentation
 
-from .augment import Augmentation
+from .clip_encoder import ClipEncoder
 from .clip_trainer import ClipTrainer
-from .encoder import ClipEncoder
-from .feature_bank import FeatureBank
-from .feature_view import FeatureView
 
 VIEW_MODES = ("fresh", "bank")
 
@@ -40,18 +42,41 @@ class FeatureTrainer(ClipTrainer):
                 "features in random order. Leave it at RandomSampler."
             )
 
+    @classmethod
+    def view_conditions(cls) -> list[Condition]:
+        return [
+            only_if("TRAIN.NUM_VIEWS", "TRAIN.VIEWS", "bank"),
+            never(
+                ("DATALOADER.SEEDING", "DATALOADER.TEST.SAMPLER"),
+                "features have an order and seeds of their own",
+            ),
+        ]
+
+    def check_pixels(self, cfg: CfgNode) -> None:
+        """Any transforms will do: the encoder normalises."""
+
     def build_data_loader(self) -> None:
         super().build_data_loader()
         self.bank = self.build_bank()
         dataset = self.dm.dataset
-        self.train_loader_x = self._train_loader(self.bank.readable(dataset.train_x))
+        if self.given_data:
+            self.bank = GivenBank(self.bank, self.given_data)
+            if self.train_loader_x is not None:
+                self.train_loader_x = self.train_loader_x.mapped(self.bank.encode)
+        else:
+            self.train_loader_x = self._train_loader(self.bank.readable(dataset.train_x))
         self.val_loader = self._test_loader(dataset.val) if dataset.val else None
-        self.test_loader = self._test_loader(dataset.test)
+        self.test_loader = self._test_loader(dataset.test) if dataset.test else None
+
+    @property
+    def shots(self) -> list[Datum]:
+        """The labelled images that a cache or memory is made of."""
+        return self.dm.dataset.train_x if self.given_data else self.train_loader_x.items
 
     def build_bank(self) -> FeatureBank:
         """The feature bank of this run's backbone and augmentation."""
         return FeatureBank(
-            ClipEncoder(self.clip),
+            ClipEncoder(self.clip, mean=self.cfg.INPUT.PIXEL_MEAN, std=self.cfg.INPUT.PIXEL_STD),
             Augmentation.from_cfg(self.cfg),
             workers=self.cfg.DATALOADER.NUM_WORKERS,
             device=self.device,
@@ -69,6 +94,8 @@ class FeatureTrainer(ClipTrainer):
     @property
     def view_mode(self) -> str:
         """How training views were made, as named in the results."""
+        if self.given_data:
+            return "given"
         if not self.uses_training_images:
             return "none"
         if self.cfg.TRAIN.VIEWS == "bank":

@@ -1,76 +1,25 @@
-"""A tuned classifier that needs neither its dataset nor its training run."""
+"""Predictors of CLIP trainers, rebuilt from a checkpoint alone."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
-from PIL import Image
 from torch import Tensor
 from yacs.config import CfgNode
 
 from clip import load_backbone
 from clip.model import CLIP
 from dassl.config import get_cfg_default
+from dassl.data.pixels import normalise
+from dassl.engine.predictor import Predictor
+from dassl.features.views import Augmentation, Transform
 
-from .augment import Augmentation, Transform
-from .encoder import unit_pixels
-from .loading import load_exactly
+from .checkpoints import load_exactly
 from .method import Method
-
-
-@dataclass
-class Predictor:
-    """Images to class probabilities.
-
-    Attributes:
-        classnames: C names, ordered by label.
-        size: side of the square input in pixels.
-        logits: (B, 3, size, size) pixels in [0, 1] -> (B, C) scores before softmax.
-        returns_probabilities: True for methods whose scores are (sums of) probabilities already.
-        view: an image -> (3, size, size) pixels; None is CLIP's test view.
-    """
-
-    classnames: Sequence[str]
-    size: int
-    logits: Callable[[Tensor], Tensor]
-    returns_probabilities: bool = False
-    view: Transform | None = None
-
-    def pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        """N images of any size -> (N, 3, size, size) in [0, 1], in this classifier's test view."""
-        return pixels_of(images, self.size, view=self.view)
-
-    @torch.no_grad()
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """(B, 3, size, size) in [0, 1] -> (B, C) probabilities.
-
-        Raises:
-            FloatingPointError: if the model answers NaN.
-        """
-        scores = self.logits(pixels).float()
-        if self.returns_probabilities:
-            probabilities = scores / scores.sum(dim=-1, keepdim=True)
-        else:
-            probabilities = scores.softmax(dim=-1)
-        if not probabilities.isfinite().all():
-            raise FloatingPointError(
-                "The model's scores are infinite or NaN, so it answers nothing. Look for such "
-                "values in its weights and in those of its backbone."
-            )
-        return probabilities
 
 
 def normalise_pixels(clip: CLIP, pixels: Tensor) -> Tensor:
     """[0, 1] pixels -> the backbone's normalised pixels, (B, 3, H, W)."""
-    mean = pixels.new_tensor(clip.image_mean)[:, None, None]
-    std = pixels.new_tensor(clip.image_std)[:, None, None]
-    return (pixels - mean) / std
-
-
-def pixels_of(images: Sequence[Image.Image], size: int, *, view: Transform | None = None) -> Tensor:
-    """N images of any size -> (N, 3, size, size) in [0, 1]; view None: that of every CLIP."""
-    view = view or Augmentation.from_input(size).test.build()
-    return unit_pixels(torch.stack([view(image) for image in images]))
+    return normalise(pixels, clip.image_mean, clip.image_std)
 
 
 def config_of(checkpoint: dict, trainer: type) -> CfgNode:
@@ -101,11 +50,18 @@ def clip_predictor(trainer: type, checkpoint: dict, device: torch.device) -> Pre
     method = trainer.build_method(cfg, clip, classnames).to(device).eval()
     state = method.import_state(checkpoint["state_dict"], classnames, classnames)
     load_exactly(method, state, "given")
-    return method_predictor(trainer, cfg, clip, method, classnames)
+    view = Augmentation.from_cfg(cfg).test.build()  # of the run's evaluation
+    return method_predictor(trainer, cfg, clip, method, classnames, view=view)
 
 
 def method_predictor(
-    trainer: type, cfg: CfgNode, clip: CLIP, method: Method, classnames: Sequence[str]
+    trainer: type,
+    cfg: CfgNode,
+    clip: CLIP,
+    method: Method,
+    classnames: Sequence[str],
+    *,
+    view: Transform,
 ) -> Predictor:
     """Tie a method to its backbone; its text features are computed once."""
     trainer.name_same_classes(cfg, classnames)
@@ -120,5 +76,6 @@ def method_predictor(
         classnames,
         clip.visual.input_resolution,
         logits,
+        view,
         returns_probabilities=trainer.returns_probabilities,
     )

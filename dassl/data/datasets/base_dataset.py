@@ -7,6 +7,9 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from yacs.config import CfgNode
+
+from dassl.config.conditions import Condition, idle_settings
 from dassl.utils.files import check_isfile, download_url
 from dassl.utils.text import did_you_mean
 
@@ -89,6 +92,16 @@ class DatasetBase:
         self._num_classes = self.get_num_classes(train_x)
         self._lab2cname, self._classnames = self.get_lab2cname(train_x)
         self._check_labels()
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        """Ours: what keys of DATASET depend on; a subclass puts its own in front."""
+        return []
+
+    @classmethod
+    def idle_settings(cls, cfg: CfgNode) -> dict[str, str]:
+        """Ours: key -> why another value of it would change nothing for this dataset."""
+        return idle_settings(cfg, cls.conditions())
 
     @property
     def train_x(self):

@@ -2,9 +2,9 @@
 
 from yacs.config import CfgNode
 
-from dassl.utils.registry import Registry, check_availability
+from dassl.utils.registry import Registry
 
-DATASET_REGISTRY = Registry("DATASET")
+DATASET_REGISTRY = Registry("DATASET", is_own=lambda dataset: hasattr(dataset, "pieces"))
 
 
 def build_dataset(cfg: CfgNode):
@@ -13,7 +13,7 @@ def build_dataset(cfg: CfgNode):
     Raises:
         ValueError: an unknown name, or domains for a dataset that has none.
     """
-    check_availability(cfg.DATASET.NAME, DATASET_REGISTRY.registered_names())
+    DATASET_REGISTRY.check(cfg.DATASET.NAME)
     if cfg.VERBOSE:
         print(f"Loading dataset: {cfg.DATASET.NAME}")
     dataset = DATASET_REGISTRY.get(cfg.DATASET.NAME)(cfg)

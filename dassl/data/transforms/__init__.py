@@ -2,20 +2,26 @@
 
 from .transforms import (
     AVAI_CHOICES,
+    CONDITIONS,
     INTERPOLATION_MODES,
+    READS,
     Cutout,
     GaussianNoise,
     InstanceNormalization,
     Random2DTranslation,
     build_transform,
+    normalize_step,
 )
 
 __all__ = [
     "AVAI_CHOICES",
+    "CONDITIONS",
     "INTERPOLATION_MODES",
+    "READS",
     "Cutout",
     "GaussianNoise",
     "InstanceNormalization",
     "Random2DTranslation",
     "build_transform",
+    "normalize_step",
 ]

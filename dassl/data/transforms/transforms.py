@@ -10,8 +10,10 @@ from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 from yacs.config import CfgNode
 
+from dassl.config.conditions import Condition
 from dassl.utils.text import did_you_mean
 
+from ..pixels import Normalise
 from .autoaugment import CIFAR10Policy, ImageNetPolicy, SVHNPolicy
 from .ops import Cutout, GaussianNoise, InstanceNormalization, Random2DTranslation
 from .randaugment import RandAugment, RandAugment2, RandAugmentFixMatch
@@ -43,7 +45,46 @@ INTERPOLATION_MODES = {
     "nearest": InterpolationMode.NEAREST,
 }
 
+# The keys of INPUT that each transform reads, beside SIZE and INTERPOLATION.
+READS = {
+    "random_flip": (),
+    "random_resized_crop": ("RRCROP_SCALE",),
+    "normalize": ("PIXEL_MEAN", "PIXEL_STD"),
+    "instance_norm": (),
+    "random_crop": ("CROP_PADDING",),
+    "random_translation": (),
+    "center_crop": (),
+    "cutout": ("CUTOUT_N", "CUTOUT_LEN"),
+    "imagenet_policy": (),
+    "cifar10_policy": (),
+    "svhn_policy": (),
+    "randaugment": ("RANDAUGMENT_N", "RANDAUGMENT_M"),
+    "randaugment_fixmatch": ("RANDAUGMENT_N",),
+    "randaugment2": ("RANDAUGMENT_N",),
+    "gaussian_noise": ("GN_MEAN", "GN_STD"),
+    "colorjitter": ("COLORJITTER_B", "COLORJITTER_C", "COLORJITTER_S", "COLORJITTER_H"),
+    "randomgrayscale": ("RGS_P",),
+    "gaussian_blur": ("GB_P", "GB_K"),
+}
+
+RESIZE_RULES = ("shortest", "squash")
+
 _Step = tuple[str, Callable]
+
+
+def _read_by(key: str) -> Condition:
+    """A key of INPUT is read where a transform that reads it is among INPUT.TRANSFORMS."""
+    readers = [name for name, keys in READS.items() if key in keys]
+    return Condition(
+        (f"INPUT.{key}",),
+        lambda cfg: not set(readers).isdisjoint(cfg.INPUT.TRANSFORMS),
+        f"only {' and '.join(readers)} read it, and INPUT.TRANSFORMS is {{INPUT.TRANSFORMS}}",
+    )
+
+
+CONDITIONS = [
+    _read_by(key) for key in dict.fromkeys(key for keys in READS.values() for key in keys)
+]
 
 
 def build_transform(
@@ -71,6 +112,9 @@ def build_transform(
             f'INPUT.INTERPOLATION is "{cfg.INPUT.INTERPOLATION}". '
             f"{did_you_mean(cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)}"
         )
+    resize = cfg.INPUT.get("RESIZE", "shortest")
+    if resize not in RESIZE_RULES:
+        raise ValueError(f'INPUT.RESIZE is "{resize}". {did_you_mean(resize, RESIZE_RULES)}')
     print(f"Building transform_{'train' if is_train else 'test'}")
     steps = (_train_steps if is_train else _test_steps)(cfg.INPUT, choices)
     for description, _ in steps:
@@ -102,7 +146,7 @@ def _train_steps(cfg: CfgNode, choices: list[str]) -> list[_Step]:
         n_holes, length = cfg.CUTOUT_N, cfg.CUTOUT_LEN
         steps.append((f"cutout (n_holes={n_holes}, length={length})", Cutout(n_holes, length)))
     if "normalize" in choices:
-        steps.append(_normalize(cfg))
+        steps.append(normalize_step(cfg))
     if "gaussian_noise" in choices:
         noise = GaussianNoise(cfg.GN_MEAN, cfg.GN_STD)
         steps.append((f"gaussian noise (mean={cfg.GN_MEAN}, std={cfg.GN_STD})", noise))
@@ -136,20 +180,27 @@ def _colour_steps(cfg: CfgNode) -> dict[str, _Step]:
 
 def _test_steps(cfg: CfgNode, choices: list[str]) -> list[_Step]:
     height, width = cfg.SIZE
-    edge = max(height, width)
-    resize = T.Resize(edge, interpolation=INTERPOLATION_MODES[cfg.INTERPOLATION])
-    steps = [
-        (f"resize the smaller edge to {edge}", resize),
-        (f"{height}x{width} center crop", T.CenterCrop((height, width))),
-        ("to torch tensor of range [0, 1]", T.ToTensor()),
-    ]
+    interpolation = INTERPOLATION_MODES[cfg.INTERPOLATION]
+    if cfg.get("RESIZE", "shortest") == "squash":
+        resize = T.Resize((height, width), interpolation=interpolation)
+        steps = [(f"resize the whole image to {height}x{width}", resize)]
+    else:
+        edge = max(height, width)
+        resize = T.Resize(edge, interpolation=interpolation)
+        crop = T.CenterCrop((height, width))
+        steps = [
+            (f"resize the smaller edge to {edge}", resize),
+            (f"{height}x{width} center crop", crop),
+        ]
+    steps.append(("to torch tensor of range [0, 1]", T.ToTensor()))
     if "normalize" in choices:
-        steps.append(_normalize(cfg))
+        steps.append(normalize_step(cfg))
     if "instance_norm" in choices:
         steps.append(("instance normalization", InstanceNormalization()))
     return steps
 
 
-def _normalize(cfg: CfgNode) -> _Step:
-    mean, std = list(cfg.PIXEL_MEAN), list(cfg.PIXEL_STD)
-    return f"normalization (mean={mean}, std={std})", T.Normalize(mean=mean, std=std)
+def normalize_step(cfg: CfgNode) -> _Step:
+    """The normalisation of an INPUT node, with its description."""
+    mean, std = tuple(cfg.PIXEL_MEAN), tuple(cfg.PIXEL_STD)
+    return f"normalization (mean={list(mean)}, std={list(std)})", Normalise(mean, std)

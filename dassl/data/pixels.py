@@ -1,0 +1,45 @@
+"""Pixels as networks read them; the one place where they are scaled and normalised."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Statistics = Sequence[float] | Tensor  # one number per channel
+
+
+def unit_pixels(pixels: Tensor) -> Tensor:
+    """uint8 in 0..255 -> float32 in [0, 1]; float pixels pass as float32."""
+    return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels.float()
+
+
+def normalise(pixels: Tensor, mean: Statistics, std: Statistics) -> Tensor:
+    """(pixels - mean) / std, per channel.
+
+    Args:
+        pixels: (..., 3, H, W) in [0, 1], floating point.
+        mean: of pixels in [0, 1].
+        std: likewise.
+    """
+    return (pixels - _channels(mean, pixels)).div_(_channels(std, pixels))
+
+
+def unnormalise(images: Tensor, mean: Statistics, std: Statistics) -> Tensor:
+    """What ``normalise`` has made of them -> pixels (..., 3, H, W) in [0, 1]."""
+    return images * _channels(std, images) + _channels(mean, images)
+
+
+def _channels(values: Statistics, like: Tensor) -> Tensor:
+    return torch.as_tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """``normalise`` as a step of a transform."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return normalise(pixels, self.mean, self.std)

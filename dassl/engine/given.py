@@ -1,0 +1,60 @@
+"""Settings that somebody gave and that the run does not read."""
+
+import argparse
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yacs.config import CfgNode
+
+from dassl.config.conditions import leaves, value_of
+from dassl.config.files import CONFIGS, existing_yaml
+from dassl.data.datasets import DATASET_REGISTRY
+
+from .cli import FLAG_KEYS
+
+if TYPE_CHECKING:
+    from .base import TrainerBase
+
+logger = logging.getLogger(__name__)
+
+
+def warn_of_idle_settings(
+    args: argparse.Namespace, cfg: CfgNode, trainer: "type[TrainerBase]"
+) -> None:
+    """Name every given key that changes nothing in this run, and say why."""
+    idle = idle_settings_of(cfg, trainer)
+    for key in dict.fromkeys(given_keys(args)):
+        if key in idle:
+            logger.warning("%s %r has no effect: %s.", key, value_of(cfg, key), idle[key])
+
+
+def idle_settings_of(cfg: CfgNode, trainer: "type[TrainerBase]") -> dict[str, str]:
+    """Key -> why it changes nothing, by trainer and dataset."""
+    idle = trainer.idle_settings(cfg)
+    if cfg.DATASET.NAME in DATASET_REGISTRY:
+        idle = {**DATASET_REGISTRY.get(cfg.DATASET.NAME).idle_settings(cfg), **idle}
+    return idle
+
+
+def given_keys(args: argparse.Namespace) -> Iterator[str]:
+    """Keys that the command line states, in pairs, flags or files of one's own.
+
+    The recipes and dataset configs of this package state settings for many runs at once: what one
+    of them does not read there is nobody's wish.
+    """
+    yield from args.opts[::2]
+    yield from (key for name, key in FLAG_KEYS.items() if getattr(args, name))
+    for flag, files in (
+        ("--config-file", args.config_file),
+        ("--dataset-config-file", [args.dataset_config_file]),
+    ):
+        for path in (existing_yaml(file, flag) for file in files if file):
+            if not path.resolve().is_relative_to(CONFIGS):
+                yield from _keys_of(path)
+
+
+def _keys_of(path: Path) -> Iterator[str]:
+    content = CfgNode.load_cfg(path.read_text(encoding="utf-8"))
+    return (key for key, _ in leaves(content))

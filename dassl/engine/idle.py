@@ -1,0 +1,80 @@
+"""Conditions that several trainers put on settings, see ``dassl/config/conditions.py``."""
+
+from dassl.config import Condition, get_cfg_default, never
+from dassl.data.transforms import READS
+
+TRAINING = (
+    "OPTIM",
+    "TRAIN.CHECKPOINT_FREQ",
+    "TRAIN.NUM_VIEWS",
+    "DATALOADER.TRAIN_X.BATCH_SIZE",
+)
+SELECTION = ("TEST.SELECT_ON", "TEST.FINAL_MODEL")
+STORED_VIEWS = ("TRAIN.VIEWS", "TRAIN.NUM_VIEWS")
+STATISTICS = READS["normalize"]  # enter test views, too
+UNREAD = [  # keys of the engine's own trainers and of files written for the original
+    never(
+        ("DATALOADER.TRAIN_U", "TRAIN.COUNT_ITER"),
+        "it is for trainers that read unlabelled images, which this one does not",
+    ),
+    never("MODEL.HEAD", "it is for the engine's own networks"),
+    never("DATALOADER.RETURN_IMG0", "this trainer reads transformed images only"),
+]
+
+
+def no_epochs() -> Condition:
+    """The optimiser and its schedule need an epoch; MAX_EPOCH itself says so."""
+    keys = (f"OPTIM.{key}" for key in get_cfg_default().OPTIM if key != "MAX_EPOCH")
+    return Condition(
+        tuple(keys),
+        lambda cfg: cfg.OPTIM.MAX_EPOCH > 0,
+        "nothing is trained, OPTIM.MAX_EPOCH is {OPTIM.MAX_EPOCH}",
+    )
+
+
+def no_augmentation(otherwise: str) -> list[Condition]:
+    """Only test views are read: of all transforms instance_norm alone enters them."""
+    keys = {key for keys in READS.values() for key in keys if key not in STATISTICS}
+    return [
+        Condition(
+            ("INPUT.TRANSFORMS",), lambda cfg: "instance_norm" in cfg.INPUT.TRANSFORMS, otherwise
+        ),
+        never((f"INPUT.{key}" for key in sorted(keys)), otherwise),
+    ]
+
+
+def words_give_length(node: str, off: str = '""') -> Condition:
+    """N_CTX of TRAINER.<node> counts where CTX_INIT gives no words; ``off`` says how."""
+    words = f"TRAINER.{node}.CTX_INIT"
+    return Condition(
+        (f"TRAINER.{node}.N_CTX",),
+        lambda cfg: not cfg.TRAINER[node].CTX_INIT,
+        f"the context is as long as the words of {words} ({{{words}}}). Set {words} {off} to "
+        "choose its length",
+    )
+
+
+def words_are_shared(node: str, off: str = '""') -> Condition:
+    """CSC of TRAINER.<node> counts where CTX_INIT gives no words; ``off`` says how."""
+    words = f"TRAINER.{node}.CTX_INIT"
+    return Condition(
+        (f"TRAINER.{node}.CSC",),
+        lambda cfg: not cfg.TRAINER[node].CTX_INIT,
+        f"the words of {words} ({{{words}}}) start one context for all classes. Set {words} {off} "
+        "for one per class",
+    )
+
+
+def words_are_few(node: str, count: str) -> Condition:
+    """Deep prompts start at words where they are at most four tokens, as in the official codes."""
+    return Condition(
+        (f"TRAINER.{node}.CTX_INIT",),
+        lambda cfg: cfg.TRAINER[node][count] <= 4,
+        f"words start a context of at most 4 tokens, and TRAINER.{node}.{count} is "
+        f"{{TRAINER.{node}.{count}}}",
+    )
+
+
+def no_templates(otherwise: str = "its prompts are learned, no template enters") -> Condition:
+    """DATASET.TEMPLATES is not read."""
+    return never("DATASET.TEMPLATES", otherwise)

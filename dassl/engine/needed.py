@@ -1,0 +1,23 @@
+"""What a run reads beside images and its backbone: asked for before the first run starts.
+
+A trainer that reads such files has ``needed_files(cfg)``, a class method that reads the config
+alone; tools/protocols/preflight.py tries every file once. DATASETS.md says where they come from.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class NeededFile:
+    """One file or network.
+
+    Attributes:
+        what: what messages call it; equal names are tried once.
+        read: finds or loads it as the run will, and raises what the run would raise.
+        may_download: ``read`` fetches it where it is not there.
+    """
+
+    what: str
+    read: Callable[[], object]
+    may_download: bool = False

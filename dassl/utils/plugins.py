@@ -1,0 +1,83 @@
+"""Import all files of a package that fill a registry; one bad file does not stop the others."""
+
+import importlib
+import importlib.util
+import logging
+import pkgutil
+import sys
+import traceback
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+from .registry import BrokenFile, Registry
+
+logger = logging.getLogger(__name__)
+
+
+def import_files(
+    package: str, folders: Iterable[str], registry: Registry, *, skip: Collection[str] = ()
+) -> None:
+    """Import what lies in the folders of a package, files and packages, sorted by name.
+
+    A file that cannot be imported is named in a warning and noted in the registry, which gives the
+    error to whoever asks for a class of that file.
+
+    Args:
+        package: its name.
+        folders: its ``__path__``.
+        registry: where the files register their classes.
+        skip: names that are not imported.
+    """
+    for module, path in _modules(package, folders):
+        if module.rpartition(".")[2] in skip:
+            continue
+        before = registry.snapshot()
+        try:
+            _import(module, path)
+        except Exception as err:  # anything can be wrong in a file that somebody put there
+            registry.forget(module, before)
+            broken = _describe(package, path, err)
+            registry.add_broken(broken)
+            logger.warning("%s cannot be imported and is left out: %s", broken.name, broken.reason)
+
+
+def _modules(package: str, folders: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    """Module name and file of everything in the folders."""
+    for found in pkgutil.iter_modules(folders):
+        path = Path(found.module_finder.path) / found.name
+        if found.ispkg:
+            yield f"{package}.{found.name}", path / "__init__.py"
+        file = path.with_name(f"{found.name}.py")
+        if file.is_file():  # beside a package of its name, which Python prefers: under another name
+            yield f"{package}.{found.name}" + "_py" * found.ispkg, file
+
+
+def _import(module: str, path: Path) -> None:
+    if path.stem in ("__init__", module.rpartition(".")[2]):
+        importlib.import_module(module)
+        return
+    spec = importlib.util.spec_from_file_location(module, path)
+    sys.modules[module] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(sys.modules[module])
+    except BaseException:
+        del sys.modules[module]
+        raise
+
+
+def _describe(package: str, path: Path, err: Exception) -> BrokenFile:
+    name = f"{package}/{path.parent.name if path.stem == '__init__' else path.name}"
+    line = _line(path, err)
+    where = f"line {line}: " if line else ""
+    message = err.args[0] if isinstance(err, KeyError) and err.args else err
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return BrokenFile(name, text, f"{where}{type(err).__name__}: {message}", err)
+
+
+def _line(path: Path, err: Exception) -> int | None:
+    """The last line of the file that an error passed."""
+    if isinstance(err, SyntaxError) and err.filename == str(path):
+        return err.lineno
+    frames = traceback.extract_tb(err.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    return lines[-1] if lines else None

@@ -1,0 +1,1 @@
+"""Planting faults: the list of them, and the runs that show which tests notice."""
