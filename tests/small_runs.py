@@ -19,11 +19,13 @@ from clip import load_backbone
 from dassl.config.conditions import leaves
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.engine.resume import ResumeFile
+from dassl.engine.steps.evaluation import StepEvaluation
 from dassl.engine.trainer import SimpleTrainer, TrainerBase
 from dassl.evaluation.evaluator import Classification
+from dassl.modeling import networks as students
 from dassl.utils import set_random_seed
-from trainers.common import ClipTrainer, clip_trainer, students, teacher
-from trainers.common.step_evaluation import StepEvaluation
+from trainers.common import ClipTrainer, clip_trainer
+from trainers.common.teachers import teacher
 
 TRAINERS = sorted(TRAINER_REGISTRY.registered_names())
 MICRO = "micro_vit"

@@ -52,9 +52,9 @@ class DMN(StreamTrainer):
     selects_in_evaluation = True  # fusion weights are searched on a finished stream
     drop_last = False  # the official loader keeps the last partial batch
     view_scale = CROP_SCALE
+    needed_files = staticmethod(cupl_needed)
     shapes_scores = (*StreamTrainer.shapes_scores, "DATASET.NUM_SHOTS")
     varies_at_test = StreamTrainer.varies_at_test | {"ALPHA", "MEMORY_SIZE", "CUPL_FILE"}
-    needed_files = staticmethod(cupl_needed)
     unused_flags = {
         **StreamTrainer.unused_flags,
         "--transforms": "its training views are crops and flips of their own",

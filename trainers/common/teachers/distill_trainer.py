@@ -77,8 +77,8 @@ class DistillTrainer(StepTrainer):
         class_texts: (C, D) unit rows.
     """
 
-    varies_at_test = StepTrainer.varies_at_test | {"TEACHER"}
     takes_networks = ("student", "teacher")
+    varies_at_test = StepTrainer.varies_at_test | {"TEACHER"}
     ranges = {
         **StepTrainer.ranges,
         "TRAINER.VL2V.LAMBDA": between(0, 1),
