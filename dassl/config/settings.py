@@ -54,13 +54,13 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             pairs |= flat(value, f"{prefix}{key}.")
         else:
-            pairs[prefix + key] = as_lists(value)
+            pairs[prefix + key] = _lists(value)
     return pairs
 
 
-def as_lists(value: Any) -> Any:
+def _lists(value: Any) -> Any:
     """Tuples as lists, as YAML gives them back."""
-    return [as_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
+    return [_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def settings_that_matter(

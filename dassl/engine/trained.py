@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from yacs.config import CfgNode
 
-from dassl.config import leaves
-from dassl.config.settings import as_lists
+from dassl.config.settings import flat
 from dassl.utils import load_checkpoint
 
 from .build import TRAINER_REGISTRY
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from .base import TrainerBase
 
 logger = logging.getLogger(__name__)
-OPEN_SIZE = [0, 0]  # INPUT.SIZE that nobody gave
 
 
 def take_trained_settings(cfg: CfgNode, args: argparse.Namespace, trainer: type) -> None:
@@ -41,7 +39,7 @@ def take_trained_settings(cfg: CfgNode, args: argparse.Namespace, trainer: type)
     trained = None if path is None else config_in(load_checkpoint(str(path)))
     if trained is None:
         return
-    given = given_keys(args)
+    given = keys_on_the_command_line(args)
     check_same_trainer(writer, trained, path)
     different = differences(cfg, trained, writer)
     check_settings({k: v for k, v in different.items() if k in given}, writer, path)
@@ -88,8 +86,8 @@ def config_in(content: dict[str, Any]) -> CfgNode | None:
     return CfgNode.load_cfg(text) if isinstance(text, str) else None
 
 
-def given_keys(args: argparse.Namespace) -> set[str]:
-    """Config keys that a command line itself gives, files aside."""
+def keys_on_the_command_line(args: argparse.Namespace) -> set[str]:
+    """Config keys that a command line itself gives, not the files that it names."""
     flags = {
         "MODEL.BACKBONE.NAME": args.backbone,
         "TRAINER.TaskRes.ENHANCED_BASE": args.enhanced_base,
@@ -103,17 +101,17 @@ def differences(cfg: CfgNode, trained: CfgNode, writer: type) -> dict[str, tuple
     Keys that only one of them has belong to another version and are left alone. Sentences belong
     to a dataset: DATASET.TEMPLATES of another one do not hold.
     """
-    theirs = {key: as_lists(value) for key, value in leaves(trained)}
+    ours, theirs = flat(cfg), flat(trained)
     is_same_set = theirs.get("DATASET.NAME") == cfg.DATASET.NAME
     found = {}
-    for key, value in leaves(cfg):
+    for key, value in ours.items():
         shapes = key.startswith(writer.shapes_scores) and key != "TRAINER.NAME"
         if not shapes or _is_in(key, writer.about_one_run) or key not in theirs:
             continue
         if key == "DATASET.TEMPLATES" and not is_same_set:
             continue
-        if as_lists(value) != theirs[key]:
-            found[key] = (as_lists(value), theirs[key])
+        if value != theirs[key]:
+            found[key] = (value, theirs[key])
     return found
 
 
@@ -123,11 +121,7 @@ def check_settings(different: dict[str, tuple[Any, Any]], writer: type, path: Pa
     Raises:
         ValueError: naming the keys, both values, and what may be varied.
     """
-    refused = {
-        key: pair
-        for key, pair in different.items()
-        if not _is_in(key, writer.varies_at_test) and pair[0] != OPEN_SIZE
-    }
+    refused = {k: pair for k, pair in different.items() if not _is_in(k, writer.varies_at_test)}
     if refused:
         listed = "; ".join(f"{key} {old!r}, not {new!r}" for key, (new, old) in refused.items())
         varied = ", ".join(sorted(writer.varies_at_test)) or "none"

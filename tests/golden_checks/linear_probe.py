@@ -105,7 +105,7 @@ def _search(case: Case, shots: int, score: Callable[[float], float]) -> SearchPa
         return paths[-1]
 
     scored = {"accuracy": lambda fitted, *_: score(fitted.c), "search_c": watched}
-    with mock.patch.multiple(trainers.linear_probe, fit_logistic_regression=fit, **scored):
+    with mock.patch.multiple(trainers.linear_probe.trainer, fit_logistic_regression=fit, **scored):
         run.trainer.train()
     assert run.trainer.chosen_c == paths[0].kept[-1]
     return paths[0]

@@ -41,6 +41,7 @@ class StepFiles:
         "TRAINER.",
         "MODEL.BACKBONE.",
         "INPUT.SIZE",
+        "INPUT.RESIZE",
         "INPUT.INTERPOLATION",
         "INPUT.PIXEL_MEAN",
         "INPUT.PIXEL_STD",

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from dassl.config import leaves
-from dassl.config.settings import as_lists
+from dassl.config.settings import flat
 from dassl.data.datasets import Datum
 from dassl.engine.report import image_name
 from dassl.engine.resume import DEFAULT_INTERVAL, INTERVAL_VARIABLE, check_same_config
@@ -88,9 +87,7 @@ def shaping_settings(cfg: CfgNode, node: str) -> dict[str, Any]:
     ours = (f"TRAINER.{node}.", "INPUT.", "DATASET.", "TRAIN.VIEWS")
     free = ("DATASET.ROOT", *(f"TRAINER.{node}.{name}" for name in ABOUT_ONE_PART))
     return {
-        key: as_lists(value)
-        for key, value in leaves(cfg)
-        if key.startswith(ours) and key not in free
+        key: value for key, value in flat(cfg).items() if key.startswith(ours) and key not in free
     }
 
 
