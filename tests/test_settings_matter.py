@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 from battery import backbone_file
 from setting_values import COCOOP_FILE, CONTEXTS, EFFECTS, ELSEWHERE, NEUTRAL, NEUTRAL_OF, OTHER, Or
 from small_runs import MICRO, TRAINERS, Differs, Record, observe, small_config
@@ -122,47 +123,56 @@ class Runs:
             rest = [key for key in rest if key not in group]
 
 
-def test_dummy(tmp_path_factory):
-    import time
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("settings")
 
-    folder = tmp_path_factory.mktemp("settings")
-    import os
 
-    for name in (os.environ.get("ST") or ",".join(TRAINERS)).split(","):
-        start = time.process_time()
-        for pairs in ((), *CONTEXTS.get(name, ())):
-            try:
-                runs = Runs(name, folder, *pairs)
-            except Exception as e:
-                print(name, pairs, f"!! {e!r}")
-                continue
-            if not pairs:
-                base = runs
-            idle = runs.idle_in(runs.cfg)
-            if not pairs:
-                for group in runs.groups_of(sorted(idle)):
-                    try:
-                        effect = runs.effect(group, exact=True)
-                    except Exception as e:
-                        effect = f"!! {e!r}"[:300]
-                    if effect:
-                        print(name, "IDLE", effect, "<<<<<<<<<<<")
-                        for key in group:
-                            try:
-                                e = runs.effect([key], exact=True)
-                            except Exception as ee:
-                                e = repr(ee)
-                            if e:
-                                print("     ", key, e, "<<<<<<<<<<<")
-            for key in runs.keys:
-                if key in idle or pairs and key not in base.idle_in(base.cfg):
-                    continue
-                t = time.process_time()
-                try:
-                    effect = runs.effect([key])
-                except Exception as e:
-                    effect = f"!! {e!r}"[:300]
-                wanted = next(k for p, k in EFFECTS.items() if key.startswith(p))
-                mark = "" if wanted.intersection(effect) else "<<<<<<<<<<<<<"
-                print(name, pairs, key, effect, mark, round(time.process_time() - t, 3), flush=True)
-        print("=====", name, time.process_time() - start, flush=True)
+@cache
+def base_runs(name: str, folder: Path) -> Runs:
+    """The smallest runs of a trainer."""
+    return Runs(name, folder)
+
+
+def without_effect(runs: Runs, keys: Iterable[str]) -> list[str]:
+    """Keys whose other value does not change what the key is for, each with what it changed."""
+    problems = []
+    for key in keys:
+        effect = runs.effect([key])
+        wanted = next(kinds for prefix, kinds in EFFECTS.items() if key.startswith(prefix))
+        if not wanted.intersection(effect):
+            problems.append(f"{key} changes {', '.join(sorted(effect)) or 'nothing'}")
+    return problems
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_another_value_of_a_setting_changes_what_it_should(name, folder):
+    runs = base_runs(name, folder)
+    idle = runs.idle_in(runs.cfg)
+
+    problems = without_effect(runs, [key for key in runs.keys if key not in idle])
+
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINERS if name in CONTEXTS])
+def test_a_setting_that_is_idle_at_first_counts_in_another_run(name, folder):
+    idle = base_runs(name, folder).idle_in(base_runs(name, folder).cfg)
+    problems = []
+
+    for pairs in CONTEXTS[name]:
+        runs = Runs(name, folder, *pairs)
+        idle_here = runs.idle_in(runs.cfg)
+        problems += without_effect(runs, [k for k in runs.keys if k in idle and k not in idle_here])
+
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_setting_that_is_called_idle_changes_nothing(name, folder):
+    runs = base_runs(name, folder)
+
+    for group in runs.groups_of(sorted(runs.idle_in(runs.cfg))):
+        effect = runs.effect(group, exact=True)
+
+        assert not effect, f"{', '.join(group)} change {', '.join(effect)}"
