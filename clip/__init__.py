@@ -10,7 +10,6 @@ from .clip import (
     load,
     load_backbone,
     tokenize,
-    weights_digest,
     weights_path,
 )
 from .model import CLIP
@@ -26,6 +25,5 @@ __all__ = [
     "load",
     "load_backbone",
     "tokenize",
-    "weights_digest",
     "weights_path",
 ]

@@ -21,7 +21,7 @@ OWN_CLIP = (
 )
 
 
-def check_plain_call(tower: str, x: object, more: tuple) -> None:
+def check_plain_call(tower: str, x: Any, more: tuple) -> None:
     """Refuse the calls of other CLIPs, whose towers take prompts or adapters beside the tokens.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import struct
 import zipfile
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from .archive import is_script_archive, read_script_archive
 from .compact import expand
@@ -155,20 +154,3 @@ def _is_text(head: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256, in hexadecimal, of a model's weights (by value, in float32) and module types.
-
-    Storage precision and device do not change it: a float16-valued checkpoint has one digest.
-    """
-    sha = hashlib.sha256()
-    for name, module in model.named_modules():
-        heads = getattr(module, "heads", getattr(module, "num_heads", ""))
-        sha.update(f"{name}:{type(module).__name__}:{heads};".encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        sha.update(f"{name}{tuple(tensor.shape)}".encode())
-        tensor = tensor.detach().cpu()
-        tensor = tensor.float() if tensor.is_floating_point() else tensor.long()
-        sha.update(tensor.contiguous().numpy().tobytes())
-    return sha.hexdigest()

@@ -26,7 +26,7 @@ from torchvision.transforms import (
 )
 
 from .activation import check_activation
-from .checkpoint import read_checkpoint, weights_digest
+from .checkpoint import read_checkpoint
 from .download import fetch, weights_dir
 from .files import is_open_clip_folder, load_file
 from .model import CLIP, IMAGE_MEAN, IMAGE_STD, TowerHook, build_clip, build_model
@@ -43,7 +43,6 @@ __all__ = [
     "load",
     "load_backbone",
     "tokenize",
-    "weights_digest",
     "weights_path",
 ]
 

@@ -328,7 +328,7 @@ def convert(inner: Any, *, precision: str = "fp32") -> CLIP:
     return model
 
 
-def take_preprocessing(model: nn.Module, inner: nn.Module) -> None:
+def take_preprocessing(model: CLIP | EncodeOnlyCLIP, inner: Any) -> None:
     """Tell ``model`` how the images of an open_clip model are prepared."""
     import open_clip
 

@@ -36,6 +36,19 @@ class FlagParser(argparse.ArgumentParser):
             self.error(" ".join(told) or f"unrecognized arguments: {' '.join(unknown)}")
         return parsed
 
+    def refuse(self, args: argparse.Namespace, names: Iterable[str], why: str) -> None:
+        """End the program with a message if a flag that would do nothing was given.
+
+        Args:
+            args: what was parsed; a flag counts as given where it is not its default.
+            names: of the flags, as attributes of ``args``.
+            why: ends the message, as "beside --list".
+        """
+        given = [name for name in names if getattr(args, name) != self.get_default(name)]
+        if given:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            self.error(f"{flags}: no effect {why}. Leave it out.")
+
 
 def explain_flag(flag: str, known: Iterable[str]) -> str:
     """What to say about a flag that does not exist: the flags that it begins, or close ones."""

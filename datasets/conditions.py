@@ -1,8 +1,13 @@
 """Which keys of DATASET the datasets of this package read, see ``dassl/config/conditions.py``."""
 
-from dassl.config import never
+from dassl.config import Condition, never
 
 UNREAD = [
+    Condition(
+        ("DATASET.VAL_SHOTS",),
+        lambda cfg: cfg.DATASET.NUM_SHOTS > 0,
+        "no shots are drawn, DATASET.NUM_SHOTS is {DATASET.NUM_SHOTS}",
+    ),
     never(
         (
             "DATASET.NUM_LABELED",
@@ -13,7 +18,7 @@ UNREAD = [
             "DATASET.ALL_AS_UNLABELED",
         ),
         "it is for datasets of the original Dassl",
-    )
+    ),
 ]
 ONE_DOMAIN = [
     never(

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import nn
 
 from dassl.data.datasets import Datum
-from trainers.common import identities
-from trainers.common.augment import Augmentation
-from trainers.common.encoder import NetworkEncoder
-from trainers.common.feature_bank import FeatureBank
+from dassl.features import file_index as identities
+from dassl.features.bank import FeatureBank
+from dassl.features.encoder import NetworkEncoder
+from dassl.features.views import Augmentation
 
 ROOT = Path(__file__).parents[1]
 SIZE = 16

@@ -1,6 +1,7 @@
 """A made-up dataset and backbone on which every trainer runs in seconds."""
 
 import importlib
+import math
 from functools import cache
 from pathlib import Path
 
@@ -8,12 +9,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dassl.config import get_cfg_default
+from dassl.config import Condition, get_cfg_default, never
 from dassl.config.pixels import leave_open
 from dassl.config.recipes import resolve
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.engine import TRAINER_REGISTRY, build_trainer
-from dassl.utils import set_random_seed
+from dassl.utils import load_checkpoint, set_random_seed, write_checkpoint
+from datasets.conditions import ONE_DOMAIN
+from datasets.subsampling import subsample_classes
 from golden_checks import tiny_clip
 
 importlib.import_module("trainers")  # registers every trainer
@@ -33,8 +36,18 @@ def made_image(split: str, label: int, number: int) -> Image.Image:
 class MadeUp(DatasetBase):
     """Three classes of noise images under DATASET.ROOT, written where missing."""
 
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [never("DATASET.VAL_SHOTS", "all validation images are taken"), *ONE_DOMAIN]
+
     def __init__(self, cfg) -> None:
         splits = {name: self.items(Path(cfg.DATASET.ROOT), name) for name in SPLITS}
+        shots = cfg.DATASET.NUM_SHOTS
+        if shots > 0:
+            kept = self.split_dataset_by_label(splits["train"]).values()
+            splits["train"] = [item for items in kept for item in items[:shots]]
+        kept = subsample_classes(*splits.values(), subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
+        splits = dict(zip(splits, kept, strict=True))
         super().__init__(train_x=splits["train"], val=splits["val"], test=splits["test"])
         self.fewshot_digest = "made up"
         self.labelled_images = {"train": len(splits["train"]), "val": 0}
@@ -57,15 +70,26 @@ if "MadeUp" not in DATASET_REGISTRY.registered_names():
 
 
 @cache
-def backbone_file(folder: Path, name: str = "tiny_vit") -> str:
+def backbone_file(folder: Path, name: str = "tiny_vit", seed: int = 0) -> str:
     """Path of a tiny checkpoint in OpenAI's layout."""
-    path = folder / f"{name}.pt"
-    torch.save(tiny_clip.torch_state_dict(name, 0), path)
+    path = folder / f"{name}{seed or ''}.pt"
+    state = tiny_clip.torch_state_dict(name, seed)
+    if name == "micro_vit":  # softer than the others: no probability is 0 or 1
+        state["logit_scale"].fill_(math.log(10.0))
+    torch.save(state, path)
     return str(path)
 
 
 def made_config(trainer: str, folder: Path, *opts, backbone: str = "tiny_vit"):
     """The trainer's toy recipe, cut down to one short epoch on the made-up images."""
+    cfg = _base_config(trainer, folder, backbone).clone()
+    cfg.merge_from_list(list(opts))
+    cfg.freeze()
+    return cfg
+
+
+@cache
+def _base_config(trainer: str, folder: Path, backbone: str):
     cfg = get_cfg_default()
     cfg.set_new_allowed(True)
     defaults = getattr(TRAINER_REGISTRY.get(trainer), "default_cfg", None)
@@ -87,9 +111,15 @@ def made_config(trainer: str, folder: Path, *opts, backbone: str = "tiny_vit"):
     cfg.OPTIM.MAX_EPOCH = min(cfg.OPTIM.MAX_EPOCH, 1)
     cfg.TRAIN.NUM_VIEWS = 2
     cfg.USE_CUDA = cfg.VERBOSE = False
-    cfg.merge_from_list(list(opts))
-    cfg.freeze()
     return cfg
+
+
+def without_config(output_dir: str) -> None:
+    """Take the config out of a run's checkpoints, as official files have none."""
+    for path in Path(output_dir).glob("*/model*.pth.tar*"):
+        content = load_checkpoint(path)
+        del content["config"]
+        write_checkpoint(content, path)
 
 
 def made_trainer(trainer: str, folder: Path, *opts, backbone: str = "tiny_vit"):

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainers.common.confidence import confident_prediction
-from trainers.common.readout import Offsets
+from trainers.common.testtime.confident_views import confident_prediction
+from trainers.dmn.readout import Offsets
 
 
 def read_plainly(slots: Tensor, query: Tensor, offsets: Offsets, *, beta: float) -> Tensor:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.run import run
-from trainers.common.teacher import CallableTeacher
+from trainers.common.teachers.teacher import CallableTeacher
 
 DOMAINS = ("night", "noise", "paper")
 CLASSES = ("blue", "green", "red")

@@ -8,13 +8,13 @@ from few_shot_world import make_trainer, make_world
 
 import trainers  # noqa: F401  (registers the trainers)
 from dassl.config import get_cfg_default
+from dassl.modeling.networks import ImageNetwork, feature_width
 from dassl.utils import load_checkpoint
 from golden_checks import aux_resnet50
-from trainers.amu import AMU, AuxiliaryBias, initial_weight
-from trainers.common import auxiliary
-from trainers.common.auxiliary import AuxiliaryEncoder, load_auxiliary, resnet50_from_moco
-from trainers.common.templates import notebook_templates
-from trainers.common.uncertainty import UNCERTAINTY_TYPES, uncertainty_factor
+from trainers.amu import AMU, AuxiliaryBias, auxiliary, initial_weight
+from trainers.amu.auxiliary import AuxiliaryEncoder, load_auxiliary, resnet50_from_moco
+from trainers.amu.uncertainty import UNCERTAINTY_TYPES, uncertainty_factor
+from trainers.common.text.templates import notebook_templates
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def test_a_network_that_takes_no_small_images_can_be_an_auxiliary():
         torch.nn.Conv2d(3, 5, 100), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
     )
 
-    encoder = AuxiliaryEncoder(network, (0.5,) * 3, (0.5,) * 3, name="large")
+    encoder = AuxiliaryEncoder(ImageNetwork(network, feature_width(network), name="x:large"))
 
     assert encoder.dim == 5
 

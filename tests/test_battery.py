@@ -7,12 +7,11 @@ import pytest
 import torch
 from battery import CLASSNAMES, SPLITS, made_image, made_trainer
 
-from dassl.config import check_ranges, get_cfg_default, leaves
+from dassl.config import check_ranges, get_cfg_default, leaves, merge_declared
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.cli import merge_declared
 from dassl.utils import load_checkpoint, write_checkpoint
 from trainers.common import ClipTrainer
-from trainers.common.loading import checkpoint_path
+from trainers.common.checkpoints import checkpoint_path
 
 
 def clip_trainers() -> list[str]:

@@ -12,15 +12,10 @@ import trainers  # noqa: F401  (registers the trainers)
 from dassl.utils import load_checkpoint
 from tools.benchmarks.cache_adapters import search_plainly
 from trainers.clip_adapter import ImageAdapter
-from trainers.common import cache_logits, prompts
-from trainers.common.cache_logits import (
-    ClassSums,
-    Grid,
-    cyclic_order,
-    search,
-    search_features,
-)
+from trainers.common.text import encode as prompts
 from trainers.tip_adapter import Cache, TipAdapter
+from trainers.tip_adapter import scores as cache_logits
+from trainers.tip_adapter.scores import ClassSums, Grid, cyclic_order, search, search_features
 
 GRID = ("TRAINER.TIPADAPTER.SEARCH_STEP", "(4, 3)", "TRAINER.TIPADAPTER.AUGMENT_EPOCH", 2)
 

@@ -3,8 +3,8 @@
 import pytest
 
 from trainers.clap import CLAP
-from trainers.common.class_words import same_words, warn_of_same_words, words_of
-from trainers.common.loading import select_rows
+from trainers.common.checkpoints import select_rows
+from trainers.common.text.class_words import same_words, warn_of_same_words, words_of
 from trainers.zeroshot import ZeroshotCLIP
 
 

@@ -25,7 +25,7 @@ from dassl.engine.cli import make_config, make_parser
 from dassl.engine.run import run
 from dassl.engine.subspace import project_gradients
 from golden_checks.tiny_clip import torch_state_dict
-from trainers.common.templates import full_templates, select_templates
+from trainers.common.text.templates import full_templates, select_templates
 
 REPOSITORY = Path(trainers.__file__).resolve().parents[1]
 IDIOM = REPOSITORY / "tests" / "idiom"

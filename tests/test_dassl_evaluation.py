@@ -78,6 +78,19 @@ def test_nan_scores_are_no_result(cfg):
         evaluator.evaluate()
 
 
+def test_scores_that_tell_no_class_apart_are_named(cfg, caplog):
+    evaluator = build_evaluator(cfg)
+
+    evaluator.process(torch.tensor([[2.0, 2.0], [1.0, 0.0]]), torch.tensor([1, 0]))
+    evaluator.evaluate()
+    assert not caplog.records
+
+    evaluator.reset()
+    evaluator.process(torch.zeros(3, 2), torch.tensor([1, 0, 1]))
+    evaluator.evaluate()
+    assert "the same score for all classes" in caplog.text
+
+
 def test_a_class_that_is_masked_out_is_a_score(cfg):
     evaluator = build_evaluator(cfg)
 

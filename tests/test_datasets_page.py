@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dassl.data.datasets import DATASET_REGISTRY
-from trainers.common.auxiliary import MOCO_URL
-from trainers.common.cupl import CUPL_FILES, FOLDERS
-from trainers.common.students import SHORT_NAMES
+from dassl.modeling.networks import SHORT_NAMES
+from trainers.amu.auxiliary import MOCO_URL
+from trainers.common.text.descriptions import CUPL_FILES, FOLDERS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "DATASETS.md").read_text(encoding="utf-8")

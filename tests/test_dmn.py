@@ -11,24 +11,24 @@ from plain_dmn import PlainMemory, static_logits_plainly, step_plainly
 
 from dassl.config import get_cfg_default
 from dassl.data.datasets import Datum
-from trainers.common.confidence import (
+from trainers.common.testtime.confident_views import (
     confident_count,
     confident_prediction,
     least_entropy_views,
     repeated_rows,
 )
-from trainers.common.cupl import (
+from trainers.common.text.descriptions import (
     class_sentences,
     find_cupl_file,
     read_cupl,
     swap_food_names,
     tip_templates,
 )
-from trainers.common.dynamic_memory import DynamicMemory
-from trainers.common.fusion import GRID, fuse, search_weights
-from trainers.common.readout import Offsets, important_channels
-from trainers.common.shot_draw import draw, shots_by_class
 from trainers.dmn import DualMemory
+from trainers.dmn.fusion import GRID, fuse, search_weights
+from trainers.dmn.memory import DynamicMemory
+from trainers.dmn.readout import Offsets, important_channels
+from trainers.dmn.shots import draw, shots_by_class
 
 BETA, SCALE = 5.5, 30.0
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from few_shot_world import make_trainer, make_world
 
-from trainers.common.test_views import CropFlip
+from trainers.common.testtime.views import CropFlip
 
 SETTINGS = ("TRAINER.DMN.TEXT_PROMPT", "tip", "DATASET.NUM_SHOTS", 4, "TRAINER.DMN.N_VIEWS", 4)
 SETTINGS += ("TRAINER.DMN.SELECTION_P", 0.5)

@@ -15,11 +15,12 @@ from torchvision import transforms as T
 from clip.model import build_clip
 from dassl.config import get_cfg_default
 from dassl.data.transforms import build_transform
+from dassl.features.encoder import NetworkEncoder
+from dassl.features.reader import decode
+from dassl.features.views import Augmentation, view_seed
 from dassl.utils import read_image
 from golden_checks.tiny_clip import torch_state_dict
-from trainers.common.augment import Augmentation, view_seed
-from trainers.common.encoder import ClipEncoder, NetworkEncoder
-from trainers.common.pixels import decode
+from trainers.common.clip_encoder import ClipEncoder
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 GOLDEN = Path(__file__).parent / "golden" / "clip"

@@ -9,10 +9,10 @@ from bank_kit import AUGMENTATION, encoder, items, make_bank, network, segments
 from PIL import Image
 
 from dassl.data.datasets import Datum
+from dassl.features import reader as pixels
+from dassl.features.bank import FeatureBank, encode_together, fresh_together
+from dassl.features.encoder import NetworkEncoder
 from dassl.utils import BadImageError
-from trainers.common import pixels
-from trainers.common.encoder import NetworkEncoder
-from trainers.common.feature_bank import FeatureBank, encode_together, fresh_together
 
 __all__ = ["items", "make_bank"]  # fixtures
 
@@ -98,7 +98,7 @@ def test_views_differ_and_depend_on_seed_and_image_only(items, make_bank, tmp_pa
 def test_workers_do_not_change_the_features(items, make_bank, monkeypatch, tmp_path):
     alone = make_bank().fresh(items, seed=1, epoch=2)
     monkeypatch.setattr(pixels, "WORTH_WORKERS", -1.0)
-    monkeypatch.setattr("trainers.common.feature_fill.CHUNK_VIEWS", 3)
+    monkeypatch.setattr("dassl.features.encode.CHUNK_VIEWS", 3)
     bank = make_bank(root=tmp_path / "by workers", workers=2)
 
     together = bank.fresh(items, seed=1, epoch=2)

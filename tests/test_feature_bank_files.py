@@ -14,9 +14,9 @@ import pytest
 import torch
 from bank_kit import ROOT, SIZE, encoder, items, make_bank, save_image, segments
 
+from dassl.features.store import Store, Writer
+from dassl.features.views import Augmentation
 from dassl.utils import only_writer
-from trainers.common.augment import Augmentation
-from trainers.common.feature_store import Store, Writer
 
 __all__ = ["items", "make_bank"]  # fixtures
 

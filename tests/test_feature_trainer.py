@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from battery import made_trainer
+from battery import made_trainer, without_config
 
 from dassl.data.datasets import Datum
 from trainers.common.feature_trainer import FeatureLoader
@@ -110,6 +110,7 @@ def test_a_missing_backbone_name_lists_what_there_is(tmp_path):
 def test_a_checkpoint_that_does_not_fit_names_the_tensors(tmp_path):
     trainer = made_trainer("TaskRes", tmp_path)
     trainer.train()
+    without_config(trainer.output_dir)
     other = made_trainer("TaskRes", tmp_path, "TRAINER.TaskRes.VARIANT", "both")
 
     with pytest.raises(ValueError, match="image_feature_residual is missing"):

@@ -1,5 +1,6 @@
 """Flags are taken in full only, in every script, and a near miss gets an answer."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -51,6 +52,34 @@ def test_flags_of_a_parser_beside_are_suggested_too(parser, capsys):
     parser.also_known = ("--shots",)
 
     assert "Did you mean --shots?" in error_of(parser, capsys, "--shot", "4")
+
+
+def test_a_flag_that_would_do_nothing_is_refused_where_it_was_given(parser, capsys):
+    parser.refuse(parser.parse_args([]), ("config_file", "seed"), "here")
+
+    with pytest.raises(SystemExit):
+        parser.refuse(parser.parse_args(["--seed", "1"]), ("config_file", "seed"), "here")
+    assert "--seed: no effect here. Leave it out." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("tool", "words", "text"),
+    [
+        ("show", ["--seed", "1", "--set", "toy_shapes"], "--seed: no effect with --set"),
+        ("show", ["--per-class", "2"], "--per-class: no effect without --set"),
+        ("show", ["--write-digests", "--zoom", "2"], "--zoom: no effect beside --write-digests"),
+        ("pretrain", ["aux", "--no-muon"], "--muon: no effect for aux, only for vit and rn"),
+    ],
+)
+def test_the_tools_of_the_toy_world_refuse_what_they_do_not_read(
+    tool, words, text, capsys, monkeypatch
+):
+    module = importlib.import_module(f"tools.toy_world.{tool}")
+    monkeypatch.setattr("sys.argv", [tool, *words])
+
+    with pytest.raises(SystemExit):
+        module.main()
+    assert text in capsys.readouterr().err
 
 
 def test_a_stray_word_is_named(parser, capsys):

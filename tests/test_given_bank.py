@@ -108,6 +108,13 @@ def test_views_of_other_images_are_refused(world, tmp_path):
         from_parts(world, "DMN", tmp_path, [batch])
 
 
+def test_given_shots_are_not_drawn(world, tmp_path):
+    batch = {"img": PIXELS, "label": LABELS}
+
+    with pytest.raises(ValueError, match="OFFICIAL_DRAW True draws the shots from"):
+        from_parts(world, "DMN", tmp_path, [batch], "TRAINER.DMN.OFFICIAL_DRAW", True)
+
+
 def test_a_method_without_a_cache_takes_no_shots(world, tmp_path):
     batch = {"img": PIXELS, "label": LABELS}
 

@@ -8,8 +8,8 @@ from few_shot_world import make_trainer, make_world
 import trainers  # noqa: F401  (registers the trainers)
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import load_checkpoint
-from trainers.common.c_search import COARSE_C, Memo, draw_rows, search_c
 from trainers.linear_probe import LinearProbe, accuracy, fit_logistic_regression
+from trainers.linear_probe.c_search import COARSE_C, Memo, draw_rows, search_c
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from battery import made_trainer
+from battery import made_trainer, without_config
 
 from clip import tokenize
 from clip.model import build_clip
 from golden_checks import tiny_clip
-from trainers.common.prompts import eot_positions
+from trainers.common.text.encode import eot_positions
 from trainers.mma import AdapterLearner, MultiModalAdapter
 
 NAMES = ["cat", "golden_retriever", "Boeing 737-800", "dog", "steam train"]
@@ -213,6 +213,7 @@ def test_an_official_checkpoint_serves_other_classes(clip, images):
 def test_adapters_of_another_range_or_width_are_refused(tmp_path, options, message):
     trainer = made_trainer("MMA", tmp_path)
     trainer.save_model(0, trainer.output_dir)
+    without_config(trainer.output_dir)  # an official file does not say its settings
     other = made_trainer("MMA", tmp_path, "OUTPUT_DIR", str(tmp_path / "other"), *options)
 
     with pytest.raises(ValueError, match=message):

@@ -4,11 +4,9 @@ import importlib
 import json
 import re
 import shlex
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
+from script_stub import BASH, ROOT, protocol_calls
 
 import parse_test_res
 import predict
@@ -19,35 +17,9 @@ from tools.protocols import plan, preflight
 from tools.protocols.closing import closing_text
 from tools.protocols.sets import transfer_targets
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "scripts").glob("*/*.sh"))
-BASH = shutil.which("bash")
 
 pytestmark = pytest.mark.skipif(BASH is None, reason="the scripts need bash")
-
-
-def protocol_calls(script, *words, stub, environment):
-    """What a script gives to tools/protocol.py, call by call."""
-    calls = stub.parent / "calls"
-    calls.unlink(missing_ok=True)
-    known = {"PATH": "/usr/bin:/bin", "PYTHON": str(stub), **environment}
-    done = subprocess.run(
-        [BASH, str(script), *words], capture_output=True, text=True, env=known, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr
-    made = [call.splitlines() for call in calls.read_text().split("END\n") if call]
-    return [call[1:] for call in made if call[0].endswith("protocol.py")]
-
-
-@pytest.fixture
-def stub(tmp_path):
-    """A stand-in for Python that notes its arguments."""
-    path = tmp_path / "python"
-    path.write_text(
-        f'#!/bin/sh\n(for word; do printf "%s\\n" "$word"; done; echo END) >> {tmp_path}/calls\n'
-    )
-    path.chmod(0o755)
-    return path
 
 
 @pytest.fixture
@@ -113,7 +85,7 @@ def next_commands(text):
     return [re.split(r"\s{2,}", line.strip())[1] for line in text.split("Next:\n")[1].splitlines()]
 
 
-def start(command, stub):
+def start(command, tmp_path):
     """Take a printed command up to the point where it would begin to compute."""
     words = shlex.split(command)
     environment = dict(word.split("=", 1) for word in words if re.match(r"[A-Z]+=", word))
@@ -125,24 +97,24 @@ def start(command, stub):
         assert (args.model_dir / "results.json").is_file()
     else:
         assert program == "bash"
-        for call in protocol_calls(script, *rest, stub=stub, environment=environment):
+        for call in protocol_calls(script, *rest, folder=tmp_path, environment=environment):
             own = [*call, "--seeds", environment["SEEDS"], "--output", environment["OUTPUT"]]
             requests = make_requests(*parse_args(own))
             assert check(requests[0], plan_all(requests), InProcess()) == 0
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: f"{p.parent.name}-{p.stem}")
-def test_every_next_command_of_a_script_starts(script, stub, environment, capsys):
-    for words in protocol_calls(script, stub=stub, environment=environment):
+def test_every_next_command_of_a_script_starts(script, environment, tmp_path, capsys):
+    for words in protocol_calls(script, folder=tmp_path, environment=environment):
         commands = next_commands(closing_of(words, environment))
         assert commands[0].startswith("python parse_test_res.py")
         for command in commands:
-            start(command, stub)
+            start(command, tmp_path)
 
 
-def test_the_enhanced_base_goes_on_with_its_base(stub, environment):
+def test_the_enhanced_base_goes_on_with_its_base(environment, tmp_path):
     script = ROOT / "scripts" / "taskres" / "enhanced_base.sh"
-    (words,) = protocol_calls(script, stub=stub, environment=environment)
+    (words,) = protocol_calls(script, folder=tmp_path, environment=environment)
 
     commands = next_commands(closing_of(words, environment))
 

@@ -15,7 +15,7 @@ from torchvision import transforms as T
 from clip import load, load_backbone
 from dassl.config import get_cfg_default
 from dassl.config.files import CONFIGS
-from dassl.config.pixels import OPEN, close, leave_open, open_keys
+from dassl.config.pixels import OPEN, close, in_words, leave_open, open_keys
 from dassl.data.pixels import normalise, unit_pixels, unnormalise
 from dassl.engine import build_trainer
 from dassl.engine.cli import make_config, make_parser
@@ -23,7 +23,7 @@ from dassl.engine.report import images_in_words
 from dassl.engine.resume import config_differences
 from dassl.utils import load_checkpoint
 from trainers.common import clip_trainer, predictor
-from trainers.common.loading import checkpoint_path
+from trainers.common.checkpoints import checkpoint_path
 from trainers.common.predictor import normalise_pixels
 
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
@@ -267,6 +267,15 @@ def test_the_log_prints_the_normalisation_that_is_applied(world, capsys):
 
     assert printed.count("+ normalization (mean=[0.5, 0.4, 0.3], std=[0.5, 0.25, 0.2])") == 2
     assert "+ resize the whole image to 32x32" in printed
+
+
+def test_a_config_that_is_printed_before_the_backbone_is_there_says_so():
+    cfg = make_config(make_parser().parse_args(["--trainer", "MMA", "--dataset", "toy_objects"]))
+
+    printed = str(in_words(cfg))
+
+    assert "PIXEL_MEAN: as the network needs" in printed and "SIZE: as the network needs" in printed
+    assert open_keys(cfg) == list(OPEN)
 
 
 # --------------------------------------------------------------------- the arithmetic

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tools.plot_curves import _style, main, read_curves
+from tools.plot_curves import _style, averaged, main, read_curves
 
 
 @pytest.fixture
@@ -55,6 +55,12 @@ def test_the_figure_and_the_same_as_text_are_written(output, tmp_path, capsys):
 
     assert "51.0 ± 1.0" in capsys.readouterr().out
     assert (tmp_path / "new folder" / "curves.png").stat().st_size > 1000
+
+
+def test_a_mean_over_some_of_the_eleven_sets_says_so(output):
+    (title,) = averaged(read_curves([output], "accuracy"))
+
+    assert title == "average of 1 of 11 sets"
 
 
 def test_many_methods_have_different_styles():

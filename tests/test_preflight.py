@@ -6,9 +6,10 @@ import json
 import pytest
 
 import clip.download
+from dassl.modeling import networks as students
 from tools.protocol import make_requests, parse_args, plan_all
 from tools.protocols import preflight
-from trainers.common import auxiliary, students
+from trainers.amu import auxiliary
 
 importlib.import_module("trainers")  # registers them
 
@@ -69,7 +70,7 @@ def test_a_cupl_file_of_another_form_is_found_before_the_first_run(tmp_path):
 
 def test_what_several_runs_need_is_tried_once(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr("trainers.amu.load_auxiliary", lambda *names: calls.append(names))
+    monkeypatch.setattr("trainers.amu.trainer.load_auxiliary", lambda *names: calls.append(names))
 
     runs = arguments("fewshot", "--trainer", "AMU", "--dataset", "dtd,eurosat", output=tmp_path)
     problems = preflight.file_problems(runs, may_download=True)
@@ -78,7 +79,9 @@ def test_what_several_runs_need_is_tried_once(tmp_path, monkeypatch):
 
 
 def test_nothing_is_downloaded_while_something_else_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr("trainers.amu.load_auxiliary", lambda *names: pytest.fail("downloaded"))
+    monkeypatch.setattr(
+        "trainers.amu.trainer.load_auxiliary", lambda *names: pytest.fail("downloaded")
+    )
 
     runs = arguments("fewshot", "--trainer", "AMU", "--dataset", "dtd", output=tmp_path)
 

@@ -11,8 +11,9 @@ from datasets.subsampling import subsample_classes
 from golden_checks import tiny_clip
 from golden_checks.rpo import masked_logits
 from trainers.cocoop import CoCoOpPrompt
-from trainers.common.independent_prompts import IndependentPrompts, VisualPrompt
-from trainers.common.prompts import ContextPrompt, template_features, zero_shot_classifier
+from trainers.common.text.encode import template_features, zero_shot_classifier
+from trainers.common.text.independent_prompts import IndependentPrompts, VisualPrompt
+from trainers.common.text.learned import ContextPrompt
 from trainers.lasp import LASPPrompt, lasp_groups
 from trainers.maple import MaPLePrompt
 from trainers.proda import PromptDistribution, PromptOrder

@@ -5,13 +5,27 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from dassl.config import get_cfg_default
+from dassl.config.settings import flat
 from dassl.engine import TRAINER_REGISTRY
 
 ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("clip", "configs", "dassl", "datasets", "docs", "scripts", "tests", "tools", "trainers")
+MADE = {  # what the reader is told to make
+    "configs/datasets/my_birds.yaml",
+    "datasets/my_birds.py",
+    "configs/trainers/MyMethod/toy.yaml",
+}
+SOURCES = [path for folder in ("", *FOLDERS[:3], "tools", "trainers", "scripts")
+           for path in [*(ROOT / folder).glob("*.py"), *(ROOT / folder).glob("*/*.py"),
+                        *(ROOT / folder).glob("*.sh")]]  # fmt: skip
+FILE_NAMES = {"README.md", "DATASETS.md", "LICENSE.md"}
+MADE_UP_KEYS = ("TRAINER.X", "TRAINER.THEIRMETHOD")
 PAGES = [ROOT / "README.md", ROOT / "DATASETS.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 HELPERS = {
@@ -24,18 +38,66 @@ HELPERS = {
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_linked_page_exists(page):
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+def test_every_link_leads_to_a_page_and_a_heading(page):
+    text = page.read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", text):
+        if "://" not in target:
+            linked = page.parent / target if target else page
+            assert linked.exists(), target
+            assert not anchor or anchor in anchors_of(linked), f"{target}#{anchor}"
 
-    assert [link for link in links if not (page.parent / link).exists()] == []
+
+def anchors_of(page: Path) -> set[str]:
+    """What GitHub makes of the headings of a page."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_named_script_exists(page):
-    text = page.read_text(encoding="utf-8")
-    named = re.findall(r"(?:bash|python) ((?:scripts|tools)/[\w/]+\.(?:sh|py)|\w+\.py)", text)
+def test_every_named_file_of_the_repository_exists(page):
+    words = {word.rstrip(".,:") for code in code_of(page) for word in re.split(r"[\s=\"']+", code)}
+    named = {word for word in words if re.match(rf"(?:{'|'.join(FOLDERS)})/[\w./*-]*$", word)}
 
-    assert [name for name in named if not (ROOT / name).is_file()] == []
+    assert [name for name in sorted(named) if not list(ROOT.glob(name)) and name not in MADE] == []
+
+
+def code_of(page: Path) -> list[str]:
+    """What a page sets in code: inline, in blocks, and indented."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
+    without = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    return [*blocks, *re.findall(r"`([^`]+)`", without), *re.findall(r"^    (.+)$", without, re.M)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_named_key_flag_and_variable_exists(page):
+    code = "\n".join(code_of(page))
+    keys = {key.rstrip(".") for key in re.findall(r"\b[A-Z]{3,}\.\w[\w.]*", code)} - FILE_NAMES
+    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", code))
+    variables = set(re.findall(r"\b(?:VLTUNE|CLIP|OMP)_[A-Z_]+\b", code))
+    source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
+
+    assert [key for key in sorted(keys) if not is_key(key)] == []
+    assert [flag for flag in sorted(flags) if f'"{flag}"' not in source] == []
+    assert [name for name in sorted(variables) if name not in source] == []
+
+
+def is_key(name: str) -> bool:
+    """Whether a config has this key or section, or the page makes it up for the reader's own."""
+    known = every_key()
+    made_up = name.startswith(MADE_UP_KEYS)
+    return made_up or name in known or any(key.startswith(f"{name}.") for key in known)
+
+
+@cache
+def every_key() -> set[str]:
+    """Every key of the engine and of all trainers."""
+    importlib.import_module("trainers")
+    keys = set(flat(get_cfg_default()))
+    for name in TRAINER_REGISTRY.registered_names():
+        keys |= set(flat(getattr(TRAINER_REGISTRY.get(name), "default_cfg", dict)()))
+    return keys
 
 
 def test_every_trainer_has_a_row_and_a_paper_to_cite():
@@ -59,16 +121,19 @@ def test_the_example_method_trains_as_written(tmp_path):
     words += ["--output-dir", str(tmp_path / "out"), "DATASET.NUM_SHOTS", "1"]
     words += ["OPTIM.MAX_EPOCH", "1", "TRAIN.NUM_VIEWS", "1"]
     program = f"{block}\nfrom train import main\nprint(main({words!r})['metrics'])\n"
+    program += "from test_battery import clip_trainers\n"
+    program += "print('picked up' if 'MyMethod' in clip_trainers() else clip_trainers())\n"
     (tmp_path / "example.py").write_text(program, encoding="utf-8")
 
     done = subprocess.run(
         [sys.executable, str(tmp_path / "example.py")],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
         capture_output=True,
         text=True,
         check=False,
     )
 
     assert done.returncode == 0, done.stderr
-    assert "accuracy" in done.stdout.splitlines()[-1]
+    assert "accuracy" in done.stdout.splitlines()[-2]
+    assert done.stdout.splitlines()[-1] == "picked up"

@@ -150,6 +150,18 @@ def test_json_and_csv_name_the_keys_too(mixed, capsys):
     assert {row["settings"] for row in rows} == {row["settings"] for row in cells} == expected
 
 
+def test_the_original_parsers_average_them_with_a_warning(mixed, capsys, caplog):
+    folder = mixed()
+    for seed in (1, 2, 3):
+        log = f"Finish training\n* accuracy: {60 + seed}.0%\n"
+        (folder / f"seed{seed}" / "log.txt").write_text(log)
+
+    text = text_of(capsys, folder, "--style", "coop")
+
+    assert "* accuracy: 62.00% +- 0.82%" in text
+    assert f"are no seeds of one method: {KEY} 1e-05; {KEY} 0.002" in caplog.text
+
+
 def test_a_digest_alone_keeps_runs_apart(mixed, capsys):
     text = text_of(capsys, mixed(recorded=True, config=False))
 

@@ -2,19 +2,16 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from script_stub import BASH, ROOT, protocol_calls
 
 from dassl.config.recipes import TRAINERS_DIR
 from tools.protocol import main
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "scripts").glob("*/*.sh"))
-BASH = shutil.which("bash")
 
 pytestmark = pytest.mark.skipif(BASH is None, reason="the scripts need bash")
 
@@ -30,18 +27,10 @@ def run(script, *words, **environment):
 @pytest.fixture
 def recorder(tmp_path, monkeypatch):
     """Run a script with a stand-in for Python; returns the arguments of its protocol calls."""
-    stub = tmp_path / "python"
-    stub.write_text(
-        f'#!/bin/sh\n(for word; do printf "%s\\n" "$word"; done; echo END) >> {tmp_path}/calls\n'
-    )
-    stub.chmod(0o755)
 
     def record(script, *words, **environment):
-        answer = run(script, *words, **{"PYTHON": str(stub), "SEEDS": "1", **environment})
-        assert answer.returncode == 0, answer.stderr
-        calls = (tmp_path / "calls").read_text().split("END\n")
-        words = [call.splitlines() for call in calls if call]
-        return [call[1:] for call in words if call[0].endswith("protocol.py")]
+        known = {"SEEDS": "1", **environment}
+        return protocol_calls(script, *words, folder=tmp_path, environment=known)
 
     monkeypatch.setenv("SEEDS", "1")
     return record

@@ -5,9 +5,9 @@ import torch
 from step_world import CLASSES, DIMENSION, make_teacher
 from torch import nn
 
+from dassl.modeling.heads import Student
 from dassl.utils import load_checkpoint
 from golden_checks.runs import build, metrics_lines
-from trainers.common.students import Student
 
 SHORT = {"STEPS.N": 5, "STEPS.FREQ": 2, "STEPS.MODEL_SAVE": 1, "OPTIM.LR": 1e-2}
 SIDE = 6

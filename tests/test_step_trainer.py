@@ -13,10 +13,10 @@ from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.run import run
+from dassl.engine.steps import domains as dg_data
+from dassl.engine.steps.domains import DomainBatches
+from dassl.engine.steps.trainer import StepTrainer
 from dassl.utils import load_checkpoint
-from trainers.common import dg_data
-from trainers.common.dg_data import DomainBatches
-from trainers.common.step_trainer import StepTrainer
 
 
 @pytest.fixture(scope="module")

@@ -17,14 +17,15 @@ from torch import nn
 from dassl.data.datasets import Datum
 from dassl.data.seeding import seeded
 from dassl.engine.report import labelled_images
+from dassl.features.bank import FeatureBank
+from dassl.features.encoder import NetworkEncoder
+from dassl.features.views import Augmentation
 from dassl.utils import load_checkpoint
-from trainers.common import shot_draw
-from trainers.common.augment import Augmentation
-from trainers.common.encoder import NetworkEncoder
-from trainers.common.feature_bank import FeatureBank
-from trainers.common.stream import Step, Stream, run_stream
-from trainers.common.stream_report import moving_accuracy, running_accuracy, stored_images
-from trainers.common.test_views import OPERATIONS, TestViews, augmix, operate, view_pipeline
+from trainers.common.testtime.report import moving_accuracy, running_accuracy, stored_images
+from trainers.common.testtime.resume import images_digest
+from trainers.common.testtime.stream import Step, Stream, run_stream
+from trainers.common.testtime.views import OPERATIONS, TestViews, augmix, operate, view_pipeline
+from trainers.dmn import shots as shot_draw
 
 SIDE, VIEWS = 16, 4
 
@@ -220,6 +221,14 @@ def dmn(tmp_path_factory):
     return build
 
 
+@pytest.fixture(scope="module")
+def state(dmn, tmp_path_factory):
+    """The state of a stream that stopped after 3 images."""
+    folder = tmp_path_factory.mktemp("part")
+    dmn(folder, *zero_shot("TRAINER.DMN.STREAM_LENGTH", "3")).test()
+    return folder / "stream_state.pth.tar"
+
+
 def zero_shot(*options):
     return ["TRAINER.DMN.SETTING", "zero_shot", "DATASET.NUM_SHOTS", "1", *options]
 
@@ -292,19 +301,62 @@ def test_a_part_of_a_stream_says_so(dmn, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("option", "reason"),
     [
-        (("TRAINER.DMN.N_VIEWS", "6"), "number of views is 4, this run's is 6"),
+        (("TRAINER.DMN.N_VIEWS", "6"), "its TRAINER.DMN.N_VIEWS is 4, this run's is 6"),
+        (("TRAINER.DMN.BETA", "4.0"), "its TRAINER.DMN.BETA is 5.5, this run's is 4.0"),
+        (("TRAINER.DMN.TEXT_PROMPT", "full"), "TEXT_PROMPT is simple, this run's is full"),
+        (("TRAINER.DMN.VIEW_KIND", "augmix"), "VIEW_KIND is crop, this run's is augmix"),
+        (("TRAINER.DMN.ALPHA", "(1.0, 0.5, 0.0)"), "its TRAINER.DMN.ALPHA is "),
+        (("TRAIN.VIEWS", "fresh"), "views' seed is "),
         (("TRAINER.DMN.STREAM_SEED", "9"), "order's seed is 1, this run's is 9"),
         (("MODEL.BACKBONE.NAME", "toy/RN"), "backbone is "),
         (("DATASET.SUBSAMPLE_CLASSES", "base"), "number of images is "),
     ],
 )
-def test_a_state_of_another_stream_is_refused(dmn, tmp_path, option, reason):
-    dmn(tmp_path / "part", *zero_shot("TRAINER.DMN.STREAM_LENGTH", "3")).test()
-    state = str(tmp_path / "part" / "stream_state.pth.tar")
-    other = dmn(tmp_path / "b", *option, *zero_shot("TRAINER.DMN.STREAM_STATE", state))
+def test_a_state_of_another_stream_is_refused(dmn, state, tmp_path, option, reason):
+    other = dmn(tmp_path, *option, *zero_shot("TRAINER.DMN.STREAM_STATE", str(state)))
 
     with pytest.raises(ValueError, match=reason):
         other.test()
+
+
+def test_a_state_of_other_images_or_weights_is_refused(dmn, state, tmp_path):
+    other = dmn(tmp_path, *zero_shot("TRAINER.DMN.STREAM_STATE", str(state)))
+    other.method.text[0] += 0.1
+
+    with pytest.raises(ValueError, match="another model: its tensor text differs"):
+        other.test()
+    test = other.dm.dataset.test
+    other.dm.dataset._test = [test[1], test[0], *test[2:]]
+    with pytest.raises(ValueError, match="its list of images is .*files that the stream began"):
+        other.test()
+
+
+def test_a_state_that_does_not_say_its_settings_is_continued_with_a_warning(
+    dmn, state, tmp_path, caplog
+):
+    content, path = load_checkpoint(state), tmp_path / "old.pth.tar"
+    for key in ("list of images", "TRAINER.DMN.BETA"):
+        del content["belongs_to"][key]
+    del content["fingerprint"]
+    torch.save(content, path)
+    options = ("TRAINER.DMN.STREAM_STATE", str(path), "TRAINER.DMN.STREAM_LENGTH", "1")
+
+    dmn(tmp_path, *zero_shot(*options)).test()
+
+    assert "earlier version and does not say" in caplog.text
+    assert "list of images, TRAINER.DMN.BETA" in caplog.text
+
+
+def test_the_images_of_a_stream_are_known_again_where_the_data_was_moved(items, tmp_path):
+    first = images_digest(items, str(tmp_path))
+    moved = tmp_path.with_name("moved")
+    tmp_path.rename(moved)
+    again = [Datum(item.impath.replace(str(tmp_path), str(moved))) for item in items]
+
+    assert images_digest(again, str(moved)) == first
+    Image.new("RGB", (50, 50)).save(again[0].impath)
+    assert images_digest(again, str(moved)) != first
+    moved.rename(tmp_path)
 
 
 def test_a_file_that_is_no_state_of_a_stream_is_refused(dmn, tmp_path):
@@ -469,7 +521,7 @@ def test_every_label_of_the_official_draws_is_counted(dmn, tmp_path, monkeypatch
         items, running = shot_draw.build_dataset(cfg).train_x, random.Random(0)
         return shot_draw.draw(items, 1, running), shot_draw.draw(items, 1, running)
 
-    monkeypatch.setattr("trainers.dmn.official_draws", two_draws)
+    monkeypatch.setattr("trainers.dmn.trainer.official_draws", two_draws)
     options = ["TRAINER.DMN.SETTING", setting, "DATASET.NUM_SHOTS", "1"]
     trainer = dmn(tmp_path, *options, "TRAINER.DMN.OFFICIAL_DRAW", "True")
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import train
-from trainers.common import test_views
-from trainers.common.stream import StreamTrainer
+from trainers.common.testtime import views as test_views
+from trainers.common.testtime.trainer import StreamTrainer
 
 VIEWS, CHUNK = 4, 8  # views per image, images per chunk
 SETTINGS = ["N_VIEWS", str(VIEWS), "SELECTION_P", "0.5", "VIEW_KIND", "crop"]
@@ -45,7 +45,8 @@ def words(folder, trainer, *options, flags=("--eval-only",)):
     node = [*SETTINGS, *(DMN if trainer == "DMN" else ())]
     keys = [f"TRAINER.{trainer}.{w}" if i % 2 == 0 else w for i, w in enumerate(node)]
     start = ["--trainer", trainer, "--dataset", "toy_shapes", "--seed", "1", *flags]
-    start += ["--backbone", "toy/ViT", "--output-dir", str(folder)]
+    start += ["--backbone", "toy/ViT", "--output-dir", str(folder), "--no-recipe"]
+    start += ["--config-file", f"configs/trainers/{trainer}/toy.yaml"]
     return [*start, *keys, "DATASET.NUM_SHOTS", "1", "TRAIN.VIEWS", "fresh", *options]
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from trainers.common.step_selection import StepSelection
-from trainers.common.swad import LossValley, Segment, segment_restarts
+from dassl.engine.steps.selection import StepSelection
+from dassl.optim.swad import LossValley, Segment, segment_restarts
 
 
 def segments(losses, width=3):

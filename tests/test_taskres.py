@@ -4,13 +4,8 @@ import pytest
 import torch
 from battery import CLASSNAMES, made_trainer
 
-from trainers.common.loading import load_exactly
-from trainers.taskres import (
-    TaskResidual,
-    enhanced_base,
-    read_enhanced_base,
-    regular_base,
-)
+from trainers.common.checkpoints import load_exactly
+from trainers.taskres import TaskResidual, enhanced_base, read_enhanced_base, regular_base
 
 C, D = 5, 8
 
@@ -117,7 +112,7 @@ def test_another_residual_scale_at_evaluation_is_refused(tmp_path):
     trainer.train()
     other = made_trainer("TaskRes", tmp_path, "TRAINER.TaskRes.RESIDUAL_SCALE", 1.0)
 
-    with pytest.raises(ValueError, match="Set TRAINER.TaskRes.RESIDUAL_SCALE 0.5"):
+    with pytest.raises(ValueError, match=r"with TRAINER\.TaskRes\.RESIDUAL_SCALE 0\.5, not 1\.0"):
         other.load_model(trainer.output_dir)
 
 

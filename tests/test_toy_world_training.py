@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from clip import clip as openai_clip
 from clip import load_backbone, tokenize
 from datasets.toy_world import FACTORS
+from datasets.toy_world.nets import load_toy_net
 from tools.toy_world import pool, pretrain, train_clip, train_net
 from tools.toy_world.captions import Captioner, build_vocabulary
 from tools.toy_world.export import export
 from tools.toy_world.optimiser import orthogonal
 from tools.toy_world.towers import grow, image_rows, new_clip
-from trainers.common.toy_nets import load_toy_net
 
 SIDES = {"vit": 32, "rn": 64}
 

@@ -99,6 +99,18 @@ def test_without_steps_the_initial_context_answers(clip):
     torch.testing.assert_close(episode.logits, expected.detach())
 
 
+def test_a_run_makes_its_steps_as_the_config_says(tmp_path):
+    steps = ("TRAINER.TPT.LR", 0.07, "TRAINER.TPT.WEIGHT_DECAY", 0.3, "OPTIM.ADAM_BETA1", 0.6)
+    trainer = made_trainer("TPT", tmp_path, *steps)
+    trainer.begin_stream()
+
+    optimizer = trainer.adapter.optimizer([torch.nn.Parameter(torch.zeros(1))])
+
+    (group,) = optimizer.param_groups
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert (group["lr"], group["weight_decay"], group["betas"][0]) == (0.07, 0.3, 0.6)
+
+
 def test_the_class_name_can_stand_inside_the_context(clip):
     words = TestTimePrompt(clip, NAMES, ctx_init="a_[CLS]_photo")
     moved = words.embeddings()

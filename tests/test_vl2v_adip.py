@@ -25,16 +25,24 @@ from dassl.data.pixels import normalise, unit_pixels
 from dassl.engine import build_trainer
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.run import run
+from dassl.engine.steps.domains import ResizedImages
+from dassl.engine.steps.files import load_network, network_of
+from dassl.modeling.heads import (
+    Student,
+    StudentClassifier,
+    TextHead,
+    build_student,
+    empty_student,
+    import_official,
+)
+from dassl.modeling.networks import full_name
 from dassl.utils import load_checkpoint, read_image
 from tools import export
 from tools.teacher_server import TeacherHandler, TeacherServer
-from trainers.common.deploy import load_deployed, replace_classes
-from trainers.common.dg_data import ResizedImages
-from trainers.common.dg_model import StudentClassifier, TextHead, import_official
-from trainers.common.http_teacher import HttpTeacher, ResponseCache
-from trainers.common.step_files import load_network, network_of
-from trainers.common.students import Student, build_student, empty_student, full_name
-from trainers.common.teacher import (
+from trainers.common.teachers.deploy import load_deployed
+from trainers.common.teachers.http import HttpTeacher, ResponseCache
+from trainers.common.teachers.new_classes import replace_classes
+from trainers.common.teachers.teacher import (
     CallableTeacher,
     ClipTeacher,
     Renormalise,
@@ -42,6 +50,7 @@ from trainers.common.teacher import (
     prompt_names,
     prompt_templates,
 )
+from trainers.miro import tap_outputs
 from trainers.naive_kd import kd_losses
 from trainers.vl2v_adip import VL2VAlign
 
@@ -181,6 +190,15 @@ def test_the_temperature_of_naive_distillation_divides_both_logits():
     torch.testing.assert_close(losses["loss"], expected)
 
 
+def test_variances_of_miro_start_where_asked_and_above_their_smallest_value(domains, tmp_path):
+    words = ("TRAINER.MIRO.VAR_INIT", "0.5", "TRAINER.MIRO.VAR_EPS", "0.2")
+    objective = build_trainer(step_config(domains, tmp_path, "MIRO", *words)).objective
+
+    assert objective.b[0].exp().log1p()[0].item() + 0.2 == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="VAR_INIT is 0.1 and VAR_EPS 0.2; expected 0 <= VAR_EPS"):
+        build_trainer(step_config(domains, tmp_path, "MIRO", *words[2:]))
+
+
 @pytest.mark.parametrize(
     ("trainer", "key", "value"),
     [("NaiveKD", "TRAINER.NAIVEKD.TEMPERATURE", "0"), ("ERM", "TRAINER.ERM.PROJECTED_WIDTH", "0")],
@@ -288,7 +306,7 @@ def test_the_width_is_that_of_what_comes_out(name):
 
 
 def test_a_network_that_gives_no_row_of_features_is_refused():
-    with pytest.raises(ValueError, match="cannot be a student"):
+    with pytest.raises(ValueError, match="not one row of features"):
         build_student("torchvision:convnext_tiny", pretrained=False)
 
 
@@ -296,7 +314,7 @@ def test_a_network_that_gives_no_row_of_features_is_refused():
 def test_a_weight_file_of_something_else_is_refused(tmp_path, model):
     torch.save({"other.weight": torch.zeros(3)}, tmp_path / "other.pth")
 
-    with pytest.raises(ValueError, match=r"other\.pth holds no weights of the student"):
+    with pytest.raises(ValueError, match=r"other\.pth holds no weights of "):
         build_student(model, weights=str(tmp_path / "other.pth"))
 
 
@@ -328,7 +346,7 @@ def test_a_clip_student_is_its_image_tower_and_rebuilds_without_the_clip():
     again.network.load_state_dict(student.network.state_dict())
 
     assert torch.equal(again.eval()(images), student.eval()(images))
-    assert len(student.taps(images)[1]) == 5
+    assert len(tap_outputs(student, images)[1]) == 5
 
 
 @pytest.mark.parametrize("quick_gelu", [True, False])

@@ -22,12 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dassl.engine.steps.files import interpolation_of
 from dassl.flags import FlagParser
+from dassl.modeling.heads import TextHead
 from dassl.utils import atomic_write
-from trainers.common.deploy import DeployedClassifier, load_deployed, replace_classes
-from trainers.common.dg_model import TextHead
-from trainers.common.step_files import interpolation_of
-from trainers.common.teacher import build_teacher, prompt_names, prompt_templates
+from trainers.common.teachers.build import build_teacher
+from trainers.common.teachers.deploy import DeployedClassifier, load_deployed
+from trainers.common.teachers.new_classes import replace_classes
+from trainers.common.teachers.teacher import prompt_names, prompt_templates
 
 logger = logging.getLogger("export")
 TOLERANCE = 1e-4  # largest difference of logits, relative to the largest logit

@@ -26,13 +26,14 @@ from clip.model import CLIP, TowerHook
 from dassl.data.datasets import Datum, build_dataset
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.cli import make_config, make_parser
+from dassl.engine.predictor import pixels_of
 from dassl.flags import FlagParser
 from dassl.utils import atomic_write, load_checkpoint, read_image
 from tools.layer_study import Samples, draw, joined, study, suggested_start, summarise
 from tools.layers import centroid_gap, image_levels, text_levels
-from trainers.common.augment import Augmentation
-from trainers.common.loading import checkpoint_path, load_exactly
-from trainers.common.predictor import config_of, normalise_pixels, pixels_of
+from trainers.common.checkpoints import checkpoint_path, load_exactly
+from trainers.common.clip_encoder import backbone_view
+from trainers.common.predictor import config_of, normalise_pixels
 
 REGISTERED = (_datasets, _trainers)  # importing them registers datasets and trainers
 TOY_SETS = "toy_objects,toy_shapes,toy_textures,toy_scenes,toy_colors,toy_layout"
@@ -106,7 +107,7 @@ def _with_blocks(clip: CLIP) -> CLIP:
 def collect(args: argparse.Namespace) -> tuple[Samples, Samples]:
     """Text samples (one per class) and image samples of all datasets, at every level."""
     clip, text_hook, image_hook = adapted(args)
-    view = Augmentation.of_backbone(clip).test.build()
+    view = backbone_view(clip).test.build()
     text, image, owner, label, of_class = [], [], [], [], []
     for number, name in enumerate(args.datasets.split(",")):
         names, items = training_items(name, args)

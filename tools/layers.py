@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clip import tokenize
 from clip.model import CLIP, TowerHook
-from trainers.common.prompts import eot_positions
+from trainers.common.text.encode import eot_positions
 
 
 @dataclass

@@ -19,12 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tabulate import tabulate
 
 from dassl.flags import FlagParser
+from tools.results.averages import average_of
 from tools.results.records import load_records
 from tools.results.series import Key, group, recipe_family
 from tools.results.statistics import Cell
 
 PROTOCOLS = ("fewshot", "zeroshot", "")
-AVERAGE = "average"
 COLUMNS = 3  # panels side by side
 COLOURS, MARKERS, LINES = 10, "osD^vPX*<>", ("-", "--", ":")
 LEGEND = "outside right upper"  # beside the panels: it hides no curve
@@ -143,7 +143,7 @@ def averaged(curves: dict[str, list[Curve]]) -> dict[str, list[Curve]]:
         }
         if points:
             result.append(Curve(label, points))
-    return {f"{AVERAGE} of {len(curves)}": result}
+    return {average_of(curves): result}
 
 
 def as_text(curves: dict[str, list[Curve]]) -> str:

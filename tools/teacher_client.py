@@ -21,8 +21,8 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from dassl.flags import FlagParser
 from dassl.utils import read_image
-from trainers.common.http_teacher import TOKEN_VARIABLE, HttpTeacher
-from trainers.common.teacher import class_embeddings
+from trainers.common.teachers.http import TOKEN_VARIABLE, HttpTeacher
+from trainers.common.teachers.teacher import class_embeddings
 
 SIZE = 224  # pixels; the endpoint gets what a student of this size sees
 

@@ -27,7 +27,8 @@ from PIL import Image, UnidentifiedImageError
 from dassl.config.pixels import IMAGENET_MEAN, IMAGENET_STD
 from dassl.data.pixels import normalise, unit_pixels
 from dassl.flags import FlagParser
-from trainers.common.teacher import NORMS, Teacher, build_teacher
+from trainers.common.teachers.build import NORMS, build_teacher
+from trainers.common.teachers.teacher import Teacher
 
 logger = logging.getLogger("teacher_server")
 LARGEST_BODY = 256 * 2**20  # bytes

@@ -17,13 +17,13 @@ from clip.model import CLIP
 from dassl.config import Condition, at_least, never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import STORED_VIEWS
+from dassl.features.rows import FeatureView
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
+from trainers.common.checkpoints import select_rows
 from trainers.common.feature_trainer import FeatureLoader
-from trainers.common.feature_view import FeatureView
-from trainers.common.idle import STORED_VIEWS
-from trainers.common.loading import select_rows
-from trainers.common.prompts import template_features
-from trainers.common.templates import ensemble_templates
+from trainers.common.text.encode import template_features
+from trainers.common.text.templates import ensemble_templates
 
 CONSTRAINTS = ("none", "l2")
 OTHER_STARTS = {  # of the official code's trainer, which holds further methods
@@ -227,6 +227,7 @@ class ADAPTER(CLAP):
     """The official name of CLAP, with the official code's node."""
 
     node = "ADAPTER"
+    ranges = {"TRAINER.ADAPTER.VIEWS": at_least(1)}
 
     @staticmethod
     def default_cfg() -> CfgNode:

@@ -17,8 +17,8 @@ from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.selection import selection_rule
 from trainers.common import FeatureTrainer, Method
-from trainers.common.prompts import template_features
-from trainers.common.templates import single_template
+from trainers.common.text.encode import template_features
+from trainers.common.text.templates import single_template
 
 logger = logging.getLogger(__name__)
 

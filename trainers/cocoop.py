@@ -8,18 +8,20 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
 from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import no_templates, words_give_length
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
-from trainers.common.idle import no_templates, words_give_length
-from trainers.common.loading import picked_state
+from trainers.common.checkpoints import picked_state
 from trainers.common.method import full_precision
-from trainers.common.prompts import TEXT_BATCH, LearnedPrompt, encode_prompts
+from trainers.common.text.encode import TEXT_BATCH, encode_prompts
+from trainers.common.text.learned import LearnedPrompt
+from trainers.common.text.meta_net import MetaNet
 
 
 class CoCoOpPrompt(LearnedPrompt, Method):
@@ -41,11 +43,7 @@ class CoCoOpPrompt(LearnedPrompt, Method):
         super().__init__(clip, classnames, n_ctx=n_ctx, ctx_init=ctx_init)
         self.chunk = chunk
         width, embed_dim = clip.text_projection.shape
-        self.meta_net = nn.Sequential()
-        self.meta_net.add_module("linear1", nn.Linear(embed_dim, embed_dim // 16))
-        self.meta_net.add_module("relu", nn.ReLU())
-        self.meta_net.add_module("linear2", nn.Linear(embed_dim // 16, width))
-        self.meta_net.to(clip.logit_scale.device, clip.dtype)
+        self.meta_net = MetaNet(embed_dim, width).to(clip.logit_scale.device, clip.dtype)
 
     def text_features(self, clip: CLIP) -> None:
         """None: every image has its own class vectors."""

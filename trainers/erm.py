@@ -13,18 +13,13 @@ from yacs.config import CfgNode as CN
 
 from dassl.config import Condition, only_if
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.steps.stages import StagedTrainer
+from dassl.engine.steps.trainer import StepTrainer, step_cfg
+from dassl.modeling.heads import Objective, StudentClassifier, TextHead
+from dassl.modeling.networks import full_name
 from dassl.utils import did_you_mean
-from trainers.common.dg_model import StudentClassifier, TextHead
-from trainers.common.objective import Objective
-from trainers.common.staged import StagedTrainer
-from trainers.common.step_trainer import StepTrainer, step_cfg
-from trainers.common.students import full_name
-from trainers.common.teacher import (
-    build_teacher,
-    class_embeddings,
-    prompt_names,
-    run_templates,
-)
+from trainers.common.teachers.build import build_teacher
+from trainers.common.teachers.teacher import class_embeddings, prompt_names, run_templates
 
 HEADS = ("linear", "projected", "text")
 

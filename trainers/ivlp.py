@@ -13,11 +13,11 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import no_templates, words_are_few
 from trainers.common import ClipTrainer, Method
-from trainers.common.idle import no_templates, words_are_few
-from trainers.common.independent_prompts import IndependentPrompts, VisualPrompt
-from trainers.common.prompts import zero_shot_classifier
-from trainers.common.templates import check_templates
+from trainers.common.text.encode import zero_shot_classifier
+from trainers.common.text.independent_prompts import IndependentPrompts, VisualPrompt
+from trainers.common.text.templates import check_templates
 
 
 @TRAINER_REGISTRY.register()

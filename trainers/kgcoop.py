@@ -14,10 +14,11 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.config import Condition, at_least, never
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import words_are_shared, words_give_length
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
-from trainers.common.idle import words_are_shared, words_give_length
-from trainers.common.prompts import ContextPrompt, zero_shot_classifier
-from trainers.common.templates import check_templates, dataset_template
+from trainers.common.text.encode import zero_shot_classifier
+from trainers.common.text.learned import ContextPrompt
+from trainers.common.text.templates import check_templates, dataset_template
 
 CONTEXT_WORDS = "a photo of a"  # spec prompt_baselines 2: for every dataset
 

@@ -17,11 +17,12 @@ from clip.model import CLIP
 from dassl.config import Condition, at_least, only_if
 from dassl.data.datasets import build_dataset
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import no_templates, words_give_length
 from trainers.common import ClipTrainer, Method, cross_entropy_losses, scaled_cosines
-from trainers.common.idle import no_templates, words_give_length
-from trainers.common.loading import picked_state
-from trainers.common.prompts import ContextPrompt, template_features
-from trainers.common.templates import check_templates, template_lists
+from trainers.common.checkpoints import picked_state
+from trainers.common.text.encode import template_features
+from trainers.common.text.learned import ContextPrompt
+from trainers.common.text.templates import check_templates, template_lists
 
 NOISE_PROBABILITY, NOISE = 0.5, 0.05  # of the hand-written features, spec prompt_baselines 6
 LEARNER = "prompt_learner."  # prefixes in official files

@@ -14,11 +14,12 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import no_templates, words_are_few
 from trainers.common import ClipTrainer, Method
-from trainers.common.deep_prompts import ImagePromptHook, TextPromptHook
-from trainers.common.idle import no_templates, words_are_few
-from trainers.common.loading import picked_state
-from trainers.common.prompts import ContextPrompt, encode_prompts
+from trainers.common.checkpoints import picked_state
+from trainers.common.text.deep_prompts import ImagePromptHook, TextPromptHook
+from trainers.common.text.encode import encode_prompts
+from trainers.common.text.learned import ContextPrompt
 
 
 class MaPLePrompt(ContextPrompt):

@@ -14,35 +14,41 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
+from clip.blocks import BlockView, TowerHook
 from dassl.config import at_least
 from dassl.engine import TRAINER_REGISTRY
-from trainers.common.dg_model import StudentClassifier
-from trainers.common.objective import Objective
-from trainers.common.step_trainer import StepTrainer, step_cfg
-from trainers.common.students import Student
-
-VARIANCE_INIT = 0.1
-VARIANCE_EPS = 1e-5
+from dassl.engine.steps.trainer import StepTrainer, step_cfg
+from dassl.modeling.heads import Objective, Student, StudentClassifier
 
 
 class MIROObjective(Objective, nn.Module):
-    """CE + ld sum_l mean((f_l - f0_l)^2 / var_l + log var_l) / 2, var = softplus(b) + 1e-5.
+    """CE + ld sum_l mean((f_l - f0_l)^2 / var_l + log var_l) / 2, var = softplus(b) + eps.
 
     f_l, f0_l: tapped activations of the student and of its frozen pre-trained copy. Learned beside
-    the network: one b per channel and tap, initially log(exp(0.1 - 1e-5) - 1).
+    the network: one b per channel and tap, initially log(exp(var_init - eps) - 1).
 
     Args:
         oracle: the pre-trained student; frozen here.
         widths: channels of each tap.
         weight: ld; TRAINER.MIRO.LD.
+        var_init: initial variance; TRAINER.MIRO.VAR_INIT.
+        eps: smallest variance; TRAINER.MIRO.VAR_EPS.
     """
 
-    def __init__(self, oracle: Student, widths: list[int], *, weight: float) -> None:
+    def __init__(
+        self,
+        oracle: Student,
+        widths: list[int],
+        *,
+        weight: float,
+        var_init: float = 0.1,
+        eps: float = 1e-5,
+    ) -> None:
         super().__init__()
         self.oracle = oracle.requires_grad_(False).eval()
-        start = math.log(math.expm1(VARIANCE_INIT - VARIANCE_EPS))
+        start = math.log(math.expm1(var_init - eps))
         self.b = nn.ParameterList(nn.Parameter(torch.full((w,), start)) for w in widths)
-        self.weight = weight
+        self.weight, self.eps = weight, eps
 
     def train(self, mode: bool = True) -> "MIROObjective":
         super().train(mode)
@@ -52,8 +58,8 @@ class MIROObjective(Objective, nn.Module):
     def outputs(self, network: StudentClassifier, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C) logits and the regularisation."""
         with torch.no_grad():
-            targets = self.oracle.taps(images)[1]
-        features, taps = network.student.taps(images)
+            targets = tap_outputs(self.oracle, images)[1]
+        features, taps = tap_outputs(network.student, images)
         return network.classify(features), sum(map(self.tap_loss, taps, targets, self.b))
 
     def losses(self, outputs: tuple[Tensor, Tensor], labels: Tensor) -> dict[str, Tensor]:
@@ -66,15 +72,14 @@ class MIROObjective(Objective, nn.Module):
             "loss_reg": reg.detach(),
         }
 
-    @staticmethod
-    def tap_loss(tap: Tensor, target: Tensor, b: Tensor) -> Tensor:
+    def tap_loss(self, tap: Tensor, target: Tensor, b: Tensor) -> Tensor:
         """Half the Gaussian negative log-likelihood of a tap, averaged over all its elements.
 
         Args:
             tap, target: (B, C, H, W), or tokens with channels last.
             b: (C,).
         """
-        variance = F.softplus(b) + VARIANCE_EPS
+        variance = F.softplus(b) + self.eps
         if tap.dim() == 4:
             variance = variance[:, None, None]
         return ((tap - target).square() / variance + variance.log()).mean() / 2
@@ -85,8 +90,75 @@ def tap_widths(student: Student) -> list[int]:
     size = student.input_size
     probe = next(student.parameters()).new_zeros(1, 3, size, size)
     with torch.no_grad():
-        taps = student.taps(probe)[1]
+        taps = tap_outputs(student, probe)[1]
     return [tap.shape[1] if tap.dim() == 4 else tap.shape[-1] for tap in taps]
+
+
+def _tap_modules(network: nn.Module) -> list[str]:
+    """Names of the modules whose outputs are tapped (specification of MIRO)."""
+    names = {name for name, _ in network.named_modules()}
+    stages = ["layer1", "layer2", "layer3", "layer4"]
+    if hasattr(network, "dist_token") or not names:
+        return []
+    if names.issuperset(stages):
+        stem = "avgpool" if hasattr(network, "attnpool") else "maxpool"
+        return [stem, *stages] if stem in names else stages
+    if hasattr(network, "blocks"):
+        return [f"blocks.{i}" for i in _tap_depths(len(network.blocks))]
+    return []
+
+
+def _tap_depths(depth: int) -> list[int]:
+    """Blocks 2, 5, 8, 11 of twelve; the same fractions of another depth."""
+    return sorted({max(depth * k // 4 - 1, 0) for k in range(1, 5)})
+
+
+class _TokenTaps(TowerHook):
+    """Keeps what some blocks of a CLIP tower return, with all their tokens."""
+
+    all_rows = True
+
+    def __init__(self, depths: list[int]) -> None:
+        self.depths = depths
+        self.outputs: list[Tensor] = []
+
+    def block(self, i: int, block: BlockView, x: Tensor) -> Tensor:
+        x = block(x)
+        if i in self.depths:
+            self.outputs.append(x)
+        return x
+
+
+def tap_outputs(student: Student, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Features (B, n) and the outputs of the tapped modules, in order of depth.
+
+    Maps are (B, C, H, W), tokens (B, L, W) or (L, B, W): channels in dimension 1 or last.
+
+    Raises:
+        ValueError: if the specification does not say where this architecture is tapped.
+    """
+    network = student.network
+    outputs: list[Tensor] = []
+
+    def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
+        outputs.append(output)
+
+    is_clip_vit = hasattr(network, "class_embedding")
+    modules = ["conv1"] if is_clip_vit else _tap_modules(network)
+    if not modules:
+        raise ValueError(
+            f"{student.name or type(network).__name__} has no known taps. MIRO works with ResNets, "
+            "timm ViTs (not the distilled DeiTs) and CLIP image towers."
+        )
+    handles = [network.get_submodule(module).register_forward_hook(keep) for module in modules]
+    try:
+        if is_clip_vit:
+            hook = _TokenTaps(_tap_depths(network.transformer.layers))
+            return network(images, hook=hook), outputs + hook.outputs
+        return network(images), outputs
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @TRAINER_REGISTRY.register()
@@ -106,11 +178,28 @@ class MIRO(StepTrainer):
         node = cfg.TRAINER.MIRO = CN()
         node.LD = 0.1  # weight of the regularisation
         node.LR_MULT = 10.0  # learning rate of the variances, in units of OPTIM.LR
+        node.VAR_INIT = 0.1  # initial variance of every channel, above VAR_EPS
+        node.VAR_EPS = 1e-5  # smallest variance
         return cfg
 
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        node = cfg.TRAINER.MIRO
+        if not 0 <= node.VAR_EPS < node.VAR_INIT:
+            raise ValueError(
+                f"TRAINER.MIRO.VAR_INIT is {node.VAR_INIT} and VAR_EPS {node.VAR_EPS}; expected "
+                "0 <= VAR_EPS < VAR_INIT."
+            )
+
     def build_objective(self) -> MIROObjective:
-        oracle = copy.deepcopy(self.network.student)
-        return MIROObjective(oracle, tap_widths(oracle), weight=self.cfg.TRAINER.MIRO.LD)
+        oracle, node = copy.deepcopy(self.network.student), self.cfg.TRAINER.MIRO
+        return MIROObjective(
+            oracle,
+            tap_widths(oracle),
+            weight=node.LD,
+            var_init=node.VAR_INIT,
+            eps=node.VAR_EPS,
+        )
 
     def param_groups(self) -> list[dict]:
         lr = self.cfg.OPTIM.LR * self.cfg.TRAINER.MIRO.LR_MULT

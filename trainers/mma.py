@@ -16,10 +16,11 @@ from clip import tokenize
 from clip.model import CLIP, BlockView, TowerHook
 from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import no_templates
 from trainers.common import ClipTrainer, Method
-from trainers.common.class_words import words_of
-from trainers.common.idle import no_templates
-from trainers.common.prompts import FrozenPrompts, common_prefix_length
+from trainers.common.text.class_words import words_of
+from trainers.common.text.encode import common_prefix_length
+from trainers.common.text.learned import FrozenPrompts
 
 
 class _ScaleGradient(torch.autograd.Function):

@@ -11,11 +11,14 @@ from yacs.config import CfgNode as CN
 
 from dassl.config import Condition, only_if
 from dassl.engine import TRAINER_REGISTRY
+from dassl.modeling.heads import Objective, StudentClassifier, TextHead
 from dassl.utils import did_you_mean
-from trainers.common.dg_model import StudentClassifier, TextHead
-from trainers.common.distill_trainer import DistillTrainer, distill_cfg, distillation_losses
-from trainers.common.objective import Objective
-from trainers.common.teacher import Teacher
+from trainers.common.teachers.distill_trainer import (
+    DistillTrainer,
+    distill_cfg,
+    distillation_losses,
+)
+from trainers.common.teachers.teacher import Teacher
 
 LOGIT_LOSSES = ("kd_kl", "kd_cos")  # a linear head, CE plus a term on class probabilities
 EMBEDDING_LOSSES = {"img_only": 1.0, "txt_only": 0.0, "one_stage": None}  # lam of section 2

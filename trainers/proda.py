@@ -16,10 +16,11 @@ from clip import tokenize
 from clip.model import CLIP
 from dassl.config import Condition, at_least
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import no_templates
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
-from trainers.common.idle import no_templates
 from trainers.common.method import full_precision
-from trainers.common.prompts import LearnedPrompt, encode_prompts
+from trainers.common.text.encode import encode_prompts
+from trainers.common.text.learned import LearnedPrompt
 
 
 class PromptDistribution(LearnedPrompt, Method):

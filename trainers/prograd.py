@@ -16,10 +16,11 @@ from clip import tokenize
 from clip.model import CLIP
 from dassl.config import Condition, above, at_least, never
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import words_are_shared
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses, scaled_cosines
-from trainers.common.idle import words_are_shared
-from trainers.common.prompts import ContextPrompt, zero_shot_classifier
-from trainers.common.templates import check_templates, dataset_template
+from trainers.common.text.encode import zero_shot_classifier
+from trainers.common.text.learned import ContextPrompt
+from trainers.common.text.templates import check_templates, dataset_template
 
 SLOT = " {}."  # where a template ends whose words start the context
 

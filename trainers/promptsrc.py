@@ -16,11 +16,11 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.config import Condition, above, at_least
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import words_are_few
 from trainers.common import ClipTrainer, Method, cross_entropy_losses
-from trainers.common.idle import words_are_few
-from trainers.common.independent_prompts import IndependentPrompts
-from trainers.common.prompts import template_features
-from trainers.common.templates import check_templates, template_lists
+from trainers.common.text.encode import template_features
+from trainers.common.text.independent_prompts import IndependentPrompts
+from trainers.common.text.templates import check_templates, template_lists
 
 
 class SelfRegulatedPrompts(IndependentPrompts):

@@ -17,12 +17,12 @@ from clip import tokenize
 from clip.model import CLIP, BlockView, TowerHook
 from dassl.config import Condition, never
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import no_templates
 from trainers.common import ClipTrainer, Method
-from trainers.common.idle import no_templates
-from trainers.common.loading import picked_state
+from trainers.common.checkpoints import picked_state
 from trainers.common.method import full_precision
-from trainers.common.prompts import eot_positions
-from trainers.common.templates import template_lists
+from trainers.common.text.encode import eot_positions
+from trainers.common.text.templates import template_lists
 
 NOISE = 0.1  # length of the random vector added to every initial prompt
 

@@ -20,18 +20,22 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.config import Condition, at_least, never
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import TRAINING, no_augmentation, no_templates
+from dassl.engine.needed import NeededFile
+from dassl.engine.predictor import Predictor
 from dassl.engine.selection import selection_rule
 from dassl.optim import build_optimizer
 from dassl.utils import load_checkpoint
-from trainers.cocoop import CoCoOpPrompt
 from trainers.common import Method
-from trainers.common.confidence import confident_count, least_entropy_views
-from trainers.common.cupl import swap_food_names
-from trainers.common.idle import TRAINING, no_augmentation, no_templates
-from trainers.common.needed import NeededFile
-from trainers.common.predictor import Predictor, config_of
-from trainers.common.prompts import ContextPrompt, context_words, encode_prompts, token_count
-from trainers.common.stream import Step, StreamTrainer
+from trainers.common.checkpoints import picked_state
+from trainers.common.predictor import config_of
+from trainers.common.testtime.confident_views import confident_count, least_entropy_views
+from trainers.common.testtime.stream import Step
+from trainers.common.testtime.trainer import StreamTrainer
+from trainers.common.text.descriptions import swap_food_names
+from trainers.common.text.encode import context_words, encode_prompts
+from trainers.common.text.learned import ContextPrompt, token_count
+from trainers.common.text.meta_net import MetaNet
 
 logger = logging.getLogger(__name__)
 CLASS_WORD = "[CLS]"  # in CTX_INIT: the class name's place
@@ -240,8 +244,23 @@ def read_context(path: str, *, is_conditional: bool = False) -> dict[str, Tensor
     return learned
 
 
-class ConditionalStart(CoCoOpPrompt):
-    """CoCoOp's context for one image, the start of its adaptation."""
+class ConditionalStart(nn.Module):
+    """ctx + meta(f): CoCoOp's context for one image, the start of its adaptation.
+
+    Args:
+        clip: the backbone.
+        learned: ctx (M, W) and meta_net.*, as ``read_context`` gives them.
+
+    Raises:
+        ValueError: if they do not fit the backbone.
+    """
+
+    def __init__(self, clip: CLIP, learned: dict[str, Tensor]) -> None:
+        super().__init__()
+        width, embed_dim = clip.text_projection.shape
+        self.ctx = nn.Parameter(torch.empty(len(learned["ctx"]), width))
+        self.meta_net = MetaNet(embed_dim, width)
+        self.load_state_dict(picked_state(self, learned, prefix="prompt_learner."))
 
     @torch.no_grad()
     def start(self, raw_view: Tensor) -> Tensor:
@@ -257,6 +276,7 @@ class TPT(StreamTrainer):
     """Tunes the context on each test image by itself; nothing is trained beforehand."""
 
     node = "TPT"
+    varies_at_test = StreamTrainer.varies_at_test | {"TTA_STEPS", "LR", "WEIGHT_DECAY", "CTX_FILE"}
     unused_flags = {
         **StreamTrainer.unused_flags,
         "--transforms": "nothing is trained before the stream",
@@ -382,9 +402,8 @@ class TPT(StreamTrainer):
         self.conditional = None
         if node.COCOOP:
             state = read_context(node.CTX_FILE, is_conditional=True)
-            prompts = ConditionalStart(self.clip, self.classnames, n_ctx=len(state["ctx"]))
-            prompts.load_state_dict(prompts.import_state(state, None, self.classnames))
-            self.conditional = prompts.to(self.device).eval().requires_grad_(False)
+            start = ConditionalStart(self.clip, state).to(self.device, self.clip.dtype)
+            self.conditional = start.eval().requires_grad_(False)
 
     def steps(self, views: Tensor) -> Step:
         """(n, V, D) raw features -> probabilities with the adapted and with the initial context."""

@@ -11,17 +11,16 @@ from yacs.config import CfgNode
 
 from dassl.config import Condition, never
 from dassl.engine import TRAINER_REGISTRY
-from trainers.common.dg_model import StudentClassifier
-from trainers.common.distill_trainer import (
+from dassl.engine.steps.stages import StagedTrainer
+from dassl.modeling.heads import Objective, StudentClassifier
+from dassl.modeling.networks import full_name
+from trainers.common.teachers.distill_trainer import (
     STAGES,
     DistillTrainer,
     distill_cfg,
     distillation_losses,
 )
-from trainers.common.objective import Objective
-from trainers.common.staged import StagedTrainer
-from trainers.common.students import full_name
-from trainers.common.teacher import Teacher
+from trainers.common.teachers.teacher import Teacher
 
 
 class VL2VObjective(Objective):

@@ -16,12 +16,12 @@ from dassl.config import Condition, never
 from dassl.config.pixels import IMAGENET_MEAN, IMAGENET_STD
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import SELECTION, STORED_VIEWS, TRAINING, no_augmentation
+from dassl.features.views import INTERPOLATION
 from trainers.common import FeatureTrainer, Method
-from trainers.common.domainbed_transforms import INTERPOLATION
-from trainers.common.idle import SELECTION, STORED_VIEWS, TRAINING, no_augmentation
-from trainers.common.prompts import zero_shot_classifier
-from trainers.common.teacher import NORMS
-from trainers.common.templates import full_templates, select_templates, single_template
+from trainers.common.teachers.build import NORMS
+from trainers.common.text.encode import zero_shot_classifier
+from trainers.common.text.templates import full_templates, select_templates, single_template
 
 
 class ZeroshotClassifier(Method):

@@ -5,11 +5,13 @@ Every part declares what its own keys depend on, beside the code that reads them
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from yacs.config import CfgNode
+
+from .tools import leaves
 
 _PLACE = re.compile(r"\{([A-Za-z][\w.]*)\}")  # a key in a reason, filled in by its value
 
@@ -56,15 +58,6 @@ def idle_settings(cfg: CfgNode, conditions: Iterable[Condition]) -> dict[str, st
             below = (key for key in values if key == name or key.startswith(f"{name}."))
             idle |= {key: reason for key in below if key not in idle}
     return idle
-
-
-def leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(full name, value) of every key that is not a section."""
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def value_of(cfg: CfgNode, key: str) -> Any:

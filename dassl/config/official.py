@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePath
 
-import yaml
-
 from .files import CONFIGS
+from .yaml_files import read_yaml
 
 TABLE = CONFIGS / "official.yaml"
 
@@ -45,4 +44,4 @@ def find_official(given: str | Path) -> Official | None:
 
 @cache
 def _table() -> dict[str, dict]:
-    return yaml.safe_load(TABLE.read_text(encoding="utf-8")) if TABLE.is_file() else {}
+    return read_yaml(TABLE) if TABLE.is_file() else {}

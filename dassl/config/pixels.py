@@ -24,8 +24,18 @@ def leave_open(cfg: CfgNode) -> None:
 
 def open_keys(cfg: CfgNode) -> list[str]:
     """The keys of INPUT that nobody has given."""
-    node = cfg.get("INPUT", {})
-    return [key for key, value in OPEN.items() if same(node.get(key, value), value)]
+    if "INPUT" not in cfg:
+        return []
+    return [key for key, value in OPEN.items() if same(cfg.INPUT.get(key, value), value)]
+
+
+def in_words(cfg: CfgNode) -> CfgNode:
+    """A copy to be read: the open keys say whose value they will get."""
+    copy = cfg.clone()
+    copy.defrost()
+    for key in open_keys(cfg):
+        copy.INPUT[key] = "as the network needs"
+    return copy
 
 
 def close(cfg: CfgNode, values: Mapping[str, Any]) -> None:

@@ -59,6 +59,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _lists(value: Any) -> Any:
+    """Tuples as lists, as YAML gives them back."""
     return [_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 

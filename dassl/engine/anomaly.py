@@ -35,9 +35,26 @@ def nonfinite_tensor(module: nn.Module) -> str:
     Infinite buffers are left alone: an attention mask is one.
     """
     for name, parameter in module.named_parameters():
-        if not torch.isfinite(parameter.detach()).all():
+        if not _is_finite(parameter.detach()):
             return name
-    return next((name for name, buffer in module.named_buffers() if buffer.isnan().any()), "")
+    floats = (
+        (name, buffer) for name, buffer in module.named_buffers() if buffer.is_floating_point()
+    )
+    return next((name for name, buffer in floats if _has_nan(buffer)), "")
+
+
+def _is_finite(values: Tensor) -> bool:
+    # One infinite or NaN value makes the sum so; a finite sum costs a fraction of looking at each.
+    return bool(values.sum(dtype=_wide(values)).isfinite()) or bool(values.isfinite().all())
+
+
+def _has_nan(values: Tensor) -> bool:
+    return not bool(values.sum(dtype=_wide(values)).isfinite()) and bool(values.isnan().any())
+
+
+def _wide(values: Tensor) -> torch.dtype:
+    """float32 at least: sums of float16 overflow soon."""
+    return torch.promote_types(values.dtype, torch.float32)
 
 
 def explain_weights(modules: Mapping[str, nn.Module], lr: float | None) -> str:

@@ -13,13 +13,14 @@ from yacs.config import CfgNode
 from dassl.config import Range
 from dassl.config.conditions import Condition, idle_settings
 from dassl.data import samplers, transforms
-from dassl.data.given import Batches, GivenData
 from dassl.data.seeding import set_epoch
 from dassl.optim import lr_scheduler, optimizer
 from dassl.utils import tolist_if_not
 
+from . import selection
 from .anomaly import explain_nonfinite, explain_weights
 from .checkpoints import load_models, resume_from_folders, save_models
+from .parts import FromParts
 from .prograd import projected_gradients
 from .resume import ResumeFile, restore
 from .subspace import project_gradients
@@ -28,7 +29,7 @@ from .writer import MetricsLog, SummaryWriter
 MODES = ("train", "eval", "test")
 
 
-class TrainerBase:
+class TrainerBase(FromParts):
     """Registered models with their optimisers, and the loop over epochs.
 
     Attributes that a run leaves behind: ``results`` (split or classifier name -> metrics in
@@ -42,10 +43,11 @@ class TrainerBase:
     fits_without_optimiser = False  # True: train() fits the model by other means (cache, solver)
     keeps_shots = False  # True: an untrained model holds labelled training images (a memory)
     selects_in_evaluation = False  # True: the selection rule reads labels in ``test``, too
-    takes_networks: tuple[str, ...] = ()  # networks that ``from_parts`` may be given, by name
-    takes_shots = False  # True: ``from_parts`` may be given the images of a cache or memory
-    given_data: GivenData | None = None  # what ``from_parts`` was given; None: the dataset's
-    given_networks: dict[str, Any] = {}
+    # Of a checkpoint's config (see trained.py): how keys begin that shape its scores, those that an
+    # evaluation may vary (full keys, or names in the own node), and those that are of a run alone.
+    shapes_scores: tuple[str, ...] = ()
+    varies_at_test: frozenset[str] = frozenset()
+    about_one_run: frozenset[str] = frozenset()
     unused_flags: dict[str, str] = {}  # flag of train.py that does nothing here -> why
     ranges: dict[str, Range] = {}  # full key of an own setting -> the numbers that it may be
 
@@ -70,78 +72,6 @@ class TrainerBase:
         self.time_start = time.time()
         self.test_seconds = 0.0  # of the final test
 
-    # ----------------------------------------------------------------- parts
-    @classmethod
-    def from_parts(
-        cls,
-        cfg: CfgNode,
-        classnames: Sequence[str],
-        batches: Batches | None,
-        *,
-        test: Batches | None = None,
-        val: Batches | None = None,
-        shots: Batches | None = None,
-        all_classnames: Sequence[str] | None = None,
-        **networks: Any,
-    ) -> "TrainerBase":
-        """The trainer over tensors in the place of a dataset; all else is that of ``cls(cfg)``.
-
-        No image file is read; training writes its usual files to OUTPUT_DIR.
-
-            batches = [{"img": images, "label": labels}]  # (B, 3, H, W) normalised pixels, (B,)
-            trainer = CoOp.from_parts(cfg, ["cat", "dog"], batches, test=batches, clip=clip)
-            trainer.train()
-
-        Args:
-            cfg: the config, as ``dassl.engine.cli.make_config`` makes it of a command line;
-                DATASET.NAME still chooses templates.
-            classnames: ordered by label.
-            batches: the training batches of every epoch, or a function epoch (from 0) -> batches,
-                used in this order whatever DATALOADER says; None where nothing is trained. What
-                they hold: ``dassl.data.given.GivenBatches``.
-            test: batches of the test split, likewise; training without them needs TEST.NO_TEST.
-            val: batches of the validation split.
-            shots: the labelled images that a cache or memory is made of, where the training batches
-                are other views of them; see ``takes_shots``.
-            all_classnames: of the whole dataset, where ``classnames`` are a subset (LASP).
-            networks: in the place of those that the config names; see ``takes_networks``.
-
-        Raises:
-            TypeError: for a network that the trainer does not take.
-            ValueError: for a batch without inputs or labels, or with labels that have no name.
-        """
-        unknown = sorted(set(networks) - set(cls.takes_networks))
-        if unknown:
-            raise TypeError(
-                f"{cls.__name__}.from_parts() takes no network {', '.join(unknown)}; it takes "
-                f"{', '.join(cls.takes_networks) or 'none'}."
-            )
-        if shots is not None and not cls.takes_shots:
-            raise TypeError(
-                f"{cls.__name__}.from_parts() takes no shots: it learns from the batches alone."
-            )
-        data = GivenData(
-            classnames,
-            batches,
-            test=test,
-            val=val,
-            shots=shots,
-            all_classnames=all_classnames,
-            num_source_domains=len(cfg.DATASET.SOURCE_DOMAINS),
-        )
-        return cls._over(cfg.clone(), data, networks)
-
-    @classmethod
-    def _over(cls, cfg: CfgNode, data: GivenData | None, networks: dict[str, Any]) -> "TrainerBase":
-        trainer = cls.__new__(cls)
-        trainer.given_data, trainer.given_networks = data, networks
-        trainer.__init__(cfg)
-        return trainer
-
-    def sibling(self, kind: type["TrainerBase"], cfg: CfgNode) -> "TrainerBase":
-        """A trainer of another kind over this one's data and networks, given or of the config."""
-        return kind._over(cfg, self.given_data, self.given_networks)
-
     # ----------------------------------------------------------------- settings
     @classmethod
     def conditions(cls) -> list[Condition]:
@@ -156,6 +86,7 @@ class TrainerBase:
             *lr_scheduler.CONDITIONS,
             *samplers.CONDITIONS,
             *transforms.CONDITIONS,
+            *selection.CONDITIONS,
         ]
 
     @classmethod
@@ -223,24 +154,26 @@ class TrainerBase:
     def check_weights(self) -> None:
         """Stop if a registered model holds infinite or NaN weights: it is not tested or saved.
 
-        Every epoch ends with it. In between the next loss shows what an update has broken.
+        Batches whose progress is logged and every epoch end with it; in between the next loss shows
+        what an update has broken.
 
         Raises:
             FloatingPointError
         """
         if cause := explain_weights(self._built_models(), self.get_current_lr()):
-            raise FloatingPointError(
-                f"Weights are infinite or NaN! epoch {self.epoch + 1}: {cause}"
-            )
+            raise FloatingPointError(f"Weights are infinite or NaN! {self._place()}: {cause}")
+
+    def _place(self) -> str:
+        batch = f"batch {getattr(self, 'batch_idx', 0) + 1} of {getattr(self, 'num_batches', '?')}"
+        return f"epoch {self.epoch + 1}, {batch}"
 
     def _built_models(self) -> dict[str, nn.Module]:
         return {name: model for name, model in self._models.items() if model is not None}
 
     def _stop_nonfinite(self, loss: Tensor | float) -> None:
-        batch = f"batch {getattr(self, 'batch_idx', 0) + 1} of {getattr(self, 'num_batches', '?')}"
         message = explain_nonfinite(
             loss,
-            where=f"epoch {self.epoch + 1}, {batch}",
+            where=self._place(),
             lr=self.get_current_lr(),
             modules=self._built_models(),
             batch=getattr(self, "_batch", None),
@@ -350,6 +283,16 @@ class TrainerBase:
             print("Note that load_model() is skipped as no pretrained model is given")
             return
         load_models(self, directory, epoch)
+
+    @classmethod
+    def checkpoint_writer(cls) -> type["TrainerBase"]:
+        """The trainer whose checkpoints this one loads: itself, or its last stage."""
+        return cls
+
+    @classmethod
+    def checkpoint_to_load(cls, directory: str, epoch: int | None = None) -> Path | None:
+        """The file that ``load_model`` reads; None if it is not there, or not known before."""
+        return None
 
     def resume_model_if_exist(self, directory: str) -> int:
         """Continue a run found in ``directory``; returns the epoch to start from.

@@ -21,6 +21,7 @@ from dassl.utils import did_you_mean
 from .build import TRAINER_REGISTRY
 from .flag_checks import check_flags, check_trainer_flags
 from .resume import root_is_the_set
+from .trained import take_trained_settings
 from .undeclared import DeclaredKeys, OpenKeys, keys_of
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--enhanced-base", default="", metavar="PATH", help="TaskRes: base classifier to start from"
     )
     add("--skip-bad-images", action="store_true", help="leave out corrupt images, counting them")
-    add("--eval-only", action="store_true", help="load --model-dir and test; never trains")
+    add(
+        "--eval-only",
+        action="store_true",
+        help="test --model-dir with its own settings; never trains",
+    )
     add("--model-dir", default="", help="folder of the run to evaluate (with --eval-only)")
     add("--load-epoch", type=int, help="epoch to load (default: the best or the last one)")
     add("--no-train", action="store_true", help="build everything, train nothing")
@@ -88,7 +93,7 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     """The frozen config of a run.
 
     Order: engine defaults, the trainer's ``default_cfg()``, dataset YAML, recipe (YAMLs, then its
-    options), flags, KEY VALUE pairs.
+    options), flags, KEY VALUE pairs; in an evaluation the settings of the checkpoint.
 
     Raises:
         ValueError: an unknown trainer, dataset or value, or a flag without effect.
@@ -116,6 +121,7 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     merge_flags(cfg, args, keys)
     keys.take_pairs(args.opts)
     cfg.merge_from_list(args.opts)
+    take_trained_settings(cfg, args, trainer)
     check_ranges(cfg, getattr(trainer, "ranges", None))
     if cfg.DATALOADER.SEEDING == "sample" and "DATALOADER.NUM_WORKERS" not in args.opts[::2]:
         cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, available_cores())

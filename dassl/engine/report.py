@@ -87,14 +87,21 @@ def labelled_images(trainer: "TrainerBase", *, is_evaluation: bool) -> dict[str,
 def fewshot_digest(trainer: "TrainerBase") -> str:
     """SHA-256 over the training items (path relative to the data folder, label), in their order."""
     dataset = getattr(getattr(trainer, "dm", None), "dataset", None)
-    root = Path(trainer.cfg.DATASET.ROOT or ".").absolute()
     digest = hashlib.sha256()
     for item in getattr(dataset, "train_x", None) or ():
-        path = Path(item.impath).absolute()
-        # Outside the data folder (renders in the cache) the last parts name the image.
-        name = path.relative_to(root) if path.is_relative_to(root) else Path(*path.parts[-4:])
-        digest.update(f"{name.as_posix()}\t{item.label}\n".encode())
+        name = image_name(item.impath, trainer.cfg.DATASET.ROOT)
+        digest.update(f"{name}\t{item.label}\n".encode())
     return digest.hexdigest()
+
+
+def image_name(path: str, root: str) -> str:
+    """An image's path relative to the data folder, as it is on every machine.
+
+    Outside of it (renders in the cache) the last parts name the image.
+    """
+    image, folder = Path(path).absolute(), Path(root or ".").absolute()
+    inside = image.is_relative_to(folder)
+    return (image.relative_to(folder) if inside else Path(*image.parts[-4:])).as_posix()
 
 
 def log_banner(trainer: "TrainerBase", dataset: str) -> None:
@@ -142,6 +149,9 @@ def log_end(results: dict[str, Any], output_dir: str) -> None:
         shown = [f"{key} {metrics[key]:.2f}%" for key in pairs if key in metrics]
         rows[name] = ", ".join(shown or [f"{key} {value:g}" for key, value in metrics.items()])
     rows["selection"] = f"{rule_in_words(results['selection'])}; epoch {results['epoch']}"
+    if varied := results.get("varied_at_test"):
+        changes = (f"{key} {one['tested']}" for key, one in varied.items())
+        rows["varied"] = f"{', '.join(changes)}: not as in the training"
     seconds = results["seconds"]
     times = {name: datetime.timedelta(seconds=round(value)) for name, value in seconds.items()}
     rows["time"] = ", ".join(f"{name} {value}" for name, value in times.items())

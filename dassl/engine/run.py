@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from yacs.config import CfgNode
 
+from dassl.config.pixels import in_words
 from dassl.utils import (
     atomic_write,
     collect_env_info,
@@ -25,6 +26,7 @@ from .given import warn_of_idle_settings
 from .report import collect_results, log_banner, log_end, written_files
 from .resume import RESUME_FILES, check_same_config
 from .selection import most_revealing
+from .trained import untrained_classes, varied_settings
 from .undeclared import explained
 
 if TYPE_CHECKING:
@@ -111,7 +113,7 @@ def print_arguments(args: argparse.Namespace, cfg: CfgNode) -> None:
     for name in sorted(vars(args)):
         print(f"{name}: {getattr(args, name)}")
     print("************\n** Config **\n************")
-    print(cfg)
+    print(in_words(cfg))
 
 
 def train(trainer: "TrainerBase", *, start: float) -> dict[str, Any]:
@@ -151,6 +153,10 @@ def evaluate(
     results = collect_results(
         trainer, source=source, seconds=seconds, evaluated=evaluated, trained=trained
     )
+    if varied := varied_settings(trainer):
+        results["varied_at_test"] = varied
+    if unknown := untrained_classes(trainer):
+        results["untrained_classes"] = len(unknown)
     earlier = _read_results(Path(args.model_dir) / RESULTS_FILE) if args.model_dir else None
     if earlier is not None:
         add_labels_of_training(results, earlier, trainer)

@@ -2,10 +2,18 @@
 
 from yacs.config import CfgNode
 
+from dassl.config import Condition
 from dassl.utils import did_you_mean
 
 RULES = ("last", "val", "source_val", "test")  # from no labels to the test labels
 _FINAL_MODELS = ("last_step", "best_val")
+CONDITIONS = [
+    Condition(
+        ("TEST.FINAL_MODEL",),
+        lambda cfg: cfg.TEST.SELECT_ON != "val",
+        "TEST.SELECT_ON val says the same already",
+    )
+]
 
 
 def selection_rule(cfg: CfgNode) -> str:

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-_HEADS = ("fc", "classifier", "heads", "head")
+from dassl.modeling.networks import build_network
 
 
 class SimpleNet(nn.Module):
@@ -25,9 +25,10 @@ class SimpleNet(nn.Module):
                 f"MODEL.HEAD.NAME is {model_cfg.HEAD.NAME!r}; SimpleNet has a linear classifier "
                 "only. Leave the key empty."
             )
-        self.backbone = _torchvision_backbone(model_cfg.BACKBONE)
+        name, pretrained = model_cfg.BACKBONE.NAME, model_cfg.BACKBONE.PRETRAINED
+        built = build_network(f"torchvision:{name}", pretrained=pretrained)
+        self.backbone, self._fdim = built.module, built.width
         self.head = None
-        self._fdim = _remove_classifier(self.backbone)
         self.classifier = nn.Linear(self._fdim, num_classes) if num_classes > 0 else None
 
     @property
@@ -42,30 +43,3 @@ class SimpleNet(nn.Module):
             return features
         logits = self.classifier(features)
         return (logits, features) if return_feature else logits
-
-
-def _torchvision_backbone(backbone_cfg: CfgNode) -> nn.Module:
-    from torchvision import models
-
-    from dassl.utils import did_you_mean
-
-    known = models.list_models(module=models)
-    if backbone_cfg.NAME not in known:
-        raise ValueError(
-            f"MODEL.BACKBONE.NAME is {backbone_cfg.NAME!r}, which is no torchvision model. "
-            f"{did_you_mean(backbone_cfg.NAME, known)}"
-        )
-    return models.get_model(
-        backbone_cfg.NAME, weights="DEFAULT" if backbone_cfg.PRETRAINED else None
-    )
-
-
-def _remove_classifier(backbone: nn.Module) -> int:
-    """Replace the classifier by the identity; returns the width it read."""
-    for name in _HEADS:
-        head = getattr(backbone, name, None)
-        layers = [m for m in head.modules() if isinstance(m, nn.Linear)] if head else []
-        if layers:
-            setattr(backbone, name, nn.Identity())
-            return layers[0].in_features
-    raise ValueError(f"{type(backbone).__name__} has no linear classifier to replace.")

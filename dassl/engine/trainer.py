@@ -321,6 +321,7 @@ class SimpleTrainer(TrainerBase):
         if meets_frequency or self.num_batches < self.cfg.TRAIN.PRINT_FREQ:
             self._print_progress(losses, batch_time, data_time, lr)
         if meets_frequency or is_last or self.num_batches < self.cfg.TRAIN.PRINT_FREQ:
+            self.check_weights()
             self._log_progress(losses, batch_time, lr)
         n_iter = self.epoch * self.num_batches + self.batch_idx
         for name, meter in losses.meters.items():

@@ -4,14 +4,17 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from dassl.utils.registry import Registry, check_availability
+from dassl.utils import did_you_mean
+from dassl.utils.registry import Registry
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 
 
 def build_evaluator(cfg: CfgNode, **kwargs: Any):
     """Return the evaluator that `TEST.EVALUATOR` names."""
-    check_availability(cfg.TEST.EVALUATOR, EVALUATOR_REGISTRY.registered_names())
+    name, known = cfg.TEST.EVALUATOR, EVALUATOR_REGISTRY.registered_names()
+    if name not in known:
+        raise ValueError(f"TEST.EVALUATOR is {name!r}. {did_you_mean(name, known)}")
     if cfg.VERBOSE:
-        print(f"Loading evaluator: {cfg.TEST.EVALUATOR}")
-    return EVALUATOR_REGISTRY.get(cfg.TEST.EVALUATOR)(cfg, **kwargs)
+        print(f"Loading evaluator: {name}")
+    return EVALUATOR_REGISTRY.get(name)(cfg, **kwargs)

@@ -3,6 +3,7 @@
 Parity: tests/golden/engine (evaluator).
 """
 
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -15,6 +16,8 @@ from yacs.config import CfgNode
 from dassl.utils.files import atomic_write
 
 from .build import EVALUATOR_REGISTRY
+
+logger = logging.getLogger(__name__)
 
 
 class EvaluatorBase(ABC):
@@ -57,6 +60,7 @@ class Classification(EvaluatorBase):
         self._y_true: list[Tensor] = []
         self._y_pred: list[Tensor] = []
         self._bad_rows: Tensor | int = 0  # whose largest score is NaN or infinite
+        self._flat_rows: Tensor | int = 0  # whose scores are all the same
 
     def process(self, mo: Tensor, gt: Tensor) -> None:
         """Add a batch; nothing is copied to the CPU before `evaluate`.
@@ -69,7 +73,10 @@ class Classification(EvaluatorBase):
             raise ValueError(f"{mo.shape[0]} predictions for {gt.shape[0]} labels.")
         self._y_true.append(gt.detach())
         self._y_pred.append(mo.detach().argmax(dim=1))
-        self._bad_rows = self._bad_rows + (~mo.detach().amax(dim=1).isfinite()).sum()
+        largest = mo.detach().amax(dim=1)
+        self._bad_rows = self._bad_rows + (~largest.isfinite()).sum()
+        if mo.shape[1] > 1:
+            self._flat_rows = self._flat_rows + (largest == mo.detach().amin(dim=1)).sum()
         self._total += int(gt.shape[0])
 
     def evaluate(self) -> OrderedDict:
@@ -90,6 +97,11 @@ class Classification(EvaluatorBase):
                 "their accuracy would be that of the first class. Look for infinite or NaN values "
                 "in the weights of the model and of its backbone, or evaluate in fp32 "
                 "(TRAINER.<name>.PREC fp32)."
+            )
+        if int(self._flat_rows) == len(truth):
+            logger.warning(
+                "Every image has the same score for all classes: the accuracy is that of the first "
+                "class. Did the training diverge (OPTIM.LR), or is nothing trained?"
             )
         correct = int((truth == predicted).sum())
         accuracy = 100.0 * correct / len(truth)

@@ -1,8 +1,16 @@
-"""The CNN zoo of the original Dassl is not part of this engine; importing it says so."""
+"""Image networks of the engine.
 
-raise ImportError(
-    "dassl.modeling (CNN backbones, heads, MixStyle and other ops of the original Dassl) is out "
-    "of scope here: this engine tunes CLIP-like models, whose networks come from the clip "
-    "package. Build the network in your trainer's build_model instead of calling "
-    "dassl.modeling.build_backbone or build_head."
-)
+networks.py  any image network by name, without its classifier
+heads.py     student, projection and head of a step-based classifier, and what it minimises
+"""
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    raise ImportError(
+        f"dassl.modeling has no {name}: CNN backbones, heads, MixStyle and other ops of the "
+        "original Dassl are out of scope here, because this engine tunes CLIP-like models, whose "
+        "networks come from the clip package. Build the network in your trainer's build_model "
+        "instead of calling dassl.modeling.build_backbone or build_head."
+    )

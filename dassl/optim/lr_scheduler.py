@@ -6,6 +6,7 @@ Parity: tests/golden/engine (lr_schedules).
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,11 @@ AVAI_SCHEDS = ["single_step", "multi_step", "cosine"]
 AVAI_WARMUPS = ["linear", "constant"]
 CONDITIONS = [
     only_if(("OPTIM.STEPSIZE", "OPTIM.GAMMA"), "OPTIM.LR_SCHEDULER", "single_step", "multi_step"),
+    Condition(
+        ("OPTIM.GAMMA",),
+        lambda cfg: cfg.OPTIM.LR_SCHEDULER != "single_step" or _last(cfg.OPTIM.STEPSIZE) > 0,
+        "the rate never steps, OPTIM.STEPSIZE is {OPTIM.STEPSIZE}",
+    ),
     only_if("OPTIM.ETA_MIN", "OPTIM.LR_SCHEDULER", "cosine"),
     Condition(
         (
@@ -226,6 +232,10 @@ def _steps_per_unit(cfg: CfgNode, steps_per_epoch: int | None) -> int:
     return steps_per_epoch
 
 
+def _last(steps: Sequence[int] | int) -> int:
+    return steps[-1] if isinstance(steps, (list, tuple)) else steps
+
+
 def _create(optimizer: torch.optim.Optimizer, cfg: CfgNode, scale: int) -> LRScheduler:
     name, steps = cfg.LR_SCHEDULER, cfg.STEPSIZE
     if name == "cosine":
@@ -233,7 +243,7 @@ def _create(optimizer: torch.optim.Optimizer, cfg: CfgNode, scale: int) -> LRSch
             optimizer, T_max=max(1, cfg.MAX_EPOCH * scale), eta_min=cfg.get("ETA_MIN", 0.0)
         )
     if name == "single_step":
-        step = steps[-1] if isinstance(steps, (list, tuple)) else steps
+        step = _last(steps)
         return SingleStep(
             optimizer,
             step_size=max(1, (step if step > 0 else cfg.MAX_EPOCH) * scale),

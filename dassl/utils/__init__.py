@@ -1,5 +1,6 @@
 """Registry, files, meters, logging, seeds, checkpoints."""
 
+from .checkpoint import read_tensors
 from .files import atomic_write, cache_dir
 from .image import BadImageError, read_image
 from .locks import only_writer
@@ -27,6 +28,7 @@ from .torchtools import (
     open_specified_layers,
     resume_from_checkpoint,
     save_checkpoint,
+    weights_digest,
     write_checkpoint,
 )
 
@@ -54,11 +56,13 @@ __all__ = [
     "open_specified_layers",
     "read_image",
     "read_json",
+    "read_tensors",
     "resume_from_checkpoint",
     "save_checkpoint",
     "set_random_seed",
     "setup_logger",
     "tolist_if_not",
+    "weights_digest",
     "write_checkpoint",
     "write_json",
 ]

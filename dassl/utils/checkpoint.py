@@ -8,13 +8,15 @@ which only the numbers are kept.
 import os
 import pickle
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from .files import atomic_write
 from .integrity import CHECKSUM, check_archive, check_content, checksum_of
@@ -89,6 +91,9 @@ def _without_objects(value: Any) -> Any:
     return value
 
 
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # of weights in public files
+
+
 def load_checkpoint(fpath: str | os.PathLike) -> Any:
     """Return the content of a checkpoint: tensors, numbers, strings and containers of them.
 
@@ -136,6 +141,29 @@ def _unreadable(fpath: str | os.PathLike, err: Exception) -> ValueError:
         f"({type(err).__name__}: {reason[:200]}) "
         "Copy it again, or delete it and train again."
     )
+
+
+def read_tensors(fpath: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """The named tensors of a weights file: safetensors, or a checkpoint with or without wrapper.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a truncated or foreign file, or one without tensors.
+    """
+    if str(fpath).endswith(".safetensors") and os.path.isfile(fpath):
+        try:
+            return load_file(fpath)
+        except (SafetensorError, OSError) as err:
+            raise _unreadable(fpath, err) from err
+    content = load_checkpoint(fpath)
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    pairs = content.items() if isinstance(content, Mapping) else ()
+    tensors = {str(key): value for key, value in pairs if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise ValueError(f"{fpath} holds no weights: expected names with tensors.")
+    return strip_module(tensors)
 
 
 def strip_module(state_dict: dict) -> dict:

@@ -1,5 +1,6 @@
 """Helpers on networks; re-exports the checkpoint functions."""
 
+import hashlib
 import os
 import warnings
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ __all__ = [
     "resume_from_checkpoint",
     "save_checkpoint",
     "write_checkpoint",
+    "weights_digest",
 ]
 
 
@@ -123,3 +125,20 @@ def init_network_weights(model: nn.Module, init_type: str = "normal", gain: floa
             fillers[init_type](weight)
             if bias is not None:
                 nn.init.constant_(bias, 0.0)
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256, in hexadecimal, of a model's weights (by value, in float32) and module types.
+
+    Storage precision and device do not change it: a float16-valued checkpoint has one digest.
+    """
+    sha = hashlib.sha256()
+    for name, module in model.named_modules():
+        heads = getattr(module, "heads", getattr(module, "num_heads", ""))
+        sha.update(f"{name}:{type(module).__name__}:{heads};".encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        sha.update(f"{name}{tuple(tensor.shape)}".encode())
+        tensor = tensor.detach().cpu()
+        tensor = tensor.float() if tensor.is_floating_point() else tensor.long()
+        sha.update(tensor.contiguous().numpy().tobytes())
+    return sha.hexdigest()

@@ -30,7 +30,7 @@ def check(case: Case) -> None:
 def check_factors(case: Case) -> None:
     """The factor of a trainer with each setting."""
     logits = case.tensor("clip_logits")
-    clip, auxiliary = StoredClip(torch.eye(logits.shape[1]), 1.0), StoredEncoder(2)
+    clip, auxiliary = StoredClip(torch.eye(logits.shape[1])), StoredEncoder(2)
     row = torch.zeros(1, logits.shape[1] + auxiliary.dim)
     for kind in case.config["types"]:
         factors = []
@@ -91,12 +91,15 @@ def _shots(case: Case) -> dict[str, Tensor]:
 def check_training(case: Case, folder: Path) -> None:
     config, parts = case.config, {"shots": [_shots(case)]}
     # the official loop tests after every epoch
-    settings = {"TEST.SELECT_ON": "test", "CLIP_SCALE": config["logit_scale"]}
+    settings = {"TEST.SELECT_ON": "test", "CLIP_SCALE": config.get("logit_scale")}
+    if "scheduler" in config:  # "cosine, stepped per iteration"
+        settings["OPTIM.LR_SCHEDULER"] = config["scheduler"].split(",")[0]
+        settings["OPTIM.STEP_PER"] = "epoch" if "per epoch" in config["scheduler"] else "batch"
     if case.spec["backbone"]:
         settings |= {"AUX": "moco_v3_rn50", "AUX_WEIGHTS": str(folder / "moco.pth.tar")}
         torch.save(aux_resnet50.moco_checkpoint(config["aux_seed"]), settings["AUX_WEIGHTS"])
     else:
-        parts["clip"] = StoredClip(case.tensor("clip_weights").t(), config["logit_scale"])
+        parts["clip"] = StoredClip(case.tensor("clip_weights").t())
         parts["auxiliary"] = StoredEncoder(case.arrays["shot_aux_raw"].shape[-1])
     images, labels = _both(case, "train"), case.tensor("train_labels")
     size = config["batch_size"]

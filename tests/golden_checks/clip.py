@@ -10,10 +10,10 @@ from PIL import Image
 
 from clip import clip
 from clip.model import IMAGE_MEAN, IMAGE_STD, build_model
+from dassl.features.encoder import unit_pixels
+from dassl.features.views import Augmentation
 from golden_checks import tiny_clip
 from golden_checks.common import Case
-from trainers.common.augment import Augmentation
-from trainers.common.encoder import unit_pixels
 
 
 def check(case: Case) -> None:

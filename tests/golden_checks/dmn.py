@@ -16,9 +16,9 @@ from golden_checks import streams
 from golden_checks.common import Case
 from golden_checks.shipped import Shipped, batch, in_epochs
 from golden_checks.stored import StoredClip
-from trainers.common.confidence import confident_prediction
-from trainers.common.stream import Step
-from trainers.common.templates import fill
+from trainers.common.testtime.confident_views import confident_prediction
+from trainers.common.testtime.stream import Step
+from trainers.common.text.templates import fill
 from trainers.dmn import DualMemory
 
 NAMES = ("query", "key", "value", "output", "text")
@@ -129,7 +129,7 @@ def _text_settings(case: Case, folder: Path) -> dict[str, Any]:
     """Where the sentences of a class come from: templates, then a CuPL file for the rest."""
     if not case.spec.get("backbone"):
         sentences = case.arrays["text_prompt_features"].shape[1]
-        templates = StoredClip(torch.zeros(1, sentences, 1), 1.0).templates
+        templates = StoredClip(torch.zeros(1, sentences, 1)).templates
         return {"TEXT_PROMPT": "tip", "DATASET.TEMPLATES": templates}
     templates, prompts = case.templates, case.config["prompts"]
     rest = {}

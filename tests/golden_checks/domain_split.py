@@ -10,13 +10,13 @@ from PIL import Image
 
 from dassl.config import get_cfg_default
 from dassl.data.datasets import Datum
+from dassl.engine.steps.domains import ResizedImages
+from dassl.engine.steps.evaluation import StepEvaluation
+from dassl.features.views import WholeImage
 from datasets.domain_split import domain_seed, split_domain
 from datasets.domainbed import DomainFolder
 from datasets.files import is_image
 from golden_checks.common import Case
-from trainers.common.dg_data import ResizedImages
-from trainers.common.domainbed_transforms import WholeImage
-from trainers.common.step_evaluation import StepEvaluation
 
 
 def check(case: Case) -> None:

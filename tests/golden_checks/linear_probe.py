@@ -8,11 +8,11 @@ from unittest import mock
 import numpy as np
 import torch
 
-import trainers.linear_probe
+import trainers.linear_probe.trainer
 from golden_checks.common import Case
 from golden_checks.shipped import Shipped, batch
 from golden_checks.stored import StoredClip
-from trainers.common.c_search import SearchPath, search_c
+from trainers.linear_probe.c_search import SearchPath, search_c
 
 CONVERGED = {"MAX_ITER": 100_000, "TOLERANCE": 1e-9}
 
@@ -33,7 +33,7 @@ def _shipped(case: Case, shots: int, run: int, rule: str, **settings: Any) -> Sh
         for split in ("train", "val", "test")
     }
     classes, width = len(np.unique(case.arrays["val_y"])), case.arrays["train_x"].shape[1]
-    clip = StoredClip(torch.zeros(classes, width), 1.0)
+    clip = StoredClip(torch.zeros(classes, width))
     held_out = case.config["val_shots"].get(str(shots), 4)
     if held_out != min(shots, 4):
         settings["DATASET.VAL_SHOTS"] = held_out
@@ -105,7 +105,7 @@ def _search(case: Case, shots: int, score: Callable[[float], float]) -> SearchPa
         return paths[-1]
 
     scored = {"accuracy": lambda fitted, *_: score(fitted.c), "search_c": watched}
-    with mock.patch.multiple(trainers.linear_probe, fit_logistic_regression=fit, **scored):
+    with mock.patch.multiple(trainers.linear_probe.trainer, fit_logistic_regression=fit, **scored):
         run.trainer.train()
     assert run.trainer.chosen_c == paths[0].kept[-1]
     return paths[0]

@@ -24,7 +24,7 @@ from tools.layers import (
     text_levels,
 )
 from tools.results.statistics import harmonic_mean
-from trainers.common.prompts import encode_prompts, eot_positions
+from trainers.common.text.encode import encode_prompts, eot_positions
 from trainers.mma import AdapterLearner
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ from golden_checks import prompt_steps
 from golden_checks.common import Case
 from golden_checks.settings import own_templates
 from golden_checks.shipped import Shipped
-from trainers.common.prompts import template_features
+from trainers.common.text.encode import template_features
 
 _DEEP = re.compile(r"(vision|text)[._]deep\.(\d+)")
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from clip.model import TowerHook
 from golden_checks import prompt_steps
 from golden_checks.common import Case
-from trainers.common.prompts import eot_positions
+from trainers.common.text.encode import eot_positions
 from trainers.rpo import ReadOnlyPrompts
 
 

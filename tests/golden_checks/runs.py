@@ -8,15 +8,15 @@ from typing import Any
 from yacs.config import CfgNode
 
 import trainers  # noqa: F401
-from dassl.config import get_cfg_default
+from dassl.config import get_cfg_default, merge_declared
+from dassl.config.pixels import leave_open
 from dassl.engine import TRAINER_REGISTRY, TrainerX
-from dassl.engine.cli import FOLLOW_BACKBONE, merge_declared
 
 
 def trainer_cfg(trainer: type, output: Path | str, settings: Mapping[str, Any]) -> CfgNode:
     """Engine defaults, the trainer's defaults, then key -> value."""
     cfg = get_cfg_default()
-    cfg.INPUT.SIZE = FOLLOW_BACKBONE
+    leave_open(cfg)
     merge_declared(cfg, trainer.default_cfg())
     cfg.TRAINER.NAME, cfg.OUTPUT_DIR = trainer.__name__, str(output)
     cfg.TRAIN.PRINT_FREQ = 1000

@@ -13,12 +13,12 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from dassl.config import get_cfg_default
+from dassl.config import get_cfg_default, merge_declared
+from dassl.config.pixels import leave_open
 from dassl.config.recipes import resolve
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.cli import merge_declared
 from golden_checks.common import Case
-from trainers.common.templates import DEFAULT_TEMPLATE, template_lists
+from trainers.common.text.templates import DEFAULT_TEMPLATE, template_lists
 
 importlib.import_module("trainers")  # registers every trainer
 DATASETS = Path(__file__).resolve().parents[2] / "configs" / "datasets"
@@ -108,13 +108,14 @@ def shipped_config(
         KeyError: for a value of the case that no key of the trainer stands for.
     """
     cls, cfg = TRAINER_REGISTRY.get(trainer), get_cfg_default()
+    leave_open(cfg)
     merge_declared(cfg, cls.default_cfg())
     given = {**case.config, **more}
     recipe = resolve(trainer, dataset_stem(given.get("dataset", "")), variant=variant)
     for file in recipe.files:
         cfg.merge_from_file(str(file))
     cfg.merge_from_list(list(recipe.opts))
-    cfg.merge_from_list(["TRAINER.NAME", trainer, "INPUT.SIZE", (0, 0), "OUTPUT_DIR", folder])
+    cfg.merge_from_list(["TRAINER.NAME", trainer, "OUTPUT_DIR", folder])
     cfg.merge_from_list(["USE_CUDA", False, "VERBOSE", False])
     for name, value in flattened(given):
         if name not in FACTS and value is not None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from clip.clip import default_tokenizer
-from trainers.common.encoder import Encoder
+from dassl.features.encoder import Encoder
 
 UNIT_PIXELS = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 SIDE = 8  # pixels that no image has
@@ -22,8 +22,9 @@ class StoredClip(nn.Module):
     """
 
     backbone_name, dtype, image_mean, image_std = "stored", torch.float32, (0.0,) * 3, (1.0,) * 3
+    image_interpolation, image_resize = "bicubic", "shortest"
 
-    def __init__(self, features: Tensor, scale: float) -> None:
+    def __init__(self, features: Tensor, scale: float = 1.0) -> None:
         super().__init__()
         self.features = features[:, None] if features.ndim == 2 else features
         self.logit_scale = nn.Parameter(torch.tensor(float(scale)).log())

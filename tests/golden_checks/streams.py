@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainers.common.stream import Stream
+from trainers.common.testtime.stream import Stream
 
 SEED = 3  # of the order that a run streams its images in
 

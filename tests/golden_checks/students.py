@@ -11,8 +11,8 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from dassl.modeling.heads import Student
 from golden_checks.common import Case
-from trainers.common.students import Student
 
 
 def _number(pattern: str, text: str, default: float) -> float:

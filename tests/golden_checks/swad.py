@@ -9,15 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dassl.engine.steps.files import DEPLOYED
+from dassl.engine.steps.trainer import StepTrainer, step_cfg
+from dassl.modeling.heads import Objective, Student, StudentClassifier
+from dassl.optim.swad import LossValley, Segment
 from dassl.utils import load_checkpoint
 from golden_checks import runs
 from golden_checks.common import Case
-from trainers.common.dg_model import StudentClassifier
-from trainers.common.objective import Objective
-from trainers.common.step_files import DEPLOYED
-from trainers.common.step_trainer import StepTrainer, step_cfg
-from trainers.common.students import Student
-from trainers.common.swad import LossValley, Segment
 
 
 def check(case: Case) -> None:

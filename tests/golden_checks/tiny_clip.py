@@ -24,6 +24,19 @@ ARCH = {
         "context_length": 77,
         "vocab": 49408,
     },
+    # for no golden case: as small as deep prompts and OpenAI's head width of 64 allow
+    "micro_vit": {
+        "kind": "vit",
+        "image_resolution": 16,
+        "patch": 8,
+        "vision_width": 64,
+        "vision_layers": 2,
+        "text_width": 64,
+        "text_layers": 2,
+        "embed_dim": 32,
+        "context_length": 77,
+        "vocab": 49408,
+    },
     # image 64x64, ModifiedResNet (1, 1, 1, 1), stem width 8 -> 256 channels, attention pooling
     "tiny_rn": {
         "kind": "rn",

@@ -14,8 +14,8 @@ from golden_checks.runs import metrics_lines
 from golden_checks.settings import own_templates
 from golden_checks.shipped import Shipped, batch, in_epochs
 from golden_checks.stored import StoredClip
-from trainers.common.cache_logits import SearchResult
 from trainers.tip_adapter import Cache
+from trainers.tip_adapter.scores import SearchResult
 
 
 def check(case: Case) -> None:
@@ -27,13 +27,13 @@ def check(case: Case) -> None:
 def _shipped(case: Case, trainer: str, rule: str) -> Shipped:
     """A trainer whose shots, training batches and splits are the case's."""
     config = case.config
-    settings = {"TEST.SELECT_ON": rule, "CLIP_SCALE": config["logit_scale"]}
+    settings = {"TEST.SELECT_ON": rule, "CLIP_SCALE": config.get("logit_scale")}
     parts: dict[str, Any] = {"shots": [_shots(case)], "val": [_split(case, "val")]}
     if case.spec["backbone"]:
         classnames = case.spec["classnames"]
         settings |= own_templates(case, case.templates)
     else:
-        parts["clip"] = StoredClip(case.tensor("clip_weights").t(), config["logit_scale"])
+        parts["clip"] = StoredClip(case.tensor("clip_weights").t())
         classnames = parts["clip"].classnames
         settings["DATASET.TEMPLATES"] = parts["clip"].templates
     size, tuning, test = config["batch_size"], _split(case, "ft"), _split(case, "test")

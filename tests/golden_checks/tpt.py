@@ -34,13 +34,14 @@ def check(case: Case) -> None:
 def _shipped(case: Case, folder: Path) -> Shipped:
     """The trainer, from words or from a checkpoint of CoOp with the case's context."""
     config = case.config
-    settings = {"STREAM_SEED": streams.SEED, "LR": config["lr"], "n_ctx": None}
-    settings |= {"WEIGHT_DECAY": config["weight_decay"], "N_VIEWS": config["views"]}
-    if not config["ctx_init"]:
+    images = case.tensor("images").float()
+    settings = {"STREAM_SEED": streams.SEED, "N_VIEWS": images.shape[1], "n_ctx": None}
+    settings |= {"LR": config.get("lr"), "WEIGHT_DECAY": config.get("weight_decay")}
+    if not config.get("ctx_init"):
         learned = "ctx_pretrained" if "ctx_pretrained" in case.arrays else "ctx_initial"
         settings["CTX_FILE"] = str(folder / "coop.pth.tar")
         torch.save({"state_dict": {"ctx": case.tensor(learned)}}, settings["CTX_FILE"])
-    test = streams.streamed(case.tensor("images").float())
+    test = streams.streamed(images)
     run = Shipped(case, "TPT", None, test=test, **settings)
     run.trainer.train()  # which tests as well: nothing is trained
     return run
@@ -60,14 +61,14 @@ def _episodes(run: Shipped) -> list[Episode]:
 
 
 def _compare_episodes(case: Case, run: Shipped) -> None:
-    config, episodes = case.config, _episodes(run)
+    settings, episodes = run.trainer.settings, _episodes(run)
     case.compare("logits_before", torch.stack([e.logits_before for e in episodes]))
     case.compare("selected", torch.stack([e.selected for e in episodes]))
-    if config["tta_steps"]:
+    if settings.TTA_STEPS:
         case.compare("loss", torch.stack([torch.stack(e.losses) for e in episodes]))
         case.compare("grad_ctx", torch.stack([torch.stack(e.gradients) for e in episodes]))
         contexts = torch.stack([torch.stack(e.contexts) for e in episodes])
-        case.compare("ctx_after", contexts, atol=CONTEXT_ATOL * config["lr"])
+        case.compare("ctx_after", contexts, atol=CONTEXT_ATOL * settings.LR)
     logits = torch.stack([e.logits for e in episodes])
     case.compare("logits_after", logits, atol=LOGITS_AFTER_ATOL)
     # what the evaluator was given: probabilities with the adapted context

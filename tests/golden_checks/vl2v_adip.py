@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from dassl.engine import TrainerX
+from dassl.engine.steps.selection import split_metrics, summarise
+from dassl.modeling.heads import Student
 from dassl.utils import load_checkpoint
 from golden_checks import runs
 from golden_checks.common import Case
 from golden_checks.shipped import Watched
 from golden_checks.students import clip_student, load, stored_student
-from trainers.common.step_selection import split_metrics, summarise
-from trainers.common.students import Student
-from trainers.common.teacher import ClipTeacher, prompt_templates
+from trainers.common.teachers.teacher import ClipTeacher, prompt_templates
 
 PARTS = {"student": "student.network", "proj": "projection", "head": "head"}
 PARTS |= {"proj512": "projection", "head512": "head", "classifier": "head"}
@@ -76,18 +76,22 @@ def _template_settings(style: int, given: str | list[str] | None) -> dict:
 
 def _teacher_settings(case: Case) -> dict:
     style = case.config.get("prompt_style", 2)
-    share = float(case.config["lmd"])
-    return {**_template_settings(style, case.spec.get("template")), "TRAINER.VL2V.LAMBDA": share}
+    settings = _template_settings(style, case.spec.get("template"))
+    if "lmd" in case.config:
+        settings["TRAINER.VL2V.LAMBDA"] = float(case.config["lmd"])
+    return settings
 
 
 def _short_run(case: Case) -> dict:
     """As many steps as the case stores, evaluated after the first and the last."""
     config, last = case.config, max(len(_stored_steps(case)) - 1, 1)
+    freeze_bn = config.get("freeze_bn", True)
     return {
         "STEPS.N": last,
         "STEPS.FREQ": last if len(_stored_steps(case)) > 1 else last + 1,
         "MODEL.DROPOUT": float(config.get("dropout", 0.0)),
-        "MODEL.FREEZE_BN": config.get("freeze_bn", True),
+        "MODEL.FREEZE_BN": freeze_bn,
+        **({} if freeze_bn else {"SWAD.ENABLED": False}),
         **runs.optim_settings(config),
     }
 
@@ -222,6 +226,7 @@ def _check_stage(case: Case, output: Path) -> None:
         student = stored_student(case)
     else:
         name, student = "VL2VSD", clip_student(teacher.clip.visual)
+        settings["STEPS.MODEL_SAVE"] = 1
     if name == "VL2VDistill":
         settings["MODEL.INIT_WEIGHTS"] = str(_first_stage(case, settings, output / "align"))
     trainer = _build(case, name, output / "run", settings, student, teacher=teacher)
@@ -326,6 +331,8 @@ def _check_miro(case: Case, output: Path) -> None:
     settings = _short_run(case) | {
         "TRAINER.MIRO.LD": float(config["ld"]),
         "TRAINER.MIRO.LR_MULT": float(config["lr_mult"]),
+        "TRAINER.MIRO.VAR_INIT": float(config.get("var_init", 0.1)),
+        "TRAINER.MIRO.VAR_EPS": float(config.get("eps_var", 1e-5)),
         "STEPS.MODEL_SAVE": 1,
     }
     trainer = _build(case, "MIRO", output, settings, oracle)

@@ -3,7 +3,7 @@
 from golden_checks.common import Case
 from golden_checks.settings import own_templates
 from golden_checks.shipped import Shipped
-from trainers.common.templates import full_templates
+from trainers.common.text.templates import full_templates
 
 
 def check(case: Case) -> None:

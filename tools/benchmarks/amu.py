@@ -17,11 +17,11 @@ from torch import Tensor
 
 from dassl.config import get_cfg_default
 from dassl.data.datasets import Datum
+from dassl.features.precomputed import ConstantLoader
 from dassl.optim import build_lr_scheduler, build_optimizer
 from trainers.amu import AuxiliaryBias
-from trainers.common.constant_loader import ConstantLoader
+from trainers.amu.uncertainty import KURTOSIS_SCALE
 from trainers.common.feature_trainer import FeatureLoader
-from trainers.common.uncertainty import KURTOSIS_SCALE
 
 EPOCHS, BATCH, TEST_BLOCK = 50, 256, 500
 

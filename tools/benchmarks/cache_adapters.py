@@ -16,10 +16,10 @@ from torch import Tensor
 
 from tools.benchmarks.text_tower import build_text_model
 from trainers.clip_adapter import ImageAdapter
-from trainers.common.c_search import Memo, search_c
-from trainers.common.cache_logits import Grid, SearchResult, search
-from trainers.common.prompts import template_features
+from trainers.common.text.encode import template_features
 from trainers.linear_probe import accuracy, fit_logistic_regression
+from trainers.linear_probe.c_search import Memo, search_c
+from trainers.tip_adapter.scores import Grid, SearchResult, search
 
 GRID = Grid((7.0, 3.0), (200, 20))  # the official grid of ImageNet
 SMALL_GRID = Grid((7.0, 3.0), (12, 8))

@@ -19,15 +19,15 @@ from torch import Tensor
 
 from clip.model import CLIP
 from dassl.data.datasets import Datum
+from dassl.features.bank import FeatureBank
+from dassl.features.views import Augmentation
 from tests.plain_dmn import PlainMemory, static_logits_plainly, step_plainly
-from trainers.common.augment import Augmentation
-from trainers.common.confidence import confident_prediction
-from trainers.common.dynamic_memory import DynamicMemory
-from trainers.common.encoder import ClipEncoder
-from trainers.common.feature_bank import FeatureBank
-from trainers.common.readout import Offsets
-from trainers.common.test_views import CropFlip, TestViews
+from trainers.common.clip_encoder import ClipEncoder
+from trainers.common.testtime.confident_views import confident_prediction
+from trainers.common.testtime.views import CropFlip, TestViews
 from trainers.dmn import REPLAY, DualMemory
+from trainers.dmn.memory import DynamicMemory
+from trainers.dmn.readout import Offsets
 
 BETA, SCALE, VIEWS, CONFIDENT, SHOTS, BATCH = 5.5, 100.0, 32, 3, 16, 32
 MAX_DIFFERENCE = 1e-5  # of probabilities

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from clip.model import CLIP
 from dassl.data.datasets import Datum
+from dassl.features.bank import FeatureBank
+from dassl.features.encoder import NetworkEncoder
+from dassl.features.views import Augmentation
 from tools.benchmarks._images import image_files
-from trainers.common.augment import Augmentation
-from trainers.common.encoder import ClipEncoder, NetworkEncoder
-from trainers.common.feature_bank import FeatureBank
+from trainers.common.clip_encoder import ClipEncoder
 from trainers.common.feature_trainer import FeatureLoader, epoch_generator
 from trainers.taskres import TaskResidual
 

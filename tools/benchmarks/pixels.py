@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from clip.open_clip_models import convert
 from dassl.data.datasets import Datum
+from dassl.features.bank import FeatureBank
+from dassl.features.views import Augmentation
 from tools.benchmarks._images import image_files
-from trainers.common.augment import Augmentation
-from trainers.common.encoder import ClipEncoder
-from trainers.common.feature_bank import FeatureBank
+from trainers.common.clip_encoder import ClipEncoder
 
 WORKERS = 2
 BATCH = 64

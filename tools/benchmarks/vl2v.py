@@ -24,12 +24,11 @@ from torch import Tensor, nn
 
 from clip.model import CLIP
 from dassl.data.datasets import Datum
-from trainers.common.dg_data import ResizedImages
-from trainers.common.dg_model import StudentClassifier, TextHead
-from trainers.common.step_evaluation import StepEvaluation
-from trainers.common.students import Student, build_student
-from trainers.common.swad import Segment
-from trainers.common.teacher import ClipTeacher
+from dassl.engine.steps.domains import ResizedImages
+from dassl.engine.steps.evaluation import StepEvaluation
+from dassl.modeling.heads import Student, StudentClassifier, TextHead, build_student
+from dassl.optim.swad import Segment
+from trainers.common.teachers.teacher import ClipTeacher
 from trainers.vl2v_adip import VL2VObjective
 
 IMAGES, CLASSES, EVALUATIONS = 24, 7, 26

@@ -64,7 +64,7 @@ def _next_steps(request: Request, finished: Sequence[Run]) -> str:
         command = _command("python", "predict.py", "--model-dir", folder)
         steps.append(("your own images", f"{command} IMAGE_OR_FOLDER"))
     environment, settings = _same_settings(request)
-    scripts = _scripts_of(request.trainer)
+    scripts = scripts_of(request.trainer)
     for protocol, what in OTHER_PROTOCOLS.items():
         if protocol in scripts and _is_next(request, protocol):
             datasets = request.datasets[:1] if protocol in TRANSFER else request.datasets
@@ -123,11 +123,12 @@ def _table_folders(request: Request, finished: Sequence[Run]) -> list[str]:
     return [folder.as_posix() for folder in dict.fromkeys(folders)]
 
 
-def _scripts_of(trainer: str) -> dict[str, str]:
+def scripts_of(trainer: str) -> dict[str, str]:
     """Protocol -> script of a trainer, found by what the scripts call."""
     found = {}
     for path in sorted((ROOT / "scripts").glob("*/*.sh")):
-        match = re.search(rf"^protocol (\w+) --trainer {trainer}\b", path.read_text(), re.MULTILINE)
+        call = rf"^protocol (\w+) --trainer (?:\w+,)*{trainer}\b"
+        match = re.search(call, path.read_text(encoding="utf-8"), re.MULTILINE)
         if match:
             found.setdefault(match.group(1), path.relative_to(ROOT).as_posix())
     return found

@@ -158,7 +158,7 @@ def weights_problems(backbones: Iterable[str], *, may_download: bool) -> list[st
     """
     from clip import clip
     from clip.download import weights_dir
-    from trainers.common.students import SHORT_NAMES
+    from dassl.modeling.networks import SHORT_NAMES
 
     names = [SHORT_NAMES.get(name, name) for name in backbones]
     names = [name for name in names if not name.startswith(STUDENTS)]

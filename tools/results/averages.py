@@ -31,6 +31,12 @@ def averaged_sets(names: Collection[str]) -> list[tuple[str, frozenset[str]]]:
     ]
 
 
+def average_of(names: Collection[str]) -> str:
+    """The label of one mean over all these datasets: how many of the eleven they are, if any."""
+    is_part = set(names) <= set(FEWSHOT_SETS)
+    return average_label(len(names), len(FEWSHOT_SETS) if is_part else len(names))
+
+
 def average_label(present: int, count: int, name: str = "average", what: str = "sets") -> str:
     """`average of 11`, or `average of 3 of 11 sets` where some are missing."""
     return f"{name} of {present}" if present == count else f"{name} of {present} of {count} {what}"

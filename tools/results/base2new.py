@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tools.protocols.sets import FEWSHOT_SETS
-from tools.results.averages import average_label
+from tools.results.averages import average_of
 from tools.results.published import Entry, find_published
 from tools.results.series import Key, Series, by_method
 from tools.results.statistics import Cell, harmonic_mean, mean
@@ -104,14 +103,14 @@ def base2new_table(
     complete = {key: _complete(method, metric) for key, method in methods.items()}
     for key, names in complete.items():
         if len(names) > 1:
-            label = {"dataset": _average_of(names)} | key.labels()
+            label = {"dataset": average_of(names)} | key.labels()
             _add_average(label, [methods[key][name] for name in names], metric, lines, data)
     if published:
         for names in sorted(
             {frozenset(some) for some in complete.values() if len(some) > 1}, key=sorted
         ):
             asked = {key: methods[key] for key in methods if frozenset(complete[key]) == names}
-            _add_published(_average_of(names), names, asked, footnotes, lines, data)
+            _add_published(average_of(names), names, asked, footnotes, lines, data)
     if metric != ACCURACY:
         notes.append(H_NOTE.format(metric=metric))
     notes = [*mark_notes(series), *dict.fromkeys(filter(None, notes)), *footnotes.lines()]
@@ -131,11 +130,6 @@ def _methods(series: Sequence[Series]) -> Methods:
 def _complete(method: dict[str, _Halves], metric: str) -> list[str]:
     """Datasets of which a method has both halves of at least one seed."""
     return sorted(name for name, halves in method.items() if halves.common_seeds(metric))
-
-
-def _average_of(names: Sequence[str] | frozenset[str]) -> str:
-    is_part = set(names) <= set(FEWSHOT_SETS)
-    return average_label(len(names), len(FEWSHOT_SETS) if is_part else len(names))
 
 
 def _add(labels: dict[str, str], cells: dict[str, Cell], lines: list, data: list) -> None:

@@ -1,7 +1,8 @@
 """The reports of the original parsers, line for line: Dassl's (one decimal) and CoOp's (two).
 
-Parity: tests/golden (engine-result_parser, mma-log_parser). One addition goes to the logger, not to
-the report: a log without end signal, which the originals pass over in silence.
+Parity: tests/golden (engine-result_parser, mma-log_parser). Two additions go to the logger, not to
+the report: a log without end signal, which the originals pass over in silence, and runs of ours
+with different settings, which they average.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import os
 from pathlib import Path
 
 from tools.results.logs import known_metrics, read_metric
+from tools.results.records import load_records
+from tools.results.series import group
 from tools.results.statistics import mean, spread
 
 logger = logging.getLogger(__name__)
@@ -47,6 +50,7 @@ def legacy_parse(
     if not values:
         raise FileNotFoundError(_nothing_found(directory, keyword, test_log=test_log))
 
+    _warn_of_settings(directory)
     average, error = mean(values), spread(values, ci95=ci95)
     result = f"{keyword}: {average:.{digits}f}% +- {error:.{digits}f}%"
     if style == "dassl":
@@ -90,6 +94,22 @@ def legacy_report(
     digits = STYLES[style]
     lines += ["Average performance", f"* {keyword}: {mean(averages):.{digits}f}%"]
     return "\n".join(lines)
+
+
+def _warn_of_settings(directory: str | os.PathLike) -> None:
+    """Say that runs of ours below a folder are no seeds of one method, and which keys differ."""
+    try:
+        series = group(load_records([directory]).records)
+    except FileNotFoundError:  # logs of --eval-only alone
+        return
+    labels = dict.fromkeys(item.key.settings for item in series if item.key.settings)
+    if labels:
+        logger.warning(
+            "The runs under %s have different settings and are no seeds of one method: %s. "
+            "Without --style they are rows of their own.",
+            os.fspath(directory),
+            "; ".join(labels),
+        )
 
 
 def _visible_folders(directory: str | os.PathLike) -> list[str]:

@@ -136,6 +136,6 @@ def find_published(
 
 
 def _full_student(name: str) -> str:
-    from trainers.common.students import SHORT_NAMES  # imports torch: only where it is needed
+    from dassl.modeling.networks import SHORT_NAMES  # imports torch: only where it is needed
 
     return SHORT_NAMES.get(name, name)

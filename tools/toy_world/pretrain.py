@@ -17,10 +17,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dassl.flags import FlagParser
+from datasets.toy_world.nets import WEIGHTS
 from tools.toy_world import train_clip, train_net
 from tools.toy_world.export import export
 from tools.toy_world.pool import make_pool
-from trainers.common.toy_nets import WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[2]
 # minutes: at depth 4 and at depth 12 for the CLIPs
@@ -31,6 +31,19 @@ MINUTES = {
     "simclr": (25.0,),
     "student": (25.0,),
 }
+
+
+CLIPS = ("vit", "rn")
+OF_CLIPS = (  # options that only their training reads
+    "grown_minutes",
+    "workers",
+    "grown_lr",
+    "head_weight",
+    "shape_weight",
+    "clip_norm",
+    "easy_until",
+    "muon",
+)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -55,6 +68,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--report", type=int, default=100, help="steps between two lines")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    if args.kind not in CLIPS:
+        parser.refuse(args, OF_CLIPS, f"for {args.kind}, only for {' and '.join(CLIPS)}")
     defaults = MINUTES[args.kind]
     args.minutes = defaults[0] if args.minutes is None else args.minutes
     if args.grown_minutes is None:
@@ -67,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     """Render, train, export."""
     args = parse(argv)
     make_pool(args.pool, shards=args.shards, workers=args.render_workers)
-    if args.kind in ("vit", "rn"):
+    if args.kind in CLIPS:
         train_clip.train(args)
         folder = args.weights or ROOT / "clip" / "weights"
         export(args.out, args.pool, folder / f"toy_{args.kind}.pt")

@@ -76,9 +76,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write-digests", action="store_true")
     args = parser.parse_args()
+    others = ("set", "per_class", "out", "zoom", "seed")
     if args.write_digests:
+        parser.refuse(args, others, "beside --write-digests, which draws no sheet")
         write_digests()
         return
+    if args.set:
+        parser.refuse(args, ("seed",), "with --set, whose images are fixed")
+    else:
+        parser.refuse(args, ("per_class",), "without --set")
     sheet = set_sheet(args.set, args.per_class) if args.set else world_sheet(args.seed)
     sheet = sheet.repeat(args.zoom, axis=0).repeat(args.zoom, axis=1)
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dassl.config.pixels import IMAGENET_MEAN, IMAGENET_STD
 from dassl.data.pixels import normalise
 from datasets.toy_world import FACTORS
-from trainers.common.toy_nets import ToyNet
+from datasets.toy_world.nets import ToyNet
 
 from .pool import Pool
 

@@ -6,7 +6,9 @@ stages (``trainers/common/method.py``).
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,14 +20,16 @@ from clip.model import CLIP
 from dassl.config import Condition, never
 from dassl.config.pixels import OPEN, close_with_backbone
 from dassl.engine import TrainerX
+from dassl.engine.idle import STORED_VIEWS, UNREAD, no_epochs
+from dassl.engine.predictor import Predictor
 from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import weights_digest
+from trainers.common.text.class_words import warn_of_same_words, words_of
 
-from .augment import backbone_input
-from .class_words import warn_of_same_words, words_of
-from .idle import STORED_VIEWS, UNREAD, no_epochs
-from .loading import load_method, start_from
+from .checkpoints import checkpoint_path, load_method, start_from
+from .clip_encoder import backbone_input
 from .method import Method
-from .predictor import Predictor, clip_predictor, normalise_pixels
+from .predictor import clip_predictor, normalise_pixels
 
 logger = logging.getLogger(__name__)
 PRECISIONS = ("fp32", "fp16", "amp")
@@ -44,6 +48,15 @@ class ClipTrainer(TrainerX):
     model_name = "prompt_learner"  # folder of the checkpoints, as in the official code
     needs_vit = False  # True: the method needs hooks in the image tower
     unused_flags = {"--head": "its scores come from CLIP"}
+    shapes_scores = (
+        "TRAINER.",
+        "LOSS.",
+        "MODEL.BACKBONE.NAME",
+        "DATASET.TEMPLATES",
+        "DATASET.PROMPT",
+        "DATASET.INCLUDE_ALL_CLASSES",
+    )
+    varies_at_test = frozenset({"PREC", "MODEL.BACKBONE.NAME"})  # the name, not the weights
 
     # ----------------------------------------------------------------- set-up
     @property
@@ -310,9 +323,21 @@ class ClipTrainer(TrainerX):
             "classnames": self.classnames,
             "class_ids": list(getattr(self.dm.dataset, "class_ids", [])),
             "backbone": self.cfg.MODEL.BACKBONE.NAME,
+            "backbone_digest": self.backbone_digest,
             "input_size": int(self.cfg.INPUT.SIZE[0]),
             "config": self.cfg.dump(),
         }
+
+    @cached_property
+    def backbone_digest(self) -> str:
+        """Digest of the image tower's weights."""
+        return weights_digest(self.clip.visual)
+
+    @classmethod
+    def checkpoint_to_load(cls, directory: str, epoch: int | None = None) -> Path | None:
+        with suppress(FileNotFoundError):  # the run itself says what is missing
+            return checkpoint_path(directory, cls.model_name, epoch)
+        return None
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load the method of ``<directory>/<model_name>``, for this run's classes.

@@ -15,13 +15,13 @@ from yacs.config import CfgNode
 
 from dassl.config import Condition, never, only_if
 from dassl.data.datasets import Datum
+from dassl.features.bank import FeatureBank
+from dassl.features.given import GivenBank
+from dassl.features.rows import FeatureView
+from dassl.features.views import Augmentation
 
-from .augment import Augmentation
+from .clip_encoder import ClipEncoder
 from .clip_trainer import ClipTrainer
-from .encoder import ClipEncoder
-from .feature_bank import FeatureBank
-from .feature_view import FeatureView
-from .given_bank import GivenBank
 
 VIEW_MODES = ("fresh", "bank")
 
@@ -82,6 +82,10 @@ class FeatureTrainer(ClipTrainer):
             device=self.device,
             skip_bad_images=self.cfg.DATALOADER.SKIP_BAD_IMAGES,
         )
+
+    @property
+    def backbone_digest(self) -> str:
+        return self.bank.encoder.digest  # known already: stored features belong to it
 
     def raw_features(self, images: Tensor) -> Tensor:
         """Batches carry raw features already."""

@@ -1,73 +1,25 @@
-"""A tuned classifier that needs neither its dataset nor its training run."""
+"""Predictors of CLIP trainers, rebuilt from a checkpoint alone."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
-from PIL import Image
 from torch import Tensor
 from yacs.config import CfgNode
 
 from clip import load_backbone
 from clip.model import CLIP
 from dassl.config import get_cfg_default
-from dassl.data.pixels import normalise, unit_pixels
+from dassl.data.pixels import normalise
+from dassl.engine.predictor import Predictor
+from dassl.features.views import Augmentation, Transform
 
-from .augment import Augmentation, Transform
-from .loading import load_exactly
+from .checkpoints import load_exactly
 from .method import Method
-
-
-@dataclass
-class Predictor:
-    """Images to class probabilities.
-
-    Attributes:
-        classnames: C names, ordered by label.
-        size: side of the square input in pixels.
-        logits: (B, 3, size, size) pixels in [0, 1] -> (B, C) scores before softmax.
-        returns_probabilities: True for methods whose scores are (sums of) probabilities already.
-        view: an image -> (3, size, size) pixels, as the evaluation saw it.
-    """
-
-    classnames: Sequence[str]
-    size: int
-    logits: Callable[[Tensor], Tensor]
-    view: Transform
-    returns_probabilities: bool = False
-
-    def pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        """N images of any size -> (N, 3, size, size) in [0, 1], in this classifier's test view."""
-        return pixels_of(images, self.view)
-
-    @torch.no_grad()
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """(B, 3, size, size) in [0, 1] -> (B, C) probabilities.
-
-        Raises:
-            FloatingPointError: if the model answers NaN.
-        """
-        scores = self.logits(pixels).float()
-        if self.returns_probabilities:
-            probabilities = scores / scores.sum(dim=-1, keepdim=True)
-        else:
-            probabilities = scores.softmax(dim=-1)
-        if not probabilities.isfinite().all():
-            raise FloatingPointError(
-                "The model's scores are infinite or NaN, so it answers nothing. Look for such "
-                "values in its weights and in those of its backbone."
-            )
-        return probabilities
 
 
 def normalise_pixels(clip: CLIP, pixels: Tensor) -> Tensor:
     """[0, 1] pixels -> the backbone's normalised pixels, (B, 3, H, W)."""
     return normalise(pixels, clip.image_mean, clip.image_std)
-
-
-def pixels_of(images: Sequence[Image.Image], view: Transform) -> Tensor:
-    """N images of any size -> (N, 3, size, size) in [0, 1]."""
-    return unit_pixels(torch.stack([view(image) for image in images]))
 
 
 def config_of(checkpoint: dict, trainer: type) -> CfgNode:

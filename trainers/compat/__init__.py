@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 
 from clip import load_backbone
 from clip.model import CLIP
-from trainers.common.templates import template_lists
+from trainers.common.text.templates import template_lists
 
 CUSTOM_TEMPLATES: dict[str, str] = dict(template_lists()["coop_zeroshot"])
 

@@ -1,0 +1,163 @@
+"""What a step-based run reads and refuses, from its config and its dataset alone."""
+
+from functools import partial
+
+from yacs.config import CfgNode
+
+from dassl.config import Condition, never, only_if
+from dassl.data.datasets import DatasetBase
+from dassl.engine.idle import STORED_VIEWS, UNREAD, no_templates
+from dassl.engine.needed import NeededFile
+from dassl.modeling.heads import build_student
+from dassl.modeling.networks import full_name
+from dassl.optim.swad import check_reset_rule
+
+DEFAULT_STEPS, DEFAULT_FREQ = 5001, 200  # of datasets that do not say their own
+RECORDS = ("needed", "all")
+
+
+class StepChecks:
+    """Mixin of ``StepTrainer``; a staged trainer asks all of its stages before the first starts."""
+
+    hands_on = False  # a later stage starts from ``best``
+
+    @property
+    def has_given_student(self) -> bool:
+        """Whether the student is at hand (``from_parts``): its name says nothing then."""
+        return "student" in self.given_networks
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        windows = ("N_CONVERGE", "N_TOLERANCE", "TOLERANCE", "RESET")
+        return [
+            only_if((f"SWAD.{key}" for key in windows), "SWAD.ENABLED", True),
+            Condition(
+                ("STEPS.CUTMIX_BETA",),
+                lambda cfg: cfg.STEPS.CUTMIX_PROB > 0,
+                "no step is mixed, STEPS.CUTMIX_PROB is 0",
+            ),
+            Condition(
+                ("STEPS.CUTMIX_PROB",),
+                lambda cfg: cfg.STEPS.CUTMIX_BETA > 0,
+                "no step is mixed, STEPS.CUTMIX_BETA is 0",
+            ),
+            Condition(
+                ("MODEL.BACKBONE.PRETRAINED",),
+                lambda cfg: not cfg.MODEL.BACKBONE.WEIGHTS,
+                "the weights are those of MODEL.BACKBONE.WEIGHTS",
+            ),
+            never("OPTIM.MAX_EPOCH", "the length of the run is STEPS.N"),
+            never("OPTIM.STAGED_LR", "its parameter groups are its own"),
+            never((*STORED_VIEWS, "TRAIN.TEXT_CHUNK"), "it has no frozen CLIP that encodes ahead"),
+            never("TRAIN.CHECKPOINT_FREQ", "it keeps the best and the SWAD weights, no epochs"),
+            never(
+                ("DATALOADER.SEEDING", "DATALOADER.TEST.SAMPLER"),
+                "training images are drawn step by step, evaluation images have a fixed order",
+            ),
+            no_templates("class texts have TRAINER.<NAME>.PROMPT_STYLE"),
+            *UNREAD,
+            *super().conditions(),
+        ]
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Refuse settings that cannot work.
+
+        Raises:
+            ValueError: naming the key, its value and what is allowed.
+        """
+        if not self.has_given_student and not cfg.MODEL.BACKBONE.NAME:
+            raise ValueError(
+                "MODEL.BACKBONE.NAME, the student, is empty. Give --backbone NAME: rn50, vitb, "
+                "vits, deits, toy, torchvision:<model>, timm:<model>.<tag> or clip:<backbone>."
+            )
+        if not self.has_given_student:
+            full_name(cfg.MODEL.BACKBONE.NAME)
+        self._check_schedule(cfg)
+        if cfg.STEPS.RECORDS not in RECORDS:
+            raise ValueError(
+                f'STEPS.RECORDS is "{cfg.STEPS.RECORDS}"; allowed: {", ".join(RECORDS)}.'
+            )
+        if "normalize" not in cfg.INPUT.TRANSFORMS:
+            raise ValueError(
+                f"INPUT.TRANSFORMS is {list(cfg.INPUT.TRANSFORMS)}, without normalize: evaluation "
+                "and teacher take normalised images. Add it."
+            )
+        if cfg.INPUT.RESIZE != "squash":
+            raise ValueError(
+                f'INPUT.RESIZE is "{cfg.INPUT.RESIZE}", but the protocol of {type(self).__name__} '
+                'evaluates on whole images. Leave it at "squash".'
+            )
+        for key, value, only in (
+            ("DATALOADER.TRAIN_X.SAMPLER", cfg.DATALOADER.TRAIN_X.SAMPLER, "RandomSampler"),
+            ("DATALOADER.K_TRANSFORMS", cfg.DATALOADER.K_TRANSFORMS, 1),
+            ("INPUT.NO_TRANSFORM", cfg.INPUT.NO_TRANSFORM, False),
+        ):
+            if value != only:
+                raise ValueError(
+                    f"{key} is {value}, but {type(self).__name__} draws images of every source "
+                    f"domain at random, one view of each. Leave it at {only}."
+                )
+        if cfg.TEST.SELECT_ON != "source_val":
+            raise ValueError(
+                f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON}, but {type(self).__name__} selects on "
+                "held-out images of the source domains only. Leave it out, or set it to source_val."
+            )
+        resets = (
+            cfg.SWAD.RESET.values() if isinstance(cfg.SWAD.RESET, CfgNode) else [cfg.SWAD.RESET]
+        )
+        for reset in resets:
+            check_reset_rule(reset)
+        key, first = self.first_saved(cfg)
+        if first < 0:
+            raise ValueError(
+                f"{key} is {first}; expected a step of at least 1, or 0 to save no checkpoint."
+            )
+
+    @staticmethod
+    def needed_files(cfg: CfgNode) -> list[NeededFile]:
+        """The student's weights."""
+        node = cfg.MODEL.BACKBONE
+        name = f"Student {full_name(node.NAME)}" + (f" in {node.WEIGHTS}" if node.WEIGHTS else "")
+        read = partial(build_student, node.NAME, pretrained=node.PRETRAINED, weights=node.WEIGHTS)
+        return [NeededFile(name, read, may_download=node.PRETRAINED and not node.WEIGHTS)]
+
+    def _check_schedule(self, cfg: CfgNode) -> None:
+        if cfg.OPTIM.STEP_PER != "epoch":
+            raise ValueError(
+                f"OPTIM.STEP_PER is {cfg.OPTIM.STEP_PER}, but {type(self).__name__} moves its "
+                "learning rate at evaluations (STEPS.FREQ). Leave it at epoch."
+            )
+
+    def first_saved(self, cfg: CfgNode) -> tuple[str, int]:
+        """Key and value of the first step that may become the best checkpoint."""
+        return "STEPS.MODEL_SAVE", cfg.STEPS.MODEL_SAVE
+
+    def check_hands_on(self, cfg: CfgNode) -> None:
+        """ValueError if nothing would be saved for the stage that starts from this one."""
+        key, first = self.first_saved(cfg)
+        if first < 1:
+            raise ValueError(
+                f"{key} is {first}, so that no checkpoint would be saved, but the next stage "
+                "starts from one. Give a step of at least 1."
+            )
+
+    def count_steps(self, cfg: CfgNode, dataset: DatasetBase) -> tuple[int, int]:
+        """(steps between evaluations, evaluations), the dataset's where the config names none.
+
+        The last step is an evaluation.
+        """
+        node = cfg.STEPS
+        freq = node.FREQ or getattr(dataset, "steps_per_evaluation", DEFAULT_FREQ)
+        steps = node.N or getattr(dataset, "steps", DEFAULT_STEPS)
+        return freq, steps // freq + 1
+
+    def check_training(self, cfg: CfgNode, dataset: DatasetBase) -> None:
+        """ValueError if training would end before anything may be saved."""
+        freq, evaluations = self.count_steps(cfg, dataset)
+        last = (evaluations - 1) * freq
+        key, first = self.first_saved(cfg)
+        if first > last and (self.hands_on or not cfg.SWAD.ENABLED):
+            raise ValueError(
+                f"{key} is {first}, but the last step is {last}: no checkpoint would be saved. "
+                f"Lower {key}, or train longer (STEPS.N)."
+            )

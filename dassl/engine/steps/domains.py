@@ -1,0 +1,196 @@
+"""Data of step-based runs over several domains: endless training streams, fixed evaluation images.
+
+A training batch is a function of (seed, stage, target, step) alone, so a stream has no state to
+save. Evaluation images are resized once, kept as 8-bit pixels on disk, and shared by checkpoints,
+stages, target domains and students. Specification: vl2v_adip, section 5.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dassl.data import DatasetWrapper
+from dassl.data.datasets import Datum
+from dassl.data.seeding import seeded
+from dassl.features.views import whole_image
+from dassl.utils import atomic_write, cache_dir, read_image
+
+
+def stable_seed(*parts: object) -> int:
+    """A 32-bit seed that is a function of the parts, the same in every process and version."""
+    text = "\0".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
+
+
+@dataclass
+class DomainBatches:
+    """Batch sampler: at every step the same number of draws, with replacement, per domain.
+
+    Args:
+        rows: for every domain, in order, the rows of its images in the item list.
+        batch_size: draws per domain and step.
+        key: what the draws depend on besides domain and step: (seed, stage, target).
+    """
+
+    rows: Sequence[Sequence[int]]
+    batch_size: int
+    key: tuple
+    start: int = 0
+    stop: int = 1
+
+    def set_steps(self, start: int, stop: int) -> None:
+        """Choose the steps start .. stop - 1 for the next pass."""
+        self.start, self.stop = start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in range(self.start, self.stop):
+            yield self.draw(step)
+
+    def draw(self, step: int) -> list[tuple[int, int]]:
+        """(row, augmentation seed) of every image of one step, domains one after the other."""
+        draws = []
+        for domain, rows in enumerate(self.rows):
+            generator = torch.Generator().manual_seed(stable_seed(*self.key, domain, step))
+            picks = torch.randint(len(rows), (self.batch_size,), generator=generator)
+            seeds = torch.randint(2**32, (self.batch_size,), generator=generator)
+            draws += [(rows[i], seed) for i, seed in zip(picks.tolist(), seeds.tolist())]
+        return draws
+
+
+class SeededViews(Dataset):
+    """Augmented images; a view is a function of the image and the seed that comes with it.
+
+    Args:
+        items: the engine's dataset of training images.
+    """
+
+    def __init__(self, items: DatasetWrapper) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, draw: tuple[int, int]) -> dict:
+        row, seed = draw
+        with seeded(seed):
+            return self.items[row]
+
+
+class StepLoader(DataLoader):
+    """Endless training stream over domains; workers stay alive from one evaluation to the next."""
+
+    def __init__(self, views: SeededViews, batches: DomainBatches, *, workers: int) -> None:
+        super().__init__(
+            views,
+            batch_sampler=batches,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def set_steps(self, start: int, stop: int) -> None:
+        """Choose the steps of the next pass."""
+        self.batch_sampler.set_steps(start, stop)
+
+
+def rows_by_domain(items: Sequence[Datum]) -> list[list[int]]:
+    """Rows of the items of every domain, domains in ascending order."""
+    groups: dict[int, list[int]] = {}
+    for row, item in enumerate(items):
+        groups.setdefault(item.domain, []).append(row)
+    return [groups[domain] for domain in sorted(groups)]
+
+
+class _Resized(Dataset):
+    def __init__(self, items: Sequence[Datum], size: tuple[int, int], interpolation: str) -> None:
+        self.items = items
+        self.size, self.interpolation = size, interpolation
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, row: int) -> Tensor:
+        return whole_image(read_image(self.items[row].impath), self.size, self.interpolation)
+
+
+class ResizedImages:
+    """Images resized to (H, W) whatever their aspect ratio, as 8-bit pixels.
+
+    Args:
+        items: N images.
+        size: (H, W) in pixels.
+        interpolation: bilinear | bicubic | nearest, with antialiasing.
+        workers: processes that read files.
+        limit: bytes up to which the pixels are kept on disk; more is read anew every time.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Datum],
+        *,
+        size: tuple[int, int],
+        interpolation: str = "bilinear",
+        workers: int = 0,
+        limit: int = 8 * 2**30,
+    ) -> None:
+        self.items = items
+        self.size = tuple(size)
+        self.interpolation = interpolation
+        self.workers = workers
+        self.labels = torch.tensor([item.label for item in items], dtype=torch.long)
+        self.shape = (len(items), 3, *self.size)
+        self.is_kept = int(np.prod(self.shape, dtype=np.int64)) <= limit
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def batches(self, batch_size: int) -> Iterator[Tensor]:
+        """(B, 3, H, W) uint8, in the order of the items; the last batch may be smaller."""
+        if not self.is_kept:
+            yield from self._read(batch_size)
+            return
+        stored = self._stored()
+        for start in range(0, len(self.items), batch_size):
+            yield torch.from_numpy(np.array(stored[start : start + batch_size]))
+
+    @property
+    def path(self) -> Path:
+        """Where the pixels are kept: depends on the files, their sizes and times, and the size."""
+        digest = hashlib.sha256(repr((self.size, self.interpolation)).encode())
+        for item in self.items:
+            status = os.stat(item.impath)
+            digest.update(f"{item.impath}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        return cache_dir() / "resized" / f"{digest.hexdigest()[:32]}.npy"
+
+    def _read(self, batch_size: int) -> DataLoader:
+        images = _Resized(self.items, self.size, self.interpolation)
+        return DataLoader(images, batch_size=batch_size, num_workers=self.workers)
+
+    def _stored(self) -> np.ndarray:
+        path = self.path
+        if path.is_file():
+            try:
+                stored = np.load(path, mmap_mode="r")
+            except (ValueError, EOFError):  # truncated: written again below
+                stored = None
+            if stored is not None and stored.shape == self.shape and stored.dtype == np.uint8:
+                return stored
+        with atomic_write(path) as temporary:
+            target = np.lib.format.open_memmap(temporary, "w+", np.uint8, self.shape)
+            row = 0
+            for images in self._read(64):
+                target[row : row + len(images)] = images.numpy()
+                row += len(images)
+            target.flush()
+            del target
+        return np.load(path, mmap_mode="r")

@@ -1,0 +1,162 @@
+"""An evaluation runs with the settings of the training that wrote its checkpoint.
+
+What shapes the scores of a model was decided when it was trained, and its checkpoint carries that
+config. Those settings hold: they replace what an evaluation's files and defaults say, a value that
+its command line gives must be theirs, and the few that are meant to be varied at test time are
+named in the results. A trainer declares the keys: ``shapes_scores``, ``varies_at_test`` and
+``about_one_run``. Files without a config (official ones) leave the settings to the command line.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yacs.config import CfgNode
+
+from dassl.config.settings import flat
+from dassl.utils import load_checkpoint
+
+from .build import TRAINER_REGISTRY
+
+if TYPE_CHECKING:
+    from .base import TrainerBase
+
+logger = logging.getLogger(__name__)
+
+
+def take_trained_settings(cfg: CfgNode, args: argparse.Namespace, trainer: type) -> None:
+    """Put the settings of the checkpoint that --eval-only loads into a config.
+
+    Raises:
+        ValueError: a value of the command line is another one and not meant to be varied, or the
+            checkpoint is another trainer's.
+    """
+    if not args.eval_only or not args.model_dir:
+        return
+    writer = trainer.checkpoint_writer()
+    path = writer.checkpoint_to_load(args.model_dir, args.load_epoch)
+    trained = None if path is None else config_in(load_checkpoint(str(path)))
+    if trained is None:
+        return
+    given = keys_on_the_command_line(args)
+    check_same_trainer(writer, trained, path)
+    different = differences(cfg, trained, writer)
+    check_settings({k: v for k, v in different.items() if k in given}, writer, path)
+    held = {key: pair[1] for key, pair in different.items() if key not in given}
+    for key, value in held.items():
+        _assign(cfg, key, value)
+    if held:
+        shown = ", ".join(f"{key} {value}" for key, value in held.items())
+        logger.info("Settings of the checkpoint hold: %s (%s).", shown, path)
+
+
+def check_trained_settings(trainer: "TrainerBase", content: dict[str, Any], path: Path) -> None:
+    """Refuse a checkpoint for a trainer that was built with other settings than those it carries.
+
+    Raises:
+        ValueError: naming every key that differs, with both values.
+    """
+    trained = config_in(content)
+    if trained is not None:
+        writer = trainer.checkpoint_writer()
+        check_same_trainer(writer, trained, path)
+        check_settings(differences(trainer.cfg, trained, writer), writer, path)
+
+
+def varied_settings(trainer: "TrainerBase") -> dict[str, dict[str, Any]]:
+    """Key -> {"trained": ..., "tested": ...} of what an evaluation varies, for its results."""
+    trained = config_in(trainer.loaded_checkpoint or {})
+    if trained is None:
+        return {}
+    different = differences(trainer.cfg, trained, trainer.checkpoint_writer())
+    return {key: {"trained": old, "tested": new} for key, (new, old) in different.items()}
+
+
+def untrained_classes(trainer: "TrainerBase") -> list[str]:
+    """Names of the tested classes that the loaded checkpoint was not trained on."""
+    known = (trainer.loaded_checkpoint or {}).get("classnames")
+    tested = (trainer.lab2cname or {}).values()
+    return [] if known is None else [name for name in tested if name not in set(known)]
+
+
+def config_in(content: dict[str, Any]) -> CfgNode | None:
+    """The config that a checkpoint carries; None in official files."""
+    text = content.get("config")
+    return CfgNode.load_cfg(text) if isinstance(text, str) else None
+
+
+def keys_on_the_command_line(args: argparse.Namespace) -> set[str]:
+    """Config keys that a command line itself gives, not the files that it names."""
+    flags = {
+        "MODEL.BACKBONE.NAME": args.backbone,
+        "TRAINER.TaskRes.ENHANCED_BASE": args.enhanced_base,
+    }
+    return {*args.opts[::2], *(key for key, value in flags.items() if value)}
+
+
+def differences(cfg: CfgNode, trained: CfgNode, writer: type) -> dict[str, tuple[Any, Any]]:
+    """Key -> (value here, value of the training) of the settings that shape scores.
+
+    Keys that only one of them has belong to another version and are left alone. Sentences belong
+    to a dataset: DATASET.TEMPLATES of another one do not hold.
+    """
+    ours, theirs = flat(cfg), flat(trained)
+    is_same_set = theirs.get("DATASET.NAME") == cfg.DATASET.NAME
+    found = {}
+    for key, value in ours.items():
+        shapes = key.startswith(writer.shapes_scores) and key != "TRAINER.NAME"
+        if not shapes or _is_in(key, writer.about_one_run) or key not in theirs:
+            continue
+        if key == "DATASET.TEMPLATES" and not is_same_set:
+            continue
+        if value != theirs[key]:
+            found[key] = (value, theirs[key])
+    return found
+
+
+def check_settings(different: dict[str, tuple[Any, Any]], writer: type, path: Path) -> None:
+    """Refuse differences other than those that are meant to be varied.
+
+    Raises:
+        ValueError: naming the keys, both values, and what may be varied.
+    """
+    refused = {k: pair for k, pair in different.items() if not _is_in(k, writer.varies_at_test)}
+    if refused:
+        listed = "; ".join(f"{key} {old!r}, not {new!r}" for key, (new, old) in refused.items())
+        varied = ", ".join(sorted(writer.varies_at_test)) or "none"
+        raise ValueError(
+            f"{path} was trained with {listed}. The settings of a checkpoint hold: leave them out "
+            f"of the command, or train with the others. Settings of {writer.__name__} that may be "
+            f"varied at test time: {varied}."
+        )
+
+
+def check_same_trainer(writer: type, trained: CfgNode, path: Path) -> None:
+    """Refuse the checkpoint of another trainer, to which the same keys mean something else.
+
+    Raises:
+        ValueError: naming both.
+    """
+    name = trained.TRAINER.NAME
+    if name not in TRAINER_REGISTRY.registered_names():
+        return
+    other = TRAINER_REGISTRY.get(name).checkpoint_writer()
+    if not (issubclass(writer, other) or issubclass(other, writer)):
+        raise ValueError(
+            f"{path} was trained by {name}, but this run's trainer is {writer.__name__}. Use "
+            f"--trainer {name}, or another --model-dir."
+        )
+
+
+def _is_in(key: str, names: frozenset[str]) -> bool:
+    """Whether a key is among names: full keys, or last words of keys of a trainer's own node."""
+    own = key.rsplit(".", 1)[-1] if key.startswith("TRAINER.") else key
+    return own in names or key in names
+
+
+def _assign(cfg: CfgNode, key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        cfg = cfg[parent]
+    cfg[last] = tuple(value) if isinstance(cfg[last], tuple) else value

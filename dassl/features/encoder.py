@@ -1,0 +1,192 @@
+"""Encoders: frozen image networks, each with its own normalisation of pixels.
+
+An encoder maps pixels in [0, 1] to raw features, before any L2 normalisation. Several encoders can
+read the same pixels: CLIP's image tower, an auxiliary network, a frozen student.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from dassl.data.pixels import normalise, unit_pixels
+from dassl.utils import weights_digest
+
+PRECISIONS = ("fp32", "amp")
+
+
+class Encoder(ABC):
+    """features = network((pixels - mean) / std), without gradient, in eval mode.
+
+    The network is neither copied nor changed: it stays where it is (pixels follow it), and what was
+    in training mode is so again after every call.
+
+    Args:
+        network: holds the weights.
+        mean: per channel, of pixels in [0, 1].
+        std: per channel.
+        name: what messages and folders call it.
+        size: side of the square input in pixels; None takes any size.
+        dim: feature width D.
+        precision: "fp32", or "amp" for fp16 autocast on CUDA (ignored on a CPU).
+
+    Attributes:
+        digest: digest of the weights, hexadecimal.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        name: str,
+        size: int | None,
+        dim: int,
+        precision: str = "fp32",
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f'precision is "{precision}"; expected {" or ".join(PRECISIONS)}.')
+        self.network = network
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        self.name, self.size, self.dim, self.precision = name, size, dim, precision
+        self._digest = ""
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W), normalised -> (B, D)."""
+
+    def weights(self) -> nn.Module:
+        """The module whose weights the features depend on."""
+        return self.network
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights, computed once: an encoder is frozen."""
+        if not self._digest:
+            self._digest = weights_digest(self.weights())
+        return self._digest
+
+    @property
+    def key(self) -> str:
+        """Digest of all that turns pixels into features: weights, normalisation, precision."""
+        uses_amp = self.precision == "amp" and self.device.type == "cuda"
+        dtype = str(next((p.dtype for p in self.weights().parameters()), torch.float32))
+        parts = [self.digest, self.mean, self.std, self.dim, "amp" if uses_amp else dtype]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next((p.device for p in self.weights().parameters()), torch.device("cpu"))
+
+    def to(self, device: torch.device | str) -> "Encoder":
+        """Move the network."""
+        self.network.to(device)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Encode a batch.
+
+        Args:
+            pixels: (B, 3, H, W), uint8 in 0..255 or float in [0, 1], not normalised; any device.
+
+        Returns:
+            (B, D) raw features, float32, on the encoder's device.
+
+        Raises:
+            ValueError: if the pixels are no RGB batch of the encoder's size.
+        """
+        self._check(pixels)
+        device = self.device
+        images = unit_pixels(pixels.to(device, non_blocking=True))
+        return self.encode(normalise(images, self.mean, self.std))
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised pixels -> (B, D) raw features, float32; see ``__call__``."""
+        device = self.device
+        use_amp = self.precision == "amp" and device.type == "cuda"
+        with evaluating(self.network), torch.autocast(device.type, torch.float16, enabled=use_amp):
+            return self.forward(images.to(device)).float()
+
+    def _check(self, pixels: Tensor) -> None:
+        side = self.size
+        is_batch = pixels.ndim == 4 and pixels.shape[1] == 3
+        if not is_batch or (side is not None and tuple(pixels.shape[2:]) != (side, side)):
+            wanted = "H, W" if side is None else f"{side}, {side}"
+            raise ValueError(
+                f"The encoder {self.name} reads pixels (B, 3, {wanted}); given "
+                f"{tuple(pixels.shape)}."
+            )
+
+
+class NetworkEncoder(Encoder):
+    """Any torch module that maps images to features (B, D): torchvision, timm, a student.
+
+    Args:
+        network: maps (B, 3, H, W) to (B, D).
+        mean: pixel mean, per channel.
+        std: pixel deviation, per channel.
+        name: what messages and folders call it.
+        size: side of the square input in pixels; None takes any size.
+        dim: feature width; None asks the network, with one black image.
+        precision: see ``Encoder``.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        name: str = "",
+        size: int | None = None,
+        dim: int | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        super().__init__(
+            network,
+            mean=mean,
+            std=std,
+            name=name or type(network).__name__,
+            size=size,
+            dim=_feature_width(network, size) if dim is None else dim,
+            precision=precision,
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W), normalised -> (B, D)."""
+        return self.network(images.to(next(self.network.parameters()).dtype))
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode; afterwards, what was in training mode is so again."""
+    training = [module for module in network.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@torch.no_grad()
+def _feature_width(network: nn.Module, size: int | None) -> int:
+    parameter = next(network.parameters())
+    with evaluating(network):
+        features = network(parameter.new_zeros(1, 3, size or 224, size or 224))
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(
+            f"{type(network).__name__} returns {shape} for one image; expected features (1, D). "
+            "Remove its head, or wrap it in a module that pools."
+        )
+    return features.shape[1]

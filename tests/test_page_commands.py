@@ -1,0 +1,163 @@
+"""Every command on a page of the documentation is one that its program takes."""
+
+import argparse
+import importlib
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from script_stub import BASH, ROOT, protocol_calls
+
+from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.cli import make_config, make_parser
+from dassl.flags import FlagParser
+from tools.protocol import make_requests, parse_args, plan_all
+
+PAGES = [ROOT / "README.md", ROOT / "DATASETS.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROGRAMS = ("python", "bash", "pip", "pytest", "ln", "cp")
+VARIABLE = re.compile(r"([A-Z]+)=(.*)$")
+OWN_FOLDERS = {"my_birds": "blue_jay", "my_styles": "photo/cat", "path/to/the/folder": "photo/cat"}
+
+
+def commands_of(page):
+    """Commands in blocks and in line, as words, without comments; several in a line apart."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    without = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    blocks += [line[4:] for line in re.findall(r"(?:^    .+\n?)+", without, re.MULTILINE)]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", without)]
+    for line in lines:
+        words = shlex.split(line.strip().replace("IMAGE_OR_FOLDER", "."), comments=True)
+        for command in split(words, ("&&", "&")):
+            program = command[len(variables_of(command)) :][:1]
+            if program and program[0] in PROGRAMS:
+                yield command
+
+
+def variables_of(words):
+    """The assignments that a command begins with, by name."""
+    found = {}
+    for word in words:
+        if not (match := VARIABLE.match(word)):
+            break
+        found[match.group(1)] = match.group(2)
+    return found
+
+
+def split(words, separators):
+    """Lists of words between separators."""
+    found = [[]]
+    for word in words:
+        if word in separators:
+            found.append([])
+        else:
+            found[-1].append(word)
+    return [command for command in found if command]
+
+
+COMMANDS = {
+    f"{page.name}: {shlex.join(words)}": words for page in PAGES for words in commands_of(page)
+}
+
+
+class Parsed(Exception):
+    """The program has taken its arguments."""
+
+
+@pytest.fixture
+def stop_after_parsing(monkeypatch):
+    """Programs end where they would begin to work."""
+    strictly, leniently = FlagParser.parse_args, argparse.ArgumentParser.parse_known_args
+
+    def parse_all(self, *given, **options):
+        monkeypatch.setattr(FlagParser, "parse_known_args", leniently)
+        raise Parsed(strictly(self, *given, **options))
+
+    def parse_known(self, *given, **options):
+        raise Parsed(leniently(self, *given, **options))
+
+    monkeypatch.setattr(FlagParser, "parse_args", parse_all)
+    monkeypatch.setattr(FlagParser, "parse_known_args", parse_known)
+
+
+def test_the_pages_hold_commands():
+    assert len(COMMANDS) > 40
+    assert {Path(name.split(":")[0]).name for name in COMMANDS} >= {"README.md", "DATASETS.md"}
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+def test_every_command_of_a_page_is_taken(words, request, monkeypatch, tmp_path):
+    environment = variables_of(words)
+    program, *rest = words[len(environment) :]
+    if program == "pip":
+        check_installation(rest)
+    elif program == "pytest":
+        check_tests(rest)
+    elif program == "bash":
+        check_script(rest, environment, monkeypatch, tmp_path)
+    elif program == "python":
+        check_program(rest, request, monkeypatch)
+
+
+def check_installation(words):
+    """`pip install -r FILE -e .[EXTRA]`."""
+    assert words[0] == "install"
+    for flag, value in zip(words, words[1:]):
+        if flag == "-r":
+            assert (ROOT / value).is_file()
+        if flag == "-e" and "[" in value:
+            assert f'"{value[2:-1]}": [' in (ROOT / "setup.py").read_text(encoding="utf-8")
+
+
+def check_tests(words):
+    assert [word for word in words if word.endswith(".py") and not (ROOT / word).is_file()] == []
+
+
+def check_program(words, request, monkeypatch):
+    """Let the program read the words; of train.py, make the config of the run, too."""
+    script, *rest = words
+    if script == "train.py":
+        importlib.import_module("datasets")
+        args = make_parser().parse_args(rest)
+        if args.trainer in TRAINER_REGISTRY.registered_names():
+            assert make_config(args).TRAINER.NAME
+        return
+    if script == "tools/protocol.py":
+        assert plan_all(make_requests(*parse_args(rest)))
+        return
+    if not rest:  # the page names the tool, and no more
+        assert (ROOT / script).is_file()
+        return
+    request.getfixturevalue("stop_after_parsing")
+    monkeypatch.setattr(sys, "argv", [script, *rest])
+    with pytest.raises(Parsed):
+        importlib.import_module(script.removesuffix(".py").replace("/", ".")).main()
+
+
+def check_script(words, environment, monkeypatch, tmp_path):
+    """Plan the runs of a script, for folders of one's own with what they would hold."""
+    if BASH is None:
+        pytest.skip("the scripts need bash")
+    script, *rest = words
+    calls = protocol_calls(script, *rest, folder=tmp_path, environment=environment)
+    for folder, content in OWN_FOLDERS.items():
+        (tmp_path / folder / content).mkdir(parents=True)
+        (tmp_path / folder / content.replace("photo", "sketch")).mkdir(exist_ok=True, parents=True)
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    for call in calls:
+        assert plan_all(make_requests(*parse_args(call)))
+
+
+def test_a_command_with_a_wrong_flag_is_noticed(request, monkeypatch):
+    with pytest.raises(SystemExit):
+        check_program(["predict.py", "--model-dri", "x", "."], request, monkeypatch)
+
+
+def test_a_command_of_a_script_that_is_not_there_is_noticed(monkeypatch, tmp_path):
+    with pytest.raises(AssertionError, match="No such file"):
+        check_script(["scripts/taskres/mian.sh"], {}, monkeypatch, tmp_path)

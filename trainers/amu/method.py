@@ -1,0 +1,173 @@
+"""AMU-Tuning: a logit bias on zero-shot CLIP from the features of a second, frozen network.
+
+Tang, Lin, Wang, Zhu, Hu: AMU-Tuning: Effective Logit Bias for CLIP-based Few-shot Learning,
+CVPR 2024. Parity is tested in tests/golden/amu. The official code states no license.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clip.model import CLIP
+from dassl.metrics import compute_accuracy
+from trainers.common import Method
+from trainers.common.checkpoints import select_rows
+
+from .uncertainty import standardise, uncertainty_factor
+
+
+class AuxiliaryBias(Method):
+    """s = s0 + alpha * r * z;  s0 = scale * f W_c^T,  z = zscore_c(a W^T),  r = uncertainty(s0).
+
+    f (B, D_c) and a (B, D_a) are unit rows of CLIP's and the auxiliary network's features, side by
+    side in one tensor (B, D_c + D_a). W = ``fc.weight`` (C, D_a) is learned, from the class means
+    of the shots' features; W_c (C, D_c) is the frozen text classifier.
+    """
+
+    def __init__(
+        self,
+        clip_classifier: Tensor,
+        aux_dim: int,
+        *,
+        alpha: float,
+        lambda_merge: float,
+        uncent_type: str,
+        uncent_power: float,
+        clip_scale: float = 100.0,
+    ) -> None:
+        """Start with random W; see ``initial_weight``.
+
+        Args:
+            clip_classifier: (C, D_c) unit rows.
+            aux_dim: D_a.
+            alpha: weight of the bias.
+            lambda_merge: weight of the fused loss; 1 - lambda_merge of the auxiliary one.
+            uncent_type, uncent_power: see ``uncertainty_factor``.
+            clip_scale: factor of CLIP's cosines; 0: the backbone's own.
+
+        Raises:
+            ValueError: for a single class, over which no score can be standardised.
+        """
+        super().__init__()
+        if len(clip_classifier) < 2:
+            raise ValueError(
+                "AMU standardises the auxiliary scores over the classes of a row, which takes at "
+                f"least 2 classes; there is {len(clip_classifier)}."
+            )
+        self.register_buffer("clip_classifier", clip_classifier, persistent=False)
+        self.fc = nn.Linear(aux_dim, len(clip_classifier), bias=False)
+        self.alpha, self.lambda_merge = alpha, lambda_merge
+        self.uncent_type, self.uncent_power = uncent_type, uncent_power
+        self.clip_scale = clip_scale
+
+    def text_features(self, clip: CLIP | None) -> Tensor:
+        """(C, D_c) unit rows."""
+        return self.clip_classifier
+
+    def image_features(self, raw_image_features: Tensor) -> Tensor:
+        """(B, D_c + D_a) raw -> the same shape, each of the two parts with unit rows."""
+        dim = self.clip_classifier.shape[1]
+        parts = raw_image_features[:, :dim], raw_image_features[:, dim:]
+        return torch.cat([F.normalize(part, dim=-1) for part in parts], dim=1)
+
+    def clip_logits(self, clip: CLIP | None, features: Tensor, classifier: Tensor) -> Tensor:
+        """(B, D_c), (C, D_c), unit rows -> s0 (B, C), float32."""
+        scale = self.clip_scale or clip.logit_scale.detach().exp()
+        return (scale * features @ classifier.t()).float()
+
+    def aux_logits(self, features: Tensor) -> Tensor:
+        """z (B, C): scores of unit rows (B, D_a), standardised over the classes of each row."""
+        return standardise(self.fc(features))
+
+    def factor(self, clip_logits: Tensor) -> Tensor:
+        """r (B, 1)."""
+        return uncertainty_factor(clip_logits, self.uncent_type, self.uncent_power)
+
+    def branches(
+        self, clip: CLIP | None, features: Tensor, classifier: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, D_c + D_a) -> s0 (B, C), r (B, 1), z (B, C)."""
+        dim = classifier.shape[1]
+        with torch.no_grad():
+            clip_logits = self.clip_logits(clip, features[:, :dim], classifier)
+            factor = self.factor(clip_logits)
+        return clip_logits, factor, self.aux_logits(features[:, dim:])
+
+    def logits(self, clip: CLIP | None, image_features: Tensor, text_features: Tensor) -> Tensor:
+        """(B, D_c + D_a), (C, D_c) -> fused logits s (B, C)."""
+        clip_logits, factor, aux_logits = self.branches(clip, image_features, text_features)
+        return torch.addcmul(clip_logits, factor, aux_logits, value=self.alpha)
+
+    def losses(
+        self, clip: CLIP | None, raw_image_features: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """loss = lambda CE(s, y) + (1 - lambda) CE(z, y), and both branches."""
+        features = self.image_features(raw_image_features)
+        clip_logits, factor, aux = self.branches(clip, features, self.clip_classifier)
+        fused = torch.addcmul(clip_logits, factor, aux, value=self.alpha)
+        loss_merge, loss_aux = F.cross_entropy(fused, labels), F.cross_entropy(aux, labels)
+        return {
+            "loss": self.lambda_merge * loss_merge + (1 - self.lambda_merge) * loss_aux,
+            "loss_merge": loss_merge,
+            "loss_aux": loss_aux,
+            "factor": factor.mean(),
+            "acc": compute_accuracy(fused, labels)[0],
+            "acc_aux": compute_accuracy(aux, labels)[0],
+        }
+
+    # ----------------------------------------------------------------- evaluation
+    @torch.no_grad()
+    def constants(self, clip: CLIP | None, raw_image_features: Tensor) -> list[Tensor]:
+        """What does not depend on W: [s0 (n, C), alpha * r (n, 1), a (n, D_a)]."""
+        dim = self.clip_classifier.shape[1]
+        features = self.image_features(raw_image_features)
+        clip_logits = self.clip_logits(clip, features[:, :dim], self.clip_classifier)
+        factor = self.factor(clip_logits).mul_(self.alpha)
+        return [clip_logits, factor, features[:, dim:].clone()]
+
+    @torch.no_grad()
+    def fuse(self, constants: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """``constants`` of n rows -> (s up to a constant per row, (n,) classes the bias prefers).
+
+        The mean of the z-score shifts all classes of a row alike: it is left out here.
+        """
+        clip_logits, factor, features = constants
+        scores = self.fc(features)
+        mean = scores.mean(dim=-1, keepdim=True)
+        std = torch.linalg.vector_norm(scores - mean, dim=-1, keepdim=True)
+        factor = factor * (scores.shape[-1] - 1) ** 0.5 / std
+        preferred = scores.argmax(dim=-1)
+        return torch.addcmul(clip_logits, scores, factor), preferred
+
+    def import_state(
+        self,
+        state: dict[str, Tensor],
+        source_classes: Sequence[str] | None,
+        classes: Sequence[str],
+    ) -> dict[str, Tensor]:
+        """Rows of this run's classes; official files hold ``fc.weight`` alone."""
+        if source_classes is None or list(source_classes) == list(classes):
+            return state
+        return {"fc.weight": state["fc.weight"][select_rows(source_classes, classes)]}
+
+
+def average_views(raw_views: Tensor) -> Tensor:
+    """Raw features (E, N, D) of E passes -> unit rows (N, D) of their mean."""
+    return F.normalize(raw_views.mean(dim=0), dim=-1)
+
+
+def initial_weight(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """W0[c] = (C / N) * sum over the shots of class c; not normalised afterwards.
+
+    Args:
+        features: (N, D) unit rows.
+        labels: (N,).
+        num_classes: C.
+
+    Returns:
+        (C, D). The divisor is the average number of shots per class, also where it varies.
+    """
+    sums = features.new_zeros(num_classes, features.shape[1]).index_add_(0, labels, features)
+    return sums * (num_classes / len(labels))

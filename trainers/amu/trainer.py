@@ -1,0 +1,231 @@
+"""The trainer of AMU-Tuning."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+from yacs.config import CfgNode as CN
+
+from clip.model import CLIP
+from dassl.config import Condition, at_least, between, never, only_if
+from dassl.data.datasets import Datum
+from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.needed import NeededFile
+from dassl.features.bank import FeatureBank
+from dassl.features.encoder import Encoder
+from dassl.features.paired import PairedBank
+from dassl.features.precomputed import ConstantLoader
+from dassl.features.views import Augmentation
+from trainers.common import FeatureTrainer, Method
+from trainers.common.clip_encoder import ClipEncoder
+from trainers.common.predictor import normalise_pixels
+from trainers.common.text.encode import zero_shot_classifier
+from trainers.common.text.templates import notebook_templates
+
+from .auxiliary import load_auxiliary
+from .method import AuxiliaryBias, average_views, initial_weight
+from .uncertainty import UNCERTAINTY_TYPES
+
+logger = logging.getLogger(__name__)
+AUX_INITS = ("shots", "random")
+
+
+@TRAINER_REGISTRY.register()
+class AMU(FeatureTrainer):
+    """Trains W by AdamW; batches carry CLIP's and the auxiliary features side by side."""
+
+    node = "AMU"
+    model_name = "amu"
+    takes_networks = ("clip", "auxiliary")  # an ``Encoder``
+    takes_shots = True
+    drop_last = False  # the official loader keeps the last partial batch
+    # AUX and its file may have other names: the weights are compared.
+    varies_at_test = FeatureTrainer.varies_at_test | {"ALPHA", "AUX", "AUX_WEIGHTS"}
+    ranges = {
+        "TRAINER.AMU.ALPHA": at_least(0),
+        "TRAINER.AMU.LAMBDA_MERGE": between(0, 1),
+        "TRAINER.AMU.AUGMENT_EPOCH": at_least(1),
+        "TRAINER.AMU.CLIP_SCALE": at_least(0),
+    }
+
+    @staticmethod
+    def default_cfg() -> CfgNode:
+        node = CN()
+        node.ALPHA = 0.5  # weight of the bias
+        node.LAMBDA_MERGE = 0.35  # weight of the fused loss; 1: no loss on the auxiliary branch
+        node.UNCENT_TYPE = "moment"  # none|entropy|energy|max|max-min|var|top5|moment
+        node.UNCENT_POWER = 0.4  # exponent of the uncertainty
+        node.AUGMENT_EPOCH = 1  # augmented views of each shot behind the initial W
+        node.CLIP_SCALE = 100.0  # factor of CLIP's cosines; 0: the backbone's own logit scale
+        # moco_v3_rn50 | timm:<model> | dino_vits16 | clip:<backbone> | toy, or several joined by +
+        node.AUX = "moco_v3_rn50"
+        node.AUX_WEIGHTS = ""  # file in place of the published weights
+        node.AUX_INIT = "shots"  # initial W: shots (class means) | random
+        return CN({"TRAINER": CN({"AMU": node})})
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        node = cfg.TRAINER.AMU
+        choices = {"UNCENT_TYPE": UNCERTAINTY_TYPES, "AUX_INIT": AUX_INITS}
+        for key, known in choices.items():
+            if node[key] not in known:
+                raise ValueError(
+                    f"TRAINER.AMU.{key} is {node[key]!r}; expected one of {', '.join(known)}."
+                )
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        powered = [kind for kind in UNCERTAINTY_TYPES if kind not in ("none", "var")]
+        return [
+            only_if("TRAINER.AMU.UNCENT_POWER", "TRAINER.AMU.UNCENT_TYPE", *powered),
+            only_if("TRAINER.AMU.AUGMENT_EPOCH", "TRAINER.AMU.AUX_INIT", "shots"),
+            Condition(
+                ("TRAINER.AMU.AUX_INIT", "TRAINER.AMU.AUGMENT_EPOCH"),
+                lambda cfg: not cfg.MODEL.INIT_WEIGHTS,
+                "W starts at that of MODEL.INIT_WEIGHTS",
+            ),
+            never("OPTIM.STAGED_LR", "W is all that learns"),
+            *super().conditions(),
+        ]
+
+    # ----------------------------------------------------------------- set-up
+    @staticmethod
+    def needed_files(cfg: CfgNode) -> list[NeededFile]:
+        """The auxiliary network's weights."""
+        name, weights = cfg.TRAINER.AMU.AUX, cfg.TRAINER.AMU.AUX_WEIGHTS
+        what = f"Auxiliary network {name}"
+        return [NeededFile(what, lambda: load_auxiliary(name, weights), may_download=not weights)]
+
+    @classmethod
+    def auxiliary(cls, cfg: CfgNode, device: torch.device) -> Encoder:
+        """The frozen second network."""
+        encoder = load_auxiliary(cfg.TRAINER.AMU.AUX, cfg.TRAINER.AMU.AUX_WEIGHTS)
+        encoder.to(device)
+        return encoder
+
+    def build_bank(self) -> PairedBank:
+        augmentation = Augmentation.from_cfg(self.cfg)
+        auxiliary = self.given_networks.get("auxiliary") or self.auxiliary(self.cfg, self.device)
+        encoders = ClipEncoder(self.clip), auxiliary
+        options = {
+            "workers": self.cfg.DATALOADER.NUM_WORKERS,
+            "device": self.device,
+            "skip_bad_images": self.cfg.DATALOADER.SKIP_BAD_IMAGES,
+        }
+        return PairedBank(*(FeatureBank(each, augmentation, **options) for each in encoders))
+
+    def _test_loader(self, items: Sequence[Datum]) -> ConstantLoader:
+        items = self.bank.readable(items)
+        return ConstantLoader(
+            items,
+            lambda: self.bank.test(items).rows,
+            lambda raw: self.method.constants(self.clip, raw),
+            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
+            device=self.device,
+        )
+
+    @classmethod
+    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
+        aux_dim = cls.auxiliary(cfg, clip.logit_scale.device).dim
+        return cls._build(cfg, clip, classnames, aux_dim)
+
+    def make_method(self) -> Method:
+        """The method for the auxiliary network that is loaded already."""
+        aux_dim = self.bank.parts[1].encoder.dim
+        return self._build(self.cfg, self.clip, self.classnames, aux_dim)
+
+    @staticmethod
+    def _build(cfg: CfgNode, clip: CLIP, classnames: Sequence[str], aux_dim: int) -> Method:
+        node = cfg.TRAINER.AMU
+        classifier = zero_shot_classifier(clip, classnames, notebook_templates(cfg))
+        return AuxiliaryBias(
+            classifier.float(),
+            aux_dim,
+            alpha=node.ALPHA,
+            lambda_merge=node.LAMBDA_MERGE,
+            uncent_type=node.UNCENT_TYPE,
+            uncent_power=node.UNCENT_POWER,
+            clip_scale=node.CLIP_SCALE,
+        )
+
+    def param_groups(self) -> list[dict]:
+        """All of W, updated in one pass over it instead of one per operation of AdamW."""
+        return [{"params": list(self.method.parameters()), "fused": True}]
+
+    def before_train(self) -> None:
+        super().before_train()
+        is_given = bool(self.cfg.MODEL.INIT_WEIGHTS)
+        if self.start_epoch == 0 and self.settings.AUX_INIT == "shots" and not is_given:
+            weight = self.shot_weight()
+            with torch.no_grad():
+                self.method.fc.weight.copy_(weight)
+
+    def shot_weight(self) -> Tensor:
+        """W0 (C, D_a) from AUGMENT_EPOCH stored training views of the shots."""
+        items = self.shots
+        bank = self.bank.parts[1]
+        raw = bank.train(items, views=self.settings.AUGMENT_EPOCH).mean().to(self.device)
+        labels = torch.tensor([item.label for item in items], device=self.device)
+        return initial_weight(average_views(raw[None]), labels, self.num_classes)
+
+    # ----------------------------------------------------------------- evaluation
+    @torch.no_grad()
+    def test(self, split: str | None = None) -> float:
+        """Evaluate the fused logits; the accuracy of the bias alone is logged beside it."""
+        self._preferred: list[Tensor] = []
+        accuracy = super().test(split)
+        split = self.cfg.TEST.SPLIT if split is None else split
+        is_val = split == "val" and self.val_loader is not None
+        labels = (self.val_loader if is_val else self.test_loader).labels
+        alone = 100.0 * (torch.cat(self._preferred) == labels).double().mean().item()
+        logger.info(
+            "%s: fused logits %.2f%%, auxiliary branch alone %.2f%%", split, accuracy, alone
+        )
+        if self._metrics_log is not None:
+            self._metrics_log.write(epoch=self.epoch + 1, split=split, accuracy_aux=alone)
+        if not is_val:
+            self.add_result("auxiliary", {"accuracy": alone, "error_rate": 100.0 - alone})
+        return accuracy
+
+    def model_inference(self, images: list[Tensor]) -> Tensor:
+        """The constants of a test batch -> (B, C) scores, up to a constant per image."""
+        scores, preferred = self.method.fuse(images)
+        self._preferred.append(preferred)
+        return scores
+
+    # ----------------------------------------------------------------- files
+    @classmethod
+    def encode_pixels(cls, cfg: CfgNode, clip: CLIP, method: Method, pixels: Tensor) -> Tensor:
+        """[0, 1] pixels (B, 3, H, W) -> raw features of both networks, side by side."""
+        raw = method.raw_image_features(clip, normalise_pixels(clip, pixels)).float()
+        return torch.cat([raw, cls.auxiliary(cfg, pixels.device)(pixels)], dim=1)
+
+    @property
+    def total_parameters(self) -> int:
+        """Parameters of both networks and of the classifier."""
+        aux = self.bank.parts[1].encoder.network
+        return super().total_parameters + sum(p.numel() for p in aux.parameters())
+
+    def checkpoint_meta(self) -> dict:
+        """W fits one auxiliary network only: its digest is kept beside it."""
+        encoder = self.bank.parts[1].encoder
+        return {
+            **super().checkpoint_meta(),
+            "auxiliary": self.settings.AUX,
+            "auxiliary_digest": encoder.digest,
+        }
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load W; weights of another auxiliary network than the training's are refused."""
+        super().load_model(directory, epoch)
+        trained = (self.loaded_checkpoint or {}).get("auxiliary_digest")
+        encoder = self.bank.parts[1].encoder
+        if trained is not None and trained != encoder.digest:
+            raise ValueError(
+                f"The checkpoint in {directory} was trained with the auxiliary encoder "
+                f"{self.loaded_checkpoint['auxiliary']} with other weights than those of this "
+                f"run's {self.settings.AUX} (digest {trained[:12]} against {encoder.digest[:12]}). "
+                "Set TRAINER.AMU.AUX and AUX_WEIGHTS as in the training."
+            )

@@ -1,0 +1,9 @@
+"""Vision-language teachers of step-based trainers.
+
+teacher.py          what a teacher is; CLIP and Python callables as teachers; class embeddings
+http.py             a black-box teacher behind an HTTP endpoint
+build.py            teachers by name
+distill_trainer.py  base of the trainers that have a teacher
+deploy.py           the deployed classifier: pixels in, logits out
+new_classes.py      new class names for a deployed classifier
+"""

@@ -1,0 +1,80 @@
+"""The deployed form of a step-based classifier: pixels in, logits out, nothing else needed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from dassl.data.pixels import normalise
+from dassl.engine.steps.files import DEPLOYED, network_of
+from dassl.modeling.heads import StudentClassifier
+from dassl.utils import load_checkpoint
+
+STUDENT_TRAINERS = ("VL2VADiP", "VL2VSD", "ERM", "LP", "LPFT", "MIRO", "NaiveKD")
+
+
+class DeployedClassifier(nn.Module):
+    """logits = network((pixels - mean) / std), with the normalisation inside.
+
+    Args:
+        network: student, projection, head.
+        mean, std: per channel, of pixels in [0, 1].
+    """
+
+    def __init__(
+        self, network: StudentClassifier, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, C) logits."""
+        return self.network(normalise(pixels, self.mean, self.std))
+
+
+def load_deployed(model_dir: Path) -> tuple[DeployedClassifier, dict]:
+    """The classifier of a finished run (or of a checkpoint file), and the checkpoint.
+
+    Raises:
+        FileNotFoundError: if there is no checkpoint; says where it looked.
+        ValueError: if the checkpoint belongs to a trainer of another kind.
+    """
+    places = [model_dir / "network" / DEPLOYED, model_dir / "swad", model_dir / "best"]
+    path = model_dir if model_dir.is_file() else next((p for p in places if p.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(_no_checkpoint(model_dir, places))
+    checkpoint = load_checkpoint(str(path))
+    if "pixel_mean" not in checkpoint:
+        trainer = checkpoint.get("trainer", "other code")
+        raise ValueError(_no_student(path, trainer, path.parent.parent))
+    network = network_of(checkpoint)
+    deployed = DeployedClassifier(network, checkpoint["pixel_mean"], checkpoint["pixel_std"])
+    return deployed.eval(), checkpoint
+
+
+def _no_checkpoint(folder: Path, places: Sequence[Path]) -> str:
+    """Why there is nothing to deploy in a folder, and what to do."""
+    if not folder.exists():
+        return f"--model-dir {folder}: no such folder or file."
+    config, looked = folder / "config.yaml", ", ".join(map(str, places))
+    if not config.is_file():
+        return (
+            f"{folder} is no run of one trainer; looked for {looked}. Give the folder of one run: "
+            f"te_<domain> of a leave-one-domain-out protocol, by {', '.join(STUDENT_TRAINERS)}."
+        )
+    cfg = CfgNode.load_cfg(config.read_text(encoding="utf-8"))
+    if "STEPS" not in cfg:
+        return _no_student(folder, cfg.TRAINER.NAME, folder)
+    return f"{folder} is not finished; looked for {looked}. Give the run's command again first."
+
+
+def _no_student(path: Path, trainer: str, folder: Path) -> str:
+    return (
+        f"{path} was written by {trainer}, which tunes a CLIP and needs it to predict. Only "
+        f"students ({', '.join(STUDENT_TRAINERS)}) deploy alone. Use this run with python "
+        f"predict.py --model-dir {folder} IMAGES."
+    )

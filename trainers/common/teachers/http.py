@@ -1,0 +1,211 @@
+"""A black-box teacher behind an HTTP endpoint, with retries and a response cache on disk.
+
+Three requests, JSON both ways (``tools/teacher_server.py`` answers them with any CLIP backbone):
+
+    GET  <url>/info                               -> {"name": str, "scale": float}
+    POST <url>/image {"images": [base64 PNG, ..]} -> {"embeddings": [[float, ..], ..]}
+    POST <url>/text  {"texts": [str, ..]}         -> {"embeddings": [[float, ..], ..]}
+
+The name says all that answers depend on (the server's backbone and normalisation): answers are kept
+per address and name.
+
+An image is sent as the 8-bit pixels that the student sees. Answers are kept in a database under
+``VLTUNE_CACHE``: the training views of a run depend on its seed alone, so that a run that is
+resumed or repeated pays for no image twice.
+"""
+
+import base64
+import hashlib
+import http.client
+import io
+import json
+import logging
+import os
+import sqlite3
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dassl.data.pixels import unnormalise
+from dassl.utils import cache_dir
+
+from .teacher import Teacher
+
+logger = logging.getLogger(__name__)
+TOKEN_VARIABLE = "VLTUNE_TEACHER_TOKEN"  # sent as a bearer token
+RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
+LONGEST_WAIT = 60.0  # seconds
+LONGEST_REASON = 500  # bytes of a refusal that are shown
+PASSING_ERRORS = (  # no connection, or an answer that was cut off
+    urllib.error.URLError,
+    TimeoutError,
+    ConnectionError,
+    http.client.HTTPException,
+    json.JSONDecodeError,
+)
+
+
+class HttpTeacher(Teacher):
+    """Ask an endpoint for embeddings; see the module for what is sent.
+
+    Args:
+        url: beginning of the three addresses.
+        scale: logit scale, if the endpoint does not tell one.
+        mean, std: statistics with which the images given to ``encode_image`` are normalised.
+        cache: the database file; None is one per endpoint under VLTUNE_CACHE.
+        batch_size: items per request.
+        retries: further attempts after a failed one.
+        wait: seconds before the first further attempt, doubled each time.
+        timeout: seconds per request.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        scale: float = 100.0,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        cache: Path | None = None,
+        batch_size: int = 64,
+        retries: int = 5,
+        wait: float = 1.0,
+        timeout: float = 60.0,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.batch_size, self.retries, self.wait, self.timeout = batch_size, retries, wait, timeout
+        info = self._ask("info")
+        super().__init__(str(info.get("name", self.url)), float(info.get("scale", scale)))
+        self.mean, self.std = mean, std
+        identity = hashlib.sha256(f"{self.url}\0{self.name}".encode()).hexdigest()[:16]
+        self.cache = ResponseCache(cache or cache_dir() / "teacher" / f"{identity}.sqlite")
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        pixels = unnormalise(images.cpu(), self.mean, self.std).mul(255).round().clamp(0, 255)
+        rows = pixels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+        files = [_png(row) for row in rows]
+        answers = self._answers(files, kind="image", encode=_base64)
+        self.queries.needed_images += len(files)
+        return torch.nn.functional.normalize(answers, dim=-1).to(images.device)
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        data = [text.encode() for text in texts]
+        answers = self._answers(data, kind="text", encode=bytes.decode)
+        self.queries.needed_texts += len(data)
+        return torch.nn.functional.normalize(answers, dim=-1)
+
+    def _images(self, images: Tensor) -> Tensor:
+        return self.encode_image(images)
+
+    def _texts(self, texts: list[str]) -> Tensor:
+        return self.encode_text(texts)
+
+    def _answers(self, items: list[bytes], *, kind: str, encode: Callable[[bytes], str]) -> Tensor:
+        """Embeddings (N, D) of N items; those that are not known are asked for and counted."""
+        keys = [hashlib.sha256(kind.encode() + item).digest() for item in items]
+        known = self.cache.get(keys)
+        missing = {key: item for key, item in zip(keys, items) if key not in known}
+        todo = list(missing.items())
+        for start in range(0, len(todo), self.batch_size):
+            part = todo[start : start + self.batch_size]
+            reply = self._ask(kind, {f"{kind}s": [encode(item) for _, item in part]})
+            self.queries.ask(**{f"{kind}s": len(part)})  # before the cache calls them known
+            rows = np.asarray(reply["embeddings"], dtype=np.float32)
+            if rows.ndim != 2 or len(rows) != len(part) or not np.isfinite(rows).all():
+                raise RuntimeError(
+                    f"{self.url}/{kind} answered {rows.shape} for {len(part)} items; expected "
+                    f"({len(part)}, D), all finite. Nothing of this answer is kept."
+                )
+            fresh = {key: row for (key, _), row in zip(part, rows)}
+            self.cache.put(fresh)
+            known.update(fresh)
+        return torch.from_numpy(np.stack([known[key] for key in keys]))
+
+    def _ask(self, path: str, body: dict | None = None) -> dict:
+        """One request, repeated while the failure may pass.
+
+        Raises:
+            RuntimeError: naming the address, the cause and the number of attempts.
+        """
+        wait = self.wait
+        for attempt in range(self.retries + 1):
+            try:
+                with urllib.request.urlopen(self._request(path, body), timeout=self.timeout) as got:
+                    return json.load(got)
+            except urllib.error.HTTPError as error:
+                cause, pause = f"HTTP {error.code}", error.headers.get("Retry-After")
+                if error.code not in RETRY_STATUS:
+                    said = error.read(LONGEST_REASON).decode(errors="replace")
+                    raise RuntimeError(
+                        f"The teacher {self.url}/{path} refused: {cause}. {said}".rstrip()
+                    ) from error
+            except PASSING_ERRORS as error:
+                cause, pause = str(getattr(error, "reason", error)), None
+            if attempt < self.retries:
+                seconds = float(pause) if pause and pause.isdigit() else wait
+                logger.warning("%s/%s: %s; again in %.1f s.", self.url, path, cause, seconds)
+                time.sleep(min(seconds, LONGEST_WAIT))
+                wait *= 2
+        raise RuntimeError(
+            f"The teacher {self.url}/{path} gave no answer in {self.retries + 1} tries ({cause}). "
+            "Is the server running (tools/teacher_server.py is an example)? Answers so far are "
+            "kept; start the run again to go on."
+        )
+
+    def _request(self, path: str, body: dict | None) -> urllib.request.Request:
+        headers = {"Content-Type": "application/json"}
+        if os.environ.get(TOKEN_VARIABLE):
+            headers["Authorization"] = f"Bearer {os.environ[TOKEN_VARIABLE]}"
+        data = None if body is None else json.dumps(body).encode()
+        return urllib.request.Request(f"{self.url}/{path}", data=data, headers=headers)
+
+
+class ResponseCache:
+    """Embeddings by key in one SQLite file, which several processes may use at once."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        with self._open() as database:
+            database.execute("CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, row BLOB)")
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """A connection whose changes are kept if the block ends well; closed in any case."""
+        with closing(sqlite3.connect(self.path, timeout=60.0)) as database, database:
+            yield database
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
+        """The rows (D,) that are known."""
+        found = {}
+        with self._open() as database:
+            for key in set(keys):
+                row = database.execute("SELECT row FROM answers WHERE key = ?", (key,)).fetchone()
+                if row is not None:
+                    found[key] = np.frombuffer(row[0], dtype=np.float32)
+        return found
+
+    def put(self, rows: dict[bytes, np.ndarray]) -> None:
+        """Keep rows (D,)."""
+        values = [(key, row.astype(np.float32).tobytes()) for key, row in rows.items()]
+        with self._open() as database:
+            database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", values)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 -> a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

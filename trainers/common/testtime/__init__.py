@@ -1,0 +1,9 @@
+"""Test-time evaluation: a stream of test images, one step each, no labels.
+
+stream.py           the stream and one step's answer
+trainer.py          StreamTrainer
+views.py            views of test images: centre crop, seeded augmentations, AugMix
+confident_views.py  the lowest-entropy views of an image
+report.py           a row per image, a summary, a picture
+resume.py           what lets a stream go on after a kill
+"""

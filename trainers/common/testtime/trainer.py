@@ -1,0 +1,337 @@
+"""Test-time evaluation: a stream of test images, views in, probabilities out, no labels.
+
+Images come in a seeded, recorded order; their views are encoded ahead in batches across images;
+then the method sees them chunk by chunk and answers in order. Labels join after the last image. The
+state (memory, position, answers) can be saved and continued, and is kept for a run that is killed.
+"""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+
+from dassl.config import Condition, never
+from dassl.data.datasets import Datum
+from dassl.features.bank import AUGMENTATION_SEED, FeatureBank
+from dassl.features.views import Augmentation
+from dassl.utils import atomic_write, load_checkpoint
+from trainers.common.clip_encoder import ClipEncoder
+from trainers.common.feature_trainer import FeatureTrainer
+
+from .report import accuracies, write_stream_report
+from .resume import (
+    ABOUT_ONE_PART,
+    StreamResume,
+    check_same_stream,
+    check_same_weights,
+    fingerprint,
+    images_digest,
+    remove_resume_files,
+    shaping_settings,
+)
+from .stream import FUSED, Step, Stream, run_stream
+from .views import TestViews, view_pipeline
+
+logger = logging.getLogger(__name__)
+STATE_FILE = "stream_state.pth.tar"
+EVALUATED_AT_ONCE = 4096  # images per call of the evaluator
+
+
+class StreamTrainer(FeatureTrainer):
+    """A trainer that is evaluated on a stream. A subclass overrides ``begin_stream``, ``steps``.
+
+    Its node has N_VIEWS, VIEW_KIND, STREAM_SEED, STREAM_LENGTH and STREAM_STATE. Test views are
+    kept in the feature bank where TRAIN.VIEWS is ``bank`` (runs of all seeds then share them), and
+    drawn by the run's seed where it is ``fresh``.
+    """
+
+    view_scale = (0.08, 1.0)  # share of the area of augmented test views
+    varies_at_test = FeatureTrainer.varies_at_test | {"N_VIEWS", "SELECTION_P", "VIEW_KIND"}
+    about_one_run = frozenset(ABOUT_ONE_PART)
+    streamed: dict[str, int] | None = None  # test images seen, and how many there are
+
+    # ----------------------------------------------------------------- what a method overrides
+    @abstractmethod
+    def begin_stream(self) -> None:
+        """Prepare an empty state."""
+
+    @abstractmethod
+    def steps(self, views: Tensor) -> Step:
+        """(n, V, D) raw features of n images in stream order -> their answers, in order."""
+
+    def combine(self, scores: dict[str, Tensor]) -> Tensor:
+        """The scores that the accuracy of the run is computed from, (n, C)."""
+        return next(iter(scores.values()))
+
+    def searches_on(self, split: str) -> bool:
+        """Whether ``learn_from_labels`` is wanted after a stream over this split."""
+        return False
+
+    def learn_from_labels(self, split: str, scores: dict[str, Tensor], labels: Tensor) -> None:
+        """Choose hyperparameters from a finished stream's (N, C) scores and its labels."""
+
+    def stream_state(self, *, exact: bool = False) -> dict:
+        """What of the method's state going on needs; tensors and plain values.
+
+        ``exact`` asks for what could be computed from the rest, too, where that rounds otherwise.
+        """
+        return {}
+
+    def load_stream_state(self, state: dict) -> None:
+        """Take what ``stream_state`` gave."""
+
+    def stream_facts(self) -> dict:
+        """Further entries of the stream's JSON record."""
+        return {}
+
+    # ----------------------------------------------------------------- set-up
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Refuse views and stream settings that would fail after the training.
+
+        Raises:
+            ValueError, FileNotFoundError: naming the key, its value and what is expected.
+        """
+        super().check_cfg(cfg)
+        node, name = cfg.TRAINER[self.node], f"TRAINER.{self.node}"
+        view_pipeline(node.VIEW_KIND, cfg.DATASET.NAME, 1, self.view_scale)
+        if node.STREAM_LENGTH != -1 and node.STREAM_LENGTH < 1:
+            raise ValueError(
+                f"{name}.STREAM_LENGTH is {node.STREAM_LENGTH}; expected a number of images, or -1 "
+                "for all of them."
+            )
+        if node.STREAM_STATE and not Path(node.STREAM_STATE).is_file():
+            raise FileNotFoundError(
+                f"{name}.STREAM_STATE {node.STREAM_STATE}: no such file. A run with "
+                f"{name}.STREAM_LENGTH N writes <output>/{STATE_FILE}."
+            )
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        views, batches = f"TRAINER.{cls.node}.N_VIEWS", "DATALOADER.TEST.BATCH_SIZE"
+        return [
+            Condition(
+                (f"TRAINER.{cls.node}.VIEW_KIND",),
+                lambda cfg: cfg.TRAINER[cls.node].N_VIEWS > 1,
+                f"there are no augmented views, {views} is {{{views}}}",
+            ),
+            never(batches, "a stream is read image by image, encoded in chunks of its own"),
+            *super().conditions(),
+        ]
+
+    def build_augmentation(self) -> Augmentation:
+        """Views of the training images and the plain test view."""
+        return Augmentation.from_cfg(self.cfg)
+
+    def build_bank(self) -> FeatureBank:
+        return self._bank(self.build_augmentation())
+
+    def _bank(self, augmentation: Augmentation) -> FeatureBank:
+        return FeatureBank(
+            ClipEncoder(self.clip),
+            augmentation,
+            workers=self.cfg.DATALOADER.NUM_WORKERS,
+            device=self.device,
+            skip_bad_images=self.cfg.DATALOADER.SKIP_BAD_IMAGES,
+        )
+
+    def test_views(self, items: Sequence[Datum]) -> TestViews:
+        """The views of test images; view 0 as in any evaluation."""
+        if self.given_data:
+            return TestViews(self.bank, items, views=self.settings.N_VIEWS, seed=0, stored=True)
+        plain = self.bank.augmentation.test
+        kind, name = self.settings.VIEW_KIND, self.cfg.DATASET.NAME
+        pipeline = view_pipeline(kind, name, plain.size, self.view_scale)
+        return TestViews(
+            self._bank(Augmentation(plain, pipeline)),
+            items,
+            views=self.settings.N_VIEWS,
+            seed=self.view_seed,
+            stored=self.cfg.TRAIN.VIEWS == "bank",
+        )
+
+    @property
+    def view_seed(self) -> int:
+        """Seed of the test views: the bank's, which all runs share, or the run's."""
+        return AUGMENTATION_SEED if self.cfg.TRAIN.VIEWS == "bank" else self.run_seed
+
+    # ----------------------------------------------------------------- evaluation
+    def test(self, split: str | None = None) -> float:
+        """Stream a split from an empty state; returns the accuracy of the fused answer, percent."""
+        split = self.cfg.TEST.SPLIT if split is None else split
+        accuracy = self.run_stream("val" if split == "val" and self.dm.dataset.val else "test")
+        if not self.keep_resume_file:
+            remove_resume_files(self.output_dir)
+        return accuracy
+
+    def test_and_record(self, split: str | None = None) -> float:
+        """As the engine's; the time before an interruption counts."""
+        before = self.earlier_seconds
+        accuracy = super().test_and_record(split)
+        self.test_seconds += self.earlier_seconds - before
+        return accuracy
+
+    def results_meta(self) -> dict:
+        """How much of the test images the metrics are over."""
+        return {} if self.streamed is None else {"stream": self.streamed}
+
+    def remove_resume_file(self) -> None:
+        """Remove what an interrupted run would go on from, streams included."""
+        super().remove_resume_file()
+        remove_resume_files(self.output_dir)
+
+    @torch.no_grad()
+    def run_stream(self, split: str) -> float:
+        """One stream over a split, its record and its results."""
+        self.set_model_mode("eval")
+        dataset = self.dm.dataset
+        items = self.bank.readable(dataset.val if split == "val" else dataset.test)
+        if not items:
+            raise ValueError(f"{self.cfg.DATASET.NAME} has no {split} images to stream.")
+        logger.info("Stream of %d %s images", len(items), split)
+        self.begin_stream()
+        stream = self._start(split, items)
+        length = self.settings.STREAM_LENGTH
+        stop = len(items) if length < 0 or split == "val" else stream.position + length
+        resume = StreamResume(self, split, items, first=stream.position)
+        if (state := resume.load()) is not None:
+            stream = Stream.from_state(state)
+            logger.info("It goes on after image %d: %s", stream.position, resume.path)
+        views = self.test_views(items)
+        try:
+            run_stream(
+                stream,
+                views,
+                self.steps,
+                self.combine,
+                stop=stop,
+                device=self.device,
+                after_chunk=lambda: resume.save(stream),
+            )
+        finally:
+            views.bank.close()
+        if self.keep_resume_file:  # until results.json is there
+            resume.save(stream, force=True)
+        if length >= 0 and split == "test":
+            self.save_stream(stream, items)
+        return self._conclude(split, stream, items)
+
+    def _start(self, split: str, items: Sequence[Datum]) -> Stream:
+        """A new stream, or the one of STREAM_STATE.
+
+        Raises:
+            ValueError: for a state of a stream of other images, settings or weights.
+        """
+        path, keeps = self.settings.STREAM_STATE, self.searches_on(split)
+        if split != "test" or not path:
+            return Stream(len(items), self.stream_seed, keeps_scores=keeps)
+        state = load_checkpoint(path)
+        if not isinstance(state, dict) or not {"belongs_to", "stream", "method"} <= set(state):
+            raise ValueError(
+                f"TRAINER.{self.node}.STREAM_STATE {path} is no state of a stream. A run with "
+                f"TRAINER.{self.node}.STREAM_LENGTH N writes <output>/{STATE_FILE}."
+            )
+        fix = "Continue with the settings and files that the stream began with."
+        check_same_stream(state["belongs_to"], self.belongs_to(items), path, fix=fix)
+        check_same_weights(state.get("fingerprint"), self.method, path, fix=fix)
+        if keeps and not state["stream"]["keeps_scores"]:
+            raise ValueError(
+                f"{path} was written without the classifiers' probabilities. Begin the stream with "
+                "TEST.SELECT_ON test if its weights are to be searched on it."
+            )
+        self.load_stream_state(state["method"])
+        return Stream.from_state(state["stream"])
+
+    @property
+    def stream_seed(self) -> int:
+        """Seed of the order: STREAM_SEED, or the run's."""
+        seed = self.settings.STREAM_SEED
+        return self.run_seed if seed < 0 else seed
+
+    def belongs_to(self, items: Sequence[Datum]) -> dict:
+        """What a stream over ``items`` must be continued with."""
+        return {
+            "trainer": type(self).__name__,
+            "data set": self.cfg.DATASET.NAME,
+            "number of images": len(items),
+            "list of images": images_digest(items, self.cfg.DATASET.ROOT),
+            "class names": self.classnames,
+            "backbone": self.bank.encoder.digest,
+            "order's seed": self.stream_seed,
+            "views' seed": self.view_seed,
+            **shaping_settings(self.cfg, self.node),
+        }
+
+    def save_stream(self, stream: Stream, items: Sequence[Datum]) -> Path:
+        """Write <output>/stream_state.pth.tar; returns its path."""
+        path = Path(self.output_dir) / STATE_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = {
+            "belongs_to": self.belongs_to(items),
+            "fingerprint": fingerprint(self.method),
+            "stream": stream.state(),
+            "method": self.stream_state(),
+        }
+        with atomic_write(path) as temporary:
+            torch.save(state, temporary)
+        logger.info("Stream stopped after %d of %d images: %s", stream.position, len(stream), path)
+        return path
+
+    def _conclude(self, split: str, stream: Stream, items: Sequence[Datum]) -> float:
+        """Labels join here."""
+        seen = stream.order[: stream.position].tolist()
+        if len(seen) < len(items):
+            logger.warning(
+                "A part of the stream: accuracies are over its first %d of %d images.",
+                len(seen),
+                len(items),
+            )
+        if split == "test":
+            self.streamed = {"images": len(seen), "of": len(items)}
+        labels = torch.tensor([items[i].label for i in seen])
+        fused = stream.column(f"score/{FUSED}")
+        if self.searches_on(split):
+            scores = stream.group("score")
+            scores.pop(FUSED)
+            self.learn_from_labels(split, scores, labels)
+            fused = self.combine(scores)
+        predictions = {**stream.group("pred"), FUSED: fused.argmax(dim=-1)}
+        self.evaluator.reset()
+        for rows in torch.arange(len(labels)).split(EVALUATED_AT_ONCE):
+            self.evaluator.process(fused[rows], labels[rows])
+        results = self.evaluator.evaluate()
+        self.add_result(split, results)
+        parts = accuracies(predictions, labels)
+        single = {name: accuracy for name, accuracy in parts.items() if name != FUSED}
+        if split == "test":
+            for name, accuracy in single.items():
+                self.add_result(name, {"accuracy": accuracy, "error_rate": 100.0 - accuracy})
+        if self._metrics_log is not None:
+            columns = {f"accuracy_{name}": accuracy for name, accuracy in single.items()}
+            self._metrics_log.write(
+                epoch=self.epoch + 1, split=split, **self.results[split], **columns
+            )
+        facts = {
+            "split": split,
+            "images": len(labels),
+            "of": len(stream),
+            "seed": stream.seed,
+            "order_sha256": stream.order_digest,
+            "views": self.settings.N_VIEWS,
+            "rule": self.selection,
+            "accuracy": parts,
+            **self.stream_facts(),
+        }
+        files = write_stream_report(
+            self.output_dir, split, items, stream, predictions, labels, facts
+        )
+        logger.info(
+            "%s: %s. Order, predictions and curve: %s",
+            split,
+            ", ".join(f"{name} {value:.2f}%" for name, value in parts.items()),
+            ", ".join(map(str, files)),
+        )
+        return list(results.values())[0]

@@ -1,0 +1,147 @@
+"""Text encoding for every method: plain sentences and given prompt embeddings."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from clip import tokenize
+from clip.model import CLIP, TowerHook
+
+from .class_words import words_of
+from .templates import fill
+
+logger = logging.getLogger(__name__)
+# Prompts per call where no gradient is kept; bounds memory with 80 templates x 1000 classes.
+TEXT_BATCH = 512
+
+
+def eot_positions(tokens: Tensor) -> Tensor:
+    """(N, L) token ids -> (N,) position of the first end-of-text token."""
+    return tokens.argmax(dim=-1)
+
+
+def encode_prompts(
+    clip: CLIP,
+    tokens: Tensor,
+    *,
+    embeddings: Tensor | None = None,
+    hook: TowerHook | None = None,
+    chunk: int = 0,
+    shared: int = 0,
+) -> Tensor:
+    """Encode prompts in one batch per length.
+
+    Args:
+        clip: the backbone.
+        tokens: (N, L) token ids; with ``embeddings`` they only tell the end-of-text positions.
+        embeddings: (N, L, W) learned token embeddings, positions not added.
+        hook: a text-tower hook. Its per-prompt tensors must not depend on the order of prompts.
+        chunk: prompts per block of work that is recomputed in the backward pass; bounds memory
+            (TRAIN.TEXT_CHUNK), 0 keeps all activations.
+        shared: leading tokens that are the same in all prompts, computed once per call of the
+            tower; a hook must treat tokens by content then, not by position.
+
+    Returns:
+        (N, D) raw features, in the order of ``tokens``.
+    """
+    positions = eot_positions(tokens)
+    order, parts = [], []
+    for position in positions.unique().tolist():
+        members = (positions == position).nonzero().flatten()
+        for rows in members.split(chunk or len(members)):
+            ids = tokens[rows, : position + 1]
+            part = None if embeddings is None else embeddings[rows, : position + 1]
+            order.append(rows)
+            parts.append(_encode(clip, ids, part, hook, recompute=chunk > 0, shared=shared))
+    inverse = torch.cat(order).argsort()
+    return torch.cat(parts)[inverse]
+
+
+def _encode(
+    clip: CLIP,
+    ids: Tensor,
+    embeddings: Tensor | None,
+    hook: TowerHook | None,
+    *,
+    recompute: bool,
+    shared: int,
+) -> Tensor:
+    def run(values: Tensor | None) -> Tensor:
+        return clip.encode_text(ids, embeddings=values, hook=hook, shared=shared)
+
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(run, embeddings, use_reentrant=False)
+    return run(embeddings)
+
+
+def common_prefix_length(tokens: Tensor) -> int:
+    """How many leading tokens all prompts of (N, L) share, end-of-text tokens not counted."""
+    same = (tokens == tokens[:1]).all(dim=0)
+    length = int(same.int().cumprod(dim=0).sum())
+    return min(length, int(eot_positions(tokens).min()))
+
+
+@torch.no_grad()
+def encode_sentences(clip: CLIP, sentences: Sequence[str]) -> Tensor:
+    """N sentences -> (N, D) raw features, no gradient; equal sentences, equal bits."""
+    places = {sentence: place for place, sentence in enumerate(dict.fromkeys(sentences))}
+    tokens = tokenize(list(places)).to(clip.logit_scale.device)
+    # Sorted by length, so that a block of TEXT_BATCH prompts holds few different lengths.
+    order = eot_positions(tokens).argsort(stable=True)
+    parts = [encode_prompts(clip, tokens[rows]) for rows in order.split(TEXT_BATCH)]
+    return torch.cat(parts)[order.argsort()][[places[sentence] for sentence in sentences]]
+
+
+@torch.no_grad()
+def template_features(
+    clip: CLIP,
+    classnames: Sequence[str],
+    templates: Sequence[str],
+    *,
+    replace_underscores: bool = True,
+) -> Tensor:
+    """Raw features of every class in every template: (K, C, D) for K templates."""
+    sentences = [
+        fill(template, name, replace_underscores=replace_underscores)
+        for template in templates
+        for name in classnames
+    ]
+    return encode_sentences(clip, sentences).unflatten(0, (len(templates), len(classnames)))
+
+
+def zero_shot_classifier(clip: CLIP, classnames: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """Normalise per template, average, normalise again: (C, D) unit rows.
+
+    Source: CLIP's prompt ensembling; coop_zeroshot section 3, amu_tuning section 1.
+    """
+    features = template_features(clip, classnames, templates)
+    return F.normalize(F.normalize(features, dim=-1).mean(dim=0), dim=-1)
+
+
+def context_words(ctx_init: str) -> str:
+    """The words of a CTX_INIT: ``_`` is a blank, several blanks are one."""
+    return " ".join(words_of(ctx_init).split())
+
+
+@torch.no_grad()
+def pre_projection_features(
+    clip: CLIP,
+    classnames: Sequence[str],
+    templates: Sequence[str],
+    *,
+    replace_underscores: bool = True,
+) -> Tensor:
+    """(C, W): mean over templates of ln_final's output at the end-of-text token."""
+    total = 0
+    for template in templates:
+        names = [fill(template, c, replace_underscores=replace_underscores) for c in classnames]
+        tokens = tokenize(names).to(clip.logit_scale.device)
+        positions = eot_positions(tokens)
+        states = clip.encode_text(tokens, pool=False)  # (L, C, W)
+        rows = states[positions, torch.arange(len(names), device=positions.device)]
+        total = total + clip.ln_final(rows)
+    return total / len(templates)

@@ -1,0 +1,295 @@
+"""Learned prompts: context vectors around class names."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from clip import tokenize
+from clip.model import CLIP, TowerHook
+from trainers.common.method import Method
+
+from .class_words import words_of
+from .encode import context_words, encode_prompts, eot_positions
+
+
+class FrozenPrompts:
+    """Constant prompts whose blocks below ``start`` are frozen: those are run once, here.
+
+    One group per prompt length; leading tokens that all prompts share are computed once per call.
+    Valid as long as the backbone does not change, which no method of this package does below
+    ``start``.
+    """
+
+    def __init__(self, clip: CLIP, tokens: Tensor, *, start: int = 0, shared: int = 0) -> None:
+        """Args: tokens (N, L); start: first block that a hook changes; shared: leading tokens."""
+        self.start, self.shared = start, shared
+        self.rows: list[Tensor] = []
+        self.groups: list[tuple[Tensor, Tensor | None]] = []
+        positions = eot_positions(tokens)
+        for position in positions.unique().tolist():
+            rows = (positions == position).nonzero().flatten()
+            ids = tokens[rows, : position + 1]
+            states = None
+            if start:
+                with torch.no_grad():
+                    states = clip.encode_text(ids, stop=start, shared=shared)  # (L, N, W)
+            self.rows.append(rows)
+            self.groups.append((ids, states))
+
+    def encode(self, clip: CLIP, *, hook: TowerHook | None = None, chunk: int = 0) -> Tensor:
+        """(N, D) raw features in the order of the tokens; ``chunk`` as in ``encode_prompts``."""
+        parts = []
+        for ids, states in self.groups:
+            for rows in torch.arange(len(ids), device=ids.device).split(chunk or len(ids)):
+                part = None if states is None else states[:, rows]
+                parts.append(self._encode(clip, ids[rows], part, hook, recompute=chunk > 0))
+        return torch.cat(parts)[torch.cat(self.rows).argsort()]
+
+    def _encode(
+        self,
+        clip: CLIP,
+        ids: Tensor,
+        states: Tensor | None,
+        hook: TowerHook | None,
+        *,
+        recompute: bool,
+    ) -> Tensor:
+        def run() -> Tensor:
+            return clip.encode_text(
+                ids, hook=hook, start=self.start, states=states, shared=self.shared
+            )
+
+        if recompute and torch.is_grad_enabled():
+            return checkpoint(run, use_reentrant=False)
+        return run()
+
+
+class LearnedPrompt(nn.Module):
+    """Token embeddings of "<context> <name>." with a learned context.
+
+    Frozen parts are buffers: ``token_prefix`` (C, 1, W) = SOS, ``token_suffix`` (C, L-1-M, W) =
+    what follows the context up to the longest end-of-text token, ``tokenized_prompts`` (C, 77).
+    The trained context lives in ``ctx``: (M, W), or (C, M, W) when class-specific.
+    """
+
+    def __init__(
+        self,
+        clip: CLIP,
+        classnames: Sequence[str],
+        *,
+        n_ctx: int,
+        ctx_init: str = "",
+        class_specific: bool = False,
+        position: str = "end",
+        learned_words: int | None = None,
+    ) -> None:
+        """Build prompts for C class names.
+
+        Args:
+            n_ctx: number of context tokens M; ignored when ``ctx_init`` is given.
+            ctx_init: initial words, see ``context_words``; M is the number of their tokens.
+            learned_words: only so many of these tokens are learned, the others stay fixed.
+            class_specific: one context per class; ignored when ``ctx_init`` is given.
+            position: of the class name: "end", "middle" or "front".
+
+        Raises:
+            ValueError: for an unknown position, a prompt too long for the text tower, no context
+                token, or fewer words than are to be learned.
+        """
+        super().__init__()
+        if position not in _LAYOUTS:
+            raise ValueError(
+                f"Class token position is {position!r}; expected one of {', '.join(_LAYOUTS)} "
+                "(TRAINER.<NAME>.CLASS_TOKEN_POSITION)."
+            )
+        names = [words_of(name) for name in classnames]
+        words = context_words(ctx_init)
+        length = token_count(words) if words else n_ctx
+        _check_length(length, words, learned_words)
+        prefix_text = words or " ".join(["X"] * length)
+        if words and learned_words is not None:
+            length = learned_words
+        tokens = _tokenize_prompts([f"{prefix_text} {name}." for name in names], length)
+        tokens = tokens.to(clip.logit_scale.device)
+        longest = int(eot_positions(tokens).max()) + 1
+        with torch.no_grad():
+            embeddings = clip.token_embedding(tokens[:, :longest]).to(clip.dtype)
+        self.position = position
+        self.name_lengths = [token_count(name) for name in names]
+        self.ctx = nn.Parameter(self._initial(clip, words, length, class_specific, len(names)))
+        self.register_buffer("token_prefix", embeddings[:, :1])
+        self.register_buffer("token_suffix", embeddings[:, 1 + length :])
+        self.register_buffer("tokenized_prompts", tokens, persistent=False)
+
+    @staticmethod
+    def _initial(
+        clip: CLIP, words: str, length: int, class_specific: bool, n_classes: int
+    ) -> Tensor:
+        weight = clip.token_embedding.weight
+        if words:
+            ids = tokenize(words).to(weight.device)
+            return clip.token_embedding(ids)[0, 1 : 1 + length].detach().to(clip.dtype).clone()
+        shape = (length, weight.shape[1])
+        ctx = torch.empty((n_classes, *shape) if class_specific else shape, dtype=clip.dtype)
+        return nn.init.normal_(ctx, std=0.02).to(weight.device)
+
+    def embeddings(self, ctx: Tensor | None = None, *, position: str | None = None) -> Tensor:
+        """Assemble (C, L, W) token embeddings, positions not added.
+
+        Args:
+            ctx: (M, W) or (C, M, W) used in place of the trained context.
+            position: of the class name, in place of the prompt's own.
+        """
+        ctx = self.ctx if ctx is None else ctx
+        if ctx.dim() == 2:
+            ctx = ctx.expand(len(self.token_prefix), -1, -1)
+        layout = _LAYOUTS[position or self.position]
+        return layout(ctx, self.token_prefix, self.token_suffix, self.name_lengths)
+
+    @property
+    def shared_length(self) -> int:
+        """Leading tokens that all prompts share: start token and context, where it stands first."""
+        return 1 + len(self.ctx) if self.ctx.dim() == 2 and self.position == "end" else 0
+
+
+class ContextPrompt(LearnedPrompt, Method):
+    """t_c = normalise(T(P(ctx))_c); the context is the only learned tensor (CoOp and its kin)."""
+
+    def __init__(
+        self,
+        clip: CLIP,
+        classnames: Sequence[str],
+        *,
+        n_ctx: int,
+        ctx_init: str = "",
+        class_specific: bool = False,
+        position: str = "end",
+        learned_words: int | None = None,
+        chunk: int = 0,
+    ) -> None:
+        """Args: as ``LearnedPrompt``; chunk: TRAIN.TEXT_CHUNK, see ``encode_prompts``."""
+        super().__init__(
+            clip,
+            classnames,
+            n_ctx=n_ctx,
+            ctx_init=ctx_init,
+            class_specific=class_specific,
+            position=position,
+            learned_words=learned_words,
+        )
+        self.chunk = chunk
+
+    def raw_text_features(self, clip: CLIP, count: int | None = None) -> Tensor:
+        """(C, D), before L2 normalisation; of the first ``count`` classes only, if given."""
+        return encode_prompts(
+            clip,
+            self.tokenized_prompts[:count],
+            embeddings=self.embeddings()[:count],
+            chunk=self.chunk if self.training else 0,
+            shared=self.shared_length,
+        )
+
+    def text_features(self, clip: CLIP) -> Tensor:
+        """(C, D) unit rows."""
+        return F.normalize(self.raw_text_features(clip), dim=-1)
+
+    def import_state(
+        self,
+        state: dict[str, Tensor],
+        source_classes: Sequence[str] | None,
+        classes: Sequence[str],
+    ) -> dict[str, Tensor]:
+        """Take ctx; prefix and suffix belong to this run's class names.
+
+        Raises:
+            ValueError: if there is no context, or it does not fit this run.
+        """
+        if "ctx" not in state:
+            raise ValueError(
+                f"The checkpoint holds no learned context (ctx), only: {', '.join(state)}."
+            )
+        ctx = state["ctx"]
+        if ctx.dim() == 3 and source_classes is not None and list(source_classes) != list(classes):
+            raise ValueError(
+                "A class-specific context (TRAINER.COOP.CSC True) serves only the classes that it "
+                "was trained on. Train with CSC False to evaluate on other classes."
+            )
+        if ctx.shape != self.ctx.shape:
+            raise ValueError(_context_mismatch(ctx, self.ctx))
+        return {**self.state_dict(), "ctx": ctx}
+
+
+def _context_mismatch(given: Tensor, expected: Tensor) -> str:
+    if given.shape[-1] != expected.shape[-1]:
+        return (
+            f"The checkpoint's context has vectors of width {given.shape[-1]}, this run's text "
+            f"tower takes {expected.shape[-1]}. Give the backbone that it was trained with "
+            "(--backbone), or point --model-dir elsewhere."
+        )
+    if given.dim() == expected.dim() == 3 and len(given) != len(expected):
+        return (
+            f"The checkpoint holds a context for each of {len(given)} classes, this run has "
+            f"{len(expected)}. A class-specific context (TRAINER.COOP.CSC True) serves only the "
+            "classes that it was trained on."
+        )
+    shapes = ["x".join(map(str, tensor.shape)) for tensor in (given, expected)]
+    fix = f"Set TRAINER.COOP.N_CTX {given.shape[-2]}"
+    if given.dim() != expected.dim():
+        fix = f"Set TRAINER.COOP.CSC {given.dim() == 3}"
+    return (
+        f"The checkpoint was trained with {given.shape[-2]} context tokens (ctx: {shapes[0]}), "
+        f"this run asks for {expected.shape[-2]} (ctx: {shapes[1]}). {fix} or point --model-dir "
+        "elsewhere."
+    )
+
+
+def _end(ctx: Tensor, prefix: Tensor, suffix: Tensor, lengths: Sequence[int]) -> Tensor:
+    return torch.cat([prefix, ctx, suffix], dim=1)
+
+
+def _around(before: Callable[[int], int]) -> Callable[..., Tensor]:
+    """A layout with ``before(M)`` context tokens in front of the class name, the others behind."""
+
+    def assemble(ctx: Tensor, prefix: Tensor, suffix: Tensor, lengths: Sequence[int]) -> Tensor:
+        half = before(ctx.shape[1])
+        rows = [
+            torch.cat([prefix[c], ctx[c, :half], suffix[c, :n], ctx[c, half:], suffix[c, n:]])
+            for c, n in enumerate(lengths)
+        ]
+        return torch.stack(rows)
+
+    return assemble
+
+
+_LAYOUTS = {"end": _end, "middle": _around(lambda m: m // 2), "front": _around(lambda m: 0)}
+
+
+def token_count(text: str) -> int:
+    """Number of BPE tokens of a text, start and end markers not counted."""
+    return int(eot_positions(tokenize(text))[0]) - 1
+
+
+def _check_length(length: int, words: str, learned_words: int | None) -> None:
+    learned = length if learned_words is None else learned_words
+    if learned < 1:
+        raise ValueError(
+            f"A prompt with {learned} context tokens has nothing to learn: set N_CTX to at least 1."
+        )
+    if words and learned > length:
+        raise ValueError(
+            f"CTX_INIT {words!r} has {length} token(s), too few for {learned} prompt tokens: give "
+            'more words, fewer tokens (N_CTX), or CTX_INIT "" for random ones.'
+        )
+
+
+def _tokenize_prompts(prompts: list[str], n_ctx: int) -> Tensor:
+    try:
+        return tokenize(prompts)
+    except RuntimeError as err:
+        raise ValueError(
+            f"A prompt with {n_ctx} context tokens does not fit the text tower: {err}. "
+            "Use fewer context tokens (N_CTX) or a shorter class name."
+        ) from err

@@ -1,0 +1,191 @@
+"""The trainer of the linear probe."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from yacs.config import CfgNode
+from yacs.config import CfgNode as CN
+
+from clip.model import CLIP
+from dassl.config import Condition, above, at_least, never
+from dassl.data.datasets import Datum
+from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import STORED_VIEWS, TRAINING, no_augmentation, no_templates
+from dassl.engine.selection import selection_rule
+from trainers.common import FeatureTrainer, Method
+
+from .c_search import COARSE_C, Memo, lpclip_rows, search_c
+from .method import LinearClassifier, accuracy, fit_logistic_regression
+
+logger = logging.getLogger(__name__)
+DRAWS = ("coop", "lpclip")
+
+
+@TRAINER_REGISTRY.register()
+class LinearProbe(FeatureTrainer):
+    """Searches C on the validation split (``val``, ``test``) or takes C as given (``last``)."""
+
+    node = "LINEARPROBE"
+    model_name = "linear_probe"
+    fits_without_optimiser = True
+    drop_last = False
+    unused_flags = {
+        **FeatureTrainer.unused_flags,
+        "--transforms": "it reads the test view of every image",
+    }
+    ranges = {
+        "TRAINER.LINEARPROBE.C": above(0),
+        "TRAINER.LINEARPROBE.NUM_STEP": at_least(1),
+        "TRAINER.LINEARPROBE.MAX_ITER": at_least(1),
+    }
+
+    @staticmethod
+    def default_cfg() -> CfgNode:
+        node = CN()
+        # coop: the draw that all methods here share | lpclip: the official script's own draw
+        node.DRAW = "coop"
+        node.COARSE_C = COARSE_C  # values of the coarse search
+        node.NUM_STEP = 8  # refinements after the coarse search
+        node.C = 1.0  # used with TEST.SELECT_ON last, where nothing may be searched
+        node.MAX_ITER = 1000  # of a fit
+        node.TOLERANCE = 1e-4  # of a fit: largest gradient; the solver's default, as official
+        return CN({"TRAINER": CN({"LINEARPROBE": node})})
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        node = cfg.TRAINER.LINEARPROBE
+        if node.DRAW not in DRAWS:
+            raise ValueError(
+                f"TRAINER.LINEARPROBE.DRAW is {node.DRAW!r}; expected {' or '.join(DRAWS)}."
+            )
+        if not node.COARSE_C or min(node.COARSE_C) <= 0:
+            raise ValueError(
+                f"TRAINER.LINEARPROBE.COARSE_C is {tuple(node.COARSE_C)}; expected numbers above 0."
+            )
+        if node.DRAW == "lpclip" and cfg.DATASET.NUM_SHOTS < 1:
+            raise ValueError("TRAINER.LINEARPROBE.DRAW lpclip needs DATASET.NUM_SHOTS >= 1.")
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        chosen = "TEST.SELECT_ON is {TEST.SELECT_ON}"
+        views = "the test view serves every image, training images included"
+        return [
+            Condition(
+                ("TRAINER.LINEARPROBE.C",),
+                lambda cfg: selection_rule(cfg) == "last",
+                f"C is searched, {chosen}",
+            ),
+            Condition(
+                ("TRAINER.LINEARPROBE.NUM_STEP",),
+                lambda cfg: selection_rule(cfg) != "last",
+                f"C is not searched, {chosen}",
+            ),
+            never((*TRAINING, "MODEL.INIT_WEIGHTS"), "a solver fits all images at once"),
+            never(STORED_VIEWS, views),
+            *no_augmentation(views),
+            no_templates("no text enters a linear probe"),
+            *super().conditions(),
+        ]
+
+    @property
+    def view_mode(self) -> str:
+        """The test view of every image."""
+        return "test"
+
+    @classmethod
+    def name_same_classes(cls, cfg: CfgNode, classnames: Sequence[str]) -> None:
+        """No class name enters: nothing to warn of."""
+
+    # ----------------------------------------------------------------- set-up
+    def build_data_loader(self) -> None:
+        """With DRAW lpclip: read the whole splits and draw from them as the script does."""
+        if self.settings.DRAW == "coop":
+            super().build_data_loader()
+            return
+        shots, val_shots = self.cfg.DATASET.NUM_SHOTS, self.cfg.DATASET.VAL_SHOTS
+        _set(self.cfg, NUM_SHOTS=-1, VAL_SHOTS=-1)
+        try:
+            super().build_data_loader()
+        finally:
+            _set(self.cfg, NUM_SHOTS=shots, VAL_SHOTS=val_shots)
+        self._draw_as_lpclip(shots, val_shots)
+
+    def _draw_as_lpclip(self, shots: int, val_shots: int) -> None:
+        dataset = self.dm.dataset
+        if not dataset.val:
+            raise ValueError(
+                f"{self.cfg.DATASET.NAME} has no validation split to draw from. Use "
+                "TRAINER.LINEARPROBE.DRAW coop."
+            )
+        test_files = {item.impath for item in dataset.test}
+        if self.selection == "val" and any(item.impath in test_files for item in dataset.val):
+            raise ValueError(
+                f"The validation list of {self.cfg.DATASET.NAME} is its test list, so the script's "
+                "draw would choose C on test images. Use TRAINER.LINEARPROBE.DRAW coop, which "
+                "validates on training images, or TEST.SELECT_ON test, which says what it does."
+            )
+        splits = dataset.train_x, dataset.val
+        rows = lpclip_rows(
+            *([item.label for item in items] for items in splits),
+            shots=shots,
+            val_shots=val_shots,
+            seed=self.run_seed,
+        )
+        train, val = ([items[i] for i in chosen] for items, chosen in zip(splits, rows))
+        dataset._train_x, dataset._val = train, val
+        self.train_loader_x = self._train_loader(self.bank.readable(train))
+        self.val_loader = self._test_loader(val)
+
+    @classmethod
+    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
+        return LinearClassifier(len(classnames), clip.visual.output_dim)
+
+    # ----------------------------------------------------------------- fitting
+    def before_train(self) -> None:
+        """Fit; the test view serves every split, as in the official script."""
+        super().before_train()
+        train = self._rows(self.train_loader_x.items)
+        options = {
+            "num_classes": self.num_classes,
+            "max_iter": self.settings.MAX_ITER,
+            "tolerance": self.settings.TOLERANCE,
+        }
+        fits = Memo(lambda c: fit_logistic_regression(*train, c, **options))
+        if self.selection == "last":
+            self.chosen_c = self.settings.C
+        else:
+            chooser = self.test_loader if self.selection == "test" else self.val_loader
+            held_out = self._rows(chooser.items)
+            node = self.settings
+            path = search_c(
+                lambda c: accuracy(fits(c), *held_out), node.NUM_STEP, grid=node.COARSE_C
+            )
+            self.chosen_c = path.kept[-1]
+            best = 100 * max(path.coarse)
+            logger.info("Coarse search: best accuracy %.2f%%", best)
+        weight, bias = fits(self.chosen_c)
+        logger.info("C = %.4g after %d fits", self.chosen_c, len(fits))
+        self.method.weight.copy_(torch.from_numpy(weight))
+        self.method.bias.copy_(torch.from_numpy(bias))
+
+    def _rows(self, items: Sequence[Datum]) -> tuple[np.ndarray, np.ndarray]:
+        features = self.bank.test(items).all(view=0).double().numpy()
+        return features, np.array([item.label for item in items])
+
+    def _deploy(self) -> None:
+        super()._deploy()
+        self.save_model(-1, self.output_dir)
+
+    def checkpoint_meta(self) -> dict:
+        return {**super().checkpoint_meta(), "C": float(getattr(self, "chosen_c", 0.0))}
+
+
+def _set(cfg: CfgNode, **values: int) -> None:
+    is_frozen = cfg.is_frozen()
+    cfg.defrost()
+    for key, value in values.items():
+        cfg.DATASET[key] = value
+    if is_frozen:
+        cfg.freeze()

@@ -1,0 +1,129 @@
+"""Tip-Adapter and Tip-Adapter-F: a cache of the shots' features beside zero-shot CLIP.
+
+Zhang, Zhang, Fang, Gao, Li, Dai, Qiao, Li: Tip-Adapter: Training-free Adaption of CLIP for Few-shot
+Classification, ECCV 2022, arXiv 2207.09519. Parity is tested in tests/golden/tip_adapter.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from clip.model import CLIP
+from trainers.common import Method
+from trainers.common.checkpoints import select_rows
+
+from .scores import ClassSums, affinities, cache_scores
+
+
+class Cache(Method):
+    """logits = scale * f W_c^T + alpha * exp(-beta (1 - f F^T)) V.
+
+    Keys F (N, D) start as unit rows, values V (N, C) are one-hot ``key_labels``. ``is_trainable``
+    (Tip-Adapter-F): F is a parameter and not normalised again; otherwise a buffer. alpha, beta are
+    buffers: what the search chose is part of the model. W_c (C, D) is the frozen text classifier.
+    """
+
+    def __init__(
+        self,
+        clip_classifier: Tensor,
+        *,
+        beta: float,
+        alpha: float,
+        clip_scale: float = 100.0,
+        is_trainable: bool = False,
+    ) -> None:
+        """Start without keys; see ``fill``.
+
+        Args:
+            clip_classifier: (C, D) unit rows.
+            beta, alpha: sharpness and weight of the cache; TRAINER.TIPADAPTER.INIT_BETA, _ALPHA.
+            clip_scale: factor of CLIP's cosines; 0: the backbone's own.
+            is_trainable: learn the keys.
+        """
+        super().__init__()
+        self.register_buffer("clip_classifier", clip_classifier, persistent=False)
+        self.register_buffer("beta", torch.tensor(float(beta), dtype=torch.float64))
+        self.register_buffer("alpha", torch.tensor(float(alpha), dtype=torch.float64))
+        self.register_buffer("key_labels", torch.empty(0, dtype=torch.int64))
+        keys = torch.empty(0, clip_classifier.shape[1])
+        if is_trainable:
+            self.keys = nn.Parameter(keys)
+        else:
+            self.register_buffer("keys", keys)
+        self.clip_scale = clip_scale
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether the keys are learned."""
+        return isinstance(self.keys, nn.Parameter)
+
+    @torch.no_grad()
+    def fill(self, keys: Tensor, labels: Tensor) -> None:
+        """Take keys (N, D) and their classes (N,); the keys are copied."""
+        device = self.clip_classifier.device
+        self.key_labels = labels.to(device).clone()
+        keys = keys.detach().to(device).clone()
+        self.keys = nn.Parameter(keys) if self.is_trainable else keys
+
+    def set_weights(self, beta: float, alpha: float) -> None:
+        """Take a pair that a search chose."""
+        self.beta.fill_(beta)
+        self.alpha.fill_(alpha)
+
+    def sums(self) -> ClassSums:
+        """Sums over the keys of each class."""
+        return ClassSums(self.key_labels, len(self.clip_classifier))
+
+    def text_features(self, clip: CLIP | None) -> Tensor:
+        """(C, D) unit rows."""
+        return self.clip_classifier
+
+    def clip_logits(self, clip: CLIP | None, features: Tensor, classifier: Tensor) -> Tensor:
+        """(B, D), (C, D), unit rows -> (B, C), float32."""
+        scale = self.clip_scale or clip.logit_scale.detach().exp()
+        return (scale * features @ classifier.t()).float()
+
+    def affinities(self, image_features: Tensor) -> Tensor:
+        """(B, D) unit rows -> (B, N)."""
+        return affinities(image_features, self.keys)
+
+    def logits(self, clip: CLIP | None, image_features: Tensor, text_features: Tensor) -> Tensor:
+        """(B, D), (C, D), unit rows -> (B, C)."""
+        clip_logits = self.clip_logits(clip, image_features, text_features)
+        return self.add_cache(clip_logits, image_features)
+
+    def add_cache(self, clip_logits: Tensor, image_features: Tensor) -> Tensor:
+        """(B, C) + alpha * cache scores of (B, D) unit rows."""
+        scores = cache_scores(self.affinities(image_features), self.beta, self.sums())
+        return clip_logits + self.alpha * scores
+
+    def import_state(
+        self,
+        state: dict[str, Tensor],
+        source_classes: Sequence[str] | None,
+        classes: Sequence[str],
+    ) -> dict[str, Tensor]:
+        """Make room for the file's keys; of other classes only those of this run are kept.
+
+        Raises:
+            ValueError: if no key belongs to a class of this run.
+        """
+        state = dict(state)
+        if source_classes is not None and list(source_classes) != list(classes):
+            own = set(classes)
+            known = [label for label, name in enumerate(source_classes) if name in own]
+            target = torch.full((len(source_classes),), -1)
+            rows = select_rows(classes, [source_classes[label] for label in known])
+            target[known] = torch.tensor(rows, dtype=target.dtype)
+            labels = target[state["key_labels"].cpu()]
+            if not (labels >= 0).any():
+                raise ValueError(
+                    "The cache in the checkpoint holds none of the classes of this run, only "
+                    f"{', '.join(list(source_classes)[:5])}. A cache does not transfer to new "
+                    "classes."
+                )
+            state["keys"] = state["keys"][(labels >= 0).to(state["keys"].device)]
+            state["key_labels"] = labels[labels >= 0]
+        self.fill(state["keys"], state["key_labels"])
+        return state

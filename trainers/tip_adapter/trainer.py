@@ -1,0 +1,249 @@
+"""The trainers of Tip-Adapter and Tip-Adapter-F."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+from yacs.config import CfgNode as CN
+
+from clip.model import CLIP
+from dassl.config import Condition, above, at_least, never
+from dassl.data.datasets import Datum
+from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.idle import STORED_VIEWS, TRAINING
+from dassl.engine.selection import selection_rule, selection_split
+from dassl.features.precomputed import ConstantLoader
+from trainers.common import FeatureTrainer, Method
+from trainers.common.text.encode import zero_shot_classifier
+from trainers.common.text.templates import notebook_templates
+
+from .method import Cache
+from .scores import (
+    Grid,
+    SearchResult,
+    cache_keys,
+    cyclic_order,
+    search_features,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@TRAINER_REGISTRY.register()
+class TipAdapter(FeatureTrainer):
+    """Builds the cache; nothing is trained. A search on labelled images may choose beta, alpha."""
+
+    node = "TIPADAPTER"
+    model_name = "tip_adapter"
+    fits_without_optimiser = True
+    takes_shots = True
+    drop_last = False
+    is_finetuned = False
+    ranges = {
+        "TRAINER.TIPADAPTER.INIT_BETA": at_least(0),
+        "TRAINER.TIPADAPTER.INIT_ALPHA": at_least(0),
+        "TRAINER.TIPADAPTER.SEARCH_SCALE": above(0),
+        "TRAINER.TIPADAPTER.SEARCH_STEP": above(0),
+        "TRAINER.TIPADAPTER.AUGMENT_EPOCH": at_least(1),
+        "TRAINER.TIPADAPTER.CLIP_SCALE": at_least(0),
+    }
+
+    @staticmethod
+    def default_cfg() -> CfgNode:
+        node = CN()
+        node.INIT_BETA = 1.0  # sharpness of the cache
+        node.INIT_ALPHA = 1.17  # weight of the cache
+        node.SEARCH_SCALE = (7.0, 3.0)  # upper ends (beta, alpha) of the search, excluded
+        node.SEARCH_STEP = (200, 20)  # values (beta, alpha) that the search tries
+        node.AUGMENT_EPOCH = 10  # augmented views of each shot behind its key
+        node.CLIP_SCALE = 100.0  # factor of CLIP's cosines; 0: the backbone's own logit scale
+        return CN({"TRAINER": CN({"TIPADAPTER": node})})
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        node = cfg.TRAINER.TIPADAPTER
+        for key in ("SEARCH_SCALE", "SEARCH_STEP"):
+            if len(node[key]) != 2:
+                raise ValueError(
+                    f"TRAINER.TIPADAPTER.{key} is {tuple(node[key])}; expected two numbers, for "
+                    "beta and alpha."
+                )
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        node = "TRAINER.TIPADAPTER"
+        grid, start = ("SEARCH_SCALE", "SEARCH_STEP"), ("INIT_BETA", "INIT_ALPHA")
+        own = [
+            Condition(
+                (f"{node}.AUGMENT_EPOCH",),
+                lambda cfg: not cfg.MODEL.INIT_WEIGHTS,
+                "the keys are those of MODEL.INIT_WEIGHTS",
+            ),
+            Condition(
+                tuple(f"{node}.{key}" for key in grid),
+                lambda cfg: selection_rule(cfg) != "last",
+                "nothing may be searched, TEST.SELECT_ON is {TEST.SELECT_ON}",
+            ),
+        ]
+        if not cls.is_finetuned:
+            own += [
+                Condition(
+                    tuple(f"{node}.{key}" for key in start),
+                    lambda cfg: selection_rule(cfg) == "last",
+                    "the search on labels (TEST.SELECT_ON {TEST.SELECT_ON}) chooses it",
+                ),
+                never((*TRAINING, *STORED_VIEWS), "the cache is built, nothing is trained"),
+            ]
+        return [*own, *super().conditions()]
+
+    @property
+    def view_mode(self) -> str:
+        """The stored views behind the keys; fine-tuning reads those that TRAIN.VIEWS says."""
+        return super().view_mode if self.is_finetuned else f"bank:{self.settings.AUGMENT_EPOCH}"
+
+    # ----------------------------------------------------------------- set-up
+    @classmethod
+    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
+        node = cfg.TRAINER.TIPADAPTER
+        return Cache(
+            zero_shot_classifier(clip, classnames, notebook_templates(cfg)).float(),
+            beta=node.INIT_BETA,
+            alpha=node.INIT_ALPHA,
+            clip_scale=node.CLIP_SCALE,
+            is_trainable=cls.is_finetuned,
+        )
+
+    def prepare_method(self) -> None:
+        """Room for one key per shot, ordered for quick sums; ``before_train`` fills it."""
+        labels = torch.tensor([item.label for item in self.shots])
+        self.key_order = cyclic_order(labels)
+        empty = torch.zeros(len(labels), self.method.clip_classifier.shape[1])
+        self.method.fill(empty, labels[self.key_order])
+
+    def before_train(self) -> None:
+        super().before_train()
+        if self.start_epoch == 0 and not self.cfg.MODEL.INIT_WEIGHTS:
+            with torch.no_grad():
+                self.method.keys.copy_(self.shot_keys())
+
+    def shot_keys(self) -> Tensor:
+        """(N, D): keys from AUGMENT_EPOCH stored training views of the shots."""
+        raw = self.bank.train(self.shots, views=self.settings.AUGMENT_EPOCH).mean()
+        return cache_keys(raw[None])[self.key_order]
+
+    def _test_loader(self, items: Sequence[Datum]) -> ConstantLoader:
+        items = self.bank.readable(items)
+
+        def constants(raw: Tensor) -> list[Tensor]:
+            features = self.method.image_features(raw)
+            classifier = self.method.clip_classifier
+            return [features, self.method.clip_logits(self.clip, features, classifier)]
+
+        return ConstantLoader(
+            items,
+            lambda: self.bank.test(items).rows,
+            constants,
+            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
+            device=self.device,
+        )
+
+    # ----------------------------------------------------------------- evaluation
+    def model_inference(self, images: list[Tensor]) -> Tensor:
+        """[unit rows (B, D), CLIP logits (B, C)] -> (B, C) logits."""
+        features, clip_logits = images
+        return self.method.add_cache(clip_logits, features)
+
+    @torch.no_grad()
+    def search_on(self, split: str) -> SearchResult:
+        """Accuracy of every pair of the grid on a split."""
+        node = self.settings
+        loader = self.val_loader if split == "val" else self.test_loader
+        features, clip_logits = loader.kept()
+        return search_features(
+            clip_logits,
+            features,
+            self.method.keys,
+            self.method.key_labels,
+            loader.labels,
+            Grid(tuple(node.SEARCH_SCALE), tuple(node.SEARCH_STEP)),
+        )
+
+    def _deploy(self) -> None:
+        """Search beta and alpha where the selection rule allows it; keep the result on disk."""
+        super()._deploy()
+        split = selection_split(self.selection)
+        if split is not None:
+            found = self.search_on(split)
+            best = found.accuracy.max().item()
+            self.method.set_weights(found.beta, found.alpha)
+            logger.info(
+                "Search on %s: beta %.4g, alpha %.4g, accuracy %.2f%% (%d pairs)",
+                split,
+                found.beta,
+                found.alpha,
+                best,
+                found.accuracy.numel(),
+            )
+        self.save_deployed()
+
+    def save_deployed(self) -> None:
+        """Write the cache with the chosen pair as the checkpoint of epoch 0."""
+        self.save_model(-1, self.output_dir)
+
+
+@TRAINER_REGISTRY.register()
+class TipAdapterF(TipAdapter):
+    """Tip-Adapter-F: the keys are fine-tuned with the initial beta and alpha.
+
+    ``last``: last epoch, initial pair. ``val``: last epoch, pair searched on the validation split.
+    ``test``: everything as published: best test epoch, then a search on the validation split
+    (ImageNet: on the test images), and the better of the two test accuracies.
+    """
+
+    is_finetuned = True
+    default_cfg = staticmethod(TipAdapter.default_cfg)
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        staged = never("OPTIM.STAGED_LR", "the keys are all that learns")
+        return [staged, *super().conditions()]
+
+    def param_groups(self) -> list[dict]:
+        """The keys, updated in one pass over them instead of one per operation of AdamW."""
+        return [{"params": [self.method.keys], "fused": True}]
+
+    def after_epoch(self) -> None:
+        """Choose an epoch under the rule ``test`` only: ``val`` takes the last one."""
+        rule, self.selection = self.selection, "test" if self.selection == "test" else "last"
+        try:
+            super().after_epoch()
+        finally:
+            self.selection = rule
+
+    def _deploy(self) -> None:
+        if self.selection == "test":
+            FeatureTrainer._deploy(self)
+            self._search_as_published()
+        else:
+            super()._deploy()
+
+    def _search_as_published(self) -> None:
+        """Search with the best epoch's keys; keep the pair that is better on the test images."""
+        node = self.settings
+        on_test = self.cfg.DATASET.NAME == "ImageNet" or self.val_loader is None
+        found = self.search_on("test" if on_test else "val")
+        accuracy = {}
+        for pair in ((node.INIT_BETA, node.INIT_ALPHA), (found.beta, found.alpha)):
+            self.method.set_weights(*pair)
+            accuracy[pair] = self.test("test")
+        best = max(accuracy, key=accuracy.get)
+        self.method.set_weights(*best)
+        logger.info("Test accuracy by (beta, alpha): %s; kept %s", accuracy, best)
+        self.save_deployed()
+
+    def save_deployed(self) -> None:
+        """Write the chosen keys with the chosen pair under the epoch that they are of."""
+        name = "model-best.pth.tar" if self.selection == "test" else ""
+        self.save_model(self.selected_epoch - 1, self.output_dir, model_name=name)
