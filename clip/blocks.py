@@ -27,8 +27,10 @@ def check_plain_call(tower: str, x: Any, more: tuple) -> None:
     Raises:
         ValueError: `x` is a list, or there are more arguments.
     """
-    if more or isinstance(x, (list, tuple)):
-        given = f"a {type(x).__name__} of {len(x)}" if not more else f"{1 + len(more)} arguments"
+    given = f"{1 + len(more)} arguments" if more else ""
+    if isinstance(x, (list, tuple)):
+        given = f"a {type(x).__name__} of {len(x)}"
+    if given:
         raise ValueError(f"The {tower} takes one tensor and was called with {given}. {OWN_CLIP}")
 
 

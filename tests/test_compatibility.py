@@ -23,6 +23,7 @@ from dassl.config import get_cfg_default
 from dassl.engine import build_trainer
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.run import run
+from dassl.engine.subspace import project_gradients
 from golden_checks.tiny_clip import torch_state_dict
 from trainers.common.text.templates import full_templates, select_templates
 
@@ -167,6 +168,18 @@ def test_a_trainer_file_may_import_what_its_siblings_offer_and_call_vendored_hel
     assert made[0].finals == [(True, None)]
     assert torch.equal(made[0].adapter.scale[2:], torch.ones_like(made[0].adapter.scale[2:]))
     assert not torch.equal(made[0].adapter.scale[:2], torch.ones(2))
+
+
+def test_the_subspace_update_keeps_of_all_gradients_together_what_the_basis_spans():
+    gradients, basis = [torch.randn(2, 3), torch.randn(4)], torch.randn(5, 10)
+    whole = torch.cat([gradient.flatten() for gradient in gradients])
+    expected = basis.t() @ basis @ whole
+
+    project_gradients(gradients, basis)
+
+    torch.testing.assert_close(torch.cat([g.flatten() for g in gradients]), expected)
+    with pytest.raises(ValueError, match=r"self.U is \(5, 10\), .* have 4 elements"):
+        project_gradients(gradients[1:], basis)
 
 
 def test_a_trainer_with_the_name_of_one_of_ours_takes_its_place(world, tmp_path, caplog):

@@ -238,8 +238,8 @@ class TrainerBase(FromParts):
         self.model_zero_grad(names)
         self.model_backward(loss)
         models = [self._models[name] for name in self.get_model_names(names)]
-        learned = [p for model in models for p in model.parameters() if p.grad is not None]
-        project_gradients(learned, self.U)
+        parameters = [p for model in models for p in model.parameters()]
+        project_gradients([p.grad for p in parameters if p.grad is not None], self.U)
         self.model_update(names)
 
     # ----------------------------------------------------------------- files

@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def project_gradients(parameters: Sequence[Tensor], basis: Tensor) -> None:
-    """Replace the gradients, seen as one vector g, by U^T U g.
+def project_gradients(gradients: Sequence[Tensor], basis: Tensor) -> None:
+    """Replace gradients, seen as one vector g, by U^T U g, in place.
 
     Args:
-        parameters: those that have a gradient, in the order of the vector.
+        gradients: in the order of the vector.
         basis: U (K, P), a row per direction; P is the number of all elements together.
 
     Raises:
@@ -19,13 +19,13 @@ def project_gradients(parameters: Sequence[Tensor], basis: Tensor) -> None:
 
     Source: ``model_subspace_backward_and_update`` of the method's vendored Dassl 0.5.
     """
-    gradient = torch.cat([p.grad.flatten() for p in parameters])
-    if basis.shape[-1] != len(gradient):
+    vector = torch.cat([gradient.flatten() for gradient in gradients])
+    if basis.shape[-1] != len(vector):
         raise ValueError(
             f"The basis self.U is {tuple(basis.shape)}, but the parameters with a gradient have "
-            f"{len(gradient)} elements: expected (K, {len(gradient)})."
+            f"{len(vector)} elements: expected (K, {len(vector)})."
         )
-    projected = basis.T @ (basis @ gradient)
-    parts = projected.split([p.numel() for p in parameters])
-    for parameter, part in zip(parameters, parts, strict=True):
-        parameter.grad.copy_(part.view_as(parameter))
+    projected = basis.T @ (basis @ vector)
+    parts = projected.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))

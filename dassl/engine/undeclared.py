@@ -177,7 +177,8 @@ def explained(cfg: CfgNode) -> Iterator[None]:
 def _how_to_set(err: UnknownKey, cfg: CfgNode, trainer: type) -> str:
     path, file = source_file(trainer), _shown_file(trainer)
     text = path.read_text(encoding="utf-8", errors="replace") if path else ""
-    key = next((p for p, node in _sections(cfg) if node is err.obj), "") + err.name
+    prefix = next((place for place, node in _sections(cfg) if node is err.obj), "")
+    key = f"{prefix}{err.name}"
     missing = sorted({k for k in CHAIN.findall(text) if not holds(cfg, k)} | {key})
     if any(k.startswith(f"{key}.") for k in missing):
         missing.remove(key)  # a section: its keys are named

@@ -43,13 +43,13 @@ def import_files(
 
 def _modules(package: str, folders: Iterable[str]) -> Iterator[tuple[str, Path]]:
     """Module name and file of everything in the folders."""
-    for found in pkgutil.iter_modules(folders):
-        path = Path(found.module_finder.path) / found.name
-        if found.ispkg:
-            yield f"{package}.{found.name}", path / "__init__.py"
-        file = path.with_name(f"{found.name}.py")
-        if file.is_file():  # beside a package of its name, which Python prefers: under another name
-            yield f"{package}.{found.name}" + "_py" * found.ispkg, file
+    for folder in map(Path, folders):
+        for found in pkgutil.iter_modules([str(folder)]):
+            module, file = f"{package}.{found.name}", folder / f"{found.name}.py"
+            if found.ispkg:
+                yield module, folder / found.name / "__init__.py"
+            if file.is_file():  # beside a package of its name, which Python prefers: renamed
+                yield module + "_py" * found.ispkg, file
 
 
 def _import(module: str, path: Path) -> None:
@@ -57,6 +57,7 @@ def _import(module: str, path: Path) -> None:
         importlib.import_module(module)
         return
     spec = importlib.util.spec_from_file_location(module, path)
+    assert spec is not None and spec.loader is not None  # path is a Python file
     sys.modules[module] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(sys.modules[module])
