@@ -249,4 +249,4 @@ def test_classes_that_the_training_did_not_have_are_counted():
 def test_flags_that_set_a_key_count_as_given():
     args = argparse.Namespace(opts=["OPTIM.LR", "1"], backbone="RN50", enhanced_base="")
 
-    assert trained.given_keys(args) == {"OPTIM.LR", "MODEL.BACKBONE.NAME"}
+    assert trained.keys_on_the_command_line(args) == {"OPTIM.LR", "MODEL.BACKBONE.NAME"}
