@@ -146,6 +146,7 @@ class GivenDataset:
     _val: list[Datum] | None = None
     test: list[Datum] | None = None
     train_u = None  # no unlabelled images
+    domains = ()  # given images tell their domain by number, not by name
 
     @property
     def train_x(self) -> list[Datum]:
