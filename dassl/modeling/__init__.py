@@ -8,6 +8,8 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
     raise ImportError(
         f"dassl.modeling has no {name}: CNN backbones, heads, MixStyle and other ops of the "
         "original Dassl are out of scope here, because this engine tunes CLIP-like models, whose "
