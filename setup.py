@@ -21,8 +21,8 @@ setup(
     include_package_data=True,
     package_data={
         "clip": ["weights/*"],
-        "trainers.common": ["weights/*", "*.json"],
-        "datasets": ["*.json", "toy_world/*"],
+        "trainers.common.text": ["*.json"],
+        "datasets": ["*.json", "toy_world/*", "toy_world/weights/*"],
     },
     install_requires=[
         "torch>=2.4",

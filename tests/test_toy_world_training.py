@@ -170,7 +170,7 @@ def test_small_networks_train_and_load_by_name(small_pool, kind):
 
 def test_all_shipped_checkpoints_take_at_most_20_megabytes():
     root = Path(pretrain.__file__).resolve().parents[2]
-    folders = (root / "clip" / "weights", root / "trainers" / "common" / "weights")
+    folders = (root / "clip" / "weights", root / "datasets" / "toy_world" / "weights")
 
     files = [path for folder in folders for path in folder.glob("*.pt")]
 

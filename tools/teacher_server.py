@@ -3,7 +3,7 @@
 python tools/teacher_server.py --backbone ViT-B/16 --port 8008
 python train.py --trainer VL2VADiP ... TRAINER.VL2V.TEACHER http://127.0.0.1:8008
 
-Addresses and JSON are described in trainers/common/http_teacher.py. Images come as PNG and are
+Addresses and JSON are described in trainers/common/teachers/http.py. Images come as PNG and are
 normalised with ImageNet's statistics (--norm clip: with CLIP's own), at the size that they have.
 """
 

@@ -1,4 +1,4 @@
-"""Small ResNets of the toy world; weights lie in ``trainers/common/weights/toy_<name>.pt``."""
+"""Small ResNets of the toy world; weights lie in ``datasets/toy_world/weights/toy_<name>.pt``."""
 
 from pathlib import Path
 

@@ -102,7 +102,7 @@ def _warn_of_settings(directory: str | os.PathLike) -> None:
         series = group(load_records([directory]).records)
     except FileNotFoundError:  # logs of --eval-only alone
         return
-    labels = dict.fromkeys(item.key.settings for item in series if item.key.settings)
+    labels = sorted({item.key.settings for item in series if item.key.settings})
     if labels:
         logger.warning(
             "The runs under %s have different settings and are no seeds of one method: %s. "
