@@ -12,8 +12,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 from battery import backbone_file
-from setting_values import COCOOP_FILE, CONTEXTS, EFFECTS, ELSEWHERE, NEUTRAL, NEUTRAL_OF, OTHER, Or
+from setting_values import (
+    COCOOP_FILE,
+    CONTEXTS,
+    EFFECTS,
+    ELSEWHERE,
+    LATER,
+    NEUTRAL,
+    NEUTRAL_OF,
+    OTHER,
+    Or,
+)
 from small_runs import MICRO, TRAINERS, Differs, Record, observe, small_config
 from yacs.config import CfgNode
 
@@ -58,10 +69,11 @@ class Runs:
     def idle_in(self, cfg: CfgNode) -> set[str]:
         """Keys that change nothing, by the conditions and by the list of neutral ones."""
         trainer = TRAINER_REGISTRY.get(self.name)
+        idle = idle_settings_of(cfg, trainer)
         neutral = set(NEUTRAL).union(
             *(NEUTRAL_OF.get(kind.__name__, ()) for kind in trainer.__mro__)
         )
-        return {key for key in self.keys if key in idle_settings_of(cfg, trainer) or key in neutral}
+        return {key for key in self.keys if key in idle or key in neutral}
 
     def other(self, key: str) -> Any:
         """Another legal value of a key."""
@@ -114,55 +126,65 @@ class Runs:
         """Idle keys that stay idle when all of a group have another value."""
         rest = list(keys)
         while rest:
-            group = [rest[0]]
-            for key in rest[1:]:
-                if self.idle_in(self.changed([*group, key])).issuperset([*group, key]):
-                    group.append(key)
+            group = rest if self.stay_idle(rest) else []
+            for key in [] if group else rest:
+                group += [key] if self.stay_idle([*group, key]) else []
             yield group
             rest = [key for key in rest if key not in group]
 
+    def stay_idle(self, keys: list[str]) -> bool:
+        """Whether keys are idle where all of them have another value."""
+        return self.idle_in(self.changed(keys)).issuperset(keys)
 
-def test_dummy(tmp_path_factory):
-    import time
 
-    folder = tmp_path_factory.mktemp("settings")
-    import os
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("settings")
 
-    for name in (os.environ.get("ST") or ",".join(TRAINERS)).split(","):
-        start = time.process_time()
-        for pairs in ((), *CONTEXTS.get(name, ())):
-            try:
-                runs = Runs(name, folder, *pairs)
-            except Exception as e:
-                print(name, pairs, f"!! {e!r}")
-                continue
-            if not pairs:
-                base = runs
-            idle = runs.idle_in(runs.cfg)
-            if not pairs:
-                for group in runs.groups_of(sorted(idle)):
-                    try:
-                        effect = runs.effect(group, exact=True)
-                    except Exception as e:
-                        effect = f"!! {e!r}"[:300]
-                    if effect:
-                        print(name, "IDLE", effect, "<<<<<<<<<<<")
-                        for key in group:
-                            try:
-                                e = runs.effect([key], exact=True)
-                            except Exception as ee:
-                                e = repr(ee)
-                            if e:
-                                print("     ", key, e, "<<<<<<<<<<<")
-            for key in runs.keys:
-                if key in idle or pairs and key not in base.idle_in(base.cfg):
-                    continue
-                t = time.process_time()
-                try:
-                    effect = runs.effect([key])
-                except Exception as e:
-                    effect = f"!! {e!r}"[:300]
-                wanted = next(k for p, k in EFFECTS.items() if key.startswith(p))
-                mark = "" if wanted.intersection(effect) else "<<<<<<<<<<<<<"
-                print(name, pairs, key, effect, mark, round(time.process_time() - t, 3), flush=True)
-        print("=====", name, time.process_time() - start, flush=True)
+
+@cache
+def runs_of(name: str, folder: Path) -> list[Runs]:
+    """The smallest runs of a trainer, then those of its further contexts."""
+    return [Runs(name, folder, *pairs) for pairs in ((), *CONTEXTS.get(name, ()))]
+
+
+def set_in(runs: Runs, first: Runs) -> list[str]:
+    """Keys that are to change something from this base."""
+    idle = runs.idle_in(runs.cfg)
+    if runs is first:
+        return [key for key in runs.keys if key not in idle | LATER]
+    wanted = first.idle_in(first.cfg) | LATER
+    return [key for key in runs.keys if key in wanted - idle]
+
+
+def expected(key: str) -> set[str]:
+    """What another value of a key changes."""
+    return next(kinds for beginning, kinds in EFFECTS.items() if key.startswith(beginning))
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_every_setting_changes_what_it_is_for(name, folder):
+    first, *_ = all_runs = runs_of(name, folder)
+
+    effects = [(runs, key, runs.effect([key])) for runs in all_runs for key in set_in(runs, first)]
+
+    wrong = [
+        f"{key} {value_of(runs.cfg, key)!r} -> {runs.other(key)!r} changes "
+        f"{', '.join(sorted(found)) or 'nothing'}; expected {' or '.join(sorted(expected(key)))}"
+        for runs, key, found in effects
+        if not found & expected(key)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_settings_that_are_called_idle_change_nothing(name, folder):
+    first, *_ = runs_of(name, folder)
+
+    wrong = [
+        f"{group if len(group) < 9 else len(group)}: {', '.join(found)}"
+        for group in first.groups_of(sorted(first.idle_in(first.cfg)))
+        if (found := first.effect(group, exact=True))
+    ]
+
+    assert not wrong, "\n".join(wrong)
