@@ -25,16 +25,18 @@ CLASSNAMES = ("golden_retriever", "red circle", "Boeing 747")
 SPLITS = {"train": 4, "val": 2, "test": 3}  # images per class
 
 
-def made_image(split: str, label: int, number: int) -> Image.Image:
+def made_image(split: str, label: int, number: int, *, contrast: int = 120) -> Image.Image:
     """A noisy 40 x 44 image whose brightest channel is its class."""
     rng = np.random.RandomState(1000 * label + 10 * number + len(split))
     pixels = rng.randint(0, 120, size=(44, 40, 3))
-    pixels[..., label] += 120
+    pixels[..., label] += contrast
     return Image.fromarray(pixels.astype(np.uint8))
 
 
 class MadeUp(DatasetBase):
     """Three classes of noise images under DATASET.ROOT, written where missing."""
+
+    contrast = 120
 
     @classmethod
     def conditions(cls) -> list[Condition]:
@@ -52,21 +54,28 @@ class MadeUp(DatasetBase):
         self.fewshot_digest = "made up"
         self.labelled_images = {"train": len(splits["train"]), "val": 0}
 
-    @staticmethod
-    def items(root: Path, split: str) -> list[Datum]:
+    @classmethod
+    def items(cls, root: Path, split: str) -> list[Datum]:
         items = []
         for label, name in enumerate(CLASSNAMES):
             for number in range(SPLITS[split]):
                 path = root / split / f"{label}_{number}.png"
                 if not path.is_file():
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    made_image(split, label, number).save(path)
+                    made_image(split, label, number, contrast=cls.contrast).save(path)
                 items.append(Datum(impath=str(path), label=label, classname=name))
         return items
 
 
+class Faint(MadeUp):
+    """The same with classes that are hard to tell: no method is right about all images."""
+
+    contrast = 8
+
+
 if "MadeUp" not in DATASET_REGISTRY.registered_names():
     DATASET_REGISTRY.register(MadeUp)
+    DATASET_REGISTRY.register(Faint)
 
 
 @cache

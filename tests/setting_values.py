@@ -47,11 +47,12 @@ OTHER = {
     "OPTIM.NEW_LAYERS": ("up",),
     "OPTIM.RMSPROP_ALPHA": 0.5,
     "OPTIM.SGD_DAMPNING": 1,
-    "OPTIM.STEPSIZE": (1,),
+    "OPTIM.STEPSIZE": Or((1,), (2,)),
     "OPTIM.STEP_PER": Or("batch", "epoch"),
     "OPTIM.WARMUP_EPOCH": 2,
     "OPTIM.WARMUP_TYPE": Or("linear", "constant"),
     "OPTIM.WEIGHT_DECAY": 0.5,
+    "SWAD.TOLERANCE": 0.0,
     "SWAD.RESET": Or("every_checkpoint", "cumulative"),
     "SWAD.RESET.ALIGN": "every_checkpoint",
     "SWAD.RESET.DISTILL": "every_checkpoint",
@@ -135,10 +136,11 @@ EFFECTS = {
     "DATALOADER.TEST": {"scores"},
     "DATALOADER.TRAIN_X.SAMPLER": {"items", "refused"},
     "DATALOADER.TRAIN_X": {"items"},
+    "DATASET.INCLUDE_ALL_CLASSES": {"losses"},
     "DATASET.PROMPT": {"losses"},
     "DATASET.TEMPLATES": {"losses", "scores"},
     "DATASET": {"parameters", "items", "views", "scores"},
-    "INPUT.INTERPOLATION": {"views", "scores"},
+    "INPUT.INTERPOLATION": {"views", "losses", "scores"},
     "INPUT.NO_TRANSFORM": {"refused"},
     "INPUT.SIZE": {"refused"},
     "INPUT.TEACHER_NORM": {"losses"},
@@ -159,10 +161,10 @@ EFFECTS = {
     "OPTIM": {"losses", "scores"},
     "SEED": {"items", "views", "losses", "scores"},
     "STEPS.CUTMIX": {"losses"},
-    "STEPS.MODEL_SAVE": {"results", "files", "scores"},
+    "STEPS.MODEL_SAVE": {"results", "files", "scores", "refused"},
     "STEPS.RECORDS": {"scores"},
     "STEPS": {"scores", "items"},
-    "SWAD": {"scores", "results"},
+    "SWAD": {"scores", "results", "items"},
     "TEST.COMPUTE_CMAT": {"files"},
     "TEST.EVALUATOR": {"refused"},
     "TEST.PER_CLASS_RESULT": {"results"},
@@ -191,12 +193,15 @@ STATISTICS = dict.fromkeys(
     ("INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD"), "features have the statistics of their encoder"
 )
 NO_SHOTS = {"DATASET.NUM_SHOTS": "a protocol gives it to every run, also to one without shots"}
+OF_STEPS = {
+    "DATALOADER.TEST.BATCH_SIZE": "images of an evaluation at once",
+    "MODEL.FREEZE_BN": "the student has no BatchNorm",
+}
 NEUTRAL_OF = {
     "FeatureTrainer": STATISTICS,
-    "StepTrainer": {
-        "DATALOADER.TEST.BATCH_SIZE": "images of an evaluation at once",
-        "MODEL.FREEZE_BN": "the student has no BatchNorm",
-    },
+    "LinearProbe": {"SEED": "all images are fitted at once; DRAW coop leaves the draw to the set"},
+    "StagedTrainer": OF_STEPS,
+    "StepTrainer": OF_STEPS,
     "TPT": NO_SHOTS,
     "ZeroshotCLIP": NO_SHOTS | {"SEED": "nothing is drawn"},
 }
@@ -225,45 +230,57 @@ ELSEWHERE = {
     "VERSION": "of the format of configs",
 }
 
-# Further base runs of a trainer: pairs KEY, VALUE. Keys that are idle in the smallest run and count
-# in one of these are set to another value there.
-SWAD = ("SWAD.ENABLED", "True")
+# Further base runs of a trainer: pairs KEY, VALUE. Keys that are idle in the smallest run, or that
+# it is too short for (LATER), and that count in one of these are set to another value there.
+LATER = {
+    "SWAD.N_CONVERGE",
+    "SWAD.N_TOLERANCE",
+    "SWAD.TOLERANCE",
+    "TRAINER.TPT.COCOOP",
+}
+# Nine evaluations whose loss rises again, so that SWAD finds a valley.
+VALLEY = (
+    *("STEPS.N", "8", "STEPS.FREQ", "1", "SEED", "1", "DATASET.TRIAL_SEED", "7"),
+    *("SWAD.ENABLED", "True", "SWAD.N_CONVERGE", "2", "SWAD.N_TOLERANCE", "3"),
+)
 CUTMIX = ("STEPS.CUTMIX_BETA", "1.0", "STEPS.CUTMIX_PROB", "1.0")
+TEXT = ("TRAINER.ERM.HEAD", "text", "SEED", "3")
+ALL_TRANSFORMS = (
+    "INPUT.TRANSFORMS",
+    "('random_crop', 'cutout', 'randaugment', 'gaussian_noise', 'colorjitter', 'randomgrayscale', "
+    "'gaussian_blur', 'normalize')",
+)
 COCOOP_FILE = "{a checkpoint of CoCoOp}"  # stands for its path
 CONTEXTS = {
-    "TPT": [("TRAINER.TPT.CTX_FILE", COCOOP_FILE)],
-    "CoOp": [("TRAINER.COOP.CTX_INIT", "")],
+    "CLIPAdapter": [  # the engine's keys, with stored features
+        ("OPTIM.NAME", "adam", "OPTIM.LR_SCHEDULER", "multi_step", "OPTIM.STEPSIZE", "(1,)"),
+        ("OPTIM.NAME", "rmsprop", "OPTIM.WARMUP_TYPE", "linear"),
+        ("OPTIM.STAGED_LR", "True", "OPTIM.NEW_LAYERS", "('down',)"),
+    ],
     "CoCoOp": [("TRAINER.COCOOP.CTX_INIT", "")],
-    "KgCoOp": [("TRAINER.COOP.CTX_INIT", "False")],
-    "ProGrad": [("TRAINER.COOP.CTX_INIT", "False")],
-    "LASP": [("TRAINER.LASP.CTX_INIT", ""), ("DATASET.SUBSAMPLE_CLASSES", "base")],
+    "CoOp": [("TRAINER.COOP.CTX_INIT", "")],
     "DMN": [
         ("TRAINER.DMN.NUM_IMPORTANT_CHANNEL", "4"),
         ("TEST.SELECT_ON", "last", "TRAINER.DMN.TEXT_PROMPT", "tip"),
     ],
+    "ERM": [TEXT, ("MODEL.BACKBONE.NAME", "toy"), VALLEY, CUTMIX],
+    "KgCoOp": [("TRAINER.COOP.CTX_INIT", "False")],
+    "LASP": [("TRAINER.LASP.CTX_INIT", ""), ("DATASET.SUBSAMPLE_CLASSES", "base")],
+    "LP": [TEXT, VALLEY, CUTMIX],
+    "LPFT": [TEXT, VALLEY, CUTMIX],
     "LinearProbe": [("TEST.SELECT_ON", "last")],
+    "MIRO": [VALLEY, CUTMIX],
+    "NaiveKD": [VALLEY, CUTMIX],
+    "ProGrad": [("TRAINER.COOP.CTX_INIT", "False")],
+    "TPT": [("TRAINER.TPT.CTX_FILE", COCOOP_FILE)],
     "TaskRes": [("TRAINER.TaskRes.ENHANCED_BASE", "train", "TRAINER.TaskRes.BASE_EPOCHS", "2")],
     "TipAdapter": [("TEST.SELECT_ON", "last")],
-    "ERM": [
-        ("TRAINER.ERM.HEAD", "text"),
-        ("MODEL.BACKBONE.NAME", "toy", *SWAD),
-        CUTMIX,
-    ],
-    "LP": [("TRAINER.ERM.HEAD", "text"), SWAD, CUTMIX],
-    "LPFT": [("TRAINER.ERM.HEAD", "text"), SWAD, CUTMIX],
-    "MIRO": [SWAD, CUTMIX],
-    # For the engine's keys: a trainer of each kind of loader.
-    "CLIPAdapter": [
-        ("OPTIM.NAME", "adam", "OPTIM.LR_SCHEDULER", "multi_step", "OPTIM.STEPSIZE", "(2,)"),
-        ("OPTIM.NAME", "rmsprop", "OPTIM.WARMUP_TYPE", "linear"),
-        ("OPTIM.STAGED_LR", "True", "OPTIM.NEW_LAYERS", "('down',)"),
-    ],
-    "VPT": [
-        (
-            "INPUT.TRANSFORMS",
-            "('random_crop', 'cutout', 'randaugment', 'gaussian_noise', 'colorjitter', "
-            "'randomgrayscale', 'gaussian_blur', 'normalize')",
-        ),
+    "VL2VADiP": [VALLEY, CUTMIX],
+    "VL2VAlign": [VALLEY, CUTMIX],
+    "VL2VDistill": [VALLEY, CUTMIX],
+    "VL2VSD": [VALLEY, CUTMIX],
+    "VPT": [  # the engine's keys, with images
+        ALL_TRANSFORMS,
         ("DATALOADER.TRAIN_X.SAMPLER", "RandomClassSampler", "DATALOADER.TRAIN_X.N_INS", "2"),
     ],
 }

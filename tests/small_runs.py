@@ -22,10 +22,11 @@ from dassl.engine.resume import ResumeFile
 from dassl.engine.steps.evaluation import StepEvaluation
 from dassl.engine.trainer import SimpleTrainer, TrainerBase
 from dassl.evaluation.evaluator import Classification
-from dassl.modeling import networks as students
 from dassl.utils import set_random_seed
 from trainers.common import ClipTrainer, clip_trainer
+from trainers.common import networks as clip_networks
 from trainers.common.teachers import teacher
+from trainers.common.testtime import report
 
 TRAINERS = sorted(TRAINER_REGISTRY.registered_names())
 MICRO = "micro_vit"
@@ -33,7 +34,10 @@ MICRO = "micro_vit"
 SETTINGS = {
     "AMU": ("TRAINER.AMU.AUX", "toy"),
     "CLIPAdapter": ("TEST.SELECT_ON", "val"),
-    "DMN": ("TRAINER.DMN.N_VIEWS", "4", "TRAINER.DMN.SELECTION_P", "0.5"),
+    "DMN": (
+        *("TRAINER.DMN.N_VIEWS", "4", "TRAINER.DMN.SELECTION_P", "0.5"),
+        *("TRAINER.DMN.MEMORY_SIZE", "2"),
+    ),
     "LinearProbe": ("DATASET.NUM_SHOTS", "2"),
     "TPT": ("TRAINER.TPT.N_VIEWS", "4", "TRAINER.TPT.SELECTION_P", "0.5"),
     "IVLP": ("TRAINER.IVLP.PROMPT_DEPTH_TEXT", "2", "TRAINER.IVLP.PROMPT_DEPTH_VISION", "2"),
@@ -47,6 +51,7 @@ SETTINGS = {
     "VPT": ("TRAINER.VPT.PROMPT_DEPTH_VISION", "2"),
 }
 SETTINGS["MultiModalAdapter"] = SETTINGS["MMA"]
+FAINT = ("DATASET.NAME", "Faint")
 # Three epochs of two steps each; a constant warm-up that no linear one equals.
 EPOCHS = {
     "OPTIM.MAX_EPOCH": "3",
@@ -60,17 +65,11 @@ def is_step_based(name: str) -> bool:
     return not issubclass(TRAINER_REGISTRY.get(name), ClipTrainer)
 
 
-def trains(name: str, folder: Path) -> bool:
-    """Whether a trainer takes optimiser steps in its smallest run."""
-    cfg = small_config(name, folder)
-    return "OPTIM.LR" not in TRAINER_REGISTRY.get(name).idle_settings(cfg)
-
-
 def small_config(name: str, folder: Path, *pairs: str):
     """The config of the smallest run of a trainer."""
     if is_step_based(name):
         return _step_config(name, folder, *pairs)
-    own = SETTINGS.get(name, ())
+    own = (*FAINT, "DATASET.ROOT", str(folder / "faint"), *SETTINGS.get(name, ()))
     cfg = made_config(name, folder, *own, backbone=MICRO)
     epochs = EPOCHS if cfg.OPTIM.MAX_EPOCH else {}
     given = [word for pair in epochs.items() for word in pair]
@@ -182,9 +181,10 @@ _backbone = cache(load_backbone)  # all runs share it: no trainer changes its ba
 def observed(record: Record) -> Iterator[None]:
     """Let every trainer report to ``record``, and leave out what only costs time."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (clip_trainer, students, teacher):
+        for module in (clip_trainer, clip_networks, teacher):
             patch.setattr(module, "load_backbone", lambda name, **_: _backbone(name))
         patch.setattr(SimpleTrainer, "init_writer", lambda self, folder: None)
+        patch.setattr(report, "_draw", lambda *arguments: None)
         patch.setattr(ResumeFile, "save", lambda self, trainer, epoch, **_: None)
         patch.setattr(CfgNode, "dump", lambda self: "")
         for owner, name, hook in _HOOKS:

@@ -14,7 +14,17 @@ from typing import Any
 
 import pytest
 from battery import backbone_file
-from setting_values import COCOOP_FILE, CONTEXTS, EFFECTS, ELSEWHERE, NEUTRAL, NEUTRAL_OF, OTHER, Or
+from setting_values import (
+    COCOOP_FILE,
+    CONTEXTS,
+    EFFECTS,
+    ELSEWHERE,
+    LATER,
+    NEUTRAL,
+    NEUTRAL_OF,
+    OTHER,
+    Or,
+)
 from small_runs import MICRO, TRAINERS, Differs, Record, observe, small_config
 from yacs.config import CfgNode
 
@@ -59,10 +69,11 @@ class Runs:
     def idle_in(self, cfg: CfgNode) -> set[str]:
         """Keys that change nothing, by the conditions and by the list of neutral ones."""
         trainer = TRAINER_REGISTRY.get(self.name)
+        idle = idle_settings_of(cfg, trainer)
         neutral = set(NEUTRAL).union(
             *(NEUTRAL_OF.get(kind.__name__, ()) for kind in trainer.__mro__)
         )
-        return {key for key in self.keys if key in idle_settings_of(cfg, trainer) or key in neutral}
+        return {key for key in self.keys if key in idle or key in neutral}
 
     def other(self, key: str) -> Any:
         """Another legal value of a key."""
@@ -115,64 +126,65 @@ class Runs:
         """Idle keys that stay idle when all of a group have another value."""
         rest = list(keys)
         while rest:
-            group = [rest[0]]
-            for key in rest[1:]:
-                if self.idle_in(self.changed([*group, key])).issuperset([*group, key]):
-                    group.append(key)
+            group = rest if self.stay_idle(rest) else []
+            for key in [] if group else rest:
+                group += [key] if self.stay_idle([*group, key]) else []
             yield group
             rest = [key for key in rest if key not in group]
 
+    def stay_idle(self, keys: list[str]) -> bool:
+        """Whether keys are idle where all of them have another value."""
+        return self.idle_in(self.changed(keys)).issuperset(keys)
+
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("settings")
 
 
 @cache
-def base_runs(name: str, folder: Path) -> Runs:
-    """The smallest runs of a trainer."""
-    return Runs(name, folder)
+def runs_of(name: str, folder: Path) -> list[Runs]:
+    """The smallest runs of a trainer, then those of its further contexts."""
+    return [Runs(name, folder, *pairs) for pairs in ((), *CONTEXTS.get(name, ()))]
 
 
-def without_effect(runs: Runs, keys: Iterable[str]) -> list[str]:
-    """Keys whose other value does not change what the key is for, each with what it changed."""
-    problems = []
-    for key in keys:
-        effect = runs.effect([key])
-        wanted = next(kinds for prefix, kinds in EFFECTS.items() if key.startswith(prefix))
-        if not wanted.intersection(effect):
-            problems.append(f"{key} changes {', '.join(sorted(effect)) or 'nothing'}")
-    return problems
-
-
-@pytest.mark.parametrize("name", TRAINERS)
-def test_another_value_of_a_setting_changes_what_it_should(name, folder):
-    runs = base_runs(name, folder)
+def set_in(runs: Runs, first: Runs) -> list[str]:
+    """Keys that are to change something from this base."""
     idle = runs.idle_in(runs.cfg)
+    if runs is first:
+        return [key for key in runs.keys if key not in idle | LATER]
+    wanted = first.idle_in(first.cfg) | LATER
+    return [key for key in runs.keys if key in wanted - idle]
 
-    problems = without_effect(runs, [key for key in runs.keys if key not in idle])
 
-    assert not problems, "\n".join(problems)
-
-
-@pytest.mark.parametrize("name", [name for name in TRAINERS if name in CONTEXTS])
-def test_a_setting_that_is_idle_at_first_counts_in_another_run(name, folder):
-    idle = base_runs(name, folder).idle_in(base_runs(name, folder).cfg)
-    problems = []
-
-    for pairs in CONTEXTS[name]:
-        runs = Runs(name, folder, *pairs)
-        idle_here = runs.idle_in(runs.cfg)
-        problems += without_effect(runs, [k for k in runs.keys if k in idle and k not in idle_here])
-
-    assert not problems, "\n".join(problems)
+def expected(key: str) -> set[str]:
+    """What another value of a key changes."""
+    return next(kinds for beginning, kinds in EFFECTS.items() if key.startswith(beginning))
 
 
 @pytest.mark.parametrize("name", TRAINERS)
-def test_a_setting_that_is_called_idle_changes_nothing(name, folder):
-    runs = base_runs(name, folder)
+def test_every_setting_changes_what_it_is_for(name, folder):
+    first, *_ = all_runs = runs_of(name, folder)
 
-    for group in runs.groups_of(sorted(runs.idle_in(runs.cfg))):
-        effect = runs.effect(group, exact=True)
+    effects = [(runs, key, runs.effect([key])) for runs in all_runs for key in set_in(runs, first)]
 
-        assert not effect, f"{', '.join(group)} change {', '.join(effect)}"
+    wrong = [
+        f"{key} {value_of(runs.cfg, key)!r} -> {runs.other(key)!r} changes "
+        f"{', '.join(sorted(found)) or 'nothing'}; expected {' or '.join(sorted(expected(key)))}"
+        for runs, key, found in effects
+        if not found & expected(key)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_settings_that_are_called_idle_change_nothing(name, folder):
+    first, *_ = runs_of(name, folder)
+
+    wrong = [
+        f"{group if len(group) < 9 else len(group)}: {', '.join(found)}"
+        for group in first.groups_of(sorted(first.idle_in(first.cfg)))
+        if (found := first.effect(group, exact=True))
+    ]
+
+    assert not wrong, "\n".join(wrong)
