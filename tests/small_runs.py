@@ -25,7 +25,7 @@ from dassl.evaluation.evaluator import Classification
 from dassl.utils import set_random_seed
 from trainers.common import ClipTrainer, clip_trainer
 from trainers.common import networks as clip_networks
-from trainers.common.teachers import teacher
+from trainers.common.teachers import build
 from trainers.common.testtime import report
 
 TRAINERS = sorted(TRAINER_REGISTRY.registered_names())
@@ -181,7 +181,7 @@ _backbone = cache(load_backbone)  # all runs share it: no trainer changes its ba
 def observed(record: Record) -> Iterator[None]:
     """Let every trainer report to ``record``, and leave out what only costs time."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (clip_trainer, clip_networks, teacher):
+        for module in (clip_trainer, clip_networks, build):
             patch.setattr(module, "load_backbone", lambda name, **_: _backbone(name))
         patch.setattr(SimpleTrainer, "init_writer", lambda self, folder: None)
         patch.setattr(report, "_draw", lambda *arguments: None)

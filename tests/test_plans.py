@@ -50,7 +50,7 @@ def test_a_protocol_that_trains_nothing_takes_the_recipe_of_zero_shots(name, mon
         plan_module, "resolve", lambda *args, **more: asked.append(more) or resolve(*args, **more)
     )
 
-    plan(name, "--trainer", "TPT", "--dataset", "dtd", "--seeds", "1", "--shots", "4")
+    plan(name, "--trainer", "TPT", "--dataset", "dtd", "--seeds", "1")
 
     assert [more["shots"] for more in asked] == [0]
     assert [more["protocol"] for more in asked] == [name]

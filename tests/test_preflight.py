@@ -6,7 +6,7 @@ import json
 import pytest
 
 import clip.download
-from dassl.modeling import networks as students
+from dassl.modeling import networks
 from tools.protocol import make_requests, parse_args, plan_all
 from tools.protocols import preflight
 from trainers.amu import auxiliary
@@ -98,9 +98,11 @@ def test_an_auxiliary_network_that_cannot_be_had_is_said_with_its_address(offlin
 
 def test_student_and_teacher_are_both_looked_for(offline, tmp_path, monkeypatch):
     def missing(model, *options):
-        raise students._missing(f"torchvision:{model}", "https://there -> here", OSError("none"))
+        name = f"torchvision:{model}"
+        raise networks.not_available(name, "https://there -> here", OSError("none"))
 
-    monkeypatch.setattr(students, "_torchvision", missing)
+    source = networks.Source(missing, "torchvision:<model>")
+    monkeypatch.setitem(networks.SOURCES, "torchvision", source)
     words = ["lodo", "--trainer", "VL2VADiP", "--dataset", "pacs", "--recipe", "rn50"]
 
     student, teacher = preflight.file_problems(

@@ -24,6 +24,7 @@ from dassl.modeling.networks import (
 )
 from dassl.utils import cache_dir, did_you_mean, download_url, load_checkpoint
 
+SEE = "See DATASETS.md, section Auxiliary networks."
 MOCO = "moco_v3_rn50"
 MOCO_URL = "https://dl.fbaipublicfiles.com/moco-v3/r-50-{epochs}ep/r-50-{epochs}ep.pth.tar"
 MOCO_EPOCHS = ("100", "300", "1000")
@@ -91,6 +92,11 @@ def load_auxiliary(name: str, weights: str = "") -> Encoder:
         ValueError: for an unknown name, or weights that do not fit.
         FileNotFoundError: if the weights could not be loaded; says how to get them.
     """
+    if weights and not Path(weights).is_file():
+        raise FileNotFoundError(
+            f"TRAINER.AMU.AUX_WEIGHTS: there is no file {weights}. Leave it empty to use the "
+            f"published weights of {name}. {SEE}"
+        )
     if "+" not in name:
         full = SHORT_NAMES.get(name, name)
         if ":" not in full:
@@ -140,7 +146,8 @@ def moco_weights(epochs: str = "1000") -> Path:
         raise FileNotFoundError(
             f"The weights of the auxiliary encoder moco_v3_rn50 are not at {path}, and {url} "
             f"cannot be downloaded ({err}). Fetch that file on another machine and put it there, "
-            "or name it: TRAINER.AMU.AUX_WEIGHTS PATH. Without network, TRAINER.AMU.AUX toy works."
+            "or name it: TRAINER.AMU.AUX_WEIGHTS PATH. Without network, TRAINER.AMU.AUX toy works. "
+            f"{SEE}"
         ) from err
     return path
 
