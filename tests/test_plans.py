@@ -12,7 +12,8 @@ from tools.protocols import plan as plan_module
 
 def plan(*words):
     """Runs of a command line of tools/protocol.py, without zero-shot rows."""
-    return plan_all(make_requests(*parse_args([*words, "--no-zeroshot"])))
+    more = [] if words[0] == "zeroshot" else ["--no-zeroshot"]
+    return plan_all(make_requests(*parse_args([*words, *more])))
 
 
 def test_every_target_is_tested_with_the_model_of_its_own_seed():

@@ -197,7 +197,7 @@ def not_available(name: str, where: str, error: Exception) -> FileNotFoundError:
         f"Source: {where}. Run once with network access, or fetch the file elsewhere and set "
         "MODEL.BACKBONE.WEIGHTS (AMU: TRAINER.AMU.AUX_WEIGHTS) to its path, or ask for random "
         "initialisation with MODEL.BACKBONE.PRETRAINED False (its results mean nothing beside "
-        "published ones). See DATASETS.md, sections Students and teachers, Auxiliary networks."
+        "published ones). See DATASETS.md, section Students and teachers."
     )
 
 
