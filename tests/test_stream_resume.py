@@ -21,7 +21,7 @@ DMN = ["SETTING", "zero_shot", "TEXT_PROMPT", "simple", "MEMORY_SIZE", "2"]
 # A process that runs train.py's main on small chunks and kills itself in a chunk.
 CHILD = """
 import os, signal, sys
-from trainers.common import stream, test_views
+from trainers.common.testtime import stream, views as test_views
 test_views.CHUNK_VIEWS = {views}
 whole, seen = stream.Stream.add, []
 def add(self, step, fused):
