@@ -59,8 +59,9 @@ def guess_activation(path: Path) -> str:
     """QuickGELU, with a warning that names both readings."""
     logger.warning(
         "%s does not tell its activation: it is read with QuickGELU (OpenAI's models and their "
-        "descendants). Weights of open_clip that were trained with GELU (LAION-2B, DataComp, DFN) "
-        "would give wrong numbers: say --activation gelu or --activation quick_gelu.",
+        "descendants). Weights that were trained with GELU (LAION-2B, DataComp) would give wrong "
+        "numbers: name their architecture, open_clip:<architecture>/<path>, or say activation= "
+        '"gelu" or "quick_gelu" to clip.load_backbone.',
         path,
     )
     return "quick_gelu"

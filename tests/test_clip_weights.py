@@ -200,7 +200,7 @@ def test_a_file_that_does_not_tell_its_activation_warns_with_both_readings(
 
     assert model.activation == "quick_gelu"
     assert "weights.pt does not tell its activation" in caplog.text
-    assert "--activation gelu or --activation quick_gelu" in caplog.text
+    assert "open_clip:<architecture>/<path>" in caplog.text
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
