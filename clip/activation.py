@@ -16,7 +16,6 @@ from typing import Any
 from torch import nn
 
 from .blocks import QuickGELU
-from .checkpoint import WeightsFile
 from .download import sha256
 
 logger = logging.getLogger(__name__)
@@ -35,15 +34,15 @@ def check_activation(name: str) -> str:
     return name
 
 
-def activation_of(path: Path, file: WeightsFile, *, known_digests: dict[str, str]) -> str:
+def activation_of(path: Path, classes: set[str], *, known_digests: dict[str, str]) -> str:
     """The activation that a weights file names; "" if nothing tells.
 
     Args:
         path: of the file.
-        file: its contents.
+        classes: names of module classes, where the file tells them (TorchScript archives).
         known_digests: SHA-256 (or its first eight digits) of published files -> activation.
     """
-    from_classes = {name.split(".")[-1].lower() for name in file.classes}
+    from_classes = {name.split(".")[-1].lower() for name in classes}
     if "quickgelu" in from_classes:
         return "quick_gelu"
     if "gelu" in from_classes:
@@ -68,10 +67,10 @@ def guess_activation(path: Path) -> str:
 
 
 def _from_config(folder: Path) -> str:
-    ours = _json(folder / OPEN_CLIP_CONFIG)
+    ours = read_json(folder / OPEN_CLIP_CONFIG)
     if ours:
         return "quick_gelu" if (ours.get("model_cfg") or {}).get("quick_gelu") else "gelu"
-    config = _json(folder / CONFIG)
+    config = read_json(folder / CONFIG)
     towers = [config.get("vision_config") or {}, config.get("text_config") or {}, config]
     if "clip" not in str(config.get("model_type", "")) and not any(towers[:2]):
         return ""
@@ -79,7 +78,8 @@ def _from_config(folder: Path) -> str:
     return named.pop() if len(named) == 1 and named <= set(ACTIVATIONS) else ""
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; {} if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

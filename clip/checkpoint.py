@@ -76,7 +76,8 @@ def read_weights(path: str | Path) -> WeightsFile:
             content, found.classes = archive.tensors, archive.classes
         elif _starts_as_safetensors(path):
             with safe_open(path, framework="pt") as file:
-                content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                names = file.keys()
+                content = {name: file.get_tensor(name) for name in names}
                 found.metadata = dict(file.metadata() or {})
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)

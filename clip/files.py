@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -17,6 +15,7 @@ from .activation import (
     activation_of,
     check_activation,
     guess_activation,
+    read_json,
 )
 from .checkpoint import read_weights
 from .layouts import to_openai_layout
@@ -51,7 +50,7 @@ def load_file(path: Path, *, precision: str = "fp32", activation: str = "") -> C
     check_activation(activation)
     file = weights_in(path) if path.is_dir() else path
     found = read_weights(file)
-    told = activation_of(file, found, known_digests=published_activations())
+    told = activation_of(file, found.classes, known_digests=published_activations())
     if activation and told and activation != told:
         raise ValueError(
             f"activation is {activation}, but {file} was trained with {told}. Leave it out: the "
@@ -65,7 +64,7 @@ def load_file(path: Path, *, precision: str = "fp32", activation: str = "") -> C
     except (ValueError, RuntimeError) as err:
         reason = " ".join(str(err).split())
         raise type(err)(f"{file}: {reason[:600]}{'...' if len(reason) > 600 else ''}") from err
-    statistics = _json(file.parent / PREPROCESSING)
+    statistics = read_json(file.parent / PREPROCESSING)
     if "image_mean" in statistics and "image_std" in statistics:
         model.image_mean = tuple(statistics["image_mean"])
         model.image_std = tuple(statistics["image_std"])
@@ -109,17 +108,9 @@ def published_activations() -> dict[str, str]:
 
 def _heads(folder: Path, weights: Mapping[str, Tensor]) -> dict[str, int]:
     """Head counts that a Hugging Face config gives; without one, OpenAI's head width holds."""
-    config = _json(folder / CONFIG)
+    config = read_json(folder / CONFIG)
     towers = {"vision_heads": "vision_config", "transformer_heads": "text_config"}
     found = {
         name: (config.get(key) or {}).get("num_attention_heads") for name, key in towers.items()
     }
     return {name: int(heads) for name, heads in found.items() if heads}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .activation import OPEN_CLIP_CONFIG, activation_of, check_activation
 from .archive import is_script_archive
-from .checkpoint import read_checkpoint, read_weights
+from .checkpoint import read_weights
 from .files import is_open_clip_folder, published_activations
 from .hub import cached_only_when_offline
 from .layouts import to_openai_layout
@@ -155,7 +155,7 @@ def load_open_clip(
     file = Path(pretrained) if pretrained and Path(pretrained).is_file() else None
     with cached_only_when_offline() if file is None else nullcontext(True) as is_online:
         try:
-            inner = _create(arch, pretrained, file, cache_dir)
+            inner, classes = _create(arch, pretrained, file, cache_dir)
             tokenizer = open_clip.get_tokenizer(arch)
         except ImportError as err:
             raise RuntimeError(
@@ -171,7 +171,7 @@ def load_open_clip(
             f"{'without' if is_quick else 'with'} -quickgelu."
         )
     if file is not None:
-        _check_file(arch, file, is_quick)
+        _check_file(arch, file, classes, is_quick)
     inner.eval()
     resize = open_clip.get_model_preprocess_cfg(inner).get("resize_mode") or "shortest"
     if resize not in RESIZE_MODES:
@@ -209,17 +209,19 @@ def _split(name: str) -> tuple[str, str]:
 
 def _create(
     arch: str, pretrained: str, file: Path | None, cache_dir: str | os.PathLike | None
-) -> nn.Module:
+) -> tuple[nn.Module, set[str]]:
+    """The model, and the module classes that a TorchScript archive names."""
     import open_clip
 
     if file is None or not is_script_archive(file):
         folder = None if cache_dir is None else str(cache_dir)
-        return open_clip.create_model(
+        inner = open_clip.create_model(
             arch, pretrained=pretrained or None, cache_dir=folder, require_pretrained=True
         )
-    inner = open_clip.create_model(arch, pretrained=None)
-    inner.load_state_dict(to_openai_layout(read_checkpoint(file)))
-    return inner
+        return inner, set()
+    inner, archive = open_clip.create_model(arch, pretrained=None), read_weights(file)
+    inner.load_state_dict(to_openai_layout(archive.tensors))
+    return inner, archive.classes
 
 
 def _not_loaded(name: str, arch: str, err: Exception, *, is_online: bool) -> str:
@@ -240,13 +242,13 @@ def _is_quick(inner: nn.Module) -> bool | None:
     return False if "GELU" in names else None
 
 
-def _check_file(arch: str, file: Path, is_quick: bool | None) -> None:
+def _check_file(arch: str, file: Path, classes: set[str], is_quick: bool | None) -> None:
     """Compare the activation that a weights file names with the architecture's.
 
     Raises:
         ValueError: if they differ.
     """
-    told = activation_of(file, read_weights(file), known_digests=published_activations())
+    told = activation_of(file, classes, known_digests=published_activations())
     built = {True: "quick_gelu", False: "gelu", None: ""}[is_quick]
     if told and built and told != built:
         base = arch.removesuffix("-quickgelu")

@@ -8,7 +8,6 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.plugins import import_files
 
 from . import compat
-from .common import networks as _networks  # noqa: F401  registers CLIP's towers and toy networks
 
 _here = list(__path__)
 __path__ += compat.__path__  # searched last: a file of that name in this folder comes first

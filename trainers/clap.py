@@ -17,10 +17,9 @@ from clip.model import CLIP
 from dassl.config import Condition, at_least, never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.idle import STORED_VIEWS
+from dassl.engine.shared_conditions import STORED_VIEWS
 from dassl.features.rows import FeatureView
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
-from trainers.common.checkpoints import select_rows
 from trainers.common.feature_trainer import FeatureLoader
 from trainers.common.text.encode import template_features
 from trainers.common.text.templates import ensemble_templates
@@ -85,17 +84,8 @@ class Prototypes(Method):
         features = self.image_features(raw_image_features)
         return self.logits(clip, features, text_features).softmax(dim=-1)
 
-    def import_state(
-        self,
-        state: dict[str, Tensor],
-        source_classes: Sequence[str] | None,
-        classes: Sequence[str],
-    ) -> dict[str, Tensor]:
-        """Rows of this run's classes."""
-        if source_classes is None or list(source_classes) == list(classes):
-            return state
-        rows = select_rows(source_classes, classes)
-        return {key: value[rows] for key, value in state.items()}
+    def has_class_rows(self, name: str) -> bool:
+        return True
 
 
 def class_multipliers(probabilities: Tensor, labels: Tensor, sums: Tensor, counts: Tensor) -> None:

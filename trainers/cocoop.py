@@ -15,7 +15,7 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.idle import no_templates, words_give_length
+from dassl.engine.shared_conditions import no_templates, words_give_length
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
 from trainers.common.checkpoints import picked_state
 from trainers.common.method import full_precision

@@ -12,10 +12,10 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.idle import no_templates, words_are_shared, words_give_length
+from dassl.engine.shared_conditions import no_templates, words_are_shared, words_give_length
 from trainers.common import FeatureTrainer, Method
 from trainers.common.text.learned import ContextPrompt
-from trainers.compat import load_clip_to_cpu  # noqa: F401  for files that import it from here
+from trainers.compat import load_clip_to_cpu as load_clip_to_cpu  # other files take it from here
 
 
 class CoOpPrompt(ContextPrompt):

@@ -13,7 +13,7 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.idle import no_templates, words_are_few
+from dassl.engine.shared_conditions import no_templates, words_are_few
 from trainers.common import ClipTrainer, Method
 from trainers.common.text.encode import zero_shot_classifier
 from trainers.common.text.independent_prompts import IndependentPrompts, VisualPrompt

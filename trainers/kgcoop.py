@@ -14,7 +14,7 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.config import Condition, at_least, never
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.idle import words_are_shared, words_give_length
+from dassl.engine.shared_conditions import words_are_shared, words_give_length
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
 from trainers.common.text.encode import zero_shot_classifier
 from trainers.common.text.learned import ContextPrompt

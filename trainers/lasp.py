@@ -17,7 +17,7 @@ from clip.model import CLIP
 from dassl.config import Condition, at_least, only_if
 from dassl.data.datasets import build_dataset
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.idle import no_templates, words_give_length
+from dassl.engine.shared_conditions import no_templates, words_give_length
 from trainers.common import ClipTrainer, Method, cross_entropy_losses, scaled_cosines
 from trainers.common.checkpoints import picked_state
 from trainers.common.text.encode import template_features

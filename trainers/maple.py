@@ -14,7 +14,7 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.idle import no_templates, words_are_few
+from dassl.engine.shared_conditions import no_templates, words_are_few
 from trainers.common import ClipTrainer, Method
 from trainers.common.checkpoints import picked_state
 from trainers.common.text.deep_prompts import ImagePromptHook, TextPromptHook

@@ -16,7 +16,7 @@ from clip import tokenize
 from clip.model import CLIP, BlockView, TowerHook
 from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.idle import no_templates
+from dassl.engine.shared_conditions import no_templates
 from trainers.common import ClipTrainer, Method
 from trainers.common.text.class_words import words_of
 from trainers.common.text.encode import common_prefix_length

@@ -16,7 +16,7 @@ from clip import tokenize
 from clip.model import CLIP
 from dassl.config import Condition, at_least
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.idle import no_templates
+from dassl.engine.shared_conditions import no_templates
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
 from trainers.common.method import full_precision
 from trainers.common.text.encode import encode_prompts

@@ -16,7 +16,7 @@ from clip import tokenize
 from clip.model import CLIP
 from dassl.config import Condition, above, at_least, never
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.idle import words_are_shared
+from dassl.engine.shared_conditions import words_are_shared
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses, scaled_cosines
 from trainers.common.text.encode import zero_shot_classifier
 from trainers.common.text.learned import ContextPrompt

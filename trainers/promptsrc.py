@@ -16,7 +16,7 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.config import Condition, above, at_least
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.idle import words_are_few
+from dassl.engine.shared_conditions import words_are_few
 from trainers.common import ClipTrainer, Method, cross_entropy_losses
 from trainers.common.text.encode import template_features
 from trainers.common.text.independent_prompts import IndependentPrompts

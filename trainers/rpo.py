@@ -17,7 +17,7 @@ from clip import tokenize
 from clip.model import CLIP, BlockView, TowerHook
 from dassl.config import Condition, never
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.idle import no_templates
+from dassl.engine.shared_conditions import no_templates
 from trainers.common import ClipTrainer, Method
 from trainers.common.checkpoints import picked_state
 from trainers.common.method import full_precision

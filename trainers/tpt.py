@@ -20,10 +20,10 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.config import Condition, at_least, never
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.idle import TRAINING, no_augmentation, no_templates
 from dassl.engine.needed import NeededFile
 from dassl.engine.predictor import Predictor
 from dassl.engine.selection import selection_rule
+from dassl.engine.shared_conditions import TRAINING, no_augmentation, no_templates
 from dassl.optim import build_optimizer
 from dassl.utils import load_checkpoint
 from trainers.common import Method

@@ -16,7 +16,7 @@ from dassl.config import Condition, never
 from dassl.config.pixels import IMAGENET_MEAN, IMAGENET_STD
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.idle import SELECTION, STORED_VIEWS, TRAINING, no_augmentation
+from dassl.engine.shared_conditions import SELECTION, STORED_VIEWS, TRAINING, no_augmentation
 from dassl.features.views import INTERPOLATION
 from trainers.common import FeatureTrainer, Method
 from trainers.common.teachers.build import NORMS

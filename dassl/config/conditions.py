@@ -11,7 +11,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from .tools import leaves
+from .tools import leaves, value_of
 
 _PLACE = re.compile(r"\{([A-Za-z][\w.]*)\}")  # a key in a reason, filled in by its value
 
@@ -58,13 +58,6 @@ def idle_settings(cfg: CfgNode, conditions: Iterable[Condition]) -> dict[str, st
             below = (key for key in values if key == name or key.startswith(f"{name}."))
             idle |= {key: reason for key in below if key not in idle}
     return idle
-
-
-def value_of(cfg: CfgNode, key: str) -> Any:
-    """The value of a key by its full name."""
-    for part in key.split("."):
-        cfg = cfg[part]
-    return cfg
 
 
 def _names(keys: str | Iterable[str]) -> tuple[str, ...]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from yacs.config import CfgNode
 
+from .tools import unfrozen
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # key of INPUT -> the value that stands for "nobody gave one"
 OPEN = {"SIZE": (0, 0), "PIXEL_MEAN": [], "PIXEL_STD": [], "INTERPOLATION": "", "RESIZE": ""}
@@ -40,12 +42,9 @@ def in_words(cfg: CfgNode) -> CfgNode:
 
 def close(cfg: CfgNode, values: Mapping[str, Any]) -> None:
     """Set the open keys among ``values``; what was given stays. Works on a frozen config, too."""
-    was_frozen = cfg.is_frozen()
-    cfg.defrost()
-    for key in set(open_keys(cfg)) & set(values):
-        cfg.INPUT[key] = type(OPEN[key])(values[key])
-    if was_frozen:
-        cfg.freeze()
+    with unfrozen(cfg):
+        for key in set(open_keys(cfg)) & set(values):
+            cfg.INPUT[key] = type(OPEN[key])(values[key])
 
 
 def close_with_backbone(cfg: CfgNode, values: Mapping[str, Any]) -> None:
@@ -62,12 +61,9 @@ def close_with_backbone(cfg: CfgNode, values: Mapping[str, Any]) -> None:
     ]
     if problems:
         raise ValueError(" ".join(problems))
-    was_frozen = cfg.is_frozen()
-    cfg.defrost()
-    for key, own in values.items():
-        cfg.INPUT[key] = type(OPEN[key])(own)
-    if was_frozen:
-        cfg.freeze()
+    with unfrozen(cfg):
+        for key, own in values.items():
+            cfg.INPUT[key] = type(OPEN[key])(own)
 
 
 def same(given: Any, own: Any) -> bool:

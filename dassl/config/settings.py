@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .tools import leaves
+
 # Keys that do not change what a run computes.
 NEUTRAL_KEYS = (
     "OUTPUT_DIR",
@@ -47,15 +49,9 @@ TRAINING_KEYS = ("OPTIM.", "TRAIN.")  # of an evaluation, those of the model's t
 OF_THE_MODEL = " of the evaluated model"
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """A nested config as KEY.SUBKEY -> value; tuples become lists, as YAML gives them back."""
-    pairs: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            pairs |= flat(value, f"{prefix}{key}.")
-        else:
-            pairs[prefix + key] = _lists(value)
-    return pairs
+    return {key: _lists(value) for key, value in leaves(config)}
 
 
 def _lists(value: Any) -> Any:

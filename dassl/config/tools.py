@@ -1,18 +1,45 @@
 """Helpers on a whole config."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from yacs.config import CfgNode
 
 
-def leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(full key, value) of every setting of a config."""
+def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(full key, value) of every setting of a nested config."""
     for key, value in node.items():
-        if isinstance(value, CfgNode):
+        if isinstance(value, Mapping):
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """The value of a key by its full name."""
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+def set_value(cfg: CfgNode, key: str, value: Any) -> None:
+    """Set a key by its full name; a list becomes a tuple where the key holds one."""
+    section, _, last = key.rpartition(".")
+    node = value_of(cfg, section) if section else cfg
+    node[last] = tuple(value) if isinstance(node[last], tuple) else value
+
+
+@contextmanager
+def unfrozen(cfg: CfgNode) -> Iterator[None]:
+    """Let a config be changed for a while; it is frozen again if it was."""
+    was_frozen = cfg.is_frozen()
+    cfg.defrost()
+    try:
+        yield
+    finally:
+        if was_frozen:
+            cfg.freeze()
 
 
 def clean_cfg(cfg: CfgNode, trainer: str) -> None:

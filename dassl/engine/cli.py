@@ -8,18 +8,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from yacs.config import CfgNode
 
 from dassl.config import check_ranges, get_cfg_default
 from dassl.config.files import CONFIGS, existing_yaml, find_yaml, shown
 from dassl.config.pixels import OPEN, close, leave_open
 from dassl.config.recipes import Recipe, read_given, resolve
+from dassl.config.tools import set_value
+from dassl.config.yaml_files import read_yaml
 from dassl.flags import FlagParser
 from dassl.utils import did_you_mean
 
 from .build import TRAINER_REGISTRY
-from .flag_checks import check_flags, check_trainer_flags
+from .flag_checks import FLAG_KEYS, check_flags, check_trainer_flags
 from .resume import root_is_the_set
 from .trained import take_trained_settings
 from .undeclared import DeclaredKeys, OpenKeys, keys_of
@@ -28,19 +29,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_DATASET = "toy_objects"
 DEFAULT_PROTOCOL = "fewshot"
 MANY_SHOTS = 16  # whose recipe serves a training on all images
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where it is built in
 LISTS = ("source_domains", "target_domains", "transforms")  # flags of one or more words
 KEY = re.compile(r"[A-Z][A-Z0-9_]+\.[A-Z]")  # how a config key begins
-FLAG_KEYS = {  # flag -> the key that it sets
-    "root": "DATASET.ROOT",
-    "output_dir": "OUTPUT_DIR",
-    "resume": "RESUME",
-    "source_domains": "DATASET.SOURCE_DOMAINS",
-    "target_domains": "DATASET.TARGET_DOMAINS",
-    "transforms": "INPUT.TRANSFORMS",
-    "backbone": "MODEL.BACKBONE.NAME",
-    "head": "MODEL.HEAD.NAME",
-}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -181,7 +171,7 @@ def find_trainer(args: argparse.Namespace, recipes: Iterable[Path]) -> str:
     pairs = dict(zip(args.opts[::2], args.opts[1::2]))
     name = name or pairs.get("TRAINER.NAME", "")
     for path in recipes:
-        name = name or ((_read_yaml(path).get("TRAINER") or {}).get("NAME") or "")
+        name = name or ((_read_config(path).get("TRAINER") or {}).get("NAME") or "")
     if not name:
         raise ValueError(f"No trainer is given. Use --trainer NAME. Known: {', '.join(known)}.")
     TRAINER_REGISTRY.raise_if_broken(name)
@@ -283,11 +273,8 @@ def _shared_keys(ours: CfgNode, engine: CfgNode, prefix: str = "") -> Iterator[s
             yield prefix + key
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
-    except yaml.YAMLError as err:
-        raise ValueError(f"{path} is no valid YAML: {err}") from err
+def _read_config(path: Path) -> dict[str, Any]:
+    content = read_yaml(path)
     if not isinstance(content, dict | None):
         raise ValueError(f"{path} holds a {type(content).__name__}; expected KEY: VALUE lines.")
     return content or {}
@@ -295,7 +282,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def merge_yaml(cfg: CfgNode, path: Path, keys: DeclaredKeys | OpenKeys) -> None:
     """Merge a YAML file for a trainer with these keys; errors name the file."""
-    content = keys.settle(CfgNode(_read_yaml(path)), shown(path))
+    content = keys.settle(CfgNode(_read_config(path)), shown(path))
     try:
         cfg.merge_from_other_cfg(content)
     except (KeyError, ValueError) as err:
@@ -306,7 +293,7 @@ def merge_flags(cfg: CfgNode, args: argparse.Namespace, keys: DeclaredKeys | Ope
     """Put the flags that were given into the config."""
     for name, key in FLAG_KEYS.items():
         if value := getattr(args, name):
-            _assign(cfg, key, value)
+            set_value(cfg, key, value)
     if args.seed >= 0:
         cfg.SEED = args.seed
     if args.skip_bad_images:
@@ -316,13 +303,6 @@ def merge_flags(cfg: CfgNode, args: argparse.Namespace, keys: DeclaredKeys | Ope
         if "TaskRes" not in cfg.TRAINER:
             raise ValueError("--enhanced-base belongs to TaskRes; use it with --trainer TaskRes.")
         cfg.TRAINER.TaskRes.ENHANCED_BASE = args.enhanced_base
-
-
-def _assign(cfg: CfgNode, key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        cfg = cfg[parent]
-    cfg[last] = type(cfg[last])(value)
 
 
 def default_output_dir(cfg: CfgNode, *, is_evaluation: bool = False) -> Path:

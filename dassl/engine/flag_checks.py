@@ -1,7 +1,21 @@
-"""Flags of ``train.py`` that would do nothing: refused with the command line, before any work."""
+"""Flags of ``train.py``: the keys that they set, and those that would do nothing.
+
+The latter are refused with the command line, before any work.
+"""
 
 import argparse
+from collections.abc import Iterator
 
+FLAG_KEYS = {  # flag -> the key that it sets
+    "root": "DATASET.ROOT",
+    "output_dir": "OUTPUT_DIR",
+    "resume": "RESUME",
+    "source_domains": "DATASET.SOURCE_DOMAINS",
+    "target_domains": "DATASET.TARGET_DOMAINS",
+    "transforms": "INPUT.TRANSFORMS",
+    "backbone": "MODEL.BACKBONE.NAME",
+    "head": "MODEL.HEAD.NAME",
+}
 # flag that does nothing without another -> that other, and what to do instead
 NEEDED = {
     "model_dir": (
@@ -23,6 +37,14 @@ EXCLUDED = {
     ),
     ("resume", "no_train"): "Nothing is trained, so that there is nothing to resume.",
 }
+
+
+def keys_on_the_command_line(args: argparse.Namespace) -> Iterator[str]:
+    """Config keys that a command line itself gives, in pairs or flags, not in files."""
+    yield from args.opts[::2]
+    yield from (key for name, key in FLAG_KEYS.items() if getattr(args, name))
+    if args.enhanced_base:
+        yield "TRAINER.TaskRes.ENHANCED_BASE"
 
 
 def check_flags(args: argparse.Namespace) -> None:

@@ -22,12 +22,12 @@ from dassl.utils import (
 )
 
 from .build import TRAINER_REGISTRY, build_trainer
-from .given import warn_of_idle_settings
 from .report import collect_results, log_banner, log_end, written_files
 from .resume import RESUME_FILES, check_same_config
 from .selection import most_revealing
 from .trained import untrained_classes, varied_settings
 from .undeclared import explained
+from .unread import warn_of_idle_settings
 
 if TYPE_CHECKING:
     from .base import TrainerBase

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 from yacs.config import CfgNode
 
 from dassl.config.settings import flat
-from dassl.utils import load_checkpoint
+from dassl.config.tools import set_value
+from dassl.utils import peek_checkpoint
 
 from .build import TRAINER_REGISTRY
+from .flag_checks import keys_on_the_command_line
 
 if TYPE_CHECKING:
     from .base import TrainerBase
@@ -36,16 +38,16 @@ def take_trained_settings(cfg: CfgNode, args: argparse.Namespace, trainer: type)
         return
     writer = trainer.checkpoint_writer()
     path = writer.checkpoint_to_load(args.model_dir, args.load_epoch)
-    trained = None if path is None else config_in(load_checkpoint(str(path)))
+    trained = None if path is None else config_in(peek_checkpoint(path))
     if trained is None:
         return
-    given = keys_on_the_command_line(args)
+    given = set(keys_on_the_command_line(args))
     check_same_trainer(writer, trained, path)
     different = differences(cfg, trained, writer)
     check_settings({k: v for k, v in different.items() if k in given}, writer, path)
     held = {key: pair[1] for key, pair in different.items() if key not in given}
     for key, value in held.items():
-        _assign(cfg, key, value)
+        set_value(cfg, key, value)
     if held:
         shown = ", ".join(f"{key} {value}" for key, value in held.items())
         logger.info("Settings of the checkpoint hold: %s (%s).", shown, path)
@@ -84,15 +86,6 @@ def config_in(content: dict[str, Any]) -> CfgNode | None:
     """The config that a checkpoint carries; None in official files."""
     text = content.get("config")
     return CfgNode.load_cfg(text) if isinstance(text, str) else None
-
-
-def keys_on_the_command_line(args: argparse.Namespace) -> set[str]:
-    """Config keys that a command line itself gives, not the files that it names."""
-    flags = {
-        "MODEL.BACKBONE.NAME": args.backbone,
-        "TRAINER.TaskRes.ENHANCED_BASE": args.enhanced_base,
-    }
-    return {*args.opts[::2], *(key for key, value in flags.items() if value)}
 
 
 def differences(cfg: CfgNode, trained: CfgNode, writer: type) -> dict[str, tuple[Any, Any]]:
@@ -153,10 +146,3 @@ def _is_in(key: str, names: frozenset[str]) -> bool:
     """Whether a key is among names: full keys, or last words of keys of a trainer's own node."""
     own = key.rsplit(".", 1)[-1] if key.startswith("TRAINER.") else key
     return own in names or key in names
-
-
-def _assign(cfg: CfgNode, key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        cfg = cfg[parent]
-    cfg[last] = tuple(value) if isinstance(cfg[last], tuple) else value

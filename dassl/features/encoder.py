@@ -7,13 +7,13 @@ read the same pixels: CLIP's image tower, an auxiliary network, a frozen student
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dassl.data.pixels import normalise, unit_pixels
+from dassl.modeling.networks import DEFAULT_SIZE, evaluating, feature_width
 from dassl.utils import weights_digest
 
 PRECISIONS = ("fp32", "amp")
@@ -156,37 +156,10 @@ class NetworkEncoder(Encoder):
             std=std,
             name=name or type(network).__name__,
             size=size,
-            dim=_feature_width(network, size) if dim is None else dim,
+            dim=feature_width(network, size or DEFAULT_SIZE) if dim is None else dim,
             precision=precision,
         )
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W), normalised -> (B, D)."""
         return self.network(images.to(next(self.network.parameters()).dtype))
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network into eval mode; afterwards, what was in training mode is so again."""
-    training = [module for module in network.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-@torch.no_grad()
-def _feature_width(network: nn.Module, size: int | None) -> int:
-    parameter = next(network.parameters())
-    with evaluating(network):
-        features = network(parameter.new_zeros(1, 3, size or 224, size or 224))
-    if not isinstance(features, Tensor) or features.ndim != 2:
-        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise ValueError(
-            f"{type(network).__name__} returns {shape} for one image; expected features (1, D). "
-            "Remove its head, or wrap it in a module that pools."
-        )
-    return features.shape[1]

@@ -196,11 +196,7 @@ def view_seed(label: str, image: bytes) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-SIZE = (224, 224)  # height, width
 INTERPOLATION = "bilinear"  # the protocol's value of INPUT.INTERPOLATION
-CROP_SCALE = (0.7, 1.0)  # fraction of the area
-JITTER = 0.3  # brightness, contrast, saturation and hue
-GREY_PROBABILITY = 0.1
 
 
 def whole_image(image: Image.Image, size: tuple[int, int], interpolation: str) -> Tensor:

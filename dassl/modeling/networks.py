@@ -6,8 +6,8 @@ of a timm model is never left to timm's default: the bare name ``vit_base_patch1
 other weights than the published runs used.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dassl.config.pixels import IMAGENET_MEAN, IMAGENET_STD
 from dassl.data.seeding import seeded
 from dassl.utils import did_you_mean, read_tensors
 
@@ -26,7 +27,6 @@ SHORT_NAMES = {
     "deitb": "timm:deit_base_distilled_patch16_224.fb_in1k",
     "toy": "toy:student",
 }
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DEFAULT_SIZE = 224  # pixels
 _HEADS = ("fc", "classifier", "heads", "head")  # attributes that hold torchvision's classifiers
 # attributes of networks whose positions are tied to one image size
@@ -170,6 +170,19 @@ def remove_classifier(network: nn.Module, name: str) -> None:
     setattr(network, head, nn.Identity())
 
 
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode; afterwards, what was in training mode is so again."""
+    training = [module for module in network.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 @torch.no_grad()
 def feature_width(network: nn.Module, size: int = DEFAULT_SIZE) -> int:
     """n of the features (B, n) that a network gives for one black image.
@@ -177,14 +190,13 @@ def feature_width(network: nn.Module, size: int = DEFAULT_SIZE) -> int:
     Raises:
         ValueError: if it gives another shape.
     """
-    was_training = network.training
-    features = network.eval()(next(network.parameters()).new_zeros(1, 3, size, size))
-    network.train(was_training)
+    with evaluating(network):
+        features = network(next(network.parameters()).new_zeros(1, 3, size, size))
     if not isinstance(features, Tensor) or features.ndim != 2:
         shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise ValueError(
-            f"{type(network).__name__} without its classifier gives {shape} for one image, not one "
-            "row of features. Take a model from timm, or wrap it in a module that pools."
+            f"{type(network).__name__} returns {shape} for one image; expected one row of features "
+            "(1, n). Remove its head, wrap it in a module that pools, or take a model from timm."
         )
     return features.shape[1]
 

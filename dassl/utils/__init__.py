@@ -1,6 +1,6 @@
 """Registry, files, meters, logging, seeds, checkpoints."""
 
-from .checkpoint import read_tensors
+from .checkpoint import peek_checkpoint, read_tensors
 from .files import atomic_write, cache_dir
 from .image import BadImageError, read_image
 from .locks import only_writer
@@ -54,6 +54,7 @@ __all__ = [
     "only_writer",
     "open_all_layers",
     "open_specified_layers",
+    "peek_checkpoint",
     "read_image",
     "read_json",
     "read_tensors",

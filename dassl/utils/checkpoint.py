@@ -33,6 +33,7 @@ _SCHEDULERS = (
 _WARMUPS = ("_BaseWarmupScheduler", "ConstantWarmupScheduler", "LinearWarmupScheduler")
 _OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
 _CONTAINERS = (dict, defaultdict, Counter)
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # of weights in public files
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -91,9 +92,6 @@ def _without_objects(value: Any) -> Any:
     return value
 
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model")  # of weights in public files
-
-
 def load_checkpoint(fpath: str | os.PathLike) -> Any:
     """Return the content of a checkpoint: tensors, numbers, strings and containers of them.
 
@@ -115,6 +113,17 @@ def load_checkpoint(fpath: str | os.PathLike) -> Any:
     content = _read(fpath)
     check_content(content, fpath)
     return content
+
+
+def peek_checkpoint(fpath: str | os.PathLike) -> Any:
+    """``load_checkpoint`` for what stands beside the tensors: the file is mapped, nothing compared.
+
+    A run that goes on to load the file compares its checksums then.
+    """
+    try:
+        return torch.load(fpath, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError):
+        return load_checkpoint(fpath)  # another format, or damaged: it says which
 
 
 def _read(fpath: str | os.PathLike) -> Any:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from clip.model import CLIP
 from dassl.metrics import compute_accuracy
 from trainers.common import Method
-from trainers.common.checkpoints import select_rows
 
 from .uncertainty import standardise, uncertainty_factor
 
@@ -141,16 +140,8 @@ class AuxiliaryBias(Method):
         preferred = scores.argmax(dim=-1)
         return torch.addcmul(clip_logits, scores, factor), preferred
 
-    def import_state(
-        self,
-        state: dict[str, Tensor],
-        source_classes: Sequence[str] | None,
-        classes: Sequence[str],
-    ) -> dict[str, Tensor]:
-        """Rows of this run's classes; official files hold ``fc.weight`` alone."""
-        if source_classes is None or list(source_classes) == list(classes):
-            return state
-        return {"fc.weight": state["fc.weight"][select_rows(source_classes, classes)]}
+    def has_class_rows(self, name: str) -> bool:
+        return True
 
 
 def average_views(raw_views: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
-"""What several methods share."""
+"""What several methods share. Importing it adds CLIP's towers and toy networks to the engine's."""
 
+from . import networks
 from .clip_trainer import ClipTrainer
 from .feature_trainer import FeatureTrainer
 from .method import Method, cross_entropy_losses, scaled_cosines
@@ -9,5 +10,6 @@ __all__ = [
     "FeatureTrainer",
     "Method",
     "cross_entropy_losses",
+    "networks",
     "scaled_cosines",
 ]

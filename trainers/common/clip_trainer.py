@@ -5,8 +5,8 @@ stages (``trainers/common/method.py``).
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from clip import available_models, load_backbone
 from clip.model import CLIP
 from dassl.config import Condition, never
 from dassl.config.pixels import OPEN, close_with_backbone
+from dassl.config.tools import unfrozen
 from dassl.engine import TrainerX
-from dassl.engine.idle import STORED_VIEWS, UNREAD, no_epochs
 from dassl.engine.predictor import Predictor
+from dassl.engine.shared_conditions import STORED_VIEWS, UNREAD, no_epochs
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import weights_digest
 from trainers.common.text.class_words import warn_of_same_words, words_of
@@ -350,15 +351,3 @@ class ClipTrainer(TrainerX):
             logger.warning("load_model is skipped: no --model-dir given.")
             return
         load_method(self, directory, epoch)
-
-
-@contextmanager
-def unfrozen(cfg: CfgNode) -> Iterator[None]:
-    """Let a config be changed for a while; it is frozen again if it was."""
-    was_frozen = cfg.is_frozen()
-    cfg.defrost()
-    try:
-        yield
-    finally:
-        if was_frozen:
-            cfg.freeze()

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from clip.model import CLIP
 from dassl.metrics import compute_accuracy
 
+from .checkpoints import select_rows
+
 
 class Method(nn.Module):
     """text features, image features, logits, loss; override the stages that change.
@@ -52,6 +54,10 @@ class Method(nn.Module):
         image_features = self.image_features(self.raw_image_features(clip, images))
         return self.logits(clip, image_features, self.text_features(clip))
 
+    def has_class_rows(self, name: str) -> bool:
+        """Whether a tensor of the state dict has one row per class."""
+        return False
+
     def import_state(
         self,
         state: dict[str, Tensor],
@@ -60,14 +66,22 @@ class Method(nn.Module):
     ) -> dict[str, Tensor]:
         """Turn a checkpoint's tensors into this module's state dict.
 
-        Override where a tensor belongs to classes and the class lists may differ.
+        Rows of classes (``has_class_rows``) become those of this run's classes; override where
+        more changes.
 
         Args:
             state: tensors of the checkpoint, official or ours.
             source_classes: what it was trained on, names or WordNet ids; None in foreign files.
             classes: the classes of this run, named likewise.
+
+        Raises:
+            ValueError: if a class of this run has no row.
         """
-        return state
+        by_class = {key for key in state if self.has_class_rows(key)}
+        if not by_class or source_classes is None or list(source_classes) == list(classes):
+            return state
+        rows = select_rows(source_classes, classes)
+        return {key: value[rows] if key in by_class else value for key, value in state.items()}
 
 
 def scaled_cosines(clip: CLIP, image_features: Tensor, text_features: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """What the settings of DMN depend on, see ``dassl/config/conditions.py``."""
 
 from dassl.config import Condition, only_if
-from dassl.engine.idle import TRAINING, no_augmentation
 from dassl.engine.selection import selection_rule
+from dassl.engine.shared_conditions import TRAINING, no_augmentation
 
 _NODE = "TRAINER.DMN"
 _SETTING, _PROMPT = f"{_NODE}.SETTING", f"{_NODE}.TEXT_PROMPT"

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from clip.model import CLIP
 from dassl.utils import did_you_mean
 from trainers.common import Method
-from trainers.common.checkpoints import select_rows
 
 from .fusion import fuse
 from .memory import DynamicMemory
@@ -176,14 +175,5 @@ class DualMemory(Method):
             losses["loss_text"] = F.cross_entropy(logits, labels)
         return {"loss": sum(losses.values()), **losses}
 
-    def import_state(
-        self,
-        state: dict[str, Tensor],
-        source_classes: Sequence[str] | None,
-        classes: Sequence[str],
-    ) -> dict[str, Tensor]:
-        """Rows of this run's classes; every tensor but alpha belongs to classes."""
-        if source_classes is None or list(source_classes) == list(classes):
-            return state
-        rows = select_rows(source_classes, classes)
-        return {k: value if k == "alpha" else value[rows] for k, value in state.items()}
+    def has_class_rows(self, name: str) -> bool:
+        return name != "alpha"

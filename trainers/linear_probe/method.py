@@ -5,7 +5,6 @@ Radford et al., ICML 2021, arXiv 2103.00020, in the few-shot form of CoOp (Zhou 
 """
 
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from clip.model import CLIP
 from trainers.common import Method
-from trainers.common.checkpoints import select_rows
 
 
 class LinearClassifier(Method):
@@ -36,17 +34,8 @@ class LinearClassifier(Method):
         """(B, D), (C, D) -> (B, C)."""
         return torch.addmm(self.bias, image_features.float(), text_features.t())
 
-    def import_state(
-        self,
-        state: dict[str, Tensor],
-        source_classes: Sequence[str] | None,
-        classes: Sequence[str],
-    ) -> dict[str, Tensor]:
-        """Rows of this run's classes."""
-        if source_classes is None or list(source_classes) == list(classes):
-            return state
-        rows = select_rows(source_classes, classes)
-        return {key: value[rows] for key, value in state.items()}
+    def has_class_rows(self, name: str) -> bool:
+        return True
 
 
 def fit_logistic_regression(

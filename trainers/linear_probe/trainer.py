@@ -12,8 +12,8 @@ from clip.model import CLIP
 from dassl.config import Condition, above, at_least, never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.idle import STORED_VIEWS, TRAINING, no_augmentation, no_templates
 from dassl.engine.selection import selection_rule
+from dassl.engine.shared_conditions import STORED_VIEWS, TRAINING, no_augmentation, no_templates
 from trainers.common import FeatureTrainer, Method
 
 from .c_search import COARSE_C, Memo, lpclip_rows, search_c

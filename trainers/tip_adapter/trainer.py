@@ -12,8 +12,8 @@ from clip.model import CLIP
 from dassl.config import Condition, above, at_least, never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.idle import STORED_VIEWS, TRAINING
 from dassl.engine.selection import selection_rule, selection_split
+from dassl.engine.shared_conditions import STORED_VIEWS, TRAINING
 from dassl.features.precomputed import ConstantLoader
 from trainers.common import FeatureTrainer, Method
 from trainers.common.text.encode import zero_shot_classifier

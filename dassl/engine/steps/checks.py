@@ -6,8 +6,8 @@ from yacs.config import CfgNode
 
 from dassl.config import Condition, never, only_if
 from dassl.data.datasets import DatasetBase
-from dassl.engine.idle import STORED_VIEWS, UNREAD, no_templates
 from dassl.engine.needed import NeededFile
+from dassl.engine.shared_conditions import STORED_VIEWS, UNREAD, no_templates
 from dassl.modeling.heads import build_student
 from dassl.modeling.networks import full_name
 from dassl.optim.swad import check_reset_rule

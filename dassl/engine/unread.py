@@ -3,16 +3,16 @@
 import argparse
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yacs.config import CfgNode
 
-from dassl.config.conditions import leaves, value_of
 from dassl.config.files import CONFIGS, existing_yaml
+from dassl.config.tools import leaves, value_of
+from dassl.config.yaml_files import read_yaml
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .cli import FLAG_KEYS
+from .flag_checks import keys_on_the_command_line
 
 if TYPE_CHECKING:
     from .base import TrainerBase
@@ -44,17 +44,11 @@ def given_keys(args: argparse.Namespace) -> Iterator[str]:
     The recipes and dataset configs of this package state settings for many runs at once: what one
     of them does not read there is nobody's wish.
     """
-    yield from args.opts[::2]
-    yield from (key for name, key in FLAG_KEYS.items() if getattr(args, name))
+    yield from keys_on_the_command_line(args)
     for flag, files in (
         ("--config-file", args.config_file),
         ("--dataset-config-file", [args.dataset_config_file]),
     ):
         for path in (existing_yaml(file, flag) for file in files if file):
             if not path.resolve().is_relative_to(CONFIGS):
-                yield from _keys_of(path)
-
-
-def _keys_of(path: Path) -> Iterator[str]:
-    content = CfgNode.load_cfg(path.read_text(encoding="utf-8"))
-    return (key for key, _ in leaves(content))
+                yield from dict(leaves(read_yaml(path) or {}))
