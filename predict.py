@@ -138,7 +138,7 @@ def tuned_predictor(model_dir: Path, epoch: int | None, device: torch.device):
     name = checkpoint.get("trainer")
     if name not in known:
         raise ValueError(
-            f"{path} was written by {name or 'other code'}, which is no trainer of this package"
+            f"{path} was written by {name or 'other code'}, which is not a trainer of this package"
             f"{did_you_mean(name, known) if name else ''}. predict.py needs a checkpoint of ours."
         )
     return TRAINER_REGISTRY.get(name).load_predictor(checkpoint, device)
@@ -162,7 +162,7 @@ def zero_shot_predictor(args: argparse.Namespace, device: torch.device):
     separator = "\n" if as_file.is_file() else ","
     classnames = [name.strip() for name in text.split(separator) if name.strip()]
     if len(classnames) < 2:
-        kind = "holds" if as_file.is_file() else "is no file and gives"
+        kind = "holds" if as_file.is_file() else "is not a file and gives"
         raise ValueError(
             f"--classnames {args.classnames} {kind} {len(classnames)} name(s). Expected two or "
             'more, as "cat,dog,red panda", or a file with one per line.'
@@ -180,7 +180,7 @@ def predict(
     """Yield (path, (C,) probabilities) for every image.
 
     Raises:
-        BadImageError: a file is no readable image (unless such files are skipped).
+        BadImageError: a file is not a readable image (unless such files are skipped).
     """
     for first in range(0, len(paths), batch_size):
         images = {}

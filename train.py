@@ -95,12 +95,14 @@ if __name__ == "__main__":
         check_packages()
         main()
     except KeyboardInterrupt:
-        logger.info("\nInterrupted. The same command goes on from the last checkpoint, if any.")
+        logger.info("\nInterrupted. Run the same command again to resume from the last checkpoint.")
         sys.exit(130)  # what a shell reports for Ctrl-C
     except (ValueError, KeyError, OSError, ImportError, FloatingPointError, RuntimeError) as err:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
         message = err.args[0] if isinstance(err, KeyError) and err.args else err
         logger.error("%s", str(message) or type(err).__name__)
-        logger.info("(%s; %s=1 shows the way there.)", place_of(err), TRACEBACK_VARIABLE)
+        logger.info(
+            "(raised at %s; set %s=1 for the full traceback)", place_of(err), TRACEBACK_VARIABLE
+        )
         sys.exit(2)

@@ -109,7 +109,7 @@ def _download(url: str, root: str | os.PathLike | None = None) -> str:
     """The local path of a value of `_MODELS`, downloaded if needed (see clip/download.py).
 
     Raises:
-        RuntimeError: if the weights cannot be had, or do not match their SHA-256.
+        RuntimeError: if the weights could not be loaded, or do not match their SHA-256.
         FileNotFoundError: if the file of an embedded backbone is missing.
     """
     if "://" in url:
@@ -156,7 +156,7 @@ def fetch_weights(name: str) -> None:
     """Have the weights of a backbone on this machine, whole: what is missing is downloaded.
 
     Raises:
-        RuntimeError: if the name is unknown, or its weights cannot be had or read.
+        RuntimeError: if the name is unknown, or its weights could not be loaded.
         ValueError: if open_clip does not know the name.
     """
     if name.startswith(OPEN_CLIP_NAMES):  # that package alone knows them, and fetches as it loads

@@ -38,7 +38,7 @@ def sha256(path: Path) -> str:
 def fetch(url: str, root: str | os.PathLike | None = None, *, hint: str = "") -> Path:
     """Return the local copy of `url`, downloading it if needed.
 
-    An interrupted download leaves `<file>.part` and goes on from there.
+    An interrupted download leaves `<file>.part` and resumes from it.
 
     Args:
         url: `.../<sha256>/<file>`; the path component before the file is its SHA-256.
@@ -46,7 +46,7 @@ def fetch(url: str, root: str | os.PathLike | None = None, *, hint: str = "") ->
         hint: said in errors: where else the weights can be had.
 
     Raises:
-        RuntimeError: if the file cannot be had, or is not what its SHA-256 says.
+        RuntimeError: if the file could not be downloaded, or does not match its SHA-256.
     """
     expected, name = url.rstrip("/").split("/")[-2:]
     target = weights_dir(root) / name

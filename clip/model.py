@@ -333,15 +333,15 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict:
     """The arguments of CLIP, read from the keys and shapes of a state dict in OpenAI's layout.
 
     Raises:
-        ValueError: if the state dict is no OpenAI-layout CLIP.
+        ValueError: if the state dict is not an OpenAI-layout CLIP.
     """
     text_keys = ("text_projection", "positional_embedding", "token_embedding.weight")
     vision_key = "visual.proj" if "visual.proj" in state_dict else "visual.layer1.0.conv1.weight"
     missing = [k for k in (*text_keys, "ln_final.weight", vision_key) if k not in state_dict]
     if missing:
         raise ValueError(
-            f"This is no CLIP state dict in OpenAI's layout: it has no {', '.join(missing)}. Its "
-            f"first keys are {', '.join(list(state_dict)[:4]) or '(none)'}."
+            f"This is not a CLIP state dict in OpenAI's layout: it has no {', '.join(missing)}. "
+            f"Its first keys are {', '.join(list(state_dict)[:4]) or '(none)'}."
         )
     layers: int | tuple[int, ...]
     if vision_key == "visual.proj":
@@ -378,7 +378,7 @@ def build_clip(state_dict: Mapping[str, Tensor], *, precision: str = "fp32", **o
             transformer_heads, activation.
 
     Raises:
-        ValueError: if the weights are no CLIP, or `precision` is unknown.
+        ValueError: if the weights are not a CLIP, or `precision` is unknown.
         RuntimeError: if weights are missing, unexpected or of another shape.
     """
     if precision not in ("fp32", "fp16"):

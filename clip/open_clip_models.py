@@ -104,11 +104,11 @@ class EncodeOnlyCLIP(nn.Module):
         )
 
     def project_image(self, rows: Tensor) -> Tensor:
-        """Refused: there are no CLIP tokens."""
+        """Refused: there are not a CLIP tokens."""
         self._refuse_internals("project_image")
 
     def project_text(self, rows: Tensor) -> Tensor:
-        """Refused: there are no CLIP tokens."""
+        """Refused: there are not a CLIP tokens."""
         self._refuse_internals("project_text")
 
     def __getattr__(self, name: str) -> Any:

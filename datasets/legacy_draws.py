@@ -42,11 +42,11 @@ def read_pickled_draw(path: Path) -> tuple[list[PickledItem], list[PickledItem]]
             content = _ItemsOnly(file).load()
         train, val = (list(content.get(key, [])) for key in ("train", "val"))
     except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, LookupError) as err:
-        raise ValueError(f"it is no pickled draw ({err})") from err
+        raise ValueError(f"it is not a pickled draw ({err})") from err
     attributes = set(PickledItem.__annotations__)
     for item in (*train, *val):
         if not isinstance(item, PickledItem) or not attributes <= set(vars(item)):
-            raise ValueError("it holds something that is no item")
+            raise ValueError("it holds something that is not an item")
     return train, val
 
 

@@ -38,7 +38,7 @@ class OxfordFlowers(SplitDataset):
             raise ValueError(
                 f"{names_file} names {len(names)} flowers and lacks {len(missing)} of the labels "
                 f"in imagelabels.mat: {', '.join(missing[:5])}{', ...' if missing[5:] else '.'} "
-                "Write it anew: delete it and run python tools/get_data.py oxford_flowers."
+                "Rebuild it: delete it and run python tools/get_data.py oxford_flowers."
             )
         for number, label in enumerate(labels, start=1):
             classes[str(label)].append(f"image_{number:05d}.jpg")

@@ -324,7 +324,7 @@ def test_a_corrupt_image_stops_the_run_with_its_path(cfg, tmp_path, workers):
     with pytest.raises(BadImageError) as info:
         list(DataManager(cfg).train_loader_x)
 
-    assert str(info.value).startswith(f"{tmp_path / '2_1.png'} is no readable image")
+    assert str(info.value).startswith(f"{tmp_path / '2_1.png'} is not a readable image")
     assert "\n" not in str(info.value)
 
 

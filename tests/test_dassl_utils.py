@@ -101,7 +101,7 @@ def test_json_is_written_with_indent_4_and_read_back(tmp_path):
 def test_broken_json_is_named(tmp_path):
     (tmp_path / "x.json").write_text("{")
 
-    with pytest.raises(ValueError, match="x.json is no valid JSON"):
+    with pytest.raises(ValueError, match="x.json is not valid JSON"):
         read_json(tmp_path / "x.json")
 
 

@@ -124,7 +124,7 @@ def test_a_missing_file_of_class_names_is_no_class(run, tmp_path):
     (tmp_path / "one.txt").write_text("cat\n")
     words = [str(run / "mine"), "--backbone", "toy/ViT", "--classnames"]
 
-    with pytest.raises(ValueError, match=r"names\.txt is no file and gives 1 name"):
+    with pytest.raises(ValueError, match=r"names\.txt is not a file and gives 1 name"):
         predict.main([*words, "names.txt"])
     with pytest.raises(ValueError, match=r"one\.txt holds 1 name"):
         predict.main([*words, str(tmp_path / "one.txt")])
@@ -141,7 +141,7 @@ def test_an_unreadable_image_is_named_or_left_out_on_request(run, tmp_path, caps
     (tmp_path / "photos" / "._photo0.png").write_bytes(b"what a Mac leaves on other disks")
     arguments = [str(tmp_path / "photos"), "--model-dir", model_dir(run)]
 
-    with pytest.raises(ValueError, match=r"broken\.jpg is no readable image.*--skip-bad-images"):
+    with pytest.raises(ValueError, match=r"broken\.jpg is not a readable image.*--skip-bad-images"):
         predict.main(arguments)
     predict.main([*arguments, "--skip-bad-images"])
 

@@ -396,7 +396,7 @@ def test_an_interrupted_pass_goes_on_where_it_was(tmp_path):
 
 
 def test_prompt_batches_that_do_not_divide_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="N_PROMPT 8 is no multiple of PROMPT_BS 3"):
+    with pytest.raises(ValueError, match="N_PROMPT 8 is not a multiple of PROMPT_BS 3"):
         made_trainer("ProDA", tmp_path, "TRAINER.PRODA.PROMPT_BS", 3)
 
 

@@ -159,7 +159,7 @@ def test_the_original_parsers_average_them_with_a_warning(mixed, capsys, caplog)
     text = text_of(capsys, folder, "--style", "coop")
 
     assert "* accuracy: 62.00% +- 0.82%" in text
-    assert f"are no seeds of one method: {KEY} 0.002; {KEY} 1e-05" in caplog.text
+    assert f"are not seeds of one method: {KEY} 0.002; {KEY} 1e-05" in caplog.text
 
 
 def test_a_digest_alone_keeps_runs_apart(mixed, capsys):

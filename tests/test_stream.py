@@ -364,7 +364,7 @@ def test_a_file_that_is_no_state_of_a_stream_is_refused(dmn, tmp_path):
     state = str(tmp_path / "model.pth.tar-1")
     trainer = dmn(tmp_path, *zero_shot("TRAINER.DMN.STREAM_STATE", state))
 
-    with pytest.raises(ValueError, match="is no state of a stream"):
+    with pytest.raises(ValueError, match="is not the state of a stream"):
         trainer.test()
 
 

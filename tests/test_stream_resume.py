@@ -238,7 +238,7 @@ def test_a_stream_of_another_model_or_of_other_images_is_not_continued(tmp_path)
     items = other.dm.dataset.test
     other.dm.dataset._test = [items[-1], *items[1:-1], items[0]]
 
-    with pytest.raises(ValueError, match="its tensor ctx differs.*Delete it to begin anew"):
+    with pytest.raises(ValueError, match="its tensor ctx differs.*Delete it to start over"):
         changed.test()
-    with pytest.raises(ValueError, match="list of images.*Delete it to begin anew"):
+    with pytest.raises(ValueError, match="list of images.*Delete it to start over"):
         other.test()

@@ -214,7 +214,11 @@ def test_the_default_output_folder_follows_the_tree(world):
             "EngineToy",
             "OPTIM.LR=1: config keys are given as KEY VALUE, OPTIM.LR 1",
         ),
-        (("OPTIM.LR", "1", "--seed", "1"), "EngineToy", "--seed stands behind KEY VALUE pairs"),
+        (
+            ("OPTIM.LR", "1", "--seed", "1"),
+            "EngineToy",
+            "--seed must come before the KEY VALUE pairs",
+        ),
         (("--config-file", "fsat.yaml"), "EngineToy", "no such file"),
     ],
 )
@@ -420,7 +424,7 @@ def test_a_resumed_run_that_was_interrupted_again_says_where_it_goes_on(world, c
         again.before_train()
         again.close_writer()
 
-    assert "is done: the interrupted run here goes on" in caplog.text
+    assert "is not needed: resuming the interrupted run here" in caplog.text
 
 
 def test_evaluation_of_a_missing_folder_is_refused(world):
@@ -582,7 +586,8 @@ def test_weights_that_cannot_be_read_end_with_the_reason_and_where_it_was_raised
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert f"ERROR: {tmp_path}/weights.pt " in done.stderr
     where = done.stderr.splitlines()[-1]
-    assert re.fullmatch(r"\(clip/\w+\.py:\d+; VLTUNE_TRACEBACK=1 shows the way there\.\)", where)
+    said = r"\(raised at clip/\w+\.py:\d+; set VLTUNE_TRACEBACK=1 for the full traceback\)"
+    assert re.fullmatch(said, where)
 
 
 def test_ctrl_c_ends_with_one_line_and_no_traceback(tmp_path):

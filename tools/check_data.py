@@ -195,7 +195,9 @@ def main(args: Sequence[str] | None = None) -> int:
     known = known_datasets()
     unknown = [name for name in options.datasets if name not in known]
     if unknown:
-        print(f'"{unknown[0]}" is no dataset. {did_you_mean(unknown[0], known)}', file=sys.stderr)
+        print(
+            f'"{unknown[0]}" is not a dataset. {did_you_mean(unknown[0], known)}', file=sys.stderr
+        )
         return 2
     root = Path(options.root).expanduser().absolute()
     print(f"Data folder: {root}" + ("" if root.is_dir() else " (does not exist)"))

@@ -287,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return status
         failed = execute(runs, launcher, keep_going=args.keep_going)
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
+        print("\nInterrupted. Run the same command again to resume.", file=sys.stderr)
         return 130
     if text := closing_text(requests, [run for run in runs if run not in failed]):
         print(f"\n{text}")

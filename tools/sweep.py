@@ -213,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return status
         failed = tools_protocol.execute(runs, launcher, keep_going=True)
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
+        print("\nInterrupted. Run the same command again to resume.", file=sys.stderr)
         return 130
     print(f"\n{table(settings)}")
     rule = "source_val" if request.protocol == "lodo" else "val"

@@ -156,8 +156,8 @@ class PromptOrder:
         """
         if size < 1 or prompts % size:
             raise ValueError(
-                f"TRAINER.PRODA.N_PROMPT {prompts} is no multiple of PROMPT_BS {size}: every pass "
-                "over the prompts consumes them PROMPT_BS at a time."
+                f"TRAINER.PRODA.N_PROMPT {prompts} is not a multiple of PROMPT_BS {size}: every "
+                "pass over the prompts consumes them PROMPT_BS at a time."
             )
         self.prompts, self.size = prompts, size
         self.left: list[int] = []

@@ -13,7 +13,7 @@ def read_yaml(path: Path) -> object:
     """The content of a file; None if it is empty.
 
     Raises:
-        ValueError: it is no YAML; names the file.
+        ValueError: if it is not YAML; names the file.
     """
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)

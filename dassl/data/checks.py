@@ -82,7 +82,7 @@ def warn_of_shared_images(dataset: DatasetBase, *, uses_train: bool, uses_val: b
         if shared:
             logger.warning(
                 "%d of %d test images of %s are %s images too, the first %s: the test accuracy "
-                "is no measure of new images. Give the data set lists without common images.",
+                "says little about new images. Use lists without shared images.",
                 len(shared),
                 len(tested),
                 type(dataset).__name__,

@@ -115,7 +115,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "state_dict" not in content:
         held = ", ".join(list(content)[:5]) if isinstance(content, dict) else type(content).__name__
         raise ValueError(
-            f"{path} is no checkpoint of a training run: expected a dictionary with state_dict, "
+            f"{path} is not a checkpoint of a training run: expected a dictionary with state_dict, "
             f"epoch, optimizer, scheduler and val_result; it holds {held}. Point --model-dir at a "
             "folder that train.py wrote."
         )

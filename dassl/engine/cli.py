@@ -43,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--root", default="", help="folder that holds the datasets (embedded toy sets need none)")
     add("--output-dir", default="", help="folder of the run (default: a tree under output/)")
-    add("--resume", default="", help="folder of a run whose checkpoints to go on from")
+    add("--resume", default="", help="folder of a run to resume from")
     add("--seed", type=int, default=-1, help="random seed; 0 is one, a negative one is random")
     add("--source-domains", nargs="+", help="source domains")
     add("--target-domains", nargs="+", help="target domains")
@@ -142,7 +142,7 @@ def check_pairs(words: Sequence[str]) -> None:
     for place, word in enumerate(words):
         if word.startswith("--"):
             raise ValueError(
-                f"{word} stands behind KEY VALUE pairs ({' '.join(words[:2])}). Flags come first."
+                f"{word} must come before the KEY VALUE pairs ({' '.join(words[:2])})."
             )
         key, equals, value = word.partition("=")
         if equals and place % 2 == 0:

@@ -79,7 +79,7 @@ class ResumeFile:
         state = load_checkpoint(str(self.path))
         if not isinstance(state, dict) or state.get("format") != RESUME_FORMAT:
             raise ValueError(
-                f"{self.path} is no resume file of this version (expected format "
+                f"{self.path} is not a resume file of this version (expected format "
                 f"{RESUME_FORMAT}). Delete it to train from the start."
             )
         return state
@@ -229,5 +229,5 @@ def check_same_config(ours: CfgNode, theirs: CfgNode, path: Path) -> None:
     listed = "; ".join(f"{key} was {b!r}, now {a!r}" for key, (a, b) in differences.items())
     raise ValueError(
         f"{path} belongs to a run with another config: {listed}. Choose another --output-dir, or "
-        "delete that folder to start anew."
+        "delete that folder to start over."
     )

@@ -131,7 +131,7 @@ class SimpleTrainer(TrainerBase):
         wanted = self.cfg.RESUME
         has_state = self._resume_file.path.is_file()
         if wanted and has_state:
-            logger.info("--resume %s is done: the interrupted run here goes on.", wanted)
+            logger.info("--resume %s is not needed: resuming the interrupted run here.", wanted)
         start = self.resume_model_if_exist(wanted if wanted and not has_state else self.output_dir)
         is_own = Path(wanted).absolute() == Path(self.output_dir).absolute()
         if start == 0 and wanted and not has_state and not is_own:

@@ -88,7 +88,7 @@ def decode(path: str, data: bytes) -> Image.Image:
     """The image in a file's content, mode RGB, with the pixels of ``read_image``.
 
     Raises:
-        BadImageError: if it is no readable image; names the path.
+        BadImageError: if it is not a readable image; names the path.
     """
     if simplejpeg is not None and data[:2] == b"\xff\xd8":
         try:

@@ -203,7 +203,7 @@ class Store:
             damaged = self.rows.verify(records[records >= 0])
             if not damaged:
                 return records
-            logger.warning("%d damaged rows in %s are made anew.", damaged, self.folder)
+            logger.warning("%d damaged rows in %s are recomputed.", damaged, self.folder)
             self._index()
 
     def _find(self, keys: np.ndarray) -> np.ndarray:

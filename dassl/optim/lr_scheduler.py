@@ -50,7 +50,7 @@ _COUNTERS = ("last_epoch", "_step_count", "_last_lr", "base_lrs")
 def _require_counters(state_dict: dict[str, Any]) -> None:
     if "last_epoch" not in state_dict:
         found = ", ".join(state_dict) or "nothing"
-        raise ValueError(f"This is no scheduler state: expected last_epoch, found {found}.")
+        raise ValueError(f"This is not a scheduler state: expected last_epoch, found {found}.")
 
 
 class _CounterState:

@@ -146,7 +146,7 @@ def _unreadable(fpath: str | os.PathLike, err: Exception) -> ValueError:
     reason = next((line.strip() for line in lines if "Unsupported" in line), lines[0])
     return ValueError(
         f'"{fpath}" ({os.path.getsize(fpath)} bytes) cannot be read as a checkpoint: it is '
-        "truncated, no torch file, or holds objects that a checkpoint has no need of. "
+        "truncated, not a torch file, or holds objects that a checkpoint has no need of. "
         f"({type(err).__name__}: {reason[:200]}) "
         "Copy it again, or delete it and train again."
     )

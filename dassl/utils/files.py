@@ -69,7 +69,7 @@ def read_json(fpath: str | os.PathLike) -> Any:
         try:
             return json.load(file)
         except ValueError as err:
-            raise ValueError(f"{fpath} is no valid JSON: {err}") from err
+            raise ValueError(f"{fpath} is not valid JSON: {err}") from err
 
 
 def write_json(obj: Any, fpath: str | os.PathLike) -> None:

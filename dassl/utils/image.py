@@ -10,7 +10,7 @@ _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 class BadImageError(ValueError):
-    """A file that exists but is no readable image; the text names its path."""
+    """A file that exists but is not a readable image; the text names its path."""
 
     def __init__(self, message: str):
         # torch raises a worker's error anew, with the worker's traceback in front of the text
@@ -42,8 +42,8 @@ def read_image(path: str | os.PathLike) -> Image.Image:
                 return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as err:
         raise BadImageError(
-            f"{path} is no readable image ({type(err).__name__}: {err}). Replace the file, or pass "
-            "--skip-bad-images (DATALOADER.SKIP_BAD_IMAGES True) to leave such images out."
+            f"{path} is not a readable image ({type(err).__name__}: {err}). Replace the file, or "
+            "pass --skip-bad-images (DATALOADER.SKIP_BAD_IMAGES True) to leave such images out."
         ) from err
 
 

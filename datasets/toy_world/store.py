@@ -52,7 +52,7 @@ def splits(name: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
             yield domain, labels, render(domain_scenes(rng, labels, style))
         return
     if name not in DEFINITIONS:
-        raise ValueError(f'"{name}" is no toy set. {did_you_mean(name, SET_NAMES)}')
+        raise ValueError(f'"{name}" is not a toy set. {did_you_mean(name, SET_NAMES)}')
     definition = DEFINITIONS[name]
     for part, (split, size) in enumerate(definition.sizes.items()):
         labels = np.repeat(np.arange(len(definition.classnames)), size)
@@ -83,7 +83,7 @@ def rendered(name: str) -> Path:
         RuntimeError: if the pixels are not the committed ones.
     """
     if name not in digests():
-        raise ValueError(f'"{name}" is no toy set. {did_you_mean(name, SET_NAMES)}')
+        raise ValueError(f'"{name}" is not a toy set. {did_you_mean(name, SET_NAMES)}')
     target = cache_dir() / "toy" / digests()[name][:12] / name
     if target.is_dir():
         return target

@@ -15,7 +15,7 @@ from tools.protocols.sets import check_has_no_domains, chosen_domains, transfer_
 
 KEY = re.compile(r"[A-Z][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)+$|USE_CUDA$|VERBOSE$")
 SHARED_KEYS = ("DATASET.", "INPUT.", "DATALOADER.", "USE_CUDA", "VERBOSE")
-BLACK_BOXES = ("http://", "https://", "python:")  # teachers that are no CLIP at hand
+BLACK_BOXES = ("http://", "https://", "python:")  # teachers that are not a CLIP at hand
 NOT_SHARED_KEYS = ("DATASET.NUM_SHOTS", "DATASET.VAL_SHOTS", "DATASET.SUBSAMPLE_CLASSES")
 BASE_TRAINER_PROTOCOLS = ("fewshot", "xd", "dg")  # those that train on the shots of all classes
 STAGES = {  # trainer -> its stages in order: (folder, trainer)

@@ -97,7 +97,7 @@ def legacy_report(
 
 
 def _warn_of_settings(directory: str | os.PathLike) -> None:
-    """Say that runs of ours below a folder are no seeds of one method, and which keys differ."""
+    """Say that runs of ours below a folder are not seeds of one method, and which keys differ."""
     try:
         series = group(load_records([directory]).records)
     except FileNotFoundError:  # logs of --eval-only alone
@@ -105,7 +105,7 @@ def _warn_of_settings(directory: str | os.PathLike) -> None:
     labels = sorted({item.key.settings for item in series if item.key.settings})
     if labels:
         logger.warning(
-            "The runs under %s have different settings and are no seeds of one method: %s. "
+            "The runs under %s have different settings and are not seeds of one method: %s. "
             "Without --style they are rows of their own.",
             os.fspath(directory),
             "; ".join(labels),
@@ -116,7 +116,7 @@ def _visible_folders(directory: str | os.PathLike) -> list[str]:
     root = Path(directory) if os.fspath(directory) else Path(".")
     if not root.is_dir():
         raise FileNotFoundError(
-            f"{root} is no folder. Give the folder that holds the seed folders."
+            f"{root} is not a folder. Give the folder that holds the seed folders."
         )
     return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 

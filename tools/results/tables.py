@@ -11,7 +11,7 @@ from tools.results.statistics import Cell
 
 TEST_RULE_NOTE = "† chosen on test labels (rule test): for parity with an official code only."
 PART_NOTE = "‡ over a part of the test images:"
-SETTINGS_NOTE = "Runs with different settings are no seeds of one method: see the column settings."
+SETTINGS_NOTE = "Runs with different settings are not seeds of one method: see the column settings."
 PUBLISHED_NOTE = "Published numbers are accuracies: none stands beside {metric}."
 PROTOCOL_TITLES = {
     "fewshot": "Few-shot and zero-shot",

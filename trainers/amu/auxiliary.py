@@ -178,7 +178,7 @@ def resnet50_from_moco(checkpoint: dict, path: Path | str = "given") -> nn.Modul
     if missing or unknown:
         found = ", ".join(list(state)[:3]) or "nothing"
         raise ValueError(
-            f"{path} is no MoCo v3 ResNet-50: expected {MOCO_PREFIX}<torchvision key> for "
+            f"{path} is not a MoCo v3 ResNet-50: expected {MOCO_PREFIX}<torchvision key> for "
             f"{len(wanted)} tensors; {len(missing)} are missing ({', '.join(missing[:3])}), "
             f"{len(unknown)} are unknown ({', '.join(unknown[:3])}). It begins with {found}."
         )

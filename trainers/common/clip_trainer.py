@@ -99,7 +99,7 @@ class ClipTrainer(TrainerX):
     @classmethod
     def view_conditions(cls) -> list[Condition]:
         """What the settings of loaders and views depend on."""
-        return [never(STORED_VIEWS, "every epoch reads the images anew: no views are stored")]
+        return [never(STORED_VIEWS, "every epoch reads the images again: no views are stored")]
 
     def check_pixels(self, cfg: CfgNode) -> None:
         """Refuse transforms that do not normalise: the image tower reads what the loader yields.

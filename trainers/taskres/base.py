@@ -85,7 +85,7 @@ def read_enhanced_base(path: str | Path) -> Tensor:
     state = load_checkpoint(str(path))["state_dict"]
     if list(state) != ["weight"]:
         raise ValueError(
-            f"{path} is no enhanced base: it holds {', '.join(state)}, not one 'weight'."
+            f"{path} is not an enhanced base: it holds {', '.join(state)}, not one 'weight'."
         )
     return state["weight"]
 

@@ -192,7 +192,7 @@ class DatasetBase:
         for domain in input_domains:
             if domain not in self.domains:
                 raise ValueError(
-                    f'"{domain}" is no domain of {type(self).__name__}. '
+                    f'"{domain}" is not a domain of {type(self).__name__}. '
                     f"{did_you_mean(domain, self.domains)}"
                 )
 

@@ -104,7 +104,7 @@ def build_transform(
     for choice in choices:
         if choice not in AVAI_CHOICES:
             raise ValueError(
-                f'INPUT.TRANSFORMS names "{choice}", which is no known transform. '
+                f'INPUT.TRANSFORMS names "{choice}", which is not a known transform. '
                 f"{did_you_mean(choice, AVAI_CHOICES)}"
             )
     if cfg.INPUT.INTERPOLATION not in INTERPOLATION_MODES:

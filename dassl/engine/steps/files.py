@@ -155,7 +155,7 @@ class StepFiles:
     def _check_finished(self, folder: Path) -> None:
         if not (folder / "results.json").is_file():
             raise ValueError(
-                f"MODEL.INIT_WEIGHTS {folder} is no finished run (it has no results.json): give "
+                f"MODEL.INIT_WEIGHTS {folder} is not a finished run (it has no results.json): give "
                 f"its command again first, or name the file {folder / 'best'} to start from that."
             )
 
@@ -165,7 +165,7 @@ class StepFiles:
             if key in content and key in ours and content[key] != ours[key]:
                 raise ValueError(
                     f"{path} was trained with {key} {content[key]}, this run has {ours[key]}. "
-                    "Start from a stage of the same run, or remove that folder to train it anew."
+                    "Start from a stage of the same run, or remove that folder to train it again."
                 )
 
     @classmethod

@@ -9,7 +9,7 @@ from clip import load_backbone
 
 from .teacher import ClipTeacher, Renormalise, Teacher
 
-BLACK_BOXES = ("http://", "https://", "python:")  # teachers that are no CLIP at hand
+BLACK_BOXES = ("http://", "https://", "python:")  # teachers that are not a CLIP at hand
 NORMS = ("imagenet", "clip")
 
 

@@ -63,8 +63,9 @@ def _no_checkpoint(folder: Path, places: Sequence[Path]) -> str:
     config, looked = folder / "config.yaml", ", ".join(map(str, places))
     if not config.is_file():
         return (
-            f"{folder} is no run of one trainer; looked for {looked}. Give the folder of one run: "
-            f"te_<domain> of a leave-one-domain-out protocol, by {', '.join(STUDENT_TRAINERS)}."
+            f"{folder} is not a run of one trainer; looked for {looked}. Give the folder of one "
+            f"run: te_<domain> of a leave-one-domain-out protocol, by "
+            f"{', '.join(STUDENT_TRAINERS)}."
         )
     cfg = CfgNode.load_cfg(config.read_text(encoding="utf-8"))
     if "STEPS" not in cfg:

@@ -187,8 +187,8 @@ class StreamResume:
         state = load_checkpoint(str(self.path))
         if not isinstance(state, dict) or state.get("format") != RESUME_FORMAT:
             raise ValueError(
-                f"{self.path} is no resume file of this version (expected format {RESUME_FORMAT}). "
-                "Delete it to begin the stream anew."
+                f"{self.path} is not a resume file of this version (expected format "
+                f"{RESUME_FORMAT}). Delete it to start the stream over."
             )
         self._check(state)
         self.trainer.load_stream_state(state["method"])
@@ -197,7 +197,7 @@ class StreamResume:
         return state["stream"]
 
     def _check(self, state: dict) -> None:
-        trainer, fix = self.trainer, "Delete it to begin anew, or choose another --output-dir."
+        trainer, fix = self.trainer, "Delete it to start over, or choose another --output-dir."
         check_same_config(trainer.cfg, CfgNode.load_cfg(state["config"]), self.path)
         if trainer.cfg.SEED < 0:
             torch.manual_seed(state["run_seed"])  # run_seed, order and views follow it

@@ -199,7 +199,7 @@ class StreamTrainer(FeatureTrainer):
         resume = StreamResume(self, split, items, first=stream.position)
         if (state := resume.load()) is not None:
             stream = Stream.from_state(state)
-            logger.info("It goes on after image %d: %s", stream.position, resume.path)
+            logger.info("Resuming after image %d: %s", stream.position, resume.path)
         views = self.test_views(items)
         try:
             run_stream(
@@ -231,7 +231,7 @@ class StreamTrainer(FeatureTrainer):
         state = load_checkpoint(path)
         if not isinstance(state, dict) or not {"belongs_to", "stream", "method"} <= set(state):
             raise ValueError(
-                f"TRAINER.{self.node}.STREAM_STATE {path} is no state of a stream. A run with "
+                f"TRAINER.{self.node}.STREAM_STATE {path} is not the state of a stream. A run with "
                 f"TRAINER.{self.node}.STREAM_LENGTH N writes <output>/{STATE_FILE}."
             )
         fix = "Continue with the settings and files that the stream began with."
