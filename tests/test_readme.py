@@ -25,9 +25,12 @@ MADE = {  # what the reader is told to make
 SOURCES = [path for folder in ("", *FOLDERS[:3], "tools", "trainers", "scripts")
            for path in [*(ROOT / folder).glob("*.py"), *(ROOT / folder).glob("*/*.py"),
                         *(ROOT / folder).glob("*.sh")]]  # fmt: skip
-FILE_NAMES = {"README.md", "DATASETS.md", "LICENSE.md"}
+FILE_NAMES = {"LICENSE.md", *(path.name for path in ROOT.iterdir())}
 MADE_UP_KEYS = ("TRAINER.X", "TRAINER.THEIRMETHOD")
-PAGES = [ROOT / "README.md", ROOT / "DATASETS.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "DATASETS", "CONTRIBUTING", "CHANGELOG")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 HELPERS = {
     "TaskResBase",
