@@ -318,7 +318,7 @@ def test_prompt_depths_of_zero_are_accepted_and_others_refused():
 
 
 def test_a_state_dict_of_something_else_is_refused():
-    with pytest.raises(ValueError, match="no CLIP state dict.*text_projection.*fc.weight"):
+    with pytest.raises(ValueError, match="not a CLIP state dict.*text_projection.*fc.weight"):
         build_clip({"fc.weight": torch.zeros(2, 2)})
 
 

@@ -89,7 +89,7 @@ def test_the_key_tells_weights_normalisation_and_kind_apart():
 
 
 def test_a_network_without_pooling_is_refused():
-    with pytest.raises(ValueError, match=r"expected features \(1, D\)"):
+    with pytest.raises(ValueError, match=r"expected one row of features \(1, n\)"):
         NetworkEncoder(nn.Conv2d(3, 4, 3), MEAN, STD)
 
 

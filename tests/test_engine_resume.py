@@ -189,7 +189,7 @@ def test_a_foreign_file_in_place_of_the_resume_file_is_refused(images, tmp_path)
     tmp_path.mkdir(exist_ok=True)
     torch.save({"state_dict": {}}, tmp_path / RESUME_FILE)
 
-    with pytest.raises(ValueError, match="no resume file of this version"):
+    with pytest.raises(ValueError, match="not a resume file of this version"):
         trained(images, tmp_path)
 
 

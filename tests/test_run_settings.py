@@ -137,7 +137,7 @@ def test_runs_with_other_settings_are_rows_of_their_own_that_name_the_keys(mixed
     assert "81.00 ± 1.00" in next(line for line in lines if f"{KEY} 0.002" in line)
     assert "60.00" in next(line for line in lines if f"{KEY} 1e-05" in line)
     assert not any("±" in line and "81.00" not in line for line in lines)
-    assert any("no seeds of one method" in line for line in lines)
+    assert any("not seeds of one method" in line for line in lines)
 
 
 def test_json_and_csv_name_the_keys_too(mixed, capsys):

@@ -91,7 +91,7 @@ def test_a_missing_enhanced_base_says_how_to_train_one(tmp_path):
 def test_a_file_that_is_no_enhanced_base_is_refused(tmp_path):
     torch.save({"state_dict": {"ctx": torch.zeros(2)}}, tmp_path / "x.tar")
 
-    with pytest.raises(ValueError, match="no enhanced base: it holds ctx"):
+    with pytest.raises(ValueError, match="not an enhanced base: it holds ctx"):
         read_enhanced_base(tmp_path / "x.tar")
 
 

@@ -154,7 +154,7 @@ def test_distill_refuses_an_align_run_that_is_unfinished_or_of_another_prompt(do
     with pytest.raises(ValueError, match=r"templates \['a photo of a {}'\]"):
         step_run(domains, tmp_path / "t", "VL2VDistill", *words, *OWN_TEMPLATES)
     (align / "results.json").unlink()
-    with pytest.raises(ValueError, match="no finished run"):
+    with pytest.raises(ValueError, match="not a finished run"):
         step_run(domains, tmp_path / "b", "VL2VDistill", *words)
 
 
@@ -306,7 +306,7 @@ def test_the_width_is_that_of_what_comes_out(name):
 
 
 def test_a_network_that_gives_no_row_of_features_is_refused():
-    with pytest.raises(ValueError, match="not one row of features"):
+    with pytest.raises(ValueError, match="expected one row of features"):
         build_student("torchvision:convnext_tiny", pretrained=False)
 
 

@@ -62,7 +62,7 @@ class Setting:
 
     @property
     def mixed(self) -> str:
-        """The settings in which its finished runs differ, or "": such runs are no seeds of one."""
+        """The settings in which its finished runs differ, or "": such runs are not seeds of one."""
         folders = [run.output_dir for run in self.runs if run.results()]
         series = group(load_records(folders).records, all_splits=True) if folders else []
         return "; ".join(dict.fromkeys(item.key.settings for item in series if item.key.settings))
