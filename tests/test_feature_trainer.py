@@ -81,7 +81,7 @@ def test_half_precision_on_a_cpu_runs_in_single_precision_with_one_warning(tmp_p
 
 
 def test_an_unknown_precision_names_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match="PREC is 'half'; expected fp32 | fp16 | amp"):
+    with pytest.raises(ValueError, match="PREC is 'half'; expected one of fp32, fp16, amp"):
         made_trainer("CoOp", tmp_path, "TRAINER.COOP.PREC", "half")
 
 

@@ -5,14 +5,20 @@ import torch
 from battery import CLASSNAMES, made_trainer
 
 from trainers.common.checkpoints import load_exactly
-from trainers.taskres import TaskResidual, enhanced_base, read_enhanced_base, regular_base
+from trainers.taskres import (
+    TaskResidual,
+    TaskResSettings,
+    enhanced_base,
+    read_enhanced_base,
+    regular_base,
+)
 
 C, D = 5, 8
 
 
 def learner(seed: int = 0, count: int = C) -> TaskResidual:
     torch.manual_seed(seed)
-    method = TaskResidual(torch.randn(count, D), alpha=0.5)
+    method = TaskResidual(torch.randn(count, D), TaskResSettings())
     method.text_feature_residuals.data.normal_()
     return method
 
@@ -29,7 +35,7 @@ def test_classes_of_another_order_take_their_own_rows():
 
 
 def test_a_class_without_residual_keeps_its_own_base_and_no_residual():
-    source, target = learner(), TaskResidual(torch.ones(2, D), alpha=0.5)
+    source, target = learner(), TaskResidual(torch.ones(2, D), TaskResSettings())
 
     state = target.import_state(source.state_dict(), ["a", "b", "c", "d", "e"], ["new", "b"])
 
@@ -39,7 +45,7 @@ def test_a_class_without_residual_keeps_its_own_base_and_no_residual():
 
 
 def test_a_text_residual_does_not_fit_a_run_that_tunes_images(tmp_path):
-    source, target = learner(), TaskResidual(torch.ones(1, D), alpha=0.5, variant="image")
+    source, target = learner(), TaskResidual(torch.ones(1, D), TaskResSettings(variant="image"))
 
     state = target.import_state(source.state_dict(), ["a", "b", "c", "d", "e"], ["b"])
 
@@ -48,7 +54,7 @@ def test_a_text_residual_does_not_fit_a_run_that_tunes_images(tmp_path):
 
 
 def test_a_residual_of_another_backbone_is_refused_also_for_other_classes(tmp_path):
-    source, target = learner(), TaskResidual(torch.ones(1, D + 1), alpha=0.5)
+    source, target = learner(), TaskResidual(torch.ones(1, D + 1), TaskResSettings())
 
     state = target.import_state(source.state_dict(), ["a", "b", "c", "d", "e"], ["b"])
 
@@ -118,4 +124,4 @@ def test_another_residual_scale_at_evaluation_is_refused(tmp_path):
 
 def test_an_unknown_variant_names_the_known_ones():
     with pytest.raises(ValueError, match="VARIANT is 'images'; expected one of text, image, both"):
-        TaskResidual(torch.zeros(C, D), alpha=1.0, variant="images")
+        TaskResSettings(variant="images")

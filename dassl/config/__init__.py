@@ -1,26 +1,34 @@
 """Configuration: a YACS node with clear errors, the engine keys, and which of them a run reads."""
 
 from .conditions import Condition, idle_settings, never, only_if
+from .declared import Settings, check_settings, declared_cfg, describe_settings, setting
 from .defaults import get_cfg_default
 from .node import Config, UnknownKey
-from .ranges import Range, above, at_least, between, check_ranges
+from .ranges import Range, above, at_least, between, check_ranges, check_value, one_of
 from .tools import add_missing, clean_cfg, leaves, merge_declared
 
 __all__ = [
     "Condition",
     "Config",
     "Range",
+    "Settings",
     "UnknownKey",
     "above",
     "add_missing",
     "at_least",
     "between",
     "check_ranges",
+    "check_settings",
+    "check_value",
     "clean_cfg",
+    "declared_cfg",
+    "describe_settings",
     "get_cfg_default",
     "idle_settings",
     "leaves",
     "merge_declared",
     "never",
+    "one_of",
     "only_if",
+    "setting",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
+from .ranges import Range
 from .tools import leaves, value_of
 
 _PLACE = re.compile(r"\{([A-Za-z][\w.]*)\}")  # a key in a reason, filled in by its value
@@ -32,11 +33,11 @@ class Condition:
 
 
 def only_if(keys: str | Iterable[str], key: str, *values: Any) -> Condition:
-    """`keys` are read only where another key has one of some values."""
+    """`keys` are read only where another key has one of some values, or a number in a `Range`."""
     listed = " or ".join(map(_shown, values))
     return Condition(
         _names(keys),
-        lambda cfg: value_of(cfg, key) in values,
+        lambda cfg: any(_fits(value_of(cfg, key), value) for value in values),
         f"it is read with {key} {listed} only, and here that is {{{key}}}",
     )
 
@@ -60,6 +61,10 @@ def idle_settings(cfg: CfgNode, conditions: Iterable[Condition]) -> dict[str, st
     return idle
 
 
+def _fits(value: Any, wanted: Any) -> bool:
+    return value in wanted if isinstance(wanted, Range) else value == wanted
+
+
 def _names(keys: str | Iterable[str]) -> tuple[str, ...]:
     return (keys,) if isinstance(keys, str) else tuple(keys)
 
@@ -67,4 +72,4 @@ def _names(keys: str | Iterable[str]) -> tuple[str, ...]:
 def _shown(value: Any) -> str:
     """A value as one would type it; text of several words, or none, in quotes."""
     is_word = isinstance(value, str) and value and " " not in value
-    return value if is_word else repr(value)
+    return str(value) if is_word or isinstance(value, Range) else repr(value)

@@ -1,11 +1,12 @@
-"""The numbers that settings may be: one table per owner, checked before anything is built."""
+"""What settings may be, numbers and choices: one check, made before anything is built."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from yacs.config import CfgNode
+
+from dassl.utils.text import closest
 
 from .tools import leaves
 
@@ -26,6 +27,23 @@ class Range:
         return start if self.high == math.inf else f"{start} and at most {self.high:g}"
 
 
+@dataclass(frozen=True)
+class Choice:
+    """One of some values."""
+
+    values: tuple[Any, ...]
+
+    def __contains__(self, value: Any) -> bool:
+        return value in self.values
+
+    def __str__(self) -> str:
+        listed = ", ".join(map(str, self.values))
+        return f"one of {listed}" if len(self.values) > 1 else listed
+
+
+Allowed: TypeAlias = Range | Choice
+
+
 def at_least(low: float) -> Range:
     """``low`` and everything above it."""
     return Range(low)
@@ -39,6 +57,11 @@ def above(low: float) -> Range:
 def between(low: float, high: float) -> Range:
     """``low`` to ``high``, both included."""
     return Range(low, high)
+
+
+def one_of(*values: Any) -> Choice:
+    """One of these values."""
+    return Choice(values)
 
 
 ENGINE_RANGES: dict[str, Range] = {
@@ -97,23 +120,32 @@ ENGINE_RANGES: dict[str, Range] = {
 }
 
 
-def check_ranges(cfg: CfgNode, ranges: Mapping[str, Range] | None = None) -> None:
-    """Refuse numbers that no run can use; keys that the config lacks are passed over.
-
-    Args:
-        cfg: the config.
-        ranges: of a trainer's own keys, beside ``ENGINE_RANGES``; full key -> range.
+def check_value(key: str, value: Any, allowed: Allowed) -> None:
+    """Refuse a value, or a number in a list, that is not allowed.
 
     Raises:
         ValueError: naming the key, its value and what is expected.
     """
-    allowed = {**ENGINE_RANGES, **(ranges or {})}
+    entries = _numbers(value) if isinstance(allowed, Range) else [value]
+    if all(entry in allowed for entry in entries):
+        return
+    names = allowed.values if isinstance(allowed, Choice) else ()
+    hint = closest(value, [name for name in names if isinstance(name, str)])
+    expected = f"{key} is {_shown(value)}; expected {allowed}."
+    raise ValueError(f"{expected} {hint}" if hint and len(names) > 1 else expected)
+
+
+def check_ranges(cfg: CfgNode) -> None:
+    """Refuse numbers of the engine's keys that no run can use; keys that are not there pass.
+
+    Raises:
+        ValueError: naming the key, its value and what is expected.
+    """
     for key, value in leaves(cfg):
-        for number in _numbers(value):
-            if not math.isfinite(number):
-                raise ValueError(f"{key} is {_shown(value)}; expected a finite number.")
-            if key in allowed and number not in allowed[key]:
-                raise ValueError(f"{key} is {_shown(value)}; expected {allowed[key]}.")
+        if not all(map(math.isfinite, _numbers(value))):
+            raise ValueError(f"{key} is {_shown(value)}; expected a finite number.")
+        if key in ENGINE_RANGES:
+            check_value(key, value, ENGINE_RANGES[key])
 
 
 def _numbers(value: Any) -> list[float]:
@@ -123,4 +155,6 @@ def _numbers(value: Any) -> list[float]:
 
 
 def _shown(value: Any) -> str:
-    return f"({', '.join(map(str, value))})" if isinstance(value, (list, tuple)) else str(value)
+    if isinstance(value, (list, tuple)):
+        return f"({', '.join(map(str, value))})"
+    return repr(value) if isinstance(value, str) else str(value)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from dassl.config import Range
+from dassl.config import Range, Settings
 from dassl.config.conditions import Condition, idle_settings
+from dassl.config.declared import declared_conditions
 from dassl.data import samplers, transforms
 from dassl.data.seeding import set_epoch
 from dassl.optim import lr_scheduler, optimizer
@@ -49,6 +50,9 @@ class TrainerBase(FromParts):
     varies_at_test: frozenset[str] = frozenset()
     about_one_run: frozenset[str] = frozenset()
     unused_flags: dict[str, str] = {}  # flag of train.py that does nothing here -> why
+    # What a trainer reads (dassl/config/declared.py), own settings first; its other defaults.
+    declares: tuple[type[Settings], ...] = ()
+    defaults: Mapping[str, Any] = {}
     ranges: dict[str, Range] = {}  # full key of an own setting -> the numbers that it may be
 
     def __init__(self) -> None:
@@ -77,6 +81,7 @@ class TrainerBase(FromParts):
     def conditions(cls) -> list[Condition]:
         """What the settings of such a run depend on; a subclass puts its own in front."""
         return [
+            *declared_conditions(cls),
             Condition(
                 ("OPTIM",),
                 lambda cfg: cfg.OPTIM.MAX_EPOCH > 0,

@@ -10,7 +10,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from dassl.config import check_ranges, get_cfg_default
+from dassl.config import check_settings, get_cfg_default
 from dassl.config.files import CONFIGS, existing_yaml, find_yaml, shown
 from dassl.config.pixels import OPEN, close, leave_open
 from dassl.config.recipes import Recipe, read_given, resolve
@@ -112,7 +112,7 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     keys.take_pairs(args.opts)
     cfg.merge_from_list(args.opts)
     take_trained_settings(cfg, args, trainer)
-    check_ranges(cfg, getattr(trainer, "ranges", None))
+    check_settings(cfg, trainer)
     if cfg.DATALOADER.SEEDING == "sample" and "DATALOADER.NUM_WORKERS" not in args.opts[::2]:
         cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, available_cores())
     cfg.TRAINER.NAME = trainer.__name__

@@ -3,8 +3,9 @@
 What shapes the scores of a model was decided when it was trained, and its checkpoint carries that
 config. Those settings hold: they replace what an evaluation's files and defaults say, a value that
 its command line gives must be theirs, and the few that are meant to be varied at test time are
-named in the results. A trainer declares the keys: ``shapes_scores``, ``varies_at_test`` and
-``about_one_run``. Files without a config (official ones) leave the settings to the command line.
+named in the results. A trainer declares the keys: ``shapes_scores``, ``about_one_run``, and what
+``varies`` (``varies_at_test`` of engine keys). Files without a config (official ones) leave the
+settings to the command line.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from yacs.config import CfgNode
 
+from dassl.config.declared import varying_names
 from dassl.config.settings import flat
 from dassl.config.tools import set_value
 from dassl.utils import peek_checkpoint
@@ -114,10 +116,11 @@ def check_settings(different: dict[str, tuple[Any, Any]], writer: type, path: Pa
     Raises:
         ValueError: naming the keys, both values, and what may be varied.
     """
-    refused = {k: pair for k, pair in different.items() if not _is_in(k, writer.varies_at_test)}
+    may_vary = varying_names(writer)
+    refused = {k: pair for k, pair in different.items() if not _is_in(k, may_vary)}
     if refused:
         listed = "; ".join(f"{key} {old!r}, not {new!r}" for key, (new, old) in refused.items())
-        varied = ", ".join(sorted(writer.varies_at_test)) or "none"
+        varied = ", ".join(sorted(may_vary)) or "none"
         raise ValueError(
             f"{path} was trained with {listed}. The settings of a checkpoint hold: leave them out "
             f"of the command, or train with the others. Settings of {writer.__name__} that may be "

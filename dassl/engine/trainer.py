@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from dassl.config import check_ranges
+from dassl.config import check_settings
 from dassl.data import DataManager
 from dassl.data.checks import warn_of_shared_images
 from dassl.evaluation import build_evaluator
@@ -61,7 +61,7 @@ class SimpleTrainer(TrainerBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
-        check_ranges(cfg, self.ranges)
+        check_settings(cfg, type(self))
         self.check_cfg(cfg)
         use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
         self.device = torch.device("cuda" if use_cuda else "cpu")

@@ -1,7 +1,7 @@
 """Small text helpers."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _MAX_LISTED = 30
 
@@ -15,12 +15,16 @@ def did_you_mean(name: str, known: Iterable[str], *, list_all: bool = True) -> s
         list_all: also list the valid names (the first 30).
     """
     known = list(known)
+    close = closest(name, known)
+    if close and not list_all:
+        return close
+    listed = ", ".join(known[:_MAX_LISTED]) or "none"
+    return f"{close} Known: {listed}{', ...' if len(known) > _MAX_LISTED else ''}.".lstrip()
+
+
+def closest(name: str, known: Sequence[str]) -> str:
+    """`Did you mean "X" or "Y"?`; empty where nothing is close."""
     by_lower = {k.lower(): k for k in reversed(known)}
     close = difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.5)
-    parts = []
-    if close:
-        parts.append("Did you mean " + " or ".join(f'"{by_lower[k]}"' for k in close) + "?")
-    if list_all or not close:
-        listed = ", ".join(known[:_MAX_LISTED]) or "none"
-        parts.append(f"Known: {listed}{', ...' if len(known) > _MAX_LISTED else ''}.")
-    return " ".join(parts)
+    names = " or ".join(f'"{by_lower[k]}"' for k in close)
+    return f"Did you mean {names}?" if names else ""

@@ -27,7 +27,7 @@ from dassl.features.views import Augmentation
 from tools.benchmarks._images import image_files
 from trainers.common.clip_encoder import ClipEncoder
 from trainers.common.feature_trainer import FeatureLoader, epoch_generator
-from trainers.taskres import TaskResidual
+from trainers.taskres import TaskResidual, TaskResSettings
 
 SHOTS, CLASSES, VIEWS, DIM, BATCH = 16, 100, 10, 512, 256
 SAMPLE = 64  # images of a fresh epoch that are timed
@@ -65,7 +65,7 @@ class Head:
     def __init__(self, clip: CLIP) -> None:
         torch.manual_seed(0)
         self.clip = clip
-        self.method = TaskResidual(torch.randn(CLASSES, DIM), alpha=0.5)
+        self.method = TaskResidual(torch.randn(CLASSES, DIM), TaskResSettings())
         self.optimizer = torch.optim.Adam(self.method.parameters(), lr=2e-3)
 
     def step(self, raw: Tensor, labels: Tensor) -> None:

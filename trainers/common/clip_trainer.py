@@ -17,7 +17,7 @@ from yacs.config import CfgNode
 
 from clip import available_models, load_backbone
 from clip.model import CLIP
-from dassl.config import Condition, never
+from dassl.config import Condition, check_value, declared_cfg, never, one_of, setting
 from dassl.config.pixels import OPEN, close_with_backbone
 from dassl.config.tools import unfrozen
 from dassl.engine import TrainerX
@@ -36,6 +36,12 @@ logger = logging.getLogger(__name__)
 PRECISIONS = ("fp32", "fp16", "amp")
 
 
+def precision(default: str, *allowed: str) -> Any:
+    """The field PREC of a method's settings."""
+    choice = one_of(*(allowed or PRECISIONS))
+    return setting(default, "what the backbone computes in", choice, varies=True)
+
+
 class ClipTrainer(TrainerX):
     """A trainer with a CLIP backbone and one registered method.
 
@@ -43,6 +49,7 @@ class ClipTrainer(TrainerX):
     Only the method's parameters are trained; the backbone stays frozen and in eval mode.
     """
 
+    default_cfg = classmethod(declared_cfg)
     follows_backbone = tuple(OPEN)
     takes_networks = ("clip",)
     node = ""
@@ -61,8 +68,10 @@ class ClipTrainer(TrainerX):
 
     # ----------------------------------------------------------------- set-up
     @property
-    def settings(self) -> CfgNode | None:
-        """The method's own config node, TRAINER.<node>."""
+    def settings(self) -> Any:
+        """The method's own settings."""
+        if self.declares:
+            return self.declares[0].of(self.cfg)
         return self.cfg.TRAINER[self.node] if self.node else None
 
     def check_cfg(self, cfg: CfgNode) -> None:
@@ -71,11 +80,9 @@ class ClipTrainer(TrainerX):
         Raises:
             ValueError: naming the key, its value and what is allowed.
         """
-        precision = cfg.TRAINER[self.node].get("PREC", "fp32") if self.node else "fp32"
-        if precision not in PRECISIONS:
-            raise ValueError(
-                f"TRAINER.{self.node}.PREC is {precision!r}; expected {' | '.join(PRECISIONS)}."
-            )
+        if not self.declares and self.node:  # until all are declared
+            precision = cfg.TRAINER[self.node].get("PREC", "fp32")
+            check_value(f"TRAINER.{self.node}.PREC", precision, one_of(*PRECISIONS))
         if not cfg.MODEL.BACKBONE.NAME and "clip" not in self.given_networks:
             raise ValueError(
                 "MODEL.BACKBONE.NAME is empty. Give --backbone NAME, one of "
@@ -144,7 +151,8 @@ class ClipTrainer(TrainerX):
         return backbone_input(self.clip)
 
     def _effective_precision(self) -> str:
-        precision = self.settings.get("PREC", "fp32") if self.settings else "fp32"
+        node = self.cfg.TRAINER[self.node] if self.node else {}
+        precision = node.get("PREC", "fp32")
         if precision != "fp32" and self.device.type == "cpu":
             logger.warning(
                 "TRAINER.%s.PREC %s runs as fp32 on a CPU; set PREC fp32 to silence this.",

@@ -14,7 +14,7 @@ from clip.model import CLIP
 from trainers.common import Method
 from trainers.common.checkpoints import select_rows
 
-VARIANTS = ("text", "image", "both")
+from .settings import TaskResSettings
 
 
 class TaskResidual(Method):
@@ -24,53 +24,33 @@ class TaskResidual(Method):
     text and both), z (1, D) likewise (variants image and both). alpha is fixed or learned.
     """
 
-    def __init__(
-        self,
-        base_text_features: Tensor,
-        *,
-        alpha: float,
-        variant: str = "text",
-        learn_alpha: bool = False,
-    ) -> None:
-        """Start at the base classifier.
-
-        Args:
-            base_text_features: (C, D), not normalised.
-            alpha: residual scale; TRAINER.TaskRes.RESIDUAL_SCALE.
-            variant: text (the paper's), image or both.
-            learn_alpha: train alpha with the residuals.
-
-        Raises:
-            ValueError: for an unknown variant.
-        """
+    def __init__(self, base_text_features: Tensor, settings: TaskResSettings) -> None:
+        """Start at the base classifier (C, D), not normalised."""
         super().__init__()
-        if variant not in VARIANTS:
-            raise ValueError(
-                f"TRAINER.TaskRes.VARIANT is {variant!r}; expected one of {', '.join(VARIANTS)}."
-            )
         self.register_buffer("base_text_features", base_text_features)
-        scale = torch.tensor(float(alpha))
-        if learn_alpha:
-            self.alpha = nn.Parameter(scale)
+        alpha = torch.tensor(float(settings.residual_scale))
+        if settings.learnable_alpha:
+            self.alpha = nn.Parameter(alpha)
         else:
-            self.register_buffer("alpha", scale, persistent=False)
-        tunes_text, tunes_image = variant != "image", variant != "text"
-        zeros = torch.zeros_like(base_text_features)
-        self.text_feature_residuals = nn.Parameter(zeros) if tunes_text else None
-        self.image_feature_residual = nn.Parameter(zeros[:1].clone()) if tunes_image else None
+            self.register_buffer("alpha", alpha, persistent=False)
+        x = torch.zeros_like(base_text_features)
+        self.text_feature_residuals = None if settings.variant == "image" else nn.Parameter(x)
+        z = torch.zeros_like(base_text_features[:1])
+        self.image_feature_residual = None if settings.variant == "text" else nn.Parameter(z)
 
     def text_features(self, clip: CLIP) -> Tensor:
         """(C, D) unit rows of t + alpha * x."""
-        if self.text_feature_residuals is None:
-            return F.normalize(self.base_text_features, dim=-1)
-        tuned = self.base_text_features + self.alpha * self.text_feature_residuals
-        return F.normalize(tuned, dim=-1)
+        t = self.base_text_features
+        if self.text_feature_residuals is not None:
+            t = t + self.alpha * self.text_feature_residuals  # t' = t + alpha * x
+        return F.normalize(t, dim=-1)
 
     def image_features(self, raw_image_features: Tensor) -> Tensor:
         """(B, D) -> (B, D), unit rows of f + alpha * z."""
-        if self.image_feature_residual is None:
-            return F.normalize(raw_image_features, dim=-1)
-        return F.normalize(raw_image_features + self.alpha * self.image_feature_residual, dim=-1)
+        f = raw_image_features
+        if self.image_feature_residual is not None:
+            f = f + self.alpha * self.image_feature_residual  # f' = f + alpha * z
+        return F.normalize(f, dim=-1)
 
     def import_state(
         self,

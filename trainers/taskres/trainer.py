@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition, at_least, never, only_if
+from dassl.config import Condition, never
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.needed import NeededFile
 from dassl.utils import write_checkpoint
@@ -25,23 +24,9 @@ from .base import (
     regular_base,
 )
 from .method import TaskResidual
+from .settings import TaskResSettings
 
 logger = logging.getLogger(__name__)
-NO_BASE_FILE = ("", "none", "train")  # ENHANCED_BASE values that are no path
-
-
-def default_cfg() -> CfgNode:
-    """The node TRAINER.TaskRes."""
-    node = CN()
-    node.RESIDUAL_SCALE = 1.0  # alpha; the recipes set 0.5 (OxfordFlowers 1.0)
-    node.ENHANCED_BASE = "none"  # none | path of a tuned text projection | train: tune it first
-    node.BASE_LR = 2e-4  # learning rate of that first stage; ImageNet 2e-5
-    node.BASE_EPOCHS = 50  # length of that first stage
-    node.VARIANT = "text"  # text (the paper's) | image | both
-    node.LEARNABLE_ALPHA = False  # train alpha with the residuals
-    node.REPLACE_UNDERSCORES = False  # class names are used verbatim in the official code
-    node.PREC = "fp32"  # fp32 | amp | fp16
-    return CN({"TRAINER": CN({"TaskRes": node})})
 
 
 @TRAINER_REGISTRY.register()
@@ -49,67 +34,36 @@ class TaskRes(FeatureTrainer):
     """Trains the residual of the base classifier by cross-entropy."""
 
     node = "TaskRes"
-    default_cfg = staticmethod(default_cfg)
-    varies_at_test = FeatureTrainer.varies_at_test | {"ENHANCED_BASE"}  # of classes not trained on
-    ranges = {
-        "TRAINER.TaskRes.BASE_LR": at_least(0),
-        "TRAINER.TaskRes.BASE_EPOCHS": at_least(1),
-    }
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        stage = ("TRAINER.TaskRes.BASE_LR", "TRAINER.TaskRes.BASE_EPOCHS")
-        return [
-            only_if(stage, "TRAINER.TaskRes.ENHANCED_BASE", "train"),
-            *super().conditions(),
-        ]
+    declares = (TaskResSettings,)
 
     @staticmethod
     def needed_files(cfg: CfgNode) -> list[NeededFile]:
         """The tuned text projection, if there is one to start from."""
-        path = cfg.TRAINER.TaskRes.ENHANCED_BASE
-        if path in NO_BASE_FILE:
-            return []
-        return [NeededFile(f"Enhanced base {path}", lambda: read_enhanced_base(path))]
-
-    @classmethod
-    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        node = cfg.TRAINER.TaskRes
-        templates = ensemble_templates(cfg)
-        if node.ENHANCED_BASE in NO_BASE_FILE:
-            base = regular_base(
-                clip, classnames, templates, replace_underscores=node.REPLACE_UNDERSCORES
-            )
-        else:
-            base = enhanced_base(
-                clip,
-                classnames,
-                templates,
-                read_enhanced_base(node.ENHANCED_BASE),
-                replace_underscores=node.REPLACE_UNDERSCORES,
-            )
-        return TaskResidual(
-            base.float(),
-            alpha=node.RESIDUAL_SCALE,
-            variant=node.VARIANT,
-            learn_alpha=node.LEARNABLE_ALPHA,
+        path = TaskResSettings.of(cfg).base_file
+        return (
+            [NeededFile(f"Enhanced base {path}", lambda: read_enhanced_base(path))] if path else []
         )
 
     @classmethod
+    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
+        settings = TaskResSettings.of(cfg)
+        templates, words = ensemble_templates(cfg), settings.words
+        if path := settings.base_file:
+            base = enhanced_base(clip, classnames, templates, read_enhanced_base(path), **words)
+        else:
+            base = regular_base(clip, classnames, templates, **words)
+        return TaskResidual(base.float(), settings)
+
+    @classmethod
     def class_words(cls, cfg: CfgNode, classname: str) -> str:
-        return words_of(classname, replace_underscores=cfg.TRAINER.TaskRes.REPLACE_UNDERSCORES)
+        return words_of(classname, **TaskResSettings.of(cfg).words)
 
     def before_train(self) -> None:
         """Tune the text projection first where ENHANCED_BASE is train."""
-        if self.settings.ENHANCED_BASE == "train":
-            path = self._train_base()
-            base = enhanced_base(
-                self.clip,
-                self.classnames,
-                ensemble_templates(self.cfg),
-                read_enhanced_base(path),
-                replace_underscores=self.settings.REPLACE_UNDERSCORES,
-            )
+        if self.settings.enhanced_base == "train":
+            weight, templates = read_enhanced_base(self._train_base()), ensemble_templates(self.cfg)
+            words = self.settings.words
+            base = enhanced_base(self.clip, self.classnames, templates, weight, **words)
             self.method.base_text_features.copy_(base)
         super().before_train()
 
@@ -119,7 +73,7 @@ class TaskRes(FeatureTrainer):
         cfg.defrost()
         cfg.TRAINER.NAME, cfg.OUTPUT_DIR = "TaskResBase", str(Path(self.output_dir) / "base")
         cfg.TRAINER.TaskRes.ENHANCED_BASE = "none"
-        cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH = self.settings.BASE_LR, self.settings.BASE_EPOCHS
+        cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH = self.settings.base_lr, self.settings.base_epochs
         cfg.freeze()
         path = enhanced_base_path(cfg, cfg.OUTPUT_DIR)
         if not path.is_file():
@@ -146,7 +100,7 @@ class TaskResBase(FeatureTrainer):
         **FeatureTrainer.unused_flags,
         "--enhanced-base": "it is what trains such a base",
     }
-    default_cfg = staticmethod(default_cfg)
+    declares = (TaskResSettings,)
     class_words = TaskRes.class_words
 
     @classmethod
@@ -164,12 +118,8 @@ class TaskResBase(FeatureTrainer):
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        hidden = pre_projection_features(
-            clip,
-            classnames,
-            ensemble_templates(cfg),
-            replace_underscores=cfg.TRAINER.TaskRes.REPLACE_UNDERSCORES,
-        )
+        words = TaskResSettings.of(cfg).words
+        hidden = pre_projection_features(clip, classnames, ensemble_templates(cfg), **words)
         return ProjectionTuning(hidden.float(), clip.text_projection.float())
 
     def after_train(self) -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import torch
 from yacs.config import CfgNode
 
-from dassl.config import check_ranges
+from dassl.config import check_settings
 from dassl.data.checks import check_images
 from dassl.data.datasets import build_dataset
 from dassl.engine import TRAINER_REGISTRY
@@ -85,7 +85,7 @@ class StagedTrainer(TrainerBase):
         Raises:
             ValueError: as the stage would.
         """
-        check_ranges(cfg, self.ranges)
+        check_settings(cfg, type(self))
         *earlier, last = self.stage_checks()
         for stage in earlier:
             stage.check_cfg(cfg)
