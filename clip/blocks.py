@@ -275,13 +275,16 @@ class BlockView:
         block: ResidualAttentionBlock,
         read: int | Tensor | None = None,
         prefix: Tensor | None = None,
+        mask: Tensor | None = None,
     ):
         self._block = block
         self._read = read
         self._prefix = prefix
+        self._mask = mask
 
     def __call__(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        return self._block(x, attn_mask, read=self._read, prefix=self._prefix)
+        mask = self._mask if attn_mask is None else attn_mask
+        return self._block(x, mask, read=self._read, prefix=self._prefix)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._block, name)
@@ -350,6 +353,7 @@ class Transformer(nn.Module):
         stop: int | None = None,
         read: int | Tensor | None = None,
         shared: int = 0,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Run blocks `start` to `stop` - 1.
 
@@ -381,7 +385,7 @@ class Transformer(nn.Module):
         read_here = read - shared if shared and read is not None else read
         for i in range(start, stop):
             is_last = read is not None and i == self.layers - 1
-            view = BlockView(self.block(i), read_here if is_last else None, prefix)
+            view = BlockView(self.block(i), read_here if is_last else None, prefix, mask)
             n = x.shape[1]
             x = view(x) if hook is None else hook.block(i, view, x)
             if is_last:

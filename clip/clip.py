@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,11 +28,12 @@ from .activation import check_activation
 from .checkpoint import read_checkpoint
 from .download import fetch, weights_dir
 from .files import is_open_clip_folder, load_file
-from .model import CLIP, IMAGE_MEAN, IMAGE_STD, TowerHook, build_clip, build_model
+from .model import CLIP, TowerHook, build_clip, build_model
 from .open_clip_models import NAMES as OPEN_CLIP_NAMES
 from .open_clip_models import PREFIX as OPEN_CLIP
 from .open_clip_models import EncodeOnlyCLIP, load_open_clip
-from .simple_tokenizer import EOT, SOT, SimpleTokenizer
+from .tokens import default_tokenizer, tokenize
+from .two_towers import IMAGE_MEAN, IMAGE_STD
 
 __all__ = [
     "TowerHook",
@@ -291,42 +291,6 @@ def _transform(
             Normalize(mean, std),
         ]
     )
-
-
-@lru_cache(maxsize=1)
-def default_tokenizer() -> SimpleTokenizer:
-    """The tokenizer that `tokenize` uses, read once."""
-    return SimpleTokenizer()
-
-
-def tokenize(
-    texts: str | Sequence[str], context_length: int = 77, truncate: bool = False
-) -> Tensor:
-    """Token ids of texts: start, text, end, zero padding.
-
-    Args:
-        texts: one text or several.
-        context_length: positions of a row.
-        truncate: cut a text that is too long, keeping the end token.
-
-    Returns:
-        (N, context_length) int32.
-
-    Raises:
-        RuntimeError: if a text is too long and `truncate` is False.
-    """
-    texts = [texts] if isinstance(texts, str) else texts
-    tokenizer = default_tokenizer()
-    sot, eot = tokenizer.encoder[SOT], tokenizer.encoder[EOT]
-    result = torch.zeros(len(texts), context_length, dtype=torch.int32)
-    for row, text in enumerate(texts):
-        ids = [sot, *tokenizer.encode(text), eot]
-        if len(ids) > context_length:
-            if not truncate:
-                raise RuntimeError(f"Input {text} is too long for context length {context_length}")
-            ids = [*ids[: context_length - 1], eot]
-        result[row, : len(ids)] = torch.tensor(ids, dtype=torch.int32)
-    return result
 
 
 def __getattr__(name: str) -> Any:

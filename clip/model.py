@@ -24,10 +24,10 @@ from .blocks import (
     ResidualAttentionBlock,
     TowerHook,
     Transformer,
-    pick_rows,
 )
 from .compact import expand
 from .layouts import NOT_WEIGHTS
+from .two_towers import TwoTowers
 from .vision import AttentionPool2d, Bottleneck, ModifiedResNet, VisionTransformer
 
 __all__ = [
@@ -49,13 +49,11 @@ __all__ = [
     "convert_weights",
 ]
 
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 HEAD_DIM = 64  # of every attention in OpenAI's models
 PLAIN_DETAILS = ("trainer", "vision_ctx", "language_ctx")  # of design_details: alone change nothing
 
 
-class CLIP(nn.Module):
+class CLIP(TwoTowers):
     """logits = exp(logit_scale) * norm(image features) @ norm(text features).T
 
     Args:
@@ -89,12 +87,7 @@ class CLIP(nn.Module):
         vision_heads: int | None = None,
         activation: type[nn.Module] = QuickGELU,
     ):
-        super().__init__()
-        self.backbone_name = ""
-        # how its images are prepared; resize: shortest (side, then centre crop) | squash
-        self.image_mean, self.image_std = IMAGE_MEAN, IMAGE_STD
-        self.image_interpolation, self.image_resize = "bicubic", "shortest"
-        self.context_length = context_length
+        super().__init__(context_length)
         self.vocab_size = vocab_size
         self.visual: VisionTransformer | ModifiedResNet
         if isinstance(vision_layers, int):
@@ -148,154 +141,6 @@ class CLIP(nn.Module):
         """The additive causal mask of the text tower, (context_length, context_length)."""
         mask = torch.full((self.context_length, self.context_length), float("-inf"))
         return mask.triu(1)
-
-    def encode_image(
-        self,
-        images: Tensor | None,
-        *,
-        hook: TowerHook | None = None,
-        start: int = 0,
-        stop: int | None = None,
-        states: Tensor | None = None,
-        pool: bool = True,
-    ) -> Tensor:
-        """Encode images to raw (not normalised) features.
-
-        Args:
-            images: (N, 3, H, H), normalised; None if `states` is given.
-            hook: what a method adds to the tower (vision transformers only).
-            start: block that `states` enter, from 0.
-            stop: return the hidden states that would enter this block; None = run the tower.
-            states: (L, N, W) hidden states before block `start`; nothing before it is run.
-            pool: False returns all tokens after the last block, (L, N, W); see `project_image`.
-
-        Returns:
-            (N, D), or (L, N, W) hidden states with `pool=False` or `stop`.
-
-        Raises:
-            ValueError: for a ResNet tower with anything but `images`; wrong image size.
-        """
-        _check_states(images, start, states, "images")
-        images = None if images is None else images.to(self.dtype)
-        states = None if states is None else states.to(self.dtype)
-        return self.visual(images, hook=hook, start=start, stop=stop, states=states, pool=pool)
-
-    def encode_text(
-        self,
-        tokens: Tensor,
-        *,
-        embeddings: Tensor | None = None,
-        hook: TowerHook | None = None,
-        start: int = 0,
-        stop: int | None = None,
-        states: Tensor | None = None,
-        pool: bool = True,
-        shared: int = 0,
-    ) -> Tensor:
-        """Encode prompts to raw (not normalised) features.
-
-        Everything is cut to the longest EOT position of the batch: the mask is causal, so that
-        nothing after it can matter.
-
-        Args:
-            tokens: (N, context) token ids; the feature is read at the first largest id (EOT).
-            embeddings: (N, L, W) in place of the token embeddings, positions not yet added.
-            hook: what a method adds to the tower.
-            start: block that `states` enter, from 0.
-            stop: return the hidden states that would enter this block; None = run the tower.
-            states: (L, N, W) hidden states before block `start`; nothing before it is run.
-            pool: False returns all tokens after the last block, (L, N, W); see `project_text`.
-            shared: number of leading tokens that are the same in all N prompts; they are computed
-                once (see Transformer.forward for what this asks of a hook).
-
-        Returns:
-            (N, D), or (L, N, W) hidden states with `pool=False` or `stop`, L = last EOT + 1.
-
-        Raises:
-            ValueError: if the tokens do not fit the tower or the embeddings, or are not shared.
-        """
-        _check_states(tokens, start, states, "tokens")
-        eot = tokens.argmax(dim=-1)
-        length = int(eot.max()) + 1
-        x = self._embed_text(tokens, embeddings, states, length)
-        if shared:
-            _check_shared(tokens, eot, embeddings is None and states is None, shared)
-        if states is None and hook is not None:
-            x = hook.embed(x)
-        is_pooled = pool and stop is None
-        read = eot if is_pooled and not (hook is not None and hook.all_rows) else None
-        x = self.transformer(x, hook=hook, start=start, stop=stop, read=read, shared=shared)
-        if not is_pooled:
-            return x
-        # no block was run, or all rows were asked for: pick the EOT here
-        rows = x if read is not None and start < self.transformer.layers else pick_rows(x, eot)
-        return self.project_text(rows[0])
-
-    def _embed_text(
-        self, tokens: Tensor, embeddings: Tensor | None, states: Tensor | None, length: int
-    ) -> Tensor:
-        """The (L, N, W) tokens that enter the tower, cut to `length`."""
-        if states is not None:
-            _check_length(states.shape[0], length, "states")
-            return states[:length].to(self.dtype)
-        if embeddings is None:
-            if tokens.shape[-1] > self.context_length:
-                raise ValueError(
-                    f"tokens have {tokens.shape[-1]} positions, the text tower of this backbone "
-                    f"has {self.context_length}: use tokenize(texts, {self.context_length})."
-                )
-            embeddings = self.token_embedding(tokens[:, :length])
-        _check_length(embeddings.shape[1], length, "embeddings")
-        x = embeddings[:, :length].to(self.dtype)
-        positions = self.positional_embedding[:length].to(self.dtype)
-        return (x + positions).permute(1, 0, 2)  # (L, N, W)
-
-    def project_image(self, rows: Tensor) -> Tensor:
-        """(..., W) image tokens after the last block -> (..., D) raw features."""
-        return self.visual.project(rows)
-
-    def project_text(self, rows: Tensor) -> Tensor:
-        """(..., W) text tokens after the last block -> (..., D) raw features."""
-        return self.ln_final(rows).to(self.dtype) @ self.text_projection
-
-    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, H, H), (M, context) -> scaled logits (N, M) and their transpose (M, N)."""
-        image_features = _unit(self.encode_image(images))
-        text_features = _unit(self.encode_text(tokens))
-        logits = self.logit_scale.exp() * image_features @ text_features.t()
-        return logits, logits.t()
-
-
-def _unit(features: Tensor) -> Tensor:
-    return features / features.norm(dim=-1, keepdim=True)
-
-
-def _check_states(data: Tensor | None, start: int, states: Tensor | None, name: str) -> None:
-    if data is None and (states is None or name == "tokens"):
-        raise ValueError(f"Nothing to encode: {name} is None.")
-    if start and states is None:
-        raise ValueError(
-            f"start={start} needs the hidden states that enter block {start}: pass states= (L, N, "
-            f"W), for example from the same call with stop={start}."
-        )
-
-
-def _check_length(given: int, needed: int, name: str) -> None:
-    if given < needed:
-        raise ValueError(
-            f"{name} hold {given} positions, but the last EOT of the tokens is at {needed - 1}: "
-            f"at least {needed} positions are needed."
-        )
-
-
-def _check_shared(tokens: Tensor, eot: Tensor, compare: bool, shared: int) -> None:
-    if shared > int(eot.min()):
-        raise ValueError(
-            f"shared={shared} tokens, but an EOT is at position {int(eot.min())}: the token that "
-            "is read must come after the shared ones."
-        )
-    if compare and not (tokens[:, :shared] == tokens[:1, :shared]).all():
-        raise ValueError(f"shared={shared}, but the first {shared} tokens of the prompts differ.")
 
 
 def convert_weights(model: nn.Module) -> None:

@@ -18,7 +18,7 @@ from yacs.config import CfgNode as CN
 
 import trainers
 from clip import build_model, tokenize
-from clip.model import IMAGE_MEAN, IMAGE_STD
+from clip.two_towers import IMAGE_MEAN, IMAGE_STD
 from dassl.config import get_cfg_default
 from dassl.engine import build_trainer
 from dassl.engine.cli import make_config, make_parser

@@ -8,7 +8,6 @@ from battery import made_trainer, without_config
 from clip import tokenize
 from clip.model import build_clip
 from golden_checks import tiny_clip
-from trainers.common.text.encode import eot_positions
 from trainers.mma import AdapterLearner, MultiModalAdapter
 
 NAMES = ["cat", "golden_retriever", "Boeing 737-800", "dog", "steam train"]
@@ -54,7 +53,7 @@ def straightforward_text(clip, method, start: int, end: int):
     for i, block in enumerate(clip.transformer.resblocks, start=1):
         added = branch(method, "text", i, block.ln_1(x)) if start <= i <= end else 0
         x = block(x, mask) + added
-    rows = x[eot_positions(tokens), torch.arange(len(tokens))]
+    rows = x[tokens.argmax(dim=-1), torch.arange(len(tokens))]
     return clip.ln_final(rows) @ clip.text_projection
 
 

@@ -10,7 +10,6 @@ from trainers.common.text.encode import (
     common_prefix_length,
     encode_prompts,
     encode_sentences,
-    eot_positions,
     zero_shot_classifier,
 )
 from trainers.common.text.learned import ContextPrompt, FrozenPrompts
@@ -38,7 +37,7 @@ def plain_text_features(clip, embeddings, tokens):
     for block in clip.transformer.resblocks:
         x = block(x, mask)
     x = clip.ln_final(x)
-    return x[eot_positions(tokens), torch.arange(len(tokens))] @ clip.text_projection
+    return x[tokens.argmax(dim=-1), torch.arange(len(tokens))] @ clip.text_projection
 
 
 def test_prompts_of_different_lengths_keep_their_order(clip):
@@ -78,7 +77,7 @@ def test_recomputed_chunks_give_the_same_features_and_gradients(clip):
 @pytest.mark.parametrize("start", [0, 4])
 def test_frozen_prompts_equal_prompts_encoded_from_the_first_block(clip, start):
     tokens = tokenize([f"a photo of a {name.replace('_', ' ')}." for name in NAMES])
-    shared = common_prefix_length(tokens)
+    shared = common_prefix_length(clip, tokens)
 
     frozen = FrozenPrompts(clip, tokens, start=start, shared=shared).encode(clip)
 

@@ -12,9 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clip import tokenize
 from clip.model import CLIP, TowerHook
-from trainers.common.text.encode import eot_positions
 
 
 @dataclass
@@ -80,9 +78,9 @@ def text_levels(
     hook: TowerHook | None = None,
 ) -> Levels:
     """Levels of the text tower, one sample per class; the mean runs over positions 0..EOT."""
-    tokens = tokenize([template.format(name) for name in classnames]).to(clip.logit_scale.device)
-    eot = eot_positions(tokens)
-    keep = torch.arange(tokens.shape[1], device=eot.device)[:, None] <= eot
+    tokens = clip.tokenize([template.format(name) for name in classnames])
+    eot = clip.read_positions(tokens)
+    keep = torch.arange(tokens.shape[1], device=eot.device)[:, None] <= clip.end_positions(tokens)
     states = _PooledStates(eot, keep, hook)
     proj = clip.encode_text(tokens, hook=states)
     return Levels(states.token, states.mean, proj)

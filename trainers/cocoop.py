@@ -42,7 +42,7 @@ class CoCoOpPrompt(LearnedPrompt, Method):
     ) -> None:
         super().__init__(clip, classnames, n_ctx=n_ctx, ctx_init=ctx_init)
         self.chunk = chunk
-        width, embed_dim = clip.text_projection.shape
+        width, embed_dim = clip.transformer.width, clip.visual.output_dim
         self.meta_net = MetaNet(embed_dim, width).to(clip.logit_scale.device, clip.dtype)
 
     def text_features(self, clip: CLIP) -> None:

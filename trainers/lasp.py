@@ -67,7 +67,7 @@ class LASPPrompt(ContextPrompt):
         names = [*classnames, *extra_names]
         super().__init__(clip, names, n_ctx=n_ctx, ctx_init=ctx_init, chunk=chunk)
         self.weight, self.count = weight, len(names) if virtual else len(classnames)
-        embed_dim, device = clip.text_projection.shape[1], clip.logit_scale.device
+        embed_dim, device = clip.visual.output_dim, clip.logit_scale.device
         self.w = nn.Parameter(torch.zeros(1, embed_dim, device=device)) if correction else None
         self.vision_norms = nn.ModuleList(_copied_norms(clip) if tune_norms else [])
         self.frozen_norms = {} if tune_norms else _own_norms(clip)

@@ -70,7 +70,7 @@ class MaPLePrompt(ContextPrompt):
             clip,
             self.tokenized_prompts,
             embeddings=self.embeddings(),
-            hook=TextPromptHook(list(self.compound_prompts_text)),
+            hook=TextPromptHook(list(self.compound_prompts_text), clip.text_start),
             chunk=self.chunk if self.training else 0,
         )
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
-from clip import tokenize
 from clip.model import CLIP, BlockView, TowerHook
 from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
@@ -141,11 +140,11 @@ class AdapterLearner(Method):
         )
         self.apply(_initialise)
         sentences = [f"{ctx_init} {words_of(name)}." for name in classnames]
-        tokens = tokenize(sentences).to(clip.logit_scale.device)
+        tokens = clip.tokenize(sentences)
         self.register_buffer("tokenized_prompts", tokens, persistent=False)
         # Blocks below the first adapter are frozen and the prompts are constants.
         self.prompts = FrozenPrompts(
-            clip, tokens, start=max(start - 1, 0), shared=common_prefix_length(tokens)
+            clip, tokens, start=max(start - 1, 0), shared=common_prefix_length(clip, tokens)
         )
 
     def text_hook(self, clip: CLIP) -> AdapterHook:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
-from clip import tokenize
 from clip.model import CLIP
 from dassl.config import Condition, at_least
 from dassl.engine import TRAINER_REGISTRY
@@ -49,9 +48,9 @@ class PromptDistribution(LearnedPrompt, Method):
         self.alpha, self.chunk = alpha, chunk
         shape = (prompts, *self.ctx.shape)
         self.ctx = nn.Parameter(0.02 * torch.randn(shape, device=self.ctx.device).to(clip.dtype))
-        tokens = tokenize(" ".join(["X"] * n_ctx) + ".").to(self.ctx.device)
+        tokens = clip.tokenize(" ".join(["X"] * n_ctx) + ".")
         with torch.no_grad():
-            embeddings = clip.token_embedding(tokens[:, : int(tokens.argmax()) + 1])
+            embeddings = clip.token_embedding(tokens[:, : int(clip.prompt_lengths(tokens)[0])])
         self.register_buffer("nameless_tokens", tokens, persistent=False)
         self.register_buffer("nameless", embeddings.to(clip.dtype), persistent=False)
 
@@ -83,7 +82,8 @@ class PromptDistribution(LearnedPrompt, Method):
         count, length = self.ctx.shape[:2]
         if count == 1:
             return self.ctx.new_zeros(())
-        start, rest = self.nameless[:, :1], self.nameless[:, 1 + length :]
+        markers = self.token_prefix.shape[1]
+        start, rest = self.nameless[:, :markers], self.nameless[:, markers + length :]
         parts = [start.expand(count, -1, -1), self.ctx, rest.expand(count, -1, -1)]
         tokens = self.nameless_tokens.expand(count, -1)
         e = F.normalize(encode_prompts(clip, tokens, embeddings=torch.cat(parts, dim=1)), dim=-1)

@@ -12,7 +12,6 @@ from torch import Tensor
 from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
-from clip import tokenize
 from clip.model import CLIP
 from dassl.config import Condition, above, at_least, never
 from dassl.engine import TRAINER_REGISTRY
@@ -78,9 +77,9 @@ class ProGradPrompt(ContextPrompt):
                 f"TRAINER.COOP.N_CTX is {n_ctx}, but the template starts with {count} words "
                 f"({words!r}). Set N_CTX to at least {count}, or CTX_INIT False."
             )
-        ids = tokenize(words).to(clip.logit_scale.device)
-        ctx = torch.zeros(n_ctx, clip.transformer.width, device=ids.device)
-        ctx[n_ctx - count :] = clip.token_embedding(ids)[0, 1 : 1 + count]
+        embedded = clip.token_embedding(clip.tokenize(words))[0, clip.text_start :]
+        ctx = torch.zeros(n_ctx, clip.transformer.width, device=embedded.device)
+        ctx[n_ctx - count :] = embedded[:count]
         return " ".join(["X"] * (n_ctx - count) + [words]), ctx
 
     def teacher_logits(self, clip: CLIP, raw_image_features: Tensor) -> Tensor:

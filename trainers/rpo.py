@@ -13,7 +13,6 @@ from torch.utils.checkpoint import checkpoint
 from yacs.config import CfgNode
 from yacs.config import CfgNode as CN
 
-from clip import tokenize
 from clip.model import CLIP, BlockView, TowerHook
 from dassl.config import Condition, never
 from dassl.engine import TRAINER_REGISTRY
@@ -21,7 +20,6 @@ from dassl.engine.shared_conditions import no_templates
 from trainers.common import ClipTrainer, Method
 from trainers.common.checkpoints import picked_state
 from trainers.common.method import full_precision
-from trainers.common.text.encode import eot_positions
 from trainers.common.text.templates import template_lists
 
 NOISE = 0.1  # length of the random vector added to every initial prompt
@@ -81,12 +79,12 @@ class ReadOnlyPrompts(Method):
         super().__init__()
         _check(prompts, template)
         self.chunk = chunk
-        device = clip.logit_scale.device
         sentences = [template.replace("_", name) for name in classnames]
-        tokens = tokenize(sentences).to(device)
-        _check_length(int(eot_positions(tokens).max()) + 1, prompts, clip.context_length)
+        tokens = clip.tokenize(sentences)
+        ends = clip.end_positions(tokens)
+        _check_length(int(ends.max()) + 1, prompts, clip.context_length)
         self.register_buffer("tokenized_prompts", tokens, persistent=False)
-        end = clip.token_embedding.weight[int(tokens.max())].detach().float()
+        end = clip.token_embedding.weight[int(tokens[0, ends[0]])].detach().float()
         self.text_prompt = nn.Parameter(_noisy(end, prompts))
         self.img_prompt = nn.Parameter(_noisy(clip.visual.class_embedding.detach(), prompts))
         self.sentences = _sentence_states(clip, tokens)
@@ -149,11 +147,11 @@ def _sentence_states(clip: CLIP, tokens: Tensor) -> list[tuple[Tensor, list[Tens
     Valid as long as the backbone does not change: nothing that is learned enters here.
     """
     groups = []
-    positions = eot_positions(tokens)
-    for position in positions.unique().tolist():
-        members = (positions == position).nonzero().flatten()
+    lengths = clip.prompt_lengths(tokens)
+    for length in lengths.unique().tolist():
+        members = (lengths == length).nonzero().flatten()
         recorder = _Recorder()
-        clip.encode_text(tokens[members, : position + 1], hook=recorder)
+        clip.encode_text(tokens[members, :length], hook=recorder)
         groups.append((members, recorder.states))
     return groups
 

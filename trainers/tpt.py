@@ -104,7 +104,7 @@ class TestTimePrompt(ContextPrompt):
         """
         words = context_words(ctx_init)
         before, place, _ = words.partition(CLASS_WORD)
-        split = token_count(before) if place else None
+        split = token_count(clip, before) if place else None
         text = " ".join(words.replace(CLASS_WORD, " ").split())
         super().__init__(clip, classnames, n_ctx=n_ctx, ctx_init=text, chunk=chunk)
         self.split = None if split == len(self.ctx) else split
@@ -257,7 +257,7 @@ class ConditionalStart(nn.Module):
 
     def __init__(self, clip: CLIP, learned: dict[str, Tensor]) -> None:
         super().__init__()
-        width, embed_dim = clip.text_projection.shape
+        width, embed_dim = clip.transformer.width, clip.visual.output_dim
         self.ctx = nn.Parameter(torch.empty(len(learned["ctx"]), width))
         self.meta_net = MetaNet(embed_dim, width)
         self.load_state_dict(picked_state(self, learned, prefix="prompt_learner."))

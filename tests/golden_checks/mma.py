@@ -24,7 +24,7 @@ from tools.layers import (
     text_levels,
 )
 from tools.results.statistics import harmonic_mean
-from trainers.common.text.encode import encode_prompts, eot_positions
+from trainers.common.text.encode import encode_prompts
 from trainers.mma import AdapterLearner
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +91,7 @@ def _check_features(case: Case, clip, learner: AdapterLearner, images) -> None:
         clip.encode_text(tokens, hook=text)
         clip.encode_image(images, hook=image)
         rows = torch.arange(len(tokens))
-        at_eot = [states[eot_positions(tokens), rows] for states in text.states]
+        at_eot = [states[tokens.argmax(dim=-1), rows] for states in text.states]
         _compare(case, "text_hidden_eot", torch.stack(at_eot))
         _compare(case, "image_hidden_cls", torch.stack([states[0] for states in image.states]))
         _compare(case, "text_features", learner.raw_text_features(clip))

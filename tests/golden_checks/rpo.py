@@ -7,14 +7,13 @@ from torch import Tensor
 from clip.model import TowerHook
 from golden_checks import prompt_steps
 from golden_checks.common import Case
-from trainers.common.text.encode import eot_positions
 from trainers.rpo import ReadOnlyPrompts
 
 
 def check(case: Case) -> None:
     run = prompt_steps.shipped(case, "RPO")
     clip, method, count = run.clip, run.method, len(run.method.text_prompt)
-    first_end = int(eot_positions(method.tokenized_prompts)[0])
+    first_end = int(method.tokenized_prompts[0].argmax())
     case.compare("tokenized_prompts", method.tokenized_prompts)
     case.compare("text_mask0", text_mask(first_end, clip.context_length))
     case.compare("visual_mask", image_mask(len(clip.visual.positional_embedding), count))

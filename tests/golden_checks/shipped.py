@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clip.model import IMAGE_MEAN, IMAGE_STD
+from clip.two_towers import IMAGE_MEAN, IMAGE_STD
 from dassl.data.given import Batches
 from dassl.engine import TRAINER_REGISTRY, SimpleTrainer
 from golden_checks.common import Case

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from clip.clip import default_tokenizer
+from clip.tokens import OwnTokens, default_tokenizer
 from dassl.features.encoder import Encoder
 
 UNIT_PIXELS = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -23,6 +23,7 @@ class StoredClip(nn.Module):
 
     backbone_name, dtype, image_mean, image_std = "stored", torch.float32, (0.0,) * 3, (1.0,) * 3
     image_interpolation, image_resize = "bicubic", "shortest"
+    is_causal = True
 
     def __init__(self, features: Tensor, scale: float = 1.0) -> None:
         super().__init__()
@@ -39,6 +40,14 @@ class StoredClip(nn.Module):
     def templates(self) -> list[str]:
         """One per sentence."""
         return [f"sentence {t} of {{}}." for t in range(self.features.shape[1])]
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """(N, 77) token ids."""
+        return OwnTokens()(texts, 77)
+
+    def prompt_lengths(self, tokens: Tensor) -> Tensor:
+        """(N, L) -> (N,): up to the end token."""
+        return OwnTokens().ends(tokens) + 1
 
     def encode_text(self, tokens: Tensor, **_) -> Tensor:
         """(N, L) token ids -> (N, D)."""

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from clip.compact import compact, expand
-from clip.model import CLIP, IMAGE_MEAN, IMAGE_STD, build_clip
+from clip.model import CLIP, build_clip
+from clip.two_towers import IMAGE_MEAN, IMAGE_STD
 from datasets.toy_world import FACTORS
 
 from .captions import Captioner, build_vocabulary

@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from clip.model import IMAGE_MEAN, IMAGE_STD
+from clip.two_towers import IMAGE_MEAN, IMAGE_STD
 from dassl.data.pixels import normalise
 from datasets.toy_world import FACTORS
 

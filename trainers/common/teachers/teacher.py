@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from clip import tokenize
 from clip.model import CLIP
 from dassl.utils import atomic_write, cache_dir, weights_digest
 from trainers.common.text.class_words import warn_of_same_words, words_of
@@ -201,7 +200,7 @@ class ClipTeacher(Teacher):
         return self.clip.encode_image(images.to(self.clip.dtype))
 
     def _texts(self, texts: list[str]) -> Tensor:
-        return self.clip.encode_text(tokenize(texts).to(self.clip.logit_scale.device))
+        return self.clip.encode_text(self.clip.tokenize(texts))
 
     @property
     def digest(self) -> str:

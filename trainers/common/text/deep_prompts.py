@@ -9,22 +9,22 @@ from clip.model import BlockView, TowerHook
 
 
 class TextPromptHook(TowerHook):
-    """Replaces token rows 1..n before block i = 1, 2, ... by learned rows.
+    """Replaces the n token rows after the start markers by learned rows, before blocks 1, 2, ...
 
     The first prompt is part of the token embeddings. Rows depend on no class, so that any batch of
     prompts may be encoded with one hook.
     """
 
-    def __init__(self, deep: Sequence[Tensor]) -> None:
-        """Args: deep: prompts (n, W) for blocks 1, 2, ..., in order."""
-        self.deep = deep
+    def __init__(self, deep: Sequence[Tensor], start: int = 1) -> None:
+        """Args: deep: prompts (n, W) for blocks 1, 2, ..., in order; start: number of markers."""
+        self.deep, self.start = deep, start
 
     def block(self, i: int, block: BlockView, x: Tensor) -> Tensor:
         """Run block i on x (L, N, W)."""
         if 1 <= i <= len(self.deep):
             prompt = self.deep[i - 1].to(x.dtype)
             rows = prompt[:, None].expand(-1, x.shape[1], -1)
-            x = torch.cat([x[:1], rows, x[1 + len(prompt) :]])
+            x = torch.cat([x[: self.start], rows, x[self.start + len(prompt) :]])
         return block(x)
 
 

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from clip import tokenize
 from clip.model import CLIP, TowerHook
 
 from .class_words import words_of
@@ -17,11 +16,6 @@ from .templates import fill
 logger = logging.getLogger(__name__)
 # Prompts per call where no gradient is kept; bounds memory with 80 templates x 1000 classes.
 TEXT_BATCH = 512
-
-
-def eot_positions(tokens: Tensor) -> Tensor:
-    """(N, L) token ids -> (N,) position of the first end-of-text token."""
-    return tokens.argmax(dim=-1)
 
 
 def encode_prompts(
@@ -33,7 +27,7 @@ def encode_prompts(
     chunk: int = 0,
     shared: int = 0,
 ) -> Tensor:
-    """Encode prompts in one batch per length.
+    """Encode prompts in one batch per length (of a tower that is not causal: in one batch).
 
     Args:
         clip: the backbone.
@@ -42,19 +36,20 @@ def encode_prompts(
         hook: a text-tower hook. Its per-prompt tensors must not depend on the order of prompts.
         chunk: prompts per block of work that is recomputed in the backward pass; bounds memory
             (TRAIN.TEXT_CHUNK), 0 keeps all activations.
-        shared: leading tokens that are the same in all prompts, computed once per call of the
-            tower; a hook must treat tokens by content then, not by position.
+        shared: leading tokens that are the same in all prompts, computed once per call of a
+            causal tower; a hook must treat tokens by content then, not by position.
 
     Returns:
         (N, D) raw features, in the order of ``tokens``.
     """
-    positions = eot_positions(tokens)
+    lengths = clip.prompt_lengths(tokens)
+    shared = shared if clip.is_causal else 0
     order, parts = [], []
-    for position in positions.unique().tolist():
-        members = (positions == position).nonzero().flatten()
+    for length in lengths.unique().tolist():
+        members = (lengths == length).nonzero().flatten()
         for rows in members.split(chunk or len(members)):
-            ids = tokens[rows, : position + 1]
-            part = None if embeddings is None else embeddings[rows, : position + 1]
+            ids = tokens[rows, :length]
+            part = None if embeddings is None else embeddings[rows, :length]
             order.append(rows)
             parts.append(_encode(clip, ids, part, hook, recompute=chunk > 0, shared=shared))
     inverse = torch.cat(order).argsort()
@@ -78,20 +73,20 @@ def _encode(
     return run(embeddings)
 
 
-def common_prefix_length(tokens: Tensor) -> int:
+def common_prefix_length(clip: CLIP, tokens: Tensor) -> int:
     """How many leading tokens all prompts of (N, L) share, end-of-text tokens not counted."""
     same = (tokens == tokens[:1]).all(dim=0)
     length = int(same.int().cumprod(dim=0).sum())
-    return min(length, int(eot_positions(tokens).min()))
+    return min(length, int(clip.end_positions(tokens).min()))
 
 
 @torch.no_grad()
 def encode_sentences(clip: CLIP, sentences: Sequence[str]) -> Tensor:
     """N sentences -> (N, D) raw features, no gradient; equal sentences, equal bits."""
     places = {sentence: place for place, sentence in enumerate(dict.fromkeys(sentences))}
-    tokens = tokenize(list(places)).to(clip.logit_scale.device)
+    tokens = clip.tokenize(list(places))
     # Sorted by length, so that a block of TEXT_BATCH prompts holds few different lengths.
-    order = eot_positions(tokens).argsort(stable=True)
+    order = clip.prompt_lengths(tokens).argsort(stable=True)
     parts = [encode_prompts(clip, tokens[rows]) for rows in order.split(TEXT_BATCH)]
     return torch.cat(parts)[order.argsort()][[places[sentence] for sentence in sentences]]
 
@@ -135,12 +130,12 @@ def pre_projection_features(
     *,
     replace_underscores: bool = True,
 ) -> Tensor:
-    """(C, W): mean over templates of ln_final's output at the end-of-text token."""
+    """(C, W): mean over templates of ln_final's output at the token that is read."""
     total = 0
     for template in templates:
         names = [fill(template, c, replace_underscores=replace_underscores) for c in classnames]
-        tokens = tokenize(names).to(clip.logit_scale.device)
-        positions = eot_positions(tokens)
+        tokens = clip.tokenize(names)
+        positions = clip.read_positions(tokens)
         states = clip.encode_text(tokens, pool=False)  # (L, C, W)
         rows = states[positions, torch.arange(len(names), device=positions.device)]
         total = total + clip.ln_final(rows)

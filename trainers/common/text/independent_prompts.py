@@ -39,8 +39,8 @@ class VisionPrompts(nn.Module):
 class IndependentPrompts(ContextPrompt):
     """Text prompts ctx, Q_1..Q_{J_t - 1} and image prompts V_0..V_{J_v - 1}, all learned.
 
-    Text: rows 1..n of the prompt, replaced before blocks 1..J_t-1; the context starts at words,
-    words beyond the first n_text stay fixed. Image: see ``VisionPrompts``.
+    Text: the first n rows of the prompt, replaced before blocks 1..J_t-1; the context starts at
+    words, words beyond the first n_text stay fixed. Image: see ``VisionPrompts``.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class IndependentPrompts(ContextPrompt):
             clip,
             self.tokenized_prompts,
             embeddings=self.embeddings(),
-            hook=TextPromptHook(list(self.text_deep)),
+            hook=TextPromptHook(list(self.text_deep), clip.text_start),
             chunk=self.chunk if self.training else 0,
         )
 

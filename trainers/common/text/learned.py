@@ -7,35 +7,35 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clip import tokenize
 from clip.model import CLIP, TowerHook
 from trainers.common.method import Method
 
 from .class_words import words_of
-from .encode import context_words, encode_prompts, eot_positions
+from .encode import context_words, encode_prompts
 
 
 class FrozenPrompts:
     """Constant prompts whose blocks below ``start`` are frozen: those are run once, here.
 
-    One group per prompt length; leading tokens that all prompts share are computed once per call.
+    One group per prompt length; leading tokens that all prompts share are computed once per call
+    of a causal tower.
     Valid as long as the backbone does not change, which no method of this package does below
     ``start``.
     """
 
     def __init__(self, clip: CLIP, tokens: Tensor, *, start: int = 0, shared: int = 0) -> None:
         """Args: tokens (N, L); start: first block that a hook changes; shared: leading tokens."""
-        self.start, self.shared = start, shared
+        self.start, self.shared = start, shared if clip.is_causal else 0
         self.rows: list[Tensor] = []
         self.groups: list[tuple[Tensor, Tensor | None]] = []
-        positions = eot_positions(tokens)
-        for position in positions.unique().tolist():
-            rows = (positions == position).nonzero().flatten()
-            ids = tokens[rows, : position + 1]
+        lengths = clip.prompt_lengths(tokens)
+        for length in lengths.unique().tolist():
+            rows = (lengths == length).nonzero().flatten()
+            ids = tokens[rows, :length]
             states = None
             if start:
                 with torch.no_grad():
-                    states = clip.encode_text(ids, stop=start, shared=shared)  # (L, N, W)
+                    states = clip.encode_text(ids, stop=start, shared=self.shared)  # (L, N, W)
             self.rows.append(rows)
             self.groups.append((ids, states))
 
@@ -70,8 +70,9 @@ class FrozenPrompts:
 class LearnedPrompt(nn.Module):
     """Token embeddings of "<context> <name>." with a learned context.
 
-    Frozen parts are buffers: ``token_prefix`` (C, 1, W) = SOS, ``token_suffix`` (C, L-1-M, W) =
-    what follows the context up to the longest end-of-text token, ``tokenized_prompts`` (C, 77).
+    Frozen parts are buffers: ``token_prefix`` (C, S, W) = start markers (CLIP's: 1),
+    ``token_suffix`` (C, L-S-M, W) = what follows the context up to the longest end-of-text token
+    (to the last position in a tower that is not causal), ``tokenized_prompts`` (C, 77).
     The trained context lives in ``ctx``: (M, W), or (C, M, W) when class-specific.
     """
 
@@ -107,21 +108,20 @@ class LearnedPrompt(nn.Module):
             )
         names = [words_of(name) for name in classnames]
         words = context_words(ctx_init)
-        length = token_count(words) if words else n_ctx
+        length = token_count(clip, words) if words else n_ctx
         _check_length(length, words, learned_words)
         prefix_text = words or " ".join(["X"] * length)
         if words and learned_words is not None:
             length = learned_words
-        tokens = _tokenize_prompts([f"{prefix_text} {name}." for name in names], length)
-        tokens = tokens.to(clip.logit_scale.device)
-        longest = int(eot_positions(tokens).max()) + 1
+        tokens = _tokenize_prompts(clip, [f"{prefix_text} {name}." for name in names], length)
+        longest = int(clip.prompt_lengths(tokens).max())
         with torch.no_grad():
             embeddings = clip.token_embedding(tokens[:, :longest]).to(clip.dtype)
         self.position = position
-        self.name_lengths = [token_count(name) for name in names]
+        self.name_lengths = [token_count(clip, name) for name in names]
         self.ctx = nn.Parameter(self._initial(clip, words, length, class_specific, len(names)))
-        self.register_buffer("token_prefix", embeddings[:, :1])
-        self.register_buffer("token_suffix", embeddings[:, 1 + length :])
+        self.register_buffer("token_prefix", embeddings[:, : clip.text_start])
+        self.register_buffer("token_suffix", embeddings[:, clip.text_start + length :])
         self.register_buffer("tokenized_prompts", tokens, persistent=False)
 
     @staticmethod
@@ -130,8 +130,8 @@ class LearnedPrompt(nn.Module):
     ) -> Tensor:
         weight = clip.token_embedding.weight
         if words:
-            ids = tokenize(words).to(weight.device)
-            return clip.token_embedding(ids)[0, 1 : 1 + length].detach().to(clip.dtype).clone()
+            embedded = clip.token_embedding(clip.tokenize(words))[0, clip.text_start :]
+            return embedded[:length].detach().to(clip.dtype).clone()
         shape = (length, weight.shape[1])
         ctx = torch.empty((n_classes, *shape) if class_specific else shape, dtype=clip.dtype)
         return nn.init.normal_(ctx, std=0.02).to(weight.device)
@@ -151,8 +151,12 @@ class LearnedPrompt(nn.Module):
 
     @property
     def shared_length(self) -> int:
-        """Leading tokens that all prompts share: start token and context, where it stands first."""
-        return 1 + len(self.ctx) if self.ctx.dim() == 2 and self.position == "end" else 0
+        """Leading tokens that all prompts share: start and context, where it stands first."""
+        return (
+            self.token_prefix.shape[1] + len(self.ctx)
+            if self.ctx.dim() == 2 and self.position == "end"
+            else 0
+        )
 
 
 class ContextPrompt(LearnedPrompt, Method):
@@ -267,9 +271,9 @@ def _around(before: Callable[[int], int]) -> Callable[..., Tensor]:
 _LAYOUTS = {"end": _end, "middle": _around(lambda m: m // 2), "front": _around(lambda m: 0)}
 
 
-def token_count(text: str) -> int:
-    """Number of BPE tokens of a text, start and end markers not counted."""
-    return int(eot_positions(tokenize(text))[0]) - 1
+def token_count(clip: CLIP, text: str) -> int:
+    """Number of tokens of a text, start and end markers not counted."""
+    return int(clip.end_positions(clip.tokenize(text))[0]) - clip.text_start
 
 
 def _check_length(length: int, words: str, learned_words: int | None) -> None:
@@ -285,9 +289,9 @@ def _check_length(length: int, words: str, learned_words: int | None) -> None:
         )
 
 
-def _tokenize_prompts(prompts: list[str], n_ctx: int) -> Tensor:
+def _tokenize_prompts(clip: CLIP, prompts: list[str], n_ctx: int) -> Tensor:
     try:
-        return tokenize(prompts)
+        return clip.tokenize(prompts)
     except RuntimeError as err:
         raise ValueError(
             f"A prompt with {n_ctx} context tokens does not fit the text tower: {err}. "
