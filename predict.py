@@ -150,6 +150,7 @@ def zero_shot_predictor(args: argparse.Namespace, device: torch.device):
     from dassl.config import get_cfg_default
     from trainers.common.clip_encoder import backbone_view
     from trainers.common.predictor import method_predictor
+    from trainers.common.text.encode import zero_shot_classifier
     from trainers.common.text.templates import DEFAULT_TEMPLATE, check_templates
     from trainers.zeroshot import ZeroshotClassifier, ZeroshotCLIP
 
@@ -169,7 +170,7 @@ def zero_shot_predictor(args: argparse.Namespace, device: torch.device):
         )
     templates = check_templates(args.template or [DEFAULT_TEMPLATE], given_as="--template")
     clip = load_backbone(args.backbone, device=device)
-    method = ZeroshotClassifier(clip, classnames, templates)
+    method = ZeroshotClassifier(zero_shot_classifier(clip, classnames, templates))
     view = backbone_view(clip).test.build()
     return method_predictor(ZeroshotCLIP, get_cfg_default(), clip, method, classnames, view=view)
 

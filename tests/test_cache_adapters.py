@@ -12,6 +12,7 @@ import trainers  # noqa: F401  (registers the trainers)
 from dassl.utils import load_checkpoint
 from tools.benchmarks.cache_adapters import search_plainly
 from trainers.clip_adapter import ImageAdapter
+from trainers.common.checkpoints import import_state
 from trainers.common.text import encode as prompts
 from trainers.tip_adapter import Cache, TipAdapter
 from trainers.tip_adapter import scores as cache_logits
@@ -220,7 +221,7 @@ def test_a_cache_keeps_the_keys_of_the_classes_that_a_run_has():
         "alpha": torch.tensor(3.0).double(),
     }
 
-    taken = cache.import_state(state, list("abcde"), ["d", "b"])
+    taken = import_state(cache, state, list("abcde"), ["d", "b"])
 
     expected = torch.isin(p.key_labels, torch.tensor([1, 3]))
     torch.testing.assert_close(taken["keys"], p.keys[expected])

@@ -8,6 +8,7 @@ from battery import made_trainer, without_config
 from clip import tokenize
 from clip.model import build_clip
 from golden_checks import tiny_clip
+from trainers.common.checkpoints import load_state
 from trainers.mma import AdapterLearner, MultiModalAdapter
 
 NAMES = ["cat", "golden_retriever", "Boeing 737-800", "dog", "steam train"]
@@ -194,7 +195,7 @@ def test_an_official_checkpoint_serves_other_classes(clip, images):
         "token_embedding": clip.token_embedding(source.tokenized_prompts),
     }
 
-    target.load_state_dict(target.import_state(official, None, []))
+    load_state(target, official, None, [], "file")
 
     expected = learner(clip, ["bear", "tree", "river bank"])
     with torch.no_grad():

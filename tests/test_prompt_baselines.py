@@ -9,6 +9,7 @@ from clip.model import build_clip
 from golden_checks import tiny_clip
 from golden_checks.rpo import masked_logits
 from trainers.cocoop import CoCoOpPrompt
+from trainers.common.checkpoints import load_state
 from trainers.common.text.encode import template_features, zero_shot_classifier
 from trainers.common.text.independent_prompts import IndependentPrompts, VisualPrompt
 from trainers.common.text.learned import ContextPrompt
@@ -463,7 +464,7 @@ def test_prompts_are_picked_from_an_official_whole_model_file(clip):
     official = {f"prompt_learner.{k}": v for k, v in source.state_dict().items()}
     official |= {"image_encoder.conv1.weight": torch.zeros(1), "logit_scale": torch.zeros(())}
 
-    target.load_state_dict(target.import_state(official, None, []))
+    load_state(target, official, None, [], "file")
 
     assert torch.equal(target.ctx, source.ctx)
 
@@ -473,7 +474,7 @@ def test_official_files_of_cocoop_serve_other_class_names(clip):
     source, target = CoCoOpPrompt(clip, ["one", "two words"], n_ctx=3), build("CoCoOp", clip)
     suffix = target.token_suffix.clone()
 
-    target.load_state_dict(target.import_state(source.state_dict(), None, NAMES))
+    load_state(target, source.state_dict(), None, NAMES, "file")
 
     assert torch.equal(target.ctx, source.ctx)
     assert torch.equal(target.meta_net.linear1.weight, source.meta_net.linear1.weight)
@@ -485,15 +486,15 @@ def test_prompts_of_a_deeper_run_are_refused_not_cut(prefix, clip):
     deep = MaPLePrompt(clip, NAMES, n_ctx=2, ctx_init="a photo of a", depth=4)
     state = {f"{prefix}{key}": value for key, value in deep.state_dict().items()}
 
-    with pytest.raises(ValueError, match="holds more than this run has: .*compound_prompts_text.2"):
-        build("MaPLe", clip).import_state(state, None, [])
+    with pytest.raises(ValueError, match="compound_prompts_text.2 is unknown to this run"):
+        load_state(build("MaPLe", clip), state, None, [], "file")
 
 
 def test_image_prompts_are_not_dropped_where_a_run_has_none(clip):
     state = ivlp(clip).state_dict()
 
-    with pytest.raises(ValueError, match="holds more than this run has: vision"):
-        ivlp(clip, depth_vision=0).import_state(state, None, [])
+    with pytest.raises(ValueError, match="vision.first is unknown to this run"):
+        load_state(ivlp(clip, depth_vision=0), state, None, [], "file")
 
 
 def test_a_whole_official_model_of_lasp_serves_a_run_without_its_norms(clip):
@@ -502,7 +503,7 @@ def test_a_whole_official_model_of_lasp_serves_a_run_without_its_norms(clip):
     state |= {f"image_encoder.{k}": v for k, v in clip.visual.state_dict().items()}
     target = lasp(clip, weight=0.0)
 
-    target.load_state_dict(target.import_state(state, None, []))
+    load_state(target, state, None, [], "file")
 
     weight = target.vision_norms[0].ln_1.weight
     assert torch.equal(weight, clip.visual.transformer.resblocks[0].ln_1.weight)
@@ -521,13 +522,13 @@ def test_the_correction_of_an_official_lasp_file_is_not_dropped(clip, tune_norms
     target = lasp(clip, weight=0.0, correction=False, tune_norms=tune_norms)
 
     with pytest.raises(ValueError, match=r"TRAINER\.LASP\.ENABLE_CORRECTION True"):
-        target.import_state(official_lasp(clip, 0.5), None, [])
+        load_state(target, official_lasp(clip, 0.5), None, [], "file")
 
 
 def test_an_official_lasp_file_without_correction_serves_a_run_without_it(clip):
     target = lasp(clip, weight=0.0, correction=False, tune_norms=False)
 
-    target.load_state_dict(target.import_state(official_lasp(clip, 0.0), None, []))
+    load_state(target, official_lasp(clip, 0.0), None, [], "file")
 
     assert target.w is None
 
@@ -542,19 +543,19 @@ def test_tuned_layer_norms_of_a_lasp_file_are_not_dropped(clip, is_official):
         state = official_lasp(clip, 0.0) | {norm: source.vision_norms[3].ln_2.bias.detach()}
 
     with pytest.raises(ValueError, match=r"tuned LayerNorms.*TRAINER\.LASP\.FINETUNE_VIT_LN True"):
-        lasp(clip, weight=0.0, tune_norms=False).import_state(state, None, [])
+        load_state(lasp(clip, weight=0.0, tune_norms=False), state, None, [], "file")
 
 
 def test_a_half_precision_file_with_the_layer_norms_of_clip_serves_a_run_that_keeps_them(clip):
     state = {key: value.half() for key, value in official_lasp(clip, 0.0).items()}
     target = lasp(clip, weight=0.0, tune_norms=False)
 
-    target.load_state_dict(target.import_state(state, None, []))
+    load_state(target, state, None, [], "file")
 
     assert torch.equal(target.ctx, state["prompt_learner.ctx"].float())
 
 
 @pytest.mark.parametrize("name", ["MaPLe", "IVLP", "RPO", "LASP", "CoCoOp"])
 def test_a_file_of_another_method_is_refused(name, clip):
-    with pytest.raises(ValueError, match="The checkpoint has no"):
-        build(name, clip).import_state({"adapter.weight": torch.zeros(1)}, None, [])
+    with pytest.raises(ValueError, match="does not fit .* is missing; "):
+        load_state(build(name, clip), {"adapter.weight": torch.zeros(1)}, None, [], "file")

@@ -6,6 +6,7 @@ import torch
 from clip import tokenize
 from clip.model import build_clip
 from golden_checks import tiny_clip
+from trainers.common.checkpoints import import_state, load_state
 from trainers.common.text.encode import (
     common_prefix_length,
     encode_prompts,
@@ -139,8 +140,8 @@ def test_a_prompt_that_does_not_fit_says_what_to_shorten(clip):
 def test_another_context_length_is_refused_with_the_setting_to_change(clip):
     trained, other = prompt(clip, n_ctx=4), prompt(clip, n_ctx=2)
 
-    with pytest.raises(ValueError, match="trained with 4 context tokens.*Set TRAINER.COOP.N_CTX 4"):
-        other.import_state(trained.state_dict(), NAMES, NAMES)
+    with pytest.raises(ValueError, match=r"trained with 4 context tokens.*\(N_CTX\) to 4"):
+        import_state(other, trained.state_dict(), NAMES, NAMES)
 
 
 def test_a_context_of_another_width_is_refused_with_the_backbone_as_the_reason(clip):
@@ -148,7 +149,7 @@ def test_a_context_of_another_width_is_refused_with_the_backbone_as_the_reason(c
     trained["ctx"] = trained["ctx"][:, :-8]
 
     with pytest.raises(ValueError, match="vectors of width 56.*takes 64.*--backbone") as caught:
-        prompt(clip, n_ctx=4).import_state(trained, NAMES, NAMES)
+        import_state(prompt(clip, n_ctx=4), trained, NAMES, NAMES)
     assert "N_CTX" not in str(caught.value)
 
 
@@ -163,14 +164,14 @@ def test_a_class_specific_context_of_another_number_of_classes_says_so(clip):
     other = ContextPrompt(clip, NAMES[:2], n_ctx=3, class_specific=True)
 
     with pytest.raises(ValueError, match="context for each of 4 classes, this run has 2"):
-        other.import_state(trained.state_dict(), None, NAMES[:2])
+        import_state(other, trained.state_dict(), None, NAMES[:2])
 
 
 def test_a_class_specific_context_serves_no_other_classes(clip):
     trained = prompt(clip, class_specific=True)
 
     with pytest.raises(ValueError, match="serves only the classes"):
-        trained.import_state(trained.state_dict(), NAMES, ["other", *NAMES[1:]])
+        import_state(trained, trained.state_dict(), NAMES, ["other", *NAMES[1:]])
 
 
 def test_a_context_moves_to_other_class_names(clip):
@@ -178,7 +179,7 @@ def test_a_context_moves_to_other_class_names(clip):
     other = ContextPrompt(clip, ["apple", "a long pear name"], n_ctx=3)
     own_suffix = other.token_suffix.clone()
 
-    other.load_state_dict(other.import_state(trained.state_dict(), NAMES, ["x"]))
+    load_state(other, trained.state_dict(), NAMES, ["x"], "file")
 
     assert torch.equal(other.ctx, trained.ctx)
     assert torch.equal(other.token_suffix, own_suffix)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from battery import CLASSNAMES, made_trainer
 
-from trainers.common.checkpoints import load_exactly
+from trainers.common.checkpoints import import_state, load_exactly
 from trainers.taskres import (
     TaskResidual,
     TaskResSettings,
@@ -27,7 +27,7 @@ def test_classes_of_another_order_take_their_own_rows():
     source = learner()
     target = learner(seed=1, count=3)
 
-    state = target.import_state(source.state_dict(), ["a", "b", "c", "d", "e"], ["d", "a", "c"])
+    state = import_state(target, source.state_dict(), ["a", "b", "c", "d", "e"], ["d", "a", "c"])
 
     torch.testing.assert_close(state["base_text_features"], source.base_text_features[[3, 0, 2]])
     expected = source.text_feature_residuals[[3, 0, 2]]
@@ -37,7 +37,7 @@ def test_classes_of_another_order_take_their_own_rows():
 def test_a_class_without_residual_keeps_its_own_base_and_no_residual():
     source, target = learner(), TaskResidual(torch.ones(2, D), TaskResSettings())
 
-    state = target.import_state(source.state_dict(), ["a", "b", "c", "d", "e"], ["new", "b"])
+    state = import_state(target, source.state_dict(), ["a", "b", "c", "d", "e"], ["new", "b"])
 
     torch.testing.assert_close(state["base_text_features"][0], torch.ones(D))
     torch.testing.assert_close(state["text_feature_residuals"][0], torch.zeros(D))
@@ -47,7 +47,7 @@ def test_a_class_without_residual_keeps_its_own_base_and_no_residual():
 def test_a_text_residual_does_not_fit_a_run_that_tunes_images(tmp_path):
     source, target = learner(), TaskResidual(torch.ones(1, D), TaskResSettings(variant="image"))
 
-    state = target.import_state(source.state_dict(), ["a", "b", "c", "d", "e"], ["b"])
+    state = import_state(target, source.state_dict(), ["a", "b", "c", "d", "e"], ["b"])
 
     with pytest.raises(ValueError, match="text_feature_residuals is unknown to this run"):
         load_exactly(target, state, tmp_path)
@@ -56,7 +56,7 @@ def test_a_text_residual_does_not_fit_a_run_that_tunes_images(tmp_path):
 def test_a_residual_of_another_backbone_is_refused_also_for_other_classes(tmp_path):
     source, target = learner(), TaskResidual(torch.ones(1, D + 1), TaskResSettings())
 
-    state = target.import_state(source.state_dict(), ["a", "b", "c", "d", "e"], ["b"])
+    state = import_state(target, source.state_dict(), ["a", "b", "c", "d", "e"], ["b"])
 
     with pytest.raises(ValueError, match="base_text_features is 1x8 in the file and 1x9"):
         load_exactly(target, state, tmp_path)
@@ -65,7 +65,7 @@ def test_a_residual_of_another_backbone_is_refused_also_for_other_classes(tmp_pa
 def test_an_official_file_without_class_names_is_taken_as_it_is():
     source = learner()
 
-    state = learner(seed=1).import_state(source.state_dict(), None, ["a", "b", "c", "d", "e"])
+    state = import_state(learner(seed=1), source.state_dict(), None, ["a", "b", "c", "d", "e"])
 
     torch.testing.assert_close(state, dict(source.state_dict()))
 

@@ -31,7 +31,7 @@ from dassl.flags import FlagParser
 from dassl.utils import atomic_write, load_checkpoint, read_image
 from tools.layer_study import Samples, draw, joined, study, suggested_start, summarise
 from tools.layers import centroid_gap, image_levels, text_levels
-from trainers.common.checkpoints import checkpoint_path, load_exactly
+from trainers.common.checkpoints import checkpoint_path, load_state
 from trainers.common.clip_encoder import backbone_view
 from trainers.common.predictor import config_of, normalise_pixels
 
@@ -85,8 +85,9 @@ def adapted(args: argparse.Namespace) -> tuple[CLIP, TowerHook | None, TowerHook
     trainer = TRAINER_REGISTRY.get(checkpoint["trainer"])
     clip = _with_blocks(load_backbone(checkpoint["backbone"]))
     classnames = list(checkpoint["classnames"])
-    method = trainer.build_method(config_of(checkpoint, trainer), clip, classnames).eval()
-    load_exactly(method, method.import_state(checkpoint["state_dict"], None, classnames), path)
+    cfg, state = config_of(checkpoint, trainer), checkpoint["state_dict"]
+    method = trainer.restore_method(cfg, clip, classnames, state).eval()
+    load_state(method, state, classnames, classnames, path)
     if not hasattr(method, "text_hook"):
         raise ValueError(
             f"--model-dir {folder} holds {checkpoint['trainer']}, which changes the prompts, not "

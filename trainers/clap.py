@@ -42,6 +42,8 @@ class Prototypes(Method):
     the multipliers lambda (C,).
     """
 
+    per_class = ("base_text_features", "multipliers", "prototypes")
+
     def __init__(self, base_text_features: Tensor, *, constraint: str = "l2") -> None:
         """Args: base_text_features (C, D), not normalised.
 
@@ -83,9 +85,6 @@ class Prototypes(Method):
         text_features = F.normalize(self.base_text_features, dim=-1)
         features = self.image_features(raw_image_features)
         return self.logits(clip, features, text_features).softmax(dim=-1)
-
-    def has_class_rows(self, name: str) -> bool:
-        return True
 
 
 def class_multipliers(probabilities: Tensor, labels: Tensor, sums: Tensor, counts: Tensor) -> None:
@@ -164,8 +163,19 @@ class CLAP(FeatureTrainer):
         features = template_features(
             clip, classnames, ensemble_templates(cfg), replace_underscores=False
         )
+        return cls.prototypes(cfg, features.mean(dim=0).float())
+
+    @classmethod
+    def restore_method(
+        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], state: dict[str, Tensor]
+    ) -> Method:
+        return cls.prototypes(cfg, state["base_text_features"])
+
+    @classmethod
+    def prototypes(cls, cfg: CfgNode, base: Tensor) -> Prototypes:
+        """The method that starts at a base (C, D), not normalised."""
         constraint = cfg.TRAINER[cls.node].CONSTRAINT
-        return Prototypes(features.mean(dim=0).float(), constraint=constraint)
+        return Prototypes(base, constraint=constraint)
 
     @classmethod
     def class_words(cls, cfg: CfgNode, classname: str) -> str:

@@ -17,7 +17,6 @@ from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import no_templates, words_give_length
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
-from trainers.common.checkpoints import picked_state
 from trainers.common.method import full_precision
 from trainers.common.text.encode import TEXT_BATCH, encode_prompts
 from trainers.common.text.learned import LearnedPrompt
@@ -77,15 +76,6 @@ class CoCoOpPrompt(LearnedPrompt, Method):
         """Cross-entropy."""
         logits = self.logits(clip, self.image_features(raw_image_features))
         return cross_entropy_losses(logits, labels)
-
-    def import_state(
-        self,
-        state: dict[str, Tensor],
-        source_classes: Sequence[str] | None,
-        classes: Sequence[str],
-    ) -> dict[str, Tensor]:
-        """Context and meta-net serve any classes; prefix and suffix belong to this run's."""
-        return picked_state(self, state, prefix="prompt_learner.")
 
 
 @TRAINER_REGISTRY.register()

@@ -19,14 +19,12 @@ from dassl.data.datasets import build_dataset
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import no_templates, words_give_length
 from trainers.common import ClipTrainer, Method, cross_entropy_losses, scaled_cosines
-from trainers.common.checkpoints import picked_state
 from trainers.common.text.encode import template_features
 from trainers.common.text.learned import ContextPrompt
 from trainers.common.text.templates import check_templates, template_lists
 
 NOISE_PROBABILITY, NOISE = 0.5, 0.05  # of the hand-written features, spec prompt_baselines 6
-LEARNER = "prompt_learner."  # prefixes in official files
-OFFICIAL_BLOCKS = "image_encoder.transformer.resblocks."
+OFFICIAL_BLOCKS = "image_encoder.transformer.resblocks."  # in official files
 NORMS = "vision_norms."
 
 
@@ -121,36 +119,35 @@ class LASPPrompt(ContextPrompt):
         total = losses["loss"] + self.weight * distance
         return {**losses, "loss": total, "loss_ce": losses["loss"], "loss_tt": distance}
 
-    def import_state(
+    @staticmethod
+    def own_name(official: str) -> str:
+        """LayerNorms lie in the image tower of an official file."""
+        if official.startswith(OFFICIAL_BLOCKS) and ".ln_" in official:
+            return NORMS + official.removeprefix(OFFICIAL_BLOCKS)
+        return official
+
+    def adapt_state(
         self,
         state: dict[str, Tensor],
         source_classes: Sequence[str] | None,
         classes: Sequence[str],
     ) -> dict[str, Tensor]:
-        """Learned tensors serve any classes; official files hold the whole model.
+        """Learned tensors serve any classes.
 
         Raises:
-            ValueError: if the file does not fit, or holds a correction w or tuned LayerNorms that
-                this run lacks.
+            ValueError: if the file holds a correction w or tuned LayerNorms that this run lacks.
         """
-        correction = state.get(f"{LEARNER}w")
-        if self.w is None and correction is not None and correction.any():
+        if self.w is None and "w" in state and state["w"].any():
             raise ValueError(
                 "The checkpoint holds a learned correction of the text features (w), and this run "
                 "has none. Set TRAINER.LASP.ENABLE_CORRECTION True, as it was trained."
             )
-        renamed = {
-            f"{NORMS}{key.removeprefix(OFFICIAL_BLOCKS)}"
-            if key.startswith(OFFICIAL_BLOCKS) and ".ln_" in key
-            else key: value
-            for key, value in state.items()
-        }
-        if any(_differs(renamed.get(NORMS + key), own) for key, own in self.frozen_norms.items()):
+        if any(_differs(state.get(NORMS + key), own) for key, own in self.frozen_norms.items()):
             raise ValueError(
                 "The checkpoint holds tuned LayerNorms of the image tower, and this run keeps "
                 "CLIP's. Set TRAINER.LASP.FINETUNE_VIT_LN True, as it was trained."
             )
-        return picked_state(self, renamed, prefix=LEARNER)
+        return super().adapt_state(state, source_classes, classes)
 
 
 def _own_norms(clip: CLIP) -> dict[str, Tensor]:

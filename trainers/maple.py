@@ -16,7 +16,6 @@ from dassl.config import Condition
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import no_templates, words_are_few
 from trainers.common import ClipTrainer, Method
-from trainers.common.checkpoints import picked_state
 from trainers.common.text.deep_prompts import ImagePromptHook, TextPromptHook
 from trainers.common.text.encode import encode_prompts
 from trainers.common.text.learned import ContextPrompt
@@ -83,15 +82,6 @@ class MaPLePrompt(ContextPrompt):
     def raw_image_features(self, clip: CLIP, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D), prompted, before L2 normalisation."""
         return clip.encode_image(images.to(clip.dtype), hook=self.image_hook())
-
-    def import_state(
-        self,
-        state: dict[str, Tensor],
-        source_classes: Sequence[str] | None,
-        classes: Sequence[str],
-    ) -> dict[str, Tensor]:
-        """Prompts serve any classes; official files hold the whole model under prompt_learner."""
-        return picked_state(self, state, prefix="prompt_learner.")
 
 
 def _check_depth(clip: CLIP, depth: int) -> None:

@@ -105,6 +105,8 @@ class AdapterLearner(Method):
     biases zero), CLIP is frozen. Loss: cross-entropy.
     """
 
+    of_this_run = ("tokenized_prompts", "token_embedding")  # in official files
+
     def __init__(
         self,
         clip: CLIP,
@@ -168,16 +170,6 @@ class AdapterLearner(Method):
     def raw_image_features(self, clip: CLIP, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D), adapted, before L2 normalisation."""
         return clip.encode_image(images.to(clip.dtype), hook=self.image_hook())
-
-    def import_state(
-        self,
-        state: dict[str, Tensor],
-        source_classes: Sequence[str] | None,
-        classes: Sequence[str],
-    ) -> dict[str, Tensor]:
-        """Adapters belong to no class; the prompts of an official file do and are dropped."""
-        per_class = ("tokenized_prompts", "token_embedding")
-        return {key: value for key, value in state.items() if key not in per_class}
 
 
 def _check_range(start: int, end: int, layers: int, dim: int, scale: float) -> None:

@@ -132,18 +132,6 @@ class PromptDistribution(LearnedPrompt, Method):
         total = losses["loss"] + self.alpha * distance
         return {**losses, "loss": total, "loss_bound": losses["loss"], "loss_orth": distance}
 
-    def import_state(
-        self,
-        state: dict[str, Tensor],
-        source_classes: Sequence[str] | None,
-        classes: Sequence[str],
-    ) -> dict[str, Tensor]:
-        """Contexts serve any classes; prefix and suffix belong to this run's."""
-        per_class = ("token_prefix", "token_suffix")
-        own = self.state_dict()
-        learned = {key: state[key] for key in own if key in state and key not in per_class}
-        return {**learned, **{key: own[key] for key in per_class}}
-
 
 class PromptOrder:
     """Mini-batches of prompts: a new random permutation for every pass over the K prompts."""

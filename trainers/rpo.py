@@ -18,7 +18,6 @@ from dassl.config import Condition, never
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import no_templates
 from trainers.common import ClipTrainer, Method
-from trainers.common.checkpoints import picked_state
 from trainers.common.method import full_precision
 from trainers.common.text.templates import template_lists
 
@@ -62,6 +61,8 @@ class ReadOnlyPrompts(Method):
     (K, W_v), start: the class embedding + 0.1 unit noise. Frozen: CLIP. Text prompts stand behind
     the sentence and read its tokens, image prompts read CLS and patches; no position is added.
     """
+
+    official_prefix = "prompt_learner."
 
     def __init__(
         self, clip: CLIP, classnames: Sequence[str], *, prompts: int, template: str, chunk: int = 0
@@ -129,15 +130,6 @@ class ReadOnlyPrompts(Method):
         with full_precision(image_features):
             cosines = torch.einsum("bkd,ckd->bc", image_features.float(), text_features.float())
             return clip.logit_scale.exp() * cosines / len(self.text_prompt)
-
-    def import_state(
-        self,
-        state: dict[str, Tensor],
-        source_classes: Sequence[str] | None,
-        classes: Sequence[str],
-    ) -> dict[str, Tensor]:
-        """Prompts belong to no class; of an official whole-model file only they are taken."""
-        return picked_state(self, state, prefix="prompt_learner.")
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from dassl.engine.shared_conditions import TRAINING, no_augmentation, no_templat
 from dassl.optim import build_optimizer
 from dassl.utils import load_checkpoint
 from trainers.common import Method
-from trainers.common.checkpoints import picked_state
+from trainers.common.checkpoints import load_exactly, load_state
 from trainers.common.predictor import config_of
 from trainers.common.testtime.confident_views import confident_count, least_entropy_views
 from trainers.common.testtime.stream import Step
@@ -260,7 +260,7 @@ class ConditionalStart(nn.Module):
         width, embed_dim = clip.transformer.width, clip.visual.output_dim
         self.ctx = nn.Parameter(torch.empty(len(learned["ctx"]), width))
         self.meta_net = MetaNet(embed_dim, width)
-        self.load_state_dict(picked_state(self, learned, prefix="prompt_learner."))
+        load_exactly(self, learned, "TRAINER.TPT.CTX_FILE")
 
     @torch.no_grad()
     def start(self, raw_view: Tensor) -> Tensor:
@@ -356,16 +356,24 @@ class TPT(StreamTrainer):
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
         node = cfg.TRAINER.TPT
         state = read_context(node.CTX_FILE, is_conditional=node.COCOOP) if node.CTX_FILE else {}
-        method = TestTimePrompt(
+        method = cls.restore_method(cfg, clip, classnames, state)
+        if state:
+            load_state(method, {"ctx": state["ctx"]}, None, classnames, node.CTX_FILE)
+        return method
+
+    @classmethod
+    def restore_method(
+        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], state: dict[str, Tensor]
+    ) -> Method:
+        """A context of CTX_FILE has the length of the one in ``state``, and no words."""
+        node = cfg.TRAINER.TPT
+        return TestTimePrompt(
             clip,
             swap_food_names(classnames) if node.LEGACY_FOOD101_NAMES else classnames,
-            ctx_init="" if state else node.CTX_INIT,
+            ctx_init="" if node.CTX_FILE else node.CTX_INIT,
             n_ctx=len(state["ctx"]) if state else PLACEHOLDER_TOKENS,
             chunk=cfg.TRAIN.TEXT_CHUNK,
         )
-        if state:
-            method.load_state_dict(method.import_state(state, None, classnames))
-        return method
 
     @classmethod
     def load_predictor(cls, checkpoint: dict, device: torch.device) -> Predictor:
@@ -374,18 +382,14 @@ class TPT(StreamTrainer):
         Raises:
             ValueError: for the CoCoOp variant, whose contexts a checkpoint of TPT does not make.
         """
-        cfg = config_of(checkpoint, cls)
-        node = cfg.TRAINER.TPT
+        node = config_of(checkpoint, cls).TRAINER.TPT
         if node.COCOOP:
             raise ValueError(
                 "This run of TPT began with CoCoOp's prompts and keeps none of its own. Predict "
                 f"with the checkpoint of CoCoOp itself: {node.CTX_FILE}."
             )
         logger.warning("TPT adapts to a stream of test images; here its initial context answers.")
-        if node.CTX_FILE:  # any words of that length: the context is the checkpoint's
-            words = ["X"] * len(checkpoint["state_dict"]["ctx"])
-            node.CTX_FILE, node.CTX_INIT = "", " ".join(words)
-        return super().load_predictor({**checkpoint, "config": cfg.dump()}, device)
+        return super().load_predictor(checkpoint, device)
 
     # ----------------------------------------------------------------- stream
     def begin_stream(self) -> None:

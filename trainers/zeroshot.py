@@ -27,22 +27,16 @@ from trainers.common.text.templates import full_templates, select_templates, sin
 class ZeroshotClassifier(Method):
     """t_c = normalise(mean_k normalise(encode_text(template_k(name_c)))); nothing is learned."""
 
-    def __init__(self, clip: CLIP, classnames: Sequence[str], templates: Sequence[str]) -> None:
+    of_this_run = ("classifier",)
+
+    def __init__(self, classifier: Tensor) -> None:
+        """Args: classifier (C, D) unit rows."""
         super().__init__()
-        self.register_buffer("classifier", zero_shot_classifier(clip, classnames, templates))
+        self.register_buffer("classifier", classifier)
 
     def text_features(self, clip: CLIP) -> Tensor:
         """(C, D) unit rows."""
         return self.classifier
-
-    def import_state(
-        self,
-        state: dict[str, Tensor],
-        source_classes: Sequence[str] | None,
-        classes: Sequence[str],
-    ) -> dict[str, Tensor]:
-        """The classifier belongs to this run's class names: nothing of the file is used."""
-        return self.state_dict()
 
 
 @TRAINER_REGISTRY.register()
@@ -72,7 +66,13 @@ class ZeroshotCLIP(FeatureTrainer):
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        return ZeroshotClassifier(clip, classnames, cls.templates(cfg))
+        return ZeroshotClassifier(zero_shot_classifier(clip, classnames, cls.templates(cfg)))
+
+    @classmethod
+    def restore_method(
+        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], state: dict[str, Tensor]
+    ) -> Method:
+        return ZeroshotClassifier(state["classifier"])
 
     def image_input(self) -> dict[str, Any]:
         """Where a domain is left out, images are seen as the students of that protocol see them.

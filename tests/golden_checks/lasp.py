@@ -6,6 +6,7 @@ from torch import Tensor
 from golden_checks import prompt_steps
 from golden_checks.common import Case
 from golden_checks.shipped import Shipped
+from trainers.common.checkpoints import load_state
 from trainers.lasp import NORMS, OFFICIAL_BLOCKS
 
 NOISY_STEP = 1
@@ -65,6 +66,6 @@ def _check_import(case: Case, run: Shipped) -> None:
     """The parameters under their official names, loaded as an official file is."""
     state = {name: p.detach().clone() for name, p in run.learned.items()}
     run.start_at({name: torch.zeros_like(p) for name, p in run.learned.items()})
-    run.method.load_state_dict(run.method.import_state(state, None, []))
+    load_state(run.method, state, None, [], str(case.path))
     run.method.eval()
     case.compare("logits_after", run.method(run.clip, case.tensor("x_test")))

@@ -9,6 +9,7 @@ from golden_checks import prompt_steps
 from golden_checks.common import Case
 from golden_checks.settings import own_templates
 from golden_checks.shipped import Shipped
+from trainers.common.checkpoints import load_state
 from trainers.common.text.encode import template_features
 
 _DEEP = re.compile(r"(vision|text)[._]deep\.(\d+)")
@@ -63,6 +64,6 @@ def _check_import(case: Case, run: Shipped) -> None:
     state = {name: p.detach().clone() for name, p in run.learned.items()}
     state["image_encoder.conv1.weight"] = torch.zeros(1)
     run.start_at({name: torch.zeros_like(p) for name, p in run.learned.items()})
-    run.method.load_state_dict(run.method.import_state(state, None, []))
+    load_state(run.method, state, None, [], str(case.path))
     run.method.eval()
     case.compare("logits_after", run.method(run.clip, case.tensor("x_test")))

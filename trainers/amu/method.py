@@ -25,6 +25,8 @@ class AuxiliaryBias(Method):
     of the shots' features; W_c (C, D_c) is the frozen text classifier.
     """
 
+    per_class = ("fc.weight",)
+
     def __init__(
         self,
         clip_classifier: Tensor,
@@ -139,9 +141,6 @@ class AuxiliaryBias(Method):
         factor = factor * (scores.shape[-1] - 1) ** 0.5 / std
         preferred = scores.argmax(dim=-1)
         return torch.addcmul(clip_logits, scores, factor), preferred
-
-    def has_class_rows(self, name: str) -> bool:
-        return True
 
 
 def average_views(raw_views: Tensor) -> Tensor:

@@ -14,8 +14,11 @@ from dassl.utils import load_checkpoint
 
 if TYPE_CHECKING:
     from .clip_trainer import ClipTrainer
+    from .method import Method
 
 logger = logging.getLogger(__name__)
+WHOLE_MODEL = ("image_encoder.", "text_encoder.", "prompt_learner.")  # of official trainers
+SHOWN = 6  # misfits of a file that a message lists
 
 
 def checkpoint_path(directory: str | Path, name: str, epoch: int | None) -> Path:
@@ -102,8 +105,7 @@ def _take(trainer: "ClipTrainer", checkpoint: dict, path: Path) -> None:
     """Load ``trainer.method`` from a file's contents."""
     source, target = class_keys(trainer, checkpoint)
     # Official files of AMU hold the bare tensors.
-    state = trainer.method.import_state(checkpoint.get("state_dict", checkpoint), source, target)
-    load_exactly(trainer.method, state, path)
+    load_state(trainer.method, checkpoint.get("state_dict", checkpoint), source, target, path)
 
 
 def class_keys(trainer: "ClipTrainer", checkpoint: dict) -> tuple[list[str] | None, list[str]]:
@@ -122,7 +124,18 @@ def class_keys(trainer: "ClipTrainer", checkpoint: dict) -> tuple[list[str] | No
     return checkpoint.get("classnames"), trainer.classnames
 
 
-def load_exactly(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+def load_state(
+    method: "Method",
+    state: dict[str, Tensor],
+    source_classes: Sequence[str] | None,
+    classes: Sequence[str],
+    path: Path | str,
+) -> None:
+    """Load a checkpoint's tensors into a method: ``import_state``, then ``load_exactly``."""
+    load_exactly(method, import_state(method, state, source_classes, classes), path)
+
+
+def load_exactly(module: nn.Module, state: dict[str, Tensor], path: Path | str) -> None:
     """Copy ``state`` into ``module``; every key and shape must agree.
 
     Raises:
@@ -137,66 +150,72 @@ def load_exactly(module: nn.Module, state: dict[str, Tensor], path: Path) -> Non
         if key in state and state[key].shape != own[key].shape
     ]
     if problems:
+        listed = "; ".join(problems[:SHOWN])
+        listed += f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ValueError(
-            f"Checkpoint {path} does not fit {type(module).__name__}: {'; '.join(problems)}. "
-            "Evaluate with the settings and classes that it was trained with, or point "
-            "--model-dir elsewhere."
+            f"Checkpoint {path} does not fit {type(module).__name__}: {listed}. Evaluate with the "
+            "settings and classes that it was trained with, or point --model-dir elsewhere."
         )
     module.load_state_dict(state)
     refuse_nonfinite(module, path)
 
 
-PER_CLASS = ("token_prefix", "token_suffix")
-WHOLE_MODEL = ("image_encoder.", "text_encoder.", "prompt_learner.")  # of official trainers
+def import_state(
+    method: "Method",
+    state: dict[str, Tensor],
+    source_classes: Sequence[str] | None,
+    classes: Sequence[str],
+) -> dict[str, Tensor]:
+    """Turn a checkpoint's tensors, official or ours, into the method's state dict, as it declares.
 
-
-def picked_state(module: nn.Module, state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The module's tensors out of its own file, or out of a whole model where they carry a prefix.
-
-    Prompt tensors that belong to class names are always those of this run.
+    Args:
+        method: of this run; its attributes say how its files are read.
+        state: tensors of the file.
+        source_classes: what it was trained on, names or WordNet ids; None in foreign files.
+        classes: the classes of this run, named likewise.
 
     Raises:
-        ValueError: if a tensor is in neither form, or the file holds prompts that the module lacks.
+        ValueError: if a class of this run has no row, or the method refuses the file.
     """
-    own = module.state_dict()
-    picked = {}
-    for key, value in own.items():
-        if key in PER_CLASS:
-            picked[key] = value
-        elif key in state or prefix + key in state:
-            picked[key] = state.get(key, state.get(prefix + key))
-    missing = [key for key in own if key not in picked]
-    if missing:
-        raise ValueError(
-            f"The checkpoint has no {', '.join(missing[:4])}{', ...' if len(missing) > 4 else ''} "
-            f"({len(missing)} of {len(own)} tensors of {type(module).__name__}). It was trained "
-            "with another method or another prompt depth."
-        )
-    extra = _left_out(state, own, prefix)
-    if extra:
-        raise ValueError(
-            f"The checkpoint holds more than this run has: {', '.join(extra[:4])}"
-            f"{', ...' if len(extra) > 4 else ''} (of {type(module).__name__}). Evaluate with the "
-            "settings that it was trained with (prompt depth, learned parts)."
-        )
-    return picked
+    is_whole_model = any(key.startswith(WHOLE_MODEL) for key in state)
+    prefix = method.official_prefix
+    state = {method.own_name(key).removeprefix(prefix): value for key, value in state.items()}
+    state = method.adapt_state(state, source_classes, classes)
+    own = method.state_dict()
+    relatives = {name.split(".")[0] for name in own}
+    taken = {
+        key: value
+        for key, value in state.items()
+        if key not in method.of_this_run
+        and (not is_whole_model or key.split(".")[0] in relatives)  # the others are the backbone
+    }
+    if source_classes is not None and list(source_classes) != list(classes):
+        taken |= _rows_of_classes(method, taken, source_classes, classes)
+    return taken | {key: own[key] for key in own if key in method.of_this_run}
 
 
-def _left_out(state: dict[str, Tensor], own: dict[str, Tensor], prefix: str) -> list[str]:
-    """Names in a file that belong to the method and are not in ``own``.
+def _rows_of_classes(
+    method: "Method", state: dict[str, Tensor], source: Sequence[str], target: Sequence[str]
+) -> dict[str, Tensor]:
+    """The tensors with a row per class, with the rows of the target classes.
 
-    A whole model holds the backbone, too: there, only relatives of own tensors count.
+    Those with another number of rows are left alone: loading says what does not fit.
     """
-    is_whole = any(key.startswith(WHOLE_MODEL) for key in state)
-    relatives = {key.split(".")[0] for key in own}
-    names = [key.removeprefix(prefix) for key in state]
-    return [
-        name
-        for name in names
-        if name not in own
-        and name not in PER_CLASS
-        and (not is_whole or name.split(".")[0] in relatives)
-    ]
+    own, known = method.state_dict(), list(range(len(target)))
+    if method.keeps_new_rows:
+        sources = set(source)
+        known = [row for row, name in enumerate(target) if name in sources]
+    found = {}
+    for key in method.per_class:
+        if key not in state or len(state[key]) != len(source):
+            continue
+        rows = state[key][select_rows(source, [target[row] for row in known])]
+        if method.keeps_new_rows and key in own and rows.shape[1:] == own[key].shape[1:]:
+            mixed = own[key].clone()
+            mixed[known] = rows.to(mixed)
+            rows = mixed
+        found[key] = rows
+    return found
 
 
 def select_rows(source: Sequence[str], target: Sequence[str]) -> list[int]:

@@ -185,6 +185,16 @@ class ClipTrainer(TrainerX):
         """Build the method for a backbone and class names."""
         raise TypeError(f"{cls.__name__} does not override build_method(cfg, clip, classnames).")
 
+    @classmethod
+    def restore_method(
+        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], state: dict[str, Tensor]
+    ) -> Method:
+        """Build the method that a checkpoint's tensors are loaded into, to predict.
+
+        Override where ``build_method`` would read a file or encode what ``state`` holds.
+        """
+        return cls.build_method(cfg, clip, classnames)
+
     def build_model(self) -> None:
         """Build and register the method; only its trainable tensors get an optimiser."""
         self.name_same_classes(self.cfg, self.classnames)
@@ -313,11 +323,6 @@ class ClipTrainer(TrainerX):
     def encode_pixels(cls, cfg: CfgNode, clip: CLIP, method: Method, pixels: Tensor) -> Tensor:
         """[0, 1] pixels (B, 3, H, W) -> what the method's ``image_features`` reads."""
         return method.raw_image_features(clip, normalise_pixels(clip, pixels))
-
-    @classmethod
-    def prediction_cfg(cls, cfg: CfgNode) -> CfgNode:
-        """The training's config as ``build_method`` needs it when only the checkpoint is there."""
-        return cfg
 
     @classmethod
     def load_predictor(cls, checkpoint: dict, device: torch.device) -> Predictor:

@@ -13,14 +13,30 @@ from torch import Tensor, nn
 from clip.model import CLIP
 from dassl.metrics import compute_accuracy
 
-from .checkpoints import select_rows
-
 
 class Method(nn.Module):
     """text features, image features, logits, loss; override the stages that change.
 
     ``forward`` chains them: images (B, 3, H, W) -> logits (B, C).
+
+    A subclass declares how its checkpoints are read (``trainers/common/checkpoints.py``):
+
+    Attributes:
+        per_class: tensors with a row per class; a run of other classes takes the rows of its own.
+        keeps_new_rows: a class that the file does not know keeps the row of this run.
+        of_this_run: tensors that follow from this run's class names; those of a file are left out.
+        official_prefix: before the method's tensors in official files, which hold a whole model.
     """
+
+    per_class: tuple[str, ...] = ()
+    keeps_new_rows = False
+    of_this_run: tuple[str, ...] = ()
+    official_prefix = ""
+
+    @staticmethod
+    def own_name(official: str) -> str:
+        """The name here of a tensor in an official file, where it is another one."""
+        return official
 
     def text_features(self, clip: CLIP) -> Tensor | None:
         """(C, D) unit rows. None where no image-independent class vectors exist (CoCoOp)."""
@@ -54,34 +70,20 @@ class Method(nn.Module):
         image_features = self.image_features(self.raw_image_features(clip, images))
         return self.logits(clip, image_features, self.text_features(clip))
 
-    def has_class_rows(self, name: str) -> bool:
-        """Whether a tensor of the state dict has one row per class."""
-        return False
-
-    def import_state(
+    def adapt_state(
         self,
         state: dict[str, Tensor],
         source_classes: Sequence[str] | None,
         classes: Sequence[str],
     ) -> dict[str, Tensor]:
-        """Turn a checkpoint's tensors into this module's state dict.
-
-        Rows of classes (``has_class_rows``) become those of this run's classes; override where
-        more changes.
+        """Change or refuse the tensors of a checkpoint where the declarations do not say enough.
 
         Args:
-            state: tensors of the checkpoint, official or ours.
+            state: tensors of the file, by the names of this module.
             source_classes: what it was trained on, names or WordNet ids; None in foreign files.
             classes: the classes of this run, named likewise.
-
-        Raises:
-            ValueError: if a class of this run has no row.
         """
-        by_class = {key for key in state if self.has_class_rows(key)}
-        if not by_class or source_classes is None or list(source_classes) == list(classes):
-            return state
-        rows = select_rows(source_classes, classes)
-        return {key: value[rows] if key in by_class else value for key, value in state.items()}
+        return state
 
 
 def scaled_cosines(clip: CLIP, image_features: Tensor, text_features: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from dassl.data.pixels import normalise
 from dassl.engine.predictor import Predictor
 from dassl.features.views import Augmentation, Transform
 
-from .checkpoints import load_exactly
+from .checkpoints import load_state
 from .method import Method
 
 
@@ -44,12 +44,11 @@ def config_of(checkpoint: dict, trainer: type) -> CfgNode:
 
 def clip_predictor(trainer: type, checkpoint: dict, device: torch.device) -> Predictor:
     """Rebuild a ClipTrainer's method from its checkpoint alone."""
-    cfg = trainer.prediction_cfg(config_of(checkpoint, trainer))
+    cfg, state = config_of(checkpoint, trainer), checkpoint["state_dict"]
     classnames = list(checkpoint["classnames"])
     clip = load_backbone(checkpoint["backbone"], device=device)
-    method = trainer.build_method(cfg, clip, classnames).to(device).eval()
-    state = method.import_state(checkpoint["state_dict"], classnames, classnames)
-    load_exactly(method, state, "given")
+    method = trainer.restore_method(cfg, clip, classnames, state).to(device).eval()
+    load_state(method, state, classnames, classnames, "given")
     view = Augmentation.from_cfg(cfg).test.build()  # of the run's evaluation
     return method_predictor(trainer, cfg, clip, method, classnames, view=view)
 

@@ -31,6 +31,8 @@ class DualMemory(Method):
     features. Learned, from zero: the offsets of ``position``, (C, D) each. Frozen: all else.
     """
 
+    per_class = ("text", "static_slots", "static_gram", *(f"{n}_offset" for n in POSITIONS["all"]))
+
     def __init__(
         self,
         text_features: Tensor,
@@ -174,6 +176,3 @@ class DualMemory(Method):
             logits = scale * queries @ self.text_features().t()
             losses["loss_text"] = F.cross_entropy(logits, labels)
         return {"loss": sum(losses.values()), **losses}
-
-    def has_class_rows(self, name: str) -> bool:
-        return name != "alpha"

@@ -139,8 +139,19 @@ class DMN(StreamTrainer):
         node = cfg.TRAINER.DMN
         names = swap_food_names(classnames) if node.LEGACY_FOOD101_NAMES else classnames
         sentences = class_sentences(cfg, names, node.TEXT_PROMPT, node.CUPL_FILE)
-        text = sentence_classifier(clip, sentences)
-        shots = None
+        return cls.memory_of(cfg, sentence_classifier(clip, sentences))
+
+    @classmethod
+    def restore_method(
+        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], state: dict[str, Tensor]
+    ) -> DualMemory:
+        """The checkpoint holds the text features: nothing is encoded, no CuPL file is read."""
+        return cls.memory_of(cfg, state["text"])
+
+    @staticmethod
+    def memory_of(cfg: CfgNode, text: Tensor) -> DualMemory:
+        """The method for text features (C, D), unit rows, with room for the shots."""
+        node, shots = cfg.TRAINER.DMN, None
         if node.SETTING != "zero_shot":
             count = cfg.DATASET.NUM_SHOTS
             views = max(node.N_AUGVIEW // count, 1)
@@ -187,12 +198,6 @@ class DMN(StreamTrainer):
         if views > 1:
             rows += list(self.bank.train(items, views=views - 1).all())
         return F.normalize(torch.stack(rows, dim=1), dim=-1)[places]
-
-    @classmethod
-    def prediction_cfg(cls, cfg: CfgNode) -> CfgNode:
-        """The checkpoint holds the text features: no CuPL file is needed to predict."""
-        cfg.TRAINER.DMN.TEXT_PROMPT = "simple"
-        return cfg
 
     # ----------------------------------------------------------------- selection
     def _keep_if_best(self, split: str) -> None:

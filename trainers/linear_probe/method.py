@@ -17,6 +17,8 @@ from trainers.common import Method
 class LinearClassifier(Method):
     """logits = f W^T + b on raw features f (B, D), not normalised; W (C, D), b (C,) are buffers."""
 
+    per_class = ("weight", "bias")
+
     def __init__(self, num_classes: int, dim: int) -> None:
         super().__init__()
         self.register_buffer("weight", torch.zeros(num_classes, dim))
@@ -33,9 +35,6 @@ class LinearClassifier(Method):
     def logits(self, clip: CLIP | None, image_features: Tensor, text_features: Tensor) -> Tensor:
         """(B, D), (C, D) -> (B, C)."""
         return torch.addmm(self.bias, image_features.float(), text_features.t())
-
-    def has_class_rows(self, name: str) -> bool:
-        return True
 
 
 def fit_logistic_regression(

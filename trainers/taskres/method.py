@@ -4,15 +4,12 @@ Yu, Lu, Jin, Chen, Wang: Task Residual for Tuning Vision-Language Models, CVPR 2
 2211.10277. Parity is tested in tests/golden/taskres. The official code states no license.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip.model import CLIP
 from trainers.common import Method
-from trainers.common.checkpoints import select_rows
 
 from .settings import TaskResSettings
 
@@ -23,6 +20,9 @@ class TaskResidual(Method):
     t (C, D) is the frozen base classifier, not normalised; x (C, D) is learned from zero (variants
     text and both), z (1, D) likewise (variants image and both). alpha is fixed or learned.
     """
+
+    per_class = ("base_text_features", "text_feature_residuals")
+    keeps_new_rows = True  # spec taskres 5: a class without a residual has its own base and x = 0
 
     def __init__(self, base_text_features: Tensor, settings: TaskResSettings) -> None:
         """Start at the base classifier (C, D), not normalised."""
@@ -51,31 +51,3 @@ class TaskResidual(Method):
         if self.image_feature_residual is not None:
             f = f + self.alpha * self.image_feature_residual  # f' = f + alpha * z
         return F.normalize(f, dim=-1)
-
-    def import_state(
-        self,
-        state: dict[str, Tensor],
-        source_classes: Sequence[str] | None,
-        classes: Sequence[str],
-    ) -> dict[str, Tensor]:
-        """Rows of this run's classes; a class without a residual keeps its own base and x = 0.
-
-        Source: taskres section 5 (domain generalisation, base-to-new).
-        """
-        count = len(state["base_text_features"]) if "base_text_features" in state else None
-        if source_classes is None or list(source_classes) == list(classes):
-            return state
-        if count != len(source_classes):  # an official file that was trained on fewer classes
-            return state
-        sources = set(source_classes)
-        known = [c for c, name in enumerate(classes) if name in sources]
-        source = select_rows(source_classes, [classes[c] for c in known])
-        adapted, own = dict(state), self.state_dict()
-        for key in ("base_text_features", "text_feature_residuals"):
-            rows = state[key][source] if key in state else None
-            if rows is not None and key in own and rows.shape[1] == own[key].shape[1]:
-                adapted[key] = own[key].clone()
-                adapted[key][known] = rows.to(adapted[key])
-            elif rows is not None:
-                adapted[key] = rows  # loading says what does not fit
-        return adapted

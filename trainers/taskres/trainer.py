@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
 from yacs.config import CfgNode
 
 from clip.model import CLIP
@@ -55,6 +56,13 @@ class TaskRes(FeatureTrainer):
         return TaskResidual(base.float(), settings)
 
     @classmethod
+    def restore_method(
+        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], state: dict[str, Tensor]
+    ) -> Method:
+        """The checkpoint holds the base: nothing is encoded, no enhanced-base file is read."""
+        return TaskResidual(state["base_text_features"], TaskResSettings.of(cfg))
+
+    @classmethod
     def class_words(cls, cfg: CfgNode, classname: str) -> str:
         return words_of(classname, **TaskResSettings.of(cfg).words)
 
@@ -80,12 +88,6 @@ class TaskRes(FeatureTrainer):
             logger.info("Tuning the text projection first, in %s.", cfg.OUTPUT_DIR)
             self.sibling(TaskResBase, cfg).train()
         return path
-
-    @classmethod
-    def prediction_cfg(cls, cfg: CfgNode) -> CfgNode:
-        """The checkpoint holds the base: no enhanced-base file is needed to predict."""
-        cfg.TRAINER.TaskRes.ENHANCED_BASE = "none"
-        return cfg
 
 
 @TRAINER_REGISTRY.register()

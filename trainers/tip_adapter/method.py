@@ -98,7 +98,7 @@ class Cache(Method):
         scores = cache_scores(self.affinities(image_features), self.beta, self.sums())
         return clip_logits + self.alpha * scores
 
-    def import_state(
+    def adapt_state(
         self,
         state: dict[str, Tensor],
         source_classes: Sequence[str] | None,

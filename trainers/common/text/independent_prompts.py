@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from clip.model import CLIP
-from trainers.common.checkpoints import picked_state
 from trainers.common.method import Method
 
 from .deep_prompts import ImagePromptHook, TextPromptHook
@@ -16,6 +15,7 @@ from .learned import ContextPrompt
 
 PROMPT_STD = 0.02  # of random prompts
 _SHALLOW = re.compile(r"(image|text)_encoder\.transformer\.resblocks\.(\d+)\.VPT_shallow")
+_DEEP = {"image": "vision.deep", "text": "text_deep"}
 
 
 class VisionPrompts(nn.Module):
@@ -42,6 +42,10 @@ class IndependentPrompts(ContextPrompt):
     Text: the first n rows of the prompt, replaced before blocks 1..J_t-1; the context starts at
     words, words beyond the first n_text stay fixed. Image: see ``VisionPrompts``.
     """
+
+    @staticmethod
+    def own_name(official: str) -> str:
+        return own_name(official)
 
     def __init__(
         self,
@@ -104,21 +108,16 @@ class IndependentPrompts(ContextPrompt):
         hook = None if self.vision is None else self.vision.hook()
         return clip.encode_image(images.to(clip.dtype), hook=hook)
 
-    def import_state(
-        self,
-        state: dict[str, Tensor],
-        source_classes: Sequence[str] | None,
-        classes: Sequence[str],
-    ) -> dict[str, Tensor]:
-        """Prompts serve any classes; of an official whole-model file only they are taken."""
-        return picked_state(self, own_names(state), prefix="prompt_learner.")
-
 
 class VisualPrompt(Method):
     """VPT: learned image prompts, fixed class vectors.
 
     text (C, D) unit rows; Args as ``IndependentPrompts``.
     """
+
+    @staticmethod
+    def own_name(official: str) -> str:
+        return own_name(official)
 
     def __init__(self, clip: CLIP, text: Tensor, *, n_vision: int, depth_vision: int) -> None:
         super().__init__()
@@ -135,30 +134,17 @@ class VisualPrompt(Method):
         """(B, 3, H, W) -> (B, D), prompted, before L2 normalisation."""
         return clip.encode_image(images.to(clip.dtype), hook=self.vision.hook())
 
-    def import_state(
-        self,
-        state: dict[str, Tensor],
-        source_classes: Sequence[str] | None,
-        classes: Sequence[str],
-    ) -> dict[str, Tensor]:
-        """Image prompts belong to no class; of an official whole-model file only they are taken."""
-        return picked_state(self, own_names(state), prefix="")
 
+def own_name(official: str) -> str:
+    """Name here of a prompt in an official file, where it lies inside a tower; others stay.
 
-def own_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the deep prompts (``...resblocks.i.VPT_shallow``, i >= 1) of an official file.
-
-    ``image_encoder.VPT`` -> ``vision.first``, image block i -> ``vision.deep.{i-1}``, text block i
-    -> ``text_deep.{i-1}``; other names stay.
+    ``image_encoder.VPT`` -> ``vision.first``, ``...resblocks.i.VPT_shallow`` of the image tower ->
+    ``vision.deep.{i-1}``, of the text tower -> ``text_deep.{i-1}``.
     """
-    renamed = {}
-    for key, value in state.items():
-        match = _SHALLOW.fullmatch(key)
-        if match:
-            own = {"image": "vision.deep", "text": "text_deep"}[match[1]]
-            key = f"{own}.{int(match[2]) - 1}"
-        renamed["vision.first" if key == "image_encoder.VPT" else key] = value
-    return renamed
+    match = _SHALLOW.fullmatch(official)
+    if match:
+        return f"{_DEEP[match[1]]}.{int(match[2]) - 1}"
+    return "vision.first" if official == "image_encoder.VPT" else official
 
 
 def check_depth(key: str, depth: int, layers: int) -> None:

@@ -76,6 +76,9 @@ class LearnedPrompt(nn.Module):
     The trained context lives in ``ctx``: (M, W), or (C, M, W) when class-specific.
     """
 
+    of_this_run = ("token_prefix", "token_suffix")
+    official_prefix = "prompt_learner."
+
     def __init__(
         self,
         clip: CLIP,
@@ -200,22 +203,18 @@ class ContextPrompt(LearnedPrompt, Method):
         """(C, D) unit rows."""
         return F.normalize(self.raw_text_features(clip), dim=-1)
 
-    def import_state(
+    def adapt_state(
         self,
         state: dict[str, Tensor],
         source_classes: Sequence[str] | None,
         classes: Sequence[str],
     ) -> dict[str, Tensor]:
-        """Take ctx; prefix and suffix belong to this run's class names.
+        """A context serves any classes, unless it is class-specific.
 
         Raises:
-            ValueError: if there is no context, or it does not fit this run.
+            ValueError: if the context does not fit this run.
         """
-        if "ctx" not in state:
-            raise ValueError(
-                f"The checkpoint holds no learned context (ctx), only: {', '.join(state)}."
-            )
-        ctx = state["ctx"]
+        ctx = state.get("ctx", self.ctx)
         if ctx.dim() == 3 and source_classes is not None and list(source_classes) != list(classes):
             raise ValueError(
                 "A class-specific context (TRAINER.COOP.CSC True) serves only the classes that it "
@@ -223,7 +222,7 @@ class ContextPrompt(LearnedPrompt, Method):
             )
         if ctx.shape != self.ctx.shape:
             raise ValueError(_context_mismatch(ctx, self.ctx))
-        return {**self.state_dict(), "ctx": ctx}
+        return state
 
 
 def _context_mismatch(given: Tensor, expected: Tensor) -> str:
@@ -240,7 +239,7 @@ def _context_mismatch(given: Tensor, expected: Tensor) -> str:
             "classes that it was trained on."
         )
     shapes = ["x".join(map(str, tensor.shape)) for tensor in (given, expected)]
-    fix = f"Set TRAINER.COOP.N_CTX {given.shape[-2]}"
+    fix = f"Set its number of context tokens (N_CTX) to {given.shape[-2]}"
     if given.dim() != expected.dim():
         fix = f"Set TRAINER.COOP.CSC {given.dim() == 3}"
     return (
