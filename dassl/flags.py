@@ -2,7 +2,7 @@
 
 import argparse
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -24,16 +24,14 @@ class FlagParser(argparse.ArgumentParser):
         names = (name for action in self._actions for name in action.option_strings)
         return tuple(name for name in names if name.startswith("--"))
 
-    def parse_args(
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> argparse.Namespace:
-        """Parse everything; ends the program with a message for words that are not known."""
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        """Parse everything; end the program with a message for words that are not known."""
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flags = [word.split("=", 1)[0] for word in unknown if word.startswith("-")]
             known = (*self.flags, *self.also_known)
-            told = [explain_flag(flag, known) for flag in flags]
-            self.error(" ".join(told) or f"unrecognized arguments: {' '.join(unknown)}")
+            hints = [explain_flag(flag, known) for flag in flags]
+            self.error(" ".join(hints) or f"unrecognized arguments: {' '.join(unknown)}")
         return parsed
 
     def refuse(self, args: argparse.Namespace, names: Iterable[str], why: str) -> None:

@@ -21,7 +21,7 @@ def find_yaml(given: str | Path) -> Path | None:
     return next((p for p in (Path(given).absolute(), REPOSITORY / given) if p.is_file()), None)
 
 
-def existing_yaml(given: str, flag: str) -> Path:
+def existing_yaml(given: str | Path, flag: str) -> Path:
     """A YAML file by its path, also relative to the repository.
 
     Raises:
@@ -34,4 +34,4 @@ def existing_yaml(given: str, flag: str) -> Path:
     if not folder.is_dir():
         folder = CONFIGS
     known = sorted(shown(path) for path in folder.rglob("*.yaml") if path.name != "recipes.yaml")
-    raise FileNotFoundError(f"{flag} {given}: no such file. {did_you_mean(given, known)}")
+    raise FileNotFoundError(f"{flag} {given}: no such file. {did_you_mean(str(given), known)}")

@@ -1,7 +1,7 @@
 """YACS node that takes an int for a float and answers a typo with "did you mean"."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from yacs.config import CfgNode
@@ -130,7 +130,7 @@ def _unknown_key(root: CfgNode, full_key: str) -> KeyError:
     )
 
 
-def _leaf_keys(node: CfgNode, prefix: str = ""):
+def _leaf_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
     for key, value in node.items():
         yield prefix + key
         if isinstance(value, CfgNode):

@@ -14,7 +14,7 @@ TABLE = CONFIGS / "official.yaml"
 
 @dataclass(frozen=True)
 class Official:
-    """What stands here for an official config file.
+    """Our equivalent of an official config file.
 
     Attributes:
         name: for folders: our recipe's, or the official one where no file of ours says the same.
@@ -28,7 +28,7 @@ class Official:
 
 
 def find_official(given: str | Path) -> Official | None:
-    """What an official path means here: `.../configs/trainers/<Trainer>/<name>.yaml`, or None."""
+    """Our files for an official path `.../configs/trainers/<Trainer>/<name>.yaml`, or None."""
     parts = PurePath(given).with_suffix("").parts
     if "configs" not in parts:
         return None

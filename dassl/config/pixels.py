@@ -13,8 +13,14 @@ from yacs.config import CfgNode
 from .tools import unfrozen
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# key of INPUT -> the value that stands for "nobody gave one"
-OPEN = {"SIZE": (0, 0), "PIXEL_MEAN": [], "PIXEL_STD": [], "INTERPOLATION": "", "RESIZE": ""}
+# key of INPUT -> the value that means "nobody gave one"
+OPEN: dict[str, Any] = {
+    "SIZE": (0, 0),
+    "PIXEL_MEAN": [],
+    "PIXEL_STD": [],
+    "INTERPOLATION": "",
+    "RESIZE": "",
+}
 SAME = 1e-6  # two statistics that differ less are the same, rounded
 
 

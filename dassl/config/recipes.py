@@ -27,7 +27,7 @@ everything else.
 
 Config files that a user names are taken as given, with two exceptions: a name of an official
 repository stands for our recipe (dassl/config/official.py), and a file of ours that only adds to a
-recipe (it names no backbone, or is in an `add` line) is put behind the one that it belongs to.
+recipe (it names no backbone, or is in an `add` line) follows the one that it belongs to.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Recipe:
         """A config value that the files or options set, e.g. `MODEL.BACKBONE.NAME`."""
         found = default
         for path in self.files:
-            node = _load(path)
+            node: object = _load(path)
             for name in key.split("."):
                 node = node.get(name) if isinstance(node, dict) else None
             found = found if node is None else node
@@ -187,7 +187,9 @@ def read_given(paths: Sequence[str | Path]) -> Recipe:
         FileNotFoundError: naming the files that look alike.
     """
     files: list[Path] = []
-    opts, notes, name = [], [], ""
+    opts: list[str] = []
+    notes: list[str] = []
+    name = ""
     for path in paths:
         official = None if find_yaml(path) else find_official(path)
         if official is None:
@@ -258,7 +260,8 @@ def _additions(
     trainer: str, rules: dict, facts: dict, directory: Path
 ) -> tuple[list[Path], list[str]]:
     """Files and options of the `add` lines that fit."""
-    files, opts = [], []
+    files: list[Path] = []
+    opts: list[str] = []
     for line in rules.get("add", ()):
         if _fits(line, facts):
             if "file" in line:

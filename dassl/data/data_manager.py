@@ -1,4 +1,4 @@
-"""Items as tensors, loaders over them, and everything of a dataset in one object."""
+"""Items as tensors, loaders over them, and all that belongs to a dataset in one object."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ _MIB = 2**20
 
 
 class DatasetWrapper(Dataset):
-    """Makes a dictionary of tensors out of each `Datum`.
+    """Turns each `Datum` into a dictionary of tensors.
 
     Item: `label`, `domain`, `impath`, `index`, and `img`; several transforms give `img`, `img2`,
     ...; RETURN_IMG0 adds `img0`, resized only. K_TRANSFORMS > 1 makes each a list of K tensors in
@@ -72,11 +72,11 @@ class DatasetWrapper(Dataset):
         img0 = self._image(item.impath)
         if self.transform is None:
             output["img"] = img0.copy()
-        elif isinstance(self.transform, (list, tuple)):
+        elif callable(self.transform):
+            output["img"] = self._transform_image(self.transform, img0)
+        else:
             for i, transform in enumerate(self.transform):
                 output["img" if i == 0 else f"img{i + 1}"] = self._transform_image(transform, img0)
-        else:
-            output["img"] = self._transform_image(self.transform, img0)
         if self.return_img0:
             output["img0"] = self.to_tensor(img0)
         return output
@@ -121,7 +121,7 @@ def build_data_loader(
     n_ins: int = 2,
     tfm: Callable | Sequence[Callable] | None = None,
     is_train: bool = True,
-    dataset_wrapper: type[Dataset] | None = None,
+    dataset_wrapper: Callable[..., Dataset] | None = None,
 ) -> DataLoader:
     """Return a loader over `data_source`.
 
@@ -143,7 +143,7 @@ def build_data_loader(
         n_domain=n_domain,
         n_ins=n_ins,
     )
-    dataset = (dataset_wrapper or DatasetWrapper)(
+    dataset: Dataset = (dataset_wrapper or DatasetWrapper)(
         cfg, data_source, transform=tfm, is_train=is_train
     )
     options: dict[str, Any] = {}
@@ -190,7 +190,7 @@ class DataManager:
         cfg: CfgNode,
         custom_tfm_train: Callable | Sequence[Callable] | None = None,
         custom_tfm_test: Callable | Sequence[Callable] | None = None,
-        dataset_wrapper: type[Dataset] | None = None,
+        dataset_wrapper: Callable[..., Dataset] | None = None,
     ):
         self.cfg = cfg
         self.dataset = dataset = build_dataset(cfg)

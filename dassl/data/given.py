@@ -53,7 +53,7 @@ class GivenBatches:
 
     @property
     def items(self) -> list[Datum]:
-        """The images of this epoch, in order, as a dataset lists them; no file is there."""
+        """The images of this epoch, in order, as a dataset lists them; there are no files."""
         return [
             Datum(impath=path, label=int(label), domain=int(domain))
             for batch in self.batches
@@ -146,7 +146,7 @@ class GivenDataset:
     _val: list[Datum] | None = None
     test: list[Datum] | None = None
     train_u = None  # no unlabelled images
-    domains = ()  # given images tell their domain by number, not by name
+    domains = ()  # given images have a domain number, no name
 
     @property
     def train_x(self) -> list[Datum]:

@@ -1,8 +1,8 @@
-"""A loader whose worker processes live on between passes, and that else is torch's own."""
+"""A loader whose worker processes survive between passes; otherwise torch's own."""
 
 import weakref
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sized
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader
@@ -23,7 +23,7 @@ class LastingLoader(DataLoader):
     _pass: "weakref.ref[_Pass] | None" = None  # dead: the pass was given up
     _changes = 0
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Any:  # a _Pass, where torch declares a private class
         latest = None if self._pass is None else self._pass()
         is_under_way = latest is not None and not latest.is_over
         if is_under_way or self._changes != self.dataset.changes:
@@ -40,10 +40,14 @@ class LastingLoader(DataLoader):
         vars(self).update(state, generator=torch.Generator())  # draws nothing that matters
 
 
+class _Batches(Sized, Iterator[Any], Protocol):
+    """What torch iterates with."""
+
+
 class _Pass:
     """One pass: yields its batches and knows whether it is over."""
 
-    def __init__(self, batches: Iterator[Any]):
+    def __init__(self, batches: _Batches):
         self.batches = batches
         self.is_over = False
 

@@ -7,7 +7,8 @@ tests/golden/engine (samplers).
 import copy
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import Protocol
 
 import numpy as np
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
@@ -28,6 +29,10 @@ CONDITIONS = [
     only_if("DATALOADER.TRAIN_X.N_DOMAIN", _SAMPLER, "RandomDomainSampler"),
     only_if("DATALOADER.TRAIN_X.N_INS", _SAMPLER, "RandomClassSampler"),
 ]
+
+
+class Order(Sized, Iterable[int], Protocol):
+    """A sampler of known length."""
 
 
 def _indices_by(data_source: Sequence, attribute: str) -> dict[int, list[int]]:
@@ -159,11 +164,11 @@ class RandomClassSampler(Sampler):
 def build_sampler(
     sampler_type: str,
     cfg: CfgNode | None = None,
-    data_source: Sequence | None = None,
+    data_source: Sequence = (),
     batch_size: int = 32,
     n_domain: int = 0,
     n_ins: int = 16,
-) -> Sampler:
+) -> Order:
     """Return a sampler over `data_source` by name."""
     del cfg  # the original's signature
     if sampler_type == "RandomSampler":

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from .given import GivenBatches
+from .samplers import Order
 
 
 class SeededIndex(int):
@@ -106,7 +107,7 @@ class EpochSampler(Sampler):
     original's for a given seed, for any number of workers.
     """
 
-    def __init__(self, sampler: Sampler, *, advance: bool):
+    def __init__(self, sampler: Order, *, advance: bool):
         self.sampler = sampler
         self.advance = advance
         self.epoch = 0

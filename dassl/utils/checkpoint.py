@@ -116,9 +116,9 @@ def load_checkpoint(fpath: str | os.PathLike) -> Any:
 
 
 def peek_checkpoint(fpath: str | os.PathLike) -> Any:
-    """``load_checkpoint`` for what stands beside the tensors: the file is mapped, nothing compared.
+    """``load_checkpoint`` for what is beside the tensors: maps the file, compares no checksums.
 
-    A run that goes on to load the file compares its checksums then.
+    Loading the file later compares them.
     """
     try:
         return torch.load(fpath, map_location="cpu", weights_only=True, mmap=True)

@@ -63,7 +63,7 @@ def read_json(fpath: str | os.PathLike) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        ValueError: the file is no JSON; names the path and the place.
+        ValueError: the file is not valid JSON; names the path and the place.
     """
     with open(fpath, encoding="utf-8") as file:
         try:

@@ -13,7 +13,7 @@ class BadImageError(ValueError):
     """A file that exists but is not a readable image; the text names its path."""
 
     def __init__(self, message: str):
-        # torch raises a worker's error anew, with the worker's traceback in front of the text
+        # torch raises a worker's error again, with the worker's traceback in front of the text
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
@@ -27,7 +27,7 @@ def read_image(path: str | os.PathLike) -> Image.Image:
 
     Raises:
         FileNotFoundError: no such file.
-        BadImageError: corrupt, truncated, float-valued, or no image.
+        BadImageError: corrupt, truncated, float-valued, or not an image.
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"No image at {path}.")

@@ -66,7 +66,9 @@ def checksum_of(content: Mapping[str, Any]) -> str:
         digest.update(f"\n{name}\t".encode())
         if isinstance(value, Tensor):
             digest.update(f"{value.dtype}\t{tuple(value.shape)}\t".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(
+                value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            )
         else:
             digest.update(repr(value).encode())
     return digest.hexdigest()

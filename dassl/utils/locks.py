@@ -1,17 +1,17 @@
 """One process at a time per folder."""
 
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+if sys.platform == "win32":
     import msvcrt
+else:
+    import fcntl
 
 logger = logging.getLogger(__name__)
 SECONDS_BETWEEN = 0.2  # between two looks at a folder that is in use
@@ -19,10 +19,10 @@ SECONDS_BETWEEN = 0.2  # between two looks at a folder that is in use
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Wait until no other process writes to this folder; it is made if it is not there.
+    """Wait until no other process writes to this folder; it is created if missing.
 
-    This saves double work, nothing rests on it: without locks on the file system, two processes
-    make the same files. The lock ends with its process.
+    The lock only saves double work: on a file system without locks, two processes write the same
+    files. It ends with its process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+b") as file:
@@ -53,18 +53,18 @@ def _lock(file: BinaryIO, folder: Path) -> bool:
 
 
 def _try_lock(file: BinaryIO) -> None:
-    if fcntl is not None:
+    if sys.platform != "win32":
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return
-    try:
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    except PermissionError as err:
-        raise BlockingIOError(*err.args) from err
+    else:
+        try:
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except PermissionError as err:
+            raise BlockingIOError(*err.args) from err
 
 
 def _unlock(file: BinaryIO) -> None:
-    if fcntl is not None:
+    if sys.platform != "win32":
         fcntl.flock(file, fcntl.LOCK_UN)
     else:
         file.seek(0)

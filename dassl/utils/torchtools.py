@@ -4,6 +4,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 
@@ -60,20 +61,19 @@ def load_pretrained_weights(model: nn.Module, weight_path: str | os.PathLike) ->
 
 
 def count_num_param(
-    model: nn.Module | None = None, params: Iterable[nn.Parameter] | None = None
+    model: nn.Module | None = None,
+    params: Iterable[nn.Parameter | dict[str, Any]] | None = None,
 ) -> int:
-    """Return the number of parameter elements of a model, or of `params` if given.
+    """Return the number of parameter elements of a model, or of `params` (or groups) if given.
 
     A classifier that is switched off (an attribute `classifier` set to None, say) has none.
     """
-    if params is None and model is None:
-        raise ValueError("count_num_param() takes a model or params, both were None.")
-    params = model.parameters() if params is None else params
-    if isinstance(params, Iterable) and not isinstance(params, (list, tuple)):
-        params = list(params)
-    if params and isinstance(params[0], dict):
-        params = [p for group in params for p in group["params"]]
-    return sum(p.numel() for p in params)
+    if params is None:
+        if model is None:
+            raise ValueError("count_num_param() takes a model or params, both were None.")
+        params = model.parameters()
+    groups = (entry["params"] if isinstance(entry, dict) else [entry] for entry in params)
+    return sum(p.numel() for group in groups for p in group)
 
 
 def open_all_layers(model: nn.Module) -> None:

@@ -6,6 +6,7 @@ import tarfile
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from yacs.config import CfgNode
 
@@ -74,7 +75,7 @@ class DatasetBase:
     """
 
     dataset_dir = ""  # folder below DATASET.ROOT
-    root_is_the_set = False  # ours: True where another DATASET.ROOT is another data set
+    root_is_the_set = False  # ours: True where another DATASET.ROOT is another dataset
     domains: list[str] = []  # names of all domains
     more_splits: tuple[str, ...] = ()  # further lists of items, each a property over ``_<name>``
 
@@ -85,12 +86,12 @@ class DatasetBase:
         val: Sequence[Datum] | None = None,
         test: Sequence[Datum] | None = None,
     ):
-        self._train_x = train_x
+        self._train_x = train_x or ()
         self._train_u = train_u
         self._val = val
         self._test = test
-        self._num_classes = self.get_num_classes(train_x)
-        self._lab2cname, self._classnames = self.get_lab2cname(train_x)
+        self._num_classes = self.get_num_classes(self._train_x)
+        self._lab2cname, self._classnames = self.get_lab2cname(self._train_x)
         self._check_labels()
 
     @classmethod
@@ -104,23 +105,23 @@ class DatasetBase:
         return idle_settings(cfg, cls.conditions())
 
     @property
-    def train_x(self):
+    def train_x(self) -> Sequence[Datum]:
         """Labelled training items."""
         return self._train_x
 
     @property
-    def train_u(self):
+    def train_u(self) -> Sequence[Datum] | None:
         """Unlabelled training items, or None."""
         return self._train_u
 
     @property
-    def val(self):
+    def val(self) -> Sequence[Datum] | None:
         """Validation items, or None."""
         return self._val
 
     @property
-    def test(self):
-        """Test items."""
+    def test(self) -> Sequence[Datum] | None:
+        """Test items, or None."""
         return self._test
 
     @property
@@ -227,7 +228,7 @@ class DatasetBase:
 
     def generate_fewshot_dataset(
         self, *data_sources: Sequence[Datum], num_shots: int = -1, repeat: bool = False
-    ):
+    ) -> Any:
         """Draw `num_shots` items per class from Python's global random generator.
 
         Classes come in the order of their first occurrence. A class with at least `num_shots`

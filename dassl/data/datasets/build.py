@@ -4,10 +4,12 @@ from yacs.config import CfgNode
 
 from dassl.utils.registry import Registry
 
+from .base_dataset import DatasetBase
+
 DATASET_REGISTRY = Registry("DATASET", is_own=lambda dataset: hasattr(dataset, "pieces"))
 
 
-def build_dataset(cfg: CfgNode):
+def build_dataset(cfg: CfgNode) -> DatasetBase:
     """Return the dataset that `DATASET.NAME` names, built from `cfg`.
 
     Raises:

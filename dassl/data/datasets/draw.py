@@ -43,7 +43,7 @@ def draw_shots(
         small[members[0].classname] = len(members)
         drawn.extend(rng.choices(members, k=num_shots) if repeat else members)
     if small and not repeat:
-        name = min(small, key=small.get)
+        name = min(small, key=small.__getitem__)
         logger.warning(
             '%d classes have fewer than %d images (fewest: "%s" with %d); all their images are '
             "taken, none twice.",
