@@ -12,7 +12,7 @@ in ``declares``; config node, checks, conditions and descriptions are made from 
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from yacs.config import CfgNode
 
@@ -105,12 +105,20 @@ class Settings:
         return found
 
 
+class Declaring(Protocol):
+    """A trainer, as far as its settings are concerned."""
+
+    declares: tuple[type[Settings], ...]
+    defaults: Mapping[str, Any]
+    varies_at_test: frozenset[str]
+
+
 def rule_of(each: Field) -> Rule:
     """What ``setting`` noted."""
     return each.metadata["rule"]
 
 
-def declared_cfg(trainer: type) -> CfgNode:
+def declared_cfg(trainer: type[Declaring]) -> CfgNode:
     """The config node of a trainer: what it ``declares``, and its ``defaults`` of engine keys."""
     pairs = {key: default for each in trainer.declares for key, default, _ in each.rules()}
     cfg = CfgNode()
@@ -122,7 +130,7 @@ def declared_cfg(trainer: type) -> CfgNode:
     return cfg
 
 
-def check_settings(cfg: CfgNode, trainer: type) -> None:
+def check_settings(cfg: CfgNode, trainer: type[Declaring]) -> None:
     """Refuse values that no run can use: of engine keys, and of those that a trainer declares.
 
     Raises:
@@ -137,12 +145,12 @@ def check_settings(cfg: CfgNode, trainer: type) -> None:
             check_value(key, values[key], allowed)
 
 
-def declared_conditions(trainer: type) -> list[Condition]:
+def declared_conditions(trainer: type[Declaring]) -> list[Condition]:
     """When the keys that a trainer declares are read."""
     return [condition for each in trainer.declares for condition in each.conditions()]
 
 
-def varying_names(trainer: type) -> frozenset[str]:
+def varying_names(trainer: type[Declaring]) -> frozenset[str]:
     """What an evaluation may vary: full keys, or last words of keys of the trainer's own node."""
     rules = [pair for each in getattr(trainer, "declares", ()) for pair in each.rules()]
     return trainer.varies_at_test | {
@@ -173,7 +181,7 @@ class Description:
     varies: bool = False
 
 
-def describe_settings(trainer: type) -> list[Description]:
+def describe_settings(trainer: type[Declaring]) -> list[Description]:
     """What a trainer declares, key by key, in order of declaration."""
     found = []
     for declared in getattr(trainer, "declares", ()):
