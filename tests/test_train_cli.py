@@ -16,6 +16,7 @@ import torch
 from yacs.config import CfgNode as CN
 
 import train
+import trainers  # noqa: F401  (registers the trainers)
 from dassl.config.settings import settings_digest
 from dassl.engine import TRAINER_REGISTRY, build_trainer, cli, report
 from dassl.engine.cli import make_config, make_parser
