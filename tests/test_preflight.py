@@ -35,13 +35,13 @@ def offline(monkeypatch, tmp_path):
 
 FILES = [
     (["fewshot", "--trainer", "AMU", "TRAINER.AMU.AUX_WEIGHTS", "nowhere.pth"],
-     "TRAINER.AMU.AUX_WEIGHTS: there is no file nowhere.pth."),
+     "TRAINER.AMU.AUX_WEIGHTS: no such file: nowhere.pth."),
     (["fewshot", "--trainer", "TaskRes", "--enhanced-base", "nowhere.pth"],
      "Enhanced base nowhere.pth: No enhanced base at nowhere.pth"),
     (["testtime", "--trainer", "TPT", "TRAINER.TPT.CTX_FILE", "nowhere.pth"],
      "Learned context nowhere.pth: "),
     (["lodo", "--trainer", "VL2VADiP", "--recipe", "toy", "MODEL.BACKBONE.WEIGHTS", "nowhere.pth"],
-     "Student toy:student in nowhere.pth: MODEL.BACKBONE.WEIGHTS: there is no file nowhere.pth."),
+     "Student toy:student in nowhere.pth: MODEL.BACKBONE.WEIGHTS: no such file: nowhere.pth."),
     (["testtime", "--trainer", "DMN", "--dataset", "dtd"],
      "CuPL sentences of DescribableTextures: TEXT_PROMPT tip_cupl needs the CuPL sentences"),
     (["testtime", "--trainer", "DMN", "TRAINER.DMN.TEXT_PROMPT", "tip_cupl"],

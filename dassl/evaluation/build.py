@@ -1,16 +1,19 @@
 """The evaluator registry."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yacs.config import CfgNode
 
 from dassl.utils import did_you_mean
 from dassl.utils.registry import Registry
 
+if TYPE_CHECKING:
+    from .evaluator import EvaluatorBase
+
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 
 
-def build_evaluator(cfg: CfgNode, **kwargs: Any):
+def build_evaluator(cfg: CfgNode, **kwargs: Any) -> "EvaluatorBase":
     """Return the evaluator that `TEST.EVALUATOR` names."""
     name, known = cfg.TEST.EVALUATOR, EVALUATOR_REGISTRY.registered_names()
     if name not in known:

@@ -51,7 +51,7 @@ class Classification(EvaluatorBase):
         super().__init__(cfg)
         if cfg.TEST.PER_CLASS_RESULT and lab2cname is None:
             raise ValueError("TEST.PER_CLASS_RESULT needs lab2cname (label -> class name).")
-        self._lab2cname = lab2cname
+        self._lab2cname = lab2cname or {}
         self.reset()
 
     def reset(self) -> None:
@@ -83,7 +83,7 @@ class Classification(EvaluatorBase):
         """Print and return the results over all batches since `reset`.
 
         Raises:
-            FloatingPointError: if scores are no numbers, so that nothing was predicted.
+            FloatingPointError: if scores are NaN or infinite, so that nothing was predicted.
         """
         if not self._y_true:
             raise ValueError(

@@ -9,6 +9,6 @@ file_index.py   which content a file had when it was last read
 bank.py         the face: FeatureBank
 rows.py         rows of a bank for a list of images
 paired.py       two banks read side by side
-given.py        a bank over tensors at hand
+given.py        a bank over given tensors
 precomputed.py  a test loader of numbers that are computed already
 """

@@ -3,7 +3,7 @@
 Rows are raw features, float32, not normalised. A store belongs to an encoder (weights,
 normalisation, precision) and a pipeline of views; a row to an image (by its content), a view and
 the seed of the augmentation. A second run reads no pixel. Several processes may fill one bank; what
-is stale or damaged is never used but made anew; memory does not grow with the number of images.
+is stale or damaged is recomputed, never used; memory does not grow with the number of images.
 """
 
 import logging
@@ -259,10 +259,10 @@ def encode_together(
             bank.describe(bank.pipeline(views))
     place = {path: i for i, path in enumerate(paths)}
     rows = np.array([place[item.impath] for item in items], dtype=np.int64)
-    for bank, sink in zip(banks, of_bank, strict=True):
-        bank.encoded += sinks[sink].encoded
-    views_of = {s: FeatureView(k.rows, k.records[:, rows], items) for s, k in sinks.items()}
-    return [views_of[sink] for sink in of_bank]
+    for bank, folder in zip(banks, of_bank, strict=True):
+        bank.encoded += sinks[folder].encoded
+    views_of = {f: FeatureView(s.rows, s.records[:, rows], items) for f, s in sinks.items()}
+    return [views_of[folder] for folder in of_bank]
 
 
 def _find(sinks: Iterable[BankSink], images: np.ndarray) -> bool:

@@ -68,7 +68,7 @@ class Sink(ABC):
 
     @abstractmethod
     def tag(self, i: int, label: str | None, image: bytes) -> object:
-        """What ``keep`` is told about a view."""
+        """What ``keep`` gets to know about a view."""
 
     @abstractmethod
     def keep(self, tags: list, features: Tensor) -> None:
@@ -187,7 +187,7 @@ def fill(
         reader: reads the images.
         paths: N files.
         sinks: what wants their views.
-        is_bad: told of every image; True leaves it out.
+        is_bad: called for every image; True leaves it out.
 
     Returns:
         path -> (digest of the content, digest of the file's state) of the images that were read.

@@ -22,8 +22,8 @@ PRECISIONS = ("fp32", "amp")
 class Encoder(ABC):
     """features = network((pixels - mean) / std), without gradient, in eval mode.
 
-    The network is neither copied nor changed: it stays where it is (pixels follow it), and what was
-    in training mode is so again after every call.
+    The network is neither copied nor changed: it stays where it is (pixels follow it), and every
+    call restores its training mode.
 
     Args:
         network: holds the weights.
@@ -100,7 +100,7 @@ class Encoder(ABC):
             (B, D) raw features, float32, on the encoder's device.
 
         Raises:
-            ValueError: if the pixels are no RGB batch of the encoder's size.
+            ValueError: if the pixels are not an RGB batch of the encoder's size.
         """
         self._check(pixels)
         device = self.device

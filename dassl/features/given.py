@@ -17,7 +17,7 @@ BLOCK = 256  # images per forward pass
 
 
 class GivenView:
-    """(V, N, D) raw features at hand, with the interface of ``FeatureView``."""
+    """(V, N, D) raw features in memory, with the interface of ``FeatureView``."""
 
     def __init__(self, features: Tensor) -> None:
         self.features = features
@@ -101,7 +101,7 @@ class GivenBank:
         return sum(encoder.dim for encoder in self.encoders)
 
     def readable(self, items: Sequence[Datum]) -> list[Datum]:
-        """All of the items: there is no file that could be broken."""
+        """All of the items: no file can be broken."""
         return list(items)
 
     def close(self) -> None:

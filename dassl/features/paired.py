@@ -1,4 +1,4 @@
-"""Two feature banks read as one: every image is decoded once, rows stand side by side."""
+"""Two feature banks read as one: every image is decoded once, rows are side by side."""
 
 from collections.abc import Sequence
 

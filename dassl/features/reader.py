@@ -67,7 +67,7 @@ class Pixels:
 
 
 def image_digest(data: bytes) -> bytes:
-    """Digest of a file's content: what tells images apart, wherever they lie."""
+    """Digest of a file's content: what tells images apart, wherever they are."""
     return hashlib.blake2b(data, digest_size=IMAGE_BYTES).digest()
 
 
@@ -75,7 +75,7 @@ def stat_digest(path: str, handle: int | None = None) -> tuple[bytes, float]:
     """Digest of a file's path, size, times and inode, and the time of its last change.
 
     Raises:
-        OSError: if there is no such file.
+        OSError: if the file does not exist.
     """
     stat = os.stat(path if handle is None else handle)
     times = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)

@@ -83,14 +83,15 @@ class Segment:
     def _count(self, read: int) -> None:
         """Give pages back now and then: memory does not grow with the number of rows read."""
         self._bytes_read += read
-        if self._bytes_read > DROP_PAGES_AFTER and hasattr(mmap, "MADV_DONTNEED"):
+        is_due = self._bytes_read > DROP_PAGES_AFTER and hasattr(mmap, "MADV_DONTNEED")
+        if self._map is not None and is_due:
             self._bytes_read = 0
             self._map.madvise(mmap.MADV_DONTNEED)
 
 
 def checksum(key: bytes, row: np.ndarray) -> int:
     """CRC-32 of a key and its row."""
-    return zlib.crc32(row, zlib.crc32(key))
+    return zlib.crc32(row.data, zlib.crc32(key))
 
 
 def _complete(records: np.ndarray) -> np.ndarray:
@@ -196,7 +197,7 @@ class Store:
             keys: (n,) of dtype S16.
 
         Returns:
-            (n,) record numbers in ``rows``; -1 where there is no undamaged row.
+            (n,) record numbers in ``rows``; -1 where no undamaged row is stored.
         """
         while True:
             records = self._find(keys)

@@ -4,9 +4,7 @@ A view is a function of (pipeline, seed, view, content of the image) alone: batc
 workers, order of the images and the encoder play no part. Pixels are not normalised.
 """
 
-import contextlib
 import hashlib
-import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -23,7 +21,7 @@ from yacs.config import CfgNode
 
 from dassl.config import get_cfg_default
 from dassl.data.pixels import unnormalise
-from dassl.data.transforms import INTERPOLATION_MODES, READS, build_transform
+from dassl.data.transforms import INTERPOLATION_MODES, READS, transform_steps
 
 AFTER_NORMALIZE = ("gaussian_noise", "instance_norm")  # they work on normalised pixels
 Transform = Callable[[Image.Image], Tensor]
@@ -100,10 +98,8 @@ class InputPipeline(Pipeline):
         return described if self.is_train else {**described, "alpha": "dropped before the resize"}
 
     def build(self) -> Transform:
-        cfg = CfgNode({"INPUT": {**self.settings, "NO_TRANSFORM": False}})
-        cfg.INPUT.TRANSFORMS = self._names
-        with contextlib.redirect_stdout(io.StringIO()):  # the data manager has listed them already
-            steps = build_transform(cfg, is_train=self.is_train).transforms
+        described = transform_steps(CfgNode(self.settings), self._names, is_train=self.is_train)
+        steps = [step for _, step in described]
         split = next(i for i, step in enumerate(steps) if isinstance(step, T.ToTensor))
         on_image, on_tensor = T.Compose(steps[:split]), T.Compose(steps[split + 1 :])
         is_plain = not steps[split + 1 :]

@@ -17,7 +17,7 @@ def compute_accuracy(
         target: (B,) labels.
         topk: each k counts a sample as correct if its label is among the k largest scores.
     """
-    if isinstance(output, (tuple, list)):
+    if not isinstance(output, Tensor):
         output = output[0]
     largest = max(topk)
     if largest > output.shape[1]:

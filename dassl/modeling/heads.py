@@ -110,7 +110,7 @@ def build_student(
 def empty_student(
     name: str, state: Mapping[str, Tensor], *, input_size: int, options: Mapping | None = None
 ) -> Student:
-    """The architecture of a student for weights that are at hand; see ``empty_network``."""
+    """The architecture of a student for given weights; see ``empty_network``."""
     built = empty_network(name, state, input_size=input_size, options=options)
     return Student(built.module, built.width, name=name, input_size=input_size)
 
@@ -235,6 +235,3 @@ class Objective(ABC):
     @abstractmethod
     def losses(self, outputs: Any, labels: Tensor) -> dict[str, Tensor]:
         """Labels (B,) -> "loss", with a gradient, and further entries that are logged."""
-
-
-# attributes of networks whose positions are tied to one image size

@@ -65,9 +65,9 @@ class Source:
     Attributes:
         build: (model, pretrained, weights file or "") -> the network; loads a given weights file.
         example: how a name is written, for messages.
-        options: what a network's weights do not tell, to be kept beside them.
-        empty: (model, state, input size, options) -> the untrained architecture of weights that
-            are at hand; None: ``build`` without pre-trained weights.
+        options: what a network's weights do not show, to be kept beside them.
+        empty: (model, state, input size, options) -> the untrained architecture for given
+            weights; None: ``build`` without pre-trained weights.
     """
 
     build: Callable[[str, bool, str], ImageNetwork]
@@ -116,7 +116,7 @@ def build_network(
     name = full_name(name)
     source, model = name.split(":", 1)
     if weights and not Path(weights).is_file():
-        raise FileNotFoundError(f"{key}: there is no file {weights}.")
+        raise FileNotFoundError(f"{key}: no such file: {weights}.")
     network = SOURCES[source].build(model, pretrained, weights)
     network.name = name
     network.module.requires_grad_(True).float()
@@ -126,7 +126,7 @@ def build_network(
 def empty_network(
     name: str, state: Mapping[str, Tensor], *, input_size: int, options: Mapping | None = None
 ) -> ImageNetwork:
-    """The architecture for weights that are at hand; nothing is downloaded.
+    """The architecture for given weights; nothing is downloaded.
 
     Args:
         name: full name.
@@ -172,7 +172,7 @@ def remove_classifier(network: nn.Module, name: str) -> None:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network into eval mode; afterwards, what was in training mode is so again."""
+    """Put a network into eval mode; afterwards, restore the modes afterwards."""
     training = [module for module in network.modules() if module.training]
     for module in training:
         module.training = False
@@ -273,7 +273,7 @@ def _timm(model: str, pretrained: bool, weights: str) -> ImageNetwork:
     return ImageNetwork(network, width, size, tuple(config["mean"]), tuple(config["std"]))
 
 
-def _timm_network(model: str, pretrained: bool, weights: str) -> nn.Module:
+def _timm_network(model: str, pretrained: bool, weights: str) -> Any:
     import timm
 
     # the file is read here: timm receives tensors, never a pickle

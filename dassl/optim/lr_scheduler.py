@@ -21,6 +21,7 @@ from yacs.config import CfgNode
 from dassl.config.conditions import Condition, only_if
 from dassl.utils.text import did_you_mean
 
+Rates = list[Any]  # numbers; newer versions of torch allow tensors, too
 AVAI_SCHEDS = ["single_step", "multi_step", "cosine"]
 AVAI_WARMUPS = ["linear", "constant"]
 CONDITIONS = [
@@ -95,16 +96,16 @@ class _BaseWarmupScheduler(LRScheduler, ABC):
         last_epoch: int = -1,
         verbose: bool = False,
     ):
-        del verbose  # the original's signature; torch has none any more
+        del verbose  # the original's signature; torch has dropped it
         self.successor = successor
         self.warmup_epoch = warmup_epoch
         super().__init__(optimizer, last_epoch)
 
     @abstractmethod
-    def warmup_lr(self) -> list[float]:
+    def warmup_lr(self) -> Rates:
         """Return the rate of each group at step `self.last_epoch` < `warmup_epoch`."""
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> Rates:
         """Return the rate of each group."""
         if self.last_epoch >= self.warmup_epoch:
             return self.successor.get_last_lr()
@@ -159,7 +160,7 @@ class ConstantWarmupScheduler(_BaseWarmupScheduler):
         self.cons_lr = cons_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch, verbose)
 
-    def warmup_lr(self) -> list[float]:
+    def warmup_lr(self) -> Rates:
         """Return `cons_lr` per group."""
         return [self.cons_lr] * len(self.base_lrs)
 
@@ -179,7 +180,7 @@ class LinearWarmupScheduler(_BaseWarmupScheduler):
         self.min_lr = min_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch, verbose)
 
-    def warmup_lr(self) -> list[float]:
+    def warmup_lr(self) -> Rates:
         """Return the rate per group."""
         if self.last_epoch == 0:
             return [self.min_lr] * len(self.base_lrs)
@@ -191,7 +192,7 @@ def build_lr_scheduler(
     optim_cfg: CfgNode,
     steps_per_epoch: int | None = None,
 ) -> LRScheduler:
-    """Return the schedule of `OPTIM`: LR_SCHEDULER behind WARMUP_EPOCH epochs of warm-up.
+    """Return the schedule of `OPTIM`: LR_SCHEDULER after WARMUP_EPOCH epochs of warm-up.
 
     Args:
         optimizer: its groups' present rates are the base rates.
@@ -233,7 +234,7 @@ def _steps_per_unit(cfg: CfgNode, steps_per_epoch: int | None) -> int:
 
 
 def _last(steps: Sequence[int] | int) -> int:
-    return steps[-1] if isinstance(steps, (list, tuple)) else steps
+    return steps if isinstance(steps, int) else steps[-1]
 
 
 def _create(optimizer: torch.optim.Optimizer, cfg: CfgNode, scale: int) -> LRScheduler:

@@ -82,16 +82,15 @@ def _create(name: str, params: Iterable, cfg: CfgNode) -> torch.optim.Optimizer:
     return torch.optim.Adam(params, betas=betas, eps=eps, amsgrad=name == "amsgrad", **common)
 
 
-def _staged_groups(model: nn.Module, cfg: CfgNode) -> list[dict]:
+def _staged_groups(model: nn.Module | Iterable, cfg: CfgNode) -> list[dict]:
     """Return [base group at LR * BASE_LR_MULT, group of the children in NEW_LAYERS at LR]."""
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"OPTIM.STAGED_LR looks for NEW_LAYERS in a network, not in a {type(model).__name__}."
         )
-    if isinstance(model, nn.DataParallel):
-        model = model.module
+    network = model.module if isinstance(model, nn.DataParallel) else model
     names = [cfg.NEW_LAYERS] if isinstance(cfg.NEW_LAYERS, str) else list(cfg.NEW_LAYERS)
-    children = dict(model.named_children())
+    children = dict(network.named_children())
     for name in names:
         if name not in children:
             raise ValueError(
@@ -100,7 +99,6 @@ def _staged_groups(model: nn.Module, cfg: CfgNode) -> list[dict]:
             )
     if not names:
         warnings.warn("OPTIM.STAGED_LR is on, but OPTIM.NEW_LAYERS is empty.", stacklevel=3)
-    base, new = [], []
-    for name, child in children.items():
-        (new if name in names else base).extend(child.parameters())
+    base = [p for name, child in children.items() if name not in names for p in child.parameters()]
+    new = [p for name, child in children.items() if name in names for p in child.parameters()]
     return [{"params": base, "lr": cfg.LR * cfg.BASE_LR_MULT}, {"params": new}]

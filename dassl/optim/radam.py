@@ -6,6 +6,7 @@ bias correction, and the momentum step is taken while N_sma < 5. Parity: tests/g
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ class RAdam(Optimizer):
         )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; return the closure's loss, if a closure is given."""
         loss = None
         if closure is not None:
@@ -59,11 +60,11 @@ class RAdam(Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group)
+                    self._update(parameter, parameter.grad, group)
         return loss
 
-    def _update(self, parameter: Tensor, group: dict) -> None:
-        if parameter.grad.is_sparse:
+    def _update(self, parameter: Tensor, grad: Tensor, group: dict) -> None:
+        if grad.is_sparse:
             raise RuntimeError("RAdam does not support sparse gradients; use OPTIM.NAME sgd.")
         state = self.state[parameter]
         if not state:
@@ -71,7 +72,7 @@ class RAdam(Optimizer):
             state["exp_avg"] = torch.zeros_like(parameter, dtype=torch.float32)
             state["exp_avg_sq"] = torch.zeros_like(parameter, dtype=torch.float32)
         beta1, beta2 = group["betas"]
-        grad = parameter.grad.float()
+        grad = grad.float()
         mean = state["exp_avg"].mul_(beta1).add_(grad, alpha=1 - beta1)
         square = state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         state["step"] += 1

@@ -71,6 +71,10 @@ class Segment:
         self.count += 1
         self.end = start if end is None else end
 
+    def add_segment(self, other: "Segment") -> None:
+        """``add`` the mean of another segment, as one item over its steps."""
+        self.add(other.params, start=other.start, end=other.end)
+
     def copy(self, *, device: str | torch.device | None = None) -> "Segment":
         """An independent copy of the tensors, moved to ``device`` if one is given."""
         params = [param.to(device or param.device, copy=True) for param in self.params]
@@ -126,7 +130,7 @@ class LossValley:
         if self.dead:
             return
         self.history.append(segment)
-        if self.converge_step is None:
+        if self.converge_step is None or self.mean is None:
             self._look_for_convergence()
             return
         window = self._tail(self.n_tolerance)
@@ -135,7 +139,7 @@ class LossValley:
         if min(item.loss for item in window) > self.threshold:
             self.dead = True
             return
-        self._average(window[0])
+        self.mean.add_segment(window[0])
 
     def final(self) -> Segment:
         """The averaged parameters; the last segment itself when the loss never converged."""
@@ -155,9 +159,6 @@ class LossValley:
     def _tail(self, length: int) -> list[Segment]:
         return list(self.history)[-length:]
 
-    def _average(self, item: Segment) -> None:
-        self.mean.add(item.params, start=item.start, end=item.end)
-
     def _look_for_convergence(self) -> None:
         window = self._tail(self.n_converge)
         losses = [item.loss for item in window]
@@ -165,9 +166,9 @@ class LossValley:
             return
         self.converge_step = window[0].end
         self.threshold = sum(losses) / len(losses) * (1.0 + self.tolerance)
-        self.mean = Segment(window[0].copy().params)
+        self.mean = mean = Segment(window[0].copy().params)
         for item in self._backfill(window):
-            self._average(item)
+            mean.add_segment(item)
 
     def _backfill(self, window: list[Segment]) -> list[Segment]:
         """Segments that enter at convergence."""

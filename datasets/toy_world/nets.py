@@ -1,4 +1,4 @@
-"""Small ResNets of the toy world; weights lie in ``datasets/toy_world/weights/toy_<name>.pt``."""
+"""Small ResNets of the toy world; weights are in ``datasets/toy_world/weights/toy_<name>.pt``."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(out)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out)
-        self.downsample = nn.Identity()
+        self.downsample: nn.Module = nn.Identity()
         if stride != 1 or into != out:
             shortcut = nn.Conv2d(into, out, 1, stride=stride, bias=False)
             self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(out))
@@ -48,9 +48,8 @@ class ToyNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(CHANNELS[0])
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(2)
-        widths = (CHANNELS[0], *CHANNELS)
-        for i, stride in enumerate(STRIDES):
-            self.add_module(f"layer{i + 1}", BasicBlock(widths[i], widths[i + 1], stride))
+        shapes = zip((CHANNELS[0], *CHANNELS), CHANNELS, STRIDES)
+        self.layer1, self.layer2, self.layer3, self.layer4 = (BasicBlock(*s) for s in shapes)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))

@@ -41,7 +41,7 @@ def _clouds(rng: np.random.RandomState) -> np.ndarray:
 def _texture(name: str, rng: np.random.RandomState) -> np.ndarray:
     y, x = np.mgrid[0:TILE, 0:TILE]
     if name == "plain":
-        tile = np.zeros((TILE, TILE))
+        tile: np.ndarray = np.zeros((TILE, TILE))
     elif name == "striped":
         tile = (x % PERIOD) < 8
     elif name == "dotted":

@@ -94,7 +94,7 @@ def load_auxiliary(name: str, weights: str = "") -> Encoder:
     """
     if weights and not Path(weights).is_file():
         raise FileNotFoundError(
-            f"TRAINER.AMU.AUX_WEIGHTS: there is no file {weights}. Leave it empty to use the "
+            f"TRAINER.AMU.AUX_WEIGHTS: no such file: {weights}. Leave it empty to use the "
             f"published weights of {name}. {SEE}"
         )
     if "+" not in name:

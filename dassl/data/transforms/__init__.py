@@ -11,6 +11,7 @@ from .transforms import (
     Random2DTranslation,
     build_transform,
     normalize_step,
+    transform_steps,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "Random2DTranslation",
     "build_transform",
     "normalize_step",
+    "transform_steps",
 ]

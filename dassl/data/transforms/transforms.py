@@ -4,7 +4,7 @@ The order of the steps is fixed, whatever the order in INPUT.TRANSFORMS. Parity:
 tests/golden/engine (transforms).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
@@ -89,7 +89,7 @@ CONDITIONS = [
 
 def build_transform(
     cfg: CfgNode, is_train: bool = True, choices: Sequence[str] | None = None
-) -> Callable | None:
+) -> T.Compose | None:
     """Return the pipeline PIL image -> tensor (C, H, W), or None with INPUT.NO_TRANSFORM.
 
     Args:
@@ -100,29 +100,43 @@ def build_transform(
     if cfg.INPUT.NO_TRANSFORM:
         print("Note: no transform is applied!")
         return None
-    choices = list(cfg.INPUT.TRANSFORMS if choices is None else choices)
+    names = cfg.INPUT.TRANSFORMS if choices is None else choices
+    steps = transform_steps(cfg.INPUT, names, is_train=is_train)
+    print(f"Building transform_{'train' if is_train else 'test'}")
+    for description, _ in steps:
+        print(f"+ {description}")
+    return T.Compose([step for _, step in steps])
+
+
+def transform_steps(cfg: CfgNode, choices: Collection[str], *, is_train: bool) -> list[_Step]:
+    """(description, step) of a pipeline, in order.
+
+    Args:
+        cfg: the INPUT node.
+        choices: names of steps.
+        is_train: the training or the test pipeline.
+
+    Raises:
+        ValueError: an unknown name, interpolation or rule of resizing.
+    """
     for choice in choices:
         if choice not in AVAI_CHOICES:
             raise ValueError(
                 f'INPUT.TRANSFORMS names "{choice}", which is not a known transform. '
                 f"{did_you_mean(choice, AVAI_CHOICES)}"
             )
-    if cfg.INPUT.INTERPOLATION not in INTERPOLATION_MODES:
+    if cfg.INTERPOLATION not in INTERPOLATION_MODES:
         raise ValueError(
-            f'INPUT.INTERPOLATION is "{cfg.INPUT.INTERPOLATION}". '
-            f"{did_you_mean(cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)}"
+            f'INPUT.INTERPOLATION is "{cfg.INTERPOLATION}". '
+            f"{did_you_mean(cfg.INTERPOLATION, INTERPOLATION_MODES)}"
         )
-    resize = cfg.INPUT.get("RESIZE", "shortest")
+    resize = cfg.get("RESIZE", "shortest")
     if resize not in RESIZE_RULES:
         raise ValueError(f'INPUT.RESIZE is "{resize}". {did_you_mean(resize, RESIZE_RULES)}')
-    print(f"Building transform_{'train' if is_train else 'test'}")
-    steps = (_train_steps if is_train else _test_steps)(cfg.INPUT, choices)
-    for description, _ in steps:
-        print(f"+ {description}")
-    return T.Compose([step for _, step in steps])
+    return (_train_steps if is_train else _test_steps)(cfg, choices)
 
 
-def _train_steps(cfg: CfgNode, choices: list[str]) -> list[_Step]:
+def _train_steps(cfg: CfgNode, choices: Collection[str]) -> list[_Step]:
     height, width = cfg.SIZE
     interpolation = INTERPOLATION_MODES[cfg.INTERPOLATION]
     steps: list[_Step] = []
@@ -178,7 +192,7 @@ def _colour_steps(cfg: CfgNode) -> dict[str, _Step]:
     }
 
 
-def _test_steps(cfg: CfgNode, choices: list[str]) -> list[_Step]:
+def _test_steps(cfg: CfgNode, choices: Collection[str]) -> list[_Step]:
     height, width = cfg.SIZE
     interpolation = INTERPOLATION_MODES[cfg.INTERPOLATION]
     if cfg.get("RESIZE", "shortest") == "squash":
