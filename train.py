@@ -73,17 +73,23 @@ def place_of(err: Exception) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
-    """One run; returns the content of its ``results.json`` (None with --no-train).
+    """One run; returns the content of its ``results.json`` (None with --no-train and --list).
 
     Raises:
         ValueError, KeyError, FileNotFoundError: what is wrong with the command line.
     """
-    for package in ("datasets", "trainers"):  # importing them registers what they hold
-        importlib.import_module(package)
     from dassl.engine.cli import make_config, make_parser
-    from dassl.engine.run import run
 
     args = make_parser().parse_args(argv)
+    if args.list:
+        from tools.listing import listing
+
+        print(listing(args.list))
+        return None
+    for package in ("datasets", "trainers"):  # importing them registers what they hold
+        importlib.import_module(package)
+    from dassl.engine.run import run
+
     return run(args, make_config(args))
 
 

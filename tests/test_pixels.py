@@ -6,7 +6,6 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-import yaml
 from battery import made_config, made_image, made_trainer
 from PIL import Image
 from test_clip_loading import tiny_open_clip
@@ -14,7 +13,7 @@ from torchvision import transforms as T
 
 from clip import load, load_backbone
 from dassl.config import get_cfg_default
-from dassl.config.files import CONFIGS
+from dassl.config.files import CONFIGS, config_names, read_layers
 from dassl.config.pixels import OPEN, close, in_words, leave_open, open_keys
 from dassl.data.pixels import normalise, unit_pixels, unnormalise
 from dassl.engine import build_trainer
@@ -189,14 +188,15 @@ def test_step_based_trainers_keep_the_statistics_of_their_protocol(trainer):
 
 
 def test_no_config_states_pixels_but_those_of_the_toy_domains():
-    files = [*CONFIGS.glob("datasets/*.yaml"), *CONFIGS.glob("trainers/*/*.yaml")]
+    folders = [CONFIGS / "base", CONFIGS / "datasets", *CONFIGS.glob("trainers/*")]
     stating = {key: set() for key in OPEN}
 
-    for path in files:
-        for key in set(yaml.safe_load(path.read_text()).get("INPUT", ())) & set(OPEN):
+    for path in (folder / f"{name}.yaml" for folder in folders for name in config_names(folder)):
+        own = read_layers(path)[-1].content
+        for key in set(own.get("INPUT", ())) & set(OPEN):
             stating[key].add(path.relative_to(CONFIGS).as_posix())
 
-    students = {f"trainers/{name}/toy.yaml" for name in STEP_BASED}
+    students = {"base/toy_student.yaml"}
     assert stating == {
         "SIZE": set(),
         "PIXEL_MEAN": students,

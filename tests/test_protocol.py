@@ -9,6 +9,7 @@ import yaml
 
 import tools.protocols.launcher as launcher_module
 from dassl.config.files import REPOSITORY as ROOT
+from dassl.config.files import config_names, is_config
 from dassl.config.recipes import TRAINERS_DIR, resolve, slug
 from dassl.engine.cli import make_config
 from dassl.engine.cli import make_parser as make_train_parser
@@ -162,7 +163,7 @@ def test_several_recipes_without_rules_ask_for_a_choice(trainers):
 @pytest.mark.parametrize(
     "path", sorted(TRAINERS_DIR.glob("*/recipes.yaml")), ids=lambda p: p.parent.name
 )
-def test_every_line_of_every_recipes_yaml_names_an_existing_file(path):
+def test_every_line_of_every_recipes_yaml_names_an_existing_recipe(path):
     rules = yaml.safe_load(path.read_text())
     own = rules.get("backbone", "")
 
@@ -170,7 +171,7 @@ def test_every_line_of_every_recipes_yaml_names_an_existing_file(path):
         if "file" in line:
             name = line["file"].replace("{backbone}", slug(own))
             folder = TRAINERS_DIR if "/" in name else path.parent
-            assert (folder / f"{name}.yaml").is_file(), f"{path}: {name}"
+            assert is_config(folder / f"{name}.yaml"), f"{path}: {name}"
 
 
 def test_fewshot_plans_zeroshot_first_and_then_every_seed():
@@ -638,7 +639,7 @@ def test_runs_that_wait_for_others_are_checked_without_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "trainer", sorted(path.parent.name for path in TRAINERS_DIR.glob("*/toy.yaml"))
+    "trainer", sorted(path.name for path in TRAINERS_DIR.iterdir() if "toy" in config_names(path))
 )
 def test_the_toy_settings_of_every_trainer_pass_the_check(trainer, tmp_path):
     words = ["--trainer", trainer, "--recipe", "toy", "--no-zeroshot", "--output", str(tmp_path)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dassl.config.files import config_names
 from dassl.config.recipes import TRAINERS_DIR
 from tools.protocols.plan import Request, Run, make_plan
 from tools.results.published import PUBLISHED_DIR, Entry, load_published
@@ -83,8 +84,7 @@ def recipe_choices(entry: Entry, trainer: str) -> list[dict[str, str]]:
     name = entry.recipe.strip("*_")
     choices = [{}, {"recipe": name}, {"variant": name}, {"tag": name}]
     if entry.protocol == "lodo":
-        files = sorted((TRAINERS_DIR / trainer).glob("*.yaml"))
-        choices += [{"recipe": path.stem} for path in files]
+        choices += [{"recipe": name} for name in config_names(TRAINERS_DIR / trainer)]
     return choices
 
 

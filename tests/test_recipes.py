@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from dassl.config import official
-from dassl.config.files import CONFIGS
+from dassl.config.files import CONFIGS, is_config
 from dassl.config.official import find_official
 from dassl.config.recipes import TRAINERS_DIR, Recipe, resolve
 from dassl.engine import TRAINER_REGISTRY, cli
@@ -41,7 +41,8 @@ def protocols_of(trainer):
 
 def recipe_of(trainer):
     """A recipe to ask for where no rule chooses one, else ""."""
-    return "" if (TRAINERS_DIR / trainer / "recipes.yaml").is_file() else "toy"
+    rules = yaml.safe_load((TRAINERS_DIR / trainer / "recipes.yaml").read_text())
+    return "" if "recipe" in rules or len(rules["files"]) == 2 else "toy"
 
 
 def question(trainer, dataset, **facts):
@@ -107,8 +108,8 @@ def test_train_py_says_which_recipe_it_takes_in_one_line(caplog):
 
     assert (cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH, cfg.RUN.RECIPE) == (2e-4, 100, "rn50_ep100")
     assert caplog.messages == [
-        "Recipe of TaskRes on imagenet: configs/trainers/TaskRes/rn50_ep100.yaml, "
-        "configs/trainers/TaskRes/imagenet.yaml (--no-recipe turns it off)."
+        "Recipe of TaskRes on imagenet: TaskRes/rn50_ep100, TaskRes/imagenet "
+        "(--no-recipe turns it off)."
     ]
 
 
@@ -140,7 +141,7 @@ def test_without_a_recipe_settings_are_the_engine_s_and_this_is_said(caplog):
     ("words", "text"),
     [
         (("--no-recipe", "--recipe", "rn50_ep200"), "--no-recipe and --recipe rn50_ep200"),
-        (("--recipe", "rn50_ep20"), 'no recipe "rn50_ep20". Did you mean rn50_ep200'),
+        (("--recipe", "rn50_ep20"), 'no recipe "rn50_ep20". Did you mean "rn50_ep200"'),
         (
             ("--recipe", "toy", "--config-file", "configs/trainers/TaskRes/toy.yaml"),
             "--recipe toy and --config-file .*: give one of them",
@@ -178,7 +179,7 @@ def test_an_addition_alone_is_put_behind_its_recipe(trainer, dataset, file, whol
 
     assert [path.stem for path in recipe.files] == whole
     assert recipe.backbone == cfg.MODEL.BACKBONE.NAME and whole[0] == cfg.RUN.RECIPE
-    assert f"{path} adds to a recipe. Taken together: configs/trainers/" in caplog.text
+    assert f"{file} adds to a recipe. Taken together: {trainer}/{whole[0]}, {file}" in caplog.text
 
 
 def test_an_addition_behind_a_recipe_is_taken_as_given(caplog):
@@ -236,7 +237,7 @@ def test_an_official_config_file_is_one_of_our_recipes(name):
     theirs.defrost()
     theirs.RUN.RECIPE = expected.RUN.RECIPE
     assert theirs.dump() == expected.dump()
-    assert not (CONFIGS / f"{name}.yaml").is_file()
+    assert not is_config(CONFIGS / f"{name}.yaml")
 
 
 def test_an_official_name_says_which_recipe_it_is(caplog):
@@ -247,8 +248,7 @@ def test_an_official_name_says_which_recipe_it_is(caplog):
 
     assert (cfg.RUN.RECIPE, cfg.OPTIM.LR) == ("vit_b16_ep200", 2e-4)
     assert caplog.messages == [
-        f"{path} is here: configs/trainers/TaskRes/vit_b16_ep200.yaml, "
-        "configs/trainers/TaskRes/imagenet.yaml."
+        f"{path} is here: TaskRes/vit_b16_ep200, TaskRes/imagenet."
     ]
 
 

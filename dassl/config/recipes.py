@@ -1,51 +1,65 @@
-"""Which config files make a run: trainer, dataset, shots, protocol and backbone -> YAML files.
+"""Which recipe a run takes: trainer, dataset, shots, protocol and backbone -> config files.
 
-Each trainer keeps the answer as data in `configs/trainers/<Trainer>/recipes.yaml`:
+Each trainer keeps its recipes, and the answer, in `configs/trainers/<Trainer>/recipes.yaml`:
 
     backbone: RN50                                  # where --backbone is not given
-    recipe:                                         # the first line that fits gives the main file
+    recipe:                                         # the first line that fits names the recipe
       - {file: toy, dataset: "toy_*"}
       - {file: "{backbone}_ep50", dataset: imagenet}
       - {file: "{backbone}_ep50", shots: 1}
-      - {file: "{backbone}_ep100", shots: [2, 4]}
       - {file: "{backbone}"}                        # no condition: everything else
     add:                                            # every line that fits, in this order
       - {file: imagenet, dataset: "imagenet*"}
       - {opts: {TRAINER.TaskRes.RESIDUAL_SCALE: 1.0}, dataset: oxford_flowers}
     eval_only: true                                 # nothing to train (zero-shot, test-time)
     seeds: [1]                                      # where SEEDS is not given (default 1 2 3)
+    files:                                          # the recipes, by name
+      rn50: {_BASE_: ../../base/clip_images.yaml, OPTIM: {LR: 2e-3, MAX_EPOCH: 200}}
+      rn50_ep50: {_BASE_: rn50.yaml, OPTIM: {MAX_EPOCH: 50}}
+      imagenet: {OPTIM: {LR: 2e-4}}                 # without a backbone: adds to a recipe
 
 Conditions are `dataset`, `shots`, `protocol`, `backbone`, `variant` (a setting of the method, given
 by --variant, e.g. DMN's training_free; it ends the folder's name) and `recipe` (the name of the
-main file), each a value or a list, with the wildcards of file names (`*`, `?`, `[!a]`). All
-conditions of a line must hold. A `file` is the name of a YAML in the trainer's folder, or
-`Other/name` for one of another trainer. `{backbone}` stands for the backbone in file name form
-(`ViT-B/16` -> `vit_b16`); where that file does not exist, the one of the trainer's own backbone is
-taken and `--backbone` replaces its backbone. `<recipe>_<dataset>.yaml` is added by itself where it
-exists. Without a recipes.yaml the folder's `toy.yaml` serves the toy sets and its only other file
-everything else.
+recipe), each a value or a list, with the wildcards of file names (`*`, `?`, `[!a]`). All conditions
+of a line must hold. A `file` is an entry under `files`, a YAML file in the trainer's folder, or
+`Other/name` for one of another trainer; dassl/config/files.py describes entries and `_BASE_`.
+`{backbone}` stands for the backbone in file name form (`ViT-B/16` -> `vit_b16`); where that recipe
+does not exist, the one of the trainer's own backbone is taken and `--backbone` replaces its
+backbone. `<recipe>_<dataset>` is added by itself where it exists. Without `recipe` lines `toy`
+serves the toy sets and the only other recipe everything else.
 
 Config files that a user names are taken as given, with two exceptions: a name of an official
 repository stands for our recipe (dassl/config/official.py), and a file of ours that only adds to a
 recipe (it names no backbone, or is in an `add` line) follows the one that it belongs to.
+`train.py --list recipes:<Trainer>/<name>` prints what a recipe sets with all of its bases.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from .files import CONFIGS, existing_yaml, find_yaml, shown
+from dassl.utils.text import did_you_mean
+
+from .files import (
+    CONFIGS,
+    RECIPES,
+    config_names,
+    existing_yaml,
+    find_yaml,
+    is_config,
+    read_layers,
+    read_mapping,
+    shown,
+)
 from .official import find_official
-from .yaml_files import read_yaml
 
 TRAINERS_DIR = CONFIGS / "trainers"
 CONDITIONS = ("dataset", "shots", "protocol", "backbone", "variant", "recipe")
-TOP_KEYS = {"backbone", "recipe", "add", "eval_only", "seeds"}
+TOP_KEYS = {"backbone", "recipe", "add", "eval_only", "seeds", "files"}
 
 
 @dataclass(frozen=True)
@@ -81,19 +95,30 @@ class Recipe:
     def in_words(self) -> str:
         """Files and options in the order in which they count."""
         pairs = (" ".join(pair) for pair in zip(self.opts[::2], self.opts[1::2]))
-        return ", ".join([*map(shown, self.files), *pairs])
+        return ", ".join([*map(recipe_name, self.files), *pairs])
 
     def value(self, key: str, default: object = None) -> object:
         """A config value that the files or options set, e.g. `MODEL.BACKBONE.NAME`."""
         found = default
-        for path in self.files:
-            node: object = _load(path)
+        for layer in (layer for path in self.files for layer in read_layers(path)):
+            node: object = layer.content
             for name in key.split("."):
                 node = node.get(name) if isinstance(node, dict) else None
             found = found if node is None else node
         for name, value in zip(self.opts[::2], self.opts[1::2]):
             found = value if name == key else found
         return found
+
+
+def recipe_name(path: Path) -> str:
+    """How messages name a config: `TaskRes/rn50_ep100` of our recipes, a path of other files."""
+    ours = path.absolute().parent.parent == TRAINERS_DIR
+    return f"{path.parent.name}/{path.stem}" if ours else shown(path)
+
+
+def stated_value(path: Path, key: str) -> object:
+    """What a config sets a key to, itself or by its bases; None if it does not."""
+    return Recipe("", (path,), (), "").value(key)
 
 
 def slug(backbone: str) -> str:
@@ -146,7 +171,7 @@ def resolve(
     base = _base_of(addition, trainer, facts, backbone=backbone, directory=directory)
     more = [path for path in given.files if path not in base.files]
     whole = replace(base, files=(*base.files, *more), opts=(*base.opts, *given.opts))
-    note = f"{shown(addition)} adds to a recipe. Taken together: {whole.in_words()}."
+    note = f"{recipe_name(addition)} adds to a recipe. Taken together: {whole.in_words()}."
     return _with_backbone(replace(whole, notes=(*given.notes, note)), backbone, fixed)
 
 
@@ -170,11 +195,11 @@ def _look_up(
         return Recipe("default", (), (), backbone or "", bool(backbone), **fixed)
 
     facts["recipe"] = main.stem
-    facts["backbone"] = backbone or str(_node(main, "MODEL.BACKBONE.NAME") or own)
+    facts["backbone"] = backbone or str(stated_value(main, "MODEL.BACKBONE.NAME") or own)
     files, opts = _additions(trainer, rules, facts, directory)
     files.insert(0, main)
     extra = main.with_name(f"{main.stem}_{facts['dataset']}.yaml")
-    if extra.is_file() and extra not in files:
+    if is_config(extra) and extra not in files:
         files.append(extra)
     _must_exist(files)
     return _with_backbone(Recipe(main.stem, tuple(files), tuple(opts), ""), backbone, fixed)
@@ -207,7 +232,7 @@ def read_given(paths: Sequence[str | Path]) -> Recipe:
 def _lonely_addition(files: Sequence[Path], directory: Path) -> Path | None:
     """The first file, if it adds to a recipe and no recipe is among the files."""
     additions = [path for path in files if _is_addition(path, directory)]
-    recipes = [p for p in files if p not in additions and _node(p, "MODEL.BACKBONE.NAME")]
+    recipes = [p for p in files if p not in additions and stated_value(p, "MODEL.BACKBONE.NAME")]
     return files[0] if files[0] in additions and not recipes else None
 
 
@@ -217,7 +242,7 @@ def _is_addition(path: Path, directory: Path) -> bool:
     if path.parent.parent != directory.resolve():
         return False
     added = [line.get("file") for line in _rules(path.parent).get("add", ())]
-    return path.stem in added or not _node(path, "MODEL.BACKBONE.NAME")
+    return path.stem in added or not stated_value(path, "MODEL.BACKBONE.NAME")
 
 
 def _base_of(
@@ -231,7 +256,7 @@ def _base_of(
     if "recipe" in _rules(directory / trainer):
         return _look_up(trainer, facts, backbone=backbone, recipe=None, directory=directory)
     folder = addition.parent
-    paths = (folder / f"{name}.yaml" for name in _names(folder))
+    paths = (folder / f"{name}.yaml" for name in config_names(folder))
     names = [path.stem for path in paths if not _is_addition(path, directory)]
     fitting = [name for name in names if addition.stem.startswith(f"{name}_")]
     if not fitting:
@@ -288,13 +313,13 @@ def _main_file(
 ) -> Path | None:
     """The main YAML, or None for a trainer without any (its defaults are the recipe)."""
     folder = directory / trainer
-    names = _names(folder)
+    names = config_names(folder)
     if recipe:
-        return _existing(trainer, recipe, names, directory)
+        return existing_recipe(trainer, recipe, directory)
     for line in rules.get("recipe", ()):
         if _fits(line, facts):
             path = _path(trainer, line["file"], facts["backbone"], directory)
-            if not path.is_file() and "{backbone}" in line["file"] and own:
+            if not is_config(path) and "{backbone}" in line["file"] and own:
                 path = _path(trainer, line["file"], own, directory)
             _must_exist([path])
             return path
@@ -313,14 +338,14 @@ def _main_file(
     if len(others) == 1:
         return folder / f"{others[0]}.yaml"
     raise FileNotFoundError(
-        f"{trainer} has several recipes and no recipes.yaml that chooses: {', '.join(others)}. "
+        f"{trainer} has several recipes and no rule that chooses: {', '.join(others)}. "
         f"Give --recipe NAME or --config-file FILE."
     )
 
 
 def _rules(folder: Path) -> dict:
-    path = folder / "recipes.yaml"
-    rules = _load(path) if path.is_file() else {}
+    path = folder / RECIPES
+    rules = read_mapping(path) if path.is_file() else {}
     unknown = sorted(set(rules) - TOP_KEYS)
     for line in [*rules.get("recipe", ()), *rules.get("add", ())]:
         unknown += sorted(set(line) - {*CONDITIONS, "file", "opts"})
@@ -345,30 +370,21 @@ def _path(trainer: str, file: str, backbone: str, directory: Path) -> Path:
     return folder / f"{name}.yaml"
 
 
-def _names(folder: Path) -> list[str]:
-    return sorted(path.stem for path in folder.glob("*.yaml") if path.stem != "recipes")
+def existing_recipe(trainer: str, recipe: str, directory: Path = TRAINERS_DIR) -> Path:
+    """The path that names a recipe of a trainer, or `Other/name` of another.
 
-
-def _existing(trainer: str, recipe: str, names: list[str], directory: Path) -> Path:
+    Raises:
+        FileNotFoundError: there is none; names those there are.
+    """
     path = _path(trainer, recipe, "", directory)
-    if path.is_file():
+    if is_config(path):
         return path
-    close = difflib.get_close_matches(recipe, names, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    known = ", ".join(names) or "none"
-    raise FileNotFoundError(f'{trainer} has no recipe "{recipe}".{hint} Known: {known}.')
+    hint = did_you_mean(recipe, config_names(directory / trainer))
+    raise FileNotFoundError(f'{trainer} has no recipe "{recipe}". {hint}')
 
 
 def _must_exist(files: Sequence[Path]) -> None:
     for path in files:
-        if not path.is_file():
-            known = ", ".join(_names(path.parent)) or "none"
+        if not is_config(path):
+            known = ", ".join(config_names(path.parent)) or "none"
             raise FileNotFoundError(f"No config file {shown(path)}. {path.parent} holds: {known}.")
-
-
-def _node(path: Path, key: str) -> object:
-    return Recipe("", (path,), (), "").value(key)
-
-
-def _load(path: Path) -> dict:
-    return read_yaml(path) or {}

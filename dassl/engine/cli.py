@@ -6,16 +6,14 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from yacs.config import CfgNode
 
 from dassl.config import check_settings, get_cfg_default
-from dassl.config.files import CONFIGS, existing_yaml, find_yaml, shown
+from dassl.config.files import CONFIGS, existing_yaml, find_yaml, read_layers
 from dassl.config.pixels import OPEN, close, leave_open
-from dassl.config.recipes import Recipe, read_given, resolve
+from dassl.config.recipes import Recipe, read_given, resolve, stated_value
 from dassl.config.tools import set_value
-from dassl.config.yaml_files import read_yaml
 from dassl.flags import FlagParser
 from dassl.utils import did_you_mean
 
@@ -75,6 +73,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--model-dir", default="", help="folder of the run to evaluate (with --eval-only)")
     add("--load-epoch", type=int, help="epoch to load (default: the best or the last one)")
     add("--no-train", action="store_true", help="build everything, train nothing")
+    add(
+        "--list",
+        default="",
+        metavar="WHAT[:NAME]",
+        help="print trainers, datasets, recipes or backbones, or one as recipes:TaskRes, and stop",
+    )
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")
     return parser
 
@@ -171,7 +175,7 @@ def find_trainer(args: argparse.Namespace, recipes: Iterable[Path]) -> str:
     pairs = dict(zip(args.opts[::2], args.opts[1::2]))
     name = name or pairs.get("TRAINER.NAME", "")
     for path in recipes:
-        name = name or ((_read_config(path).get("TRAINER") or {}).get("NAME") or "")
+        name = name or str(stated_value(path, "TRAINER.NAME") or "")
     if not name:
         raise ValueError(f"No trainer is given. Use --trainer NAME. Known: {', '.join(known)}.")
     TRAINER_REGISTRY.raise_if_broken(name)
@@ -273,20 +277,14 @@ def _shared_keys(ours: CfgNode, engine: CfgNode, prefix: str = "") -> Iterator[s
             yield prefix + key
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    content = read_yaml(path)
-    if not isinstance(content, dict | None):
-        raise ValueError(f"{path} holds a {type(content).__name__}; expected KEY: VALUE lines.")
-    return content or {}
-
-
 def merge_yaml(cfg: CfgNode, path: Path, keys: DeclaredKeys | OpenKeys) -> None:
-    """Merge a YAML file for a trainer with these keys; errors name the file."""
-    content = keys.settle(CfgNode(_read_config(path)), shown(path))
-    try:
-        cfg.merge_from_other_cfg(content)
-    except (KeyError, ValueError) as err:
-        raise type(err)(f"{shown(path)}: {err.args[0] if err.args else err}") from err
+    """Merge a config and its bases for a trainer with these keys; errors name the file at fault."""
+    for layer in read_layers(path):
+        content = keys.settle(CfgNode(layer.content), layer.where)
+        try:
+            cfg.merge_from_other_cfg(content)
+        except (KeyError, ValueError) as err:
+            raise type(err)(f"{layer.where}: {err.args[0] if err.args else err}") from err
 
 
 def merge_flags(cfg: CfgNode, args: argparse.Namespace, keys: DeclaredKeys | OpenKeys) -> None:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from yacs.config import CfgNode
 
-from dassl.config.files import CONFIGS, existing_yaml
+from dassl.config.files import CONFIGS, existing_yaml, read_layers
 from dassl.config.tools import leaves, value_of
-from dassl.config.yaml_files import read_yaml
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .flag_checks import keys_on_the_command_line
@@ -50,5 +49,6 @@ def given_keys(args: argparse.Namespace) -> Iterator[str]:
         ("--dataset-config-file", [args.dataset_config_file]),
     ):
         for path in (existing_yaml(file, flag) for file in files if file):
-            if not path.resolve().is_relative_to(CONFIGS):
-                yield from dict(leaves(read_yaml(path) or {}))
+            for layer in read_layers(path):
+                if not layer.file.resolve().is_relative_to(CONFIGS):
+                    yield from dict(leaves(layer.content))

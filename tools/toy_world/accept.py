@@ -151,7 +151,7 @@ def base2new(runs: Runs) -> list[Row]:
 def aux(runs: Runs) -> list[Row]:
     """AMU: the auxiliary encoder's bias against a bias from CLIP's own features.
 
-    Each with its own bias weight, the best on validation images (configs/trainers/AMU/toy.yaml).
+    Each with its own bias weight, the best on validation images (recipe `AMU/toy`).
     """
     rows = []
     for shots, (alpha_alone, alpha_both) in AUX_ALPHAS.items():

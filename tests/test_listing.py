@@ -1,0 +1,86 @@
+"""`train.py --list`: what there is, as plain text."""
+
+import pytest
+import yaml
+
+from dassl.config.files import CONFIGS, config_names
+from tools.listing import listing, settings
+from train import main
+
+RECIPES = sorted(
+    f"{folder.name}/{name}"
+    for folder in (CONFIGS / "trainers").iterdir()
+    for name in config_names(folder)
+)
+
+
+def test_train_py_prints_the_list_and_trains_nothing(capsys):
+    assert main(["--list", "recipes"]) is None
+
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("MMA ")] == [
+        "MMA                toy, vit_b16_ep5, vit_b16_ep5_imagenet, vit_b16_xd"
+    ]
+
+
+def test_trainers_are_listed_with_what_they_do():
+    lines = dict(line.split(maxsplit=1) for line in listing("trainers").splitlines())
+
+    assert lines["MMA"] == "Trains the adapters of both towers by cross-entropy."
+
+
+def test_a_trainer_is_shown_with_its_keys_and_their_defaults():
+    lines = listing("trainers:MMA").splitlines()
+
+    assert lines[0] == "MMA: Trains the adapters of both towers by cross-entropy."
+    (line,) = (line for line in lines if line.startswith("TRAINER.MMADAPTER.ADAPTER_DIM "))
+    assert line.split()[1] == "32"
+
+
+def test_datasets_are_listed_with_their_class_and_shown_with_their_settings():
+    lines = listing("datasets").splitlines()
+
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == config_names(
+        CONFIGS / "datasets"
+    )
+    assert "DATASET.NAME  'OxfordPets'" in listing("datasets:oxford_pets")
+
+
+def test_backbones_are_listed_with_the_forms_that_names_take():
+    text = listing("backbones")
+
+    for name in ("ViT-B/16", "toy/ViT", "open_clip:<architecture>", "timm:<model>.<tag>", "vits"):
+        assert name in text
+    assert all("RN50" in line or "rn50" in line for line in listing("backbones:rn50").splitlines())
+
+
+def test_a_trainer_s_recipes_are_shown_as_they_are_written():
+    text = (CONFIGS / "trainers" / "TaskRes" / "recipes.yaml").read_text()
+
+    assert listing("recipes:TaskRes") == f"# configs/trainers/TaskRes/recipes.yaml\n{text.rstrip()}"
+
+
+def test_every_recipe_is_shown_as_a_config_file_that_says_the_same(tmp_path):
+    for number, name in enumerate(RECIPES):
+        path = tmp_path / f"{number}.yaml"
+
+        path.write_text(listing(f"recipes:{name}"))
+
+        assert settings(path) == settings(CONFIGS / "trainers" / f"{name}.yaml"), name
+        assert "_BASE_" not in yaml.safe_load(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ("recipe", 'expected one of trainers, .* Did you mean "recipes"'),
+        ("trainers:MMAA", 'Unknown trainer "MMAA". Did you mean "MMA"'),
+        ("datasets:oxford_pet", 'Unknown dataset "oxford_pet". Did you mean "oxford_pets"'),
+        ("recipes:Taskres", 'Unknown trainer with recipes "Taskres". Did you mean "TaskRes"'),
+        ("recipes:CoOp/rn51", 'CoOp has no recipe "rn51". Did you mean "rn50"'),
+        ("backbones:nothing", 'No backbone has "nothing" in its name; see --list backbones'),
+    ],
+)
+def test_an_unknown_name_gets_those_that_look_alike(asked, text):
+    with pytest.raises((ValueError, FileNotFoundError), match=text):
+        listing(asked)

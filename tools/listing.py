@@ -1,0 +1,192 @@
+"""What `train.py --list` prints: trainers, datasets, recipes and backbones, as plain text."""
+
+from __future__ import annotations
+
+import importlib
+import textwrap
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dassl.config.files import CONFIGS, RECIPES, config_names, read_layers, shown
+from dassl.config.recipes import TRAINERS_DIR, existing_recipe, stated_value
+from dassl.config.tools import leaves
+from dassl.utils.text import did_you_mean
+
+WIDTH = 100  # columns
+CLIP_FORMS = {  # names that no list can hold
+    "open_clip:<architecture>/<weights>": "open_clip's; --list backbones:open_clip names them",
+    "hf-hub:<organisation>/<repository>": "an open_clip model on the Hugging Face hub",
+    "<path>": "a weights file, or a folder as Hugging Face's or open_clip's",
+}
+
+
+def listing(asked: str) -> str:
+    """The answer to `--list WHAT` or `--list WHAT:NAME`.
+
+    Raises:
+        ValueError: an unknown WHAT or NAME; names what is like it.
+        FileNotFoundError: an unknown recipe.
+    """
+    kinds = {
+        "trainers": (_trainers, _one_trainer),
+        "datasets": (_datasets, _one_dataset),
+        "recipes": (_recipes, _one_recipe),
+        "backbones": (_backbones, _some_backbones),
+    }
+    what, _, name = asked.partition(":")
+    if what not in kinds:
+        raise ValueError(
+            f"--list {asked}: expected one of {', '.join(kinds)}, alone or with a name, as "
+            f"recipes:TaskRes. {did_you_mean(what, kinds, list_all=False)}"
+        )
+    everything, one = kinds[what]
+    return "\n".join(one(name) if name else everything())
+
+
+def aligned(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """Lines of columns; the last column is wrapped below itself."""
+    table = [tuple(map(str, row)) for row in rows]
+    widths = [max(map(len, column)) + 2 for column in list(zip(*table))[:-1]]
+    indent = sum(widths)
+    for row in table:
+        start = "".join(cell.ljust(width) for cell, width in zip(row, widths))
+        words = textwrap.wrap(row[-1], max(WIDTH - indent, 30), break_on_hyphens=False) or [""]
+        yield (start + words[0]).rstrip()
+        yield from (" " * indent + more for more in words[1:])
+
+
+def summary(documented: object) -> str:
+    """The first sentence of a docstring."""
+    paragraph = (documented.__doc__ or "").strip().split("\n\n")[0]
+    return " ".join(paragraph.split())
+
+
+def _known(name: str, known: Iterable[str], what: str) -> None:
+    known = list(known)
+    if name not in known:
+        raise ValueError(f'Unknown {what} "{name}". {did_you_mean(name, known)}')
+
+
+# --------------------------------------------------------------------- trainers
+def _trainer_classes() -> dict[str, type]:
+    importlib.import_module("trainers")  # registers them
+    registry = importlib.import_module("dassl.engine").TRAINER_REGISTRY
+    return dict(sorted(registry.snapshot().items(), key=lambda pair: pair[0].lower()))
+
+
+def _trainers() -> Iterator[str]:
+    return aligned((name, summary(kind)) for name, kind in _trainer_classes().items())
+
+
+def _one_trainer(name: str) -> Iterator[str]:
+    """Its keys: default and, where declared, meaning."""
+    classes = _trainer_classes()
+    _known(name, classes, "trainer")
+    yield f"{name}: {summary(classes[name])}"
+    declared = getattr(classes[name], "default_cfg", None)
+    if declared is None:
+        yield "It declares no keys: it takes those that a config file or the command line gives."
+        return
+    yield from aligned((key, repr(value)) for key, value in leaves(declared()))
+
+
+# --------------------------------------------------------------------- datasets
+def _dataset_path(name: str) -> Path:
+    return CONFIGS / "datasets" / f"{name}.yaml"
+
+
+def _dataset_classes() -> Any:
+    importlib.import_module("datasets")  # registers them
+    return importlib.import_module("dassl.data.datasets").DATASET_REGISTRY
+
+
+def _datasets() -> Iterator[str]:
+    registry, rows = _dataset_classes(), []
+    for name in config_names(CONFIGS / "datasets"):
+        kind = str(stated_value(_dataset_path(name), "DATASET.NAME"))
+        rows.append((name, kind, summary(registry.get(kind))))
+    return aligned(rows)
+
+
+def _one_dataset(name: str) -> Iterator[str]:
+    """What it is, and what its config sets."""
+    _known(name, config_names(CONFIGS / "datasets"), "dataset")
+    path = _dataset_path(name)
+    kind = str(stated_value(path, "DATASET.NAME"))
+    yield f"{name}: {summary(_dataset_classes().get(kind))}"
+    yield from aligned((key, repr(value)) for key, value in settings(path).items())
+
+
+# --------------------------------------------------------------------- recipes
+def settings(path: Path) -> dict[str, Any]:
+    """KEY.SUBKEY -> value of all that a config and its bases set."""
+    return dict(pair for layer in read_layers(path) for pair in leaves(layer.content))
+
+
+def _recipes() -> Iterator[str]:
+    rows = []
+    for folder in sorted(path for path in TRAINERS_DIR.iterdir() if path.is_dir()):
+        rows.append((folder.name, ", ".join(config_names(folder) or ["those of another trainer"])))
+    return aligned(rows)
+
+
+def _one_recipe(name: str) -> Iterator[str]:
+    """Of a trainer its file of recipes; of one recipe all that it sets, as a config file."""
+    trainer, _, recipe = name.partition("/")
+    _known(trainer, (path.name for path in TRAINERS_DIR.iterdir()), "trainer with recipes")
+    if recipe:
+        path = existing_recipe(trainer, recipe)
+        yield f"# {trainer}/{recipe} with all that it is based on"
+        yield yaml.safe_dump(nested(settings(path)), sort_keys=False).rstrip()
+        return
+    path = TRAINERS_DIR / trainer / RECIPES
+    if path.is_file():
+        yield f"# {shown(path)}"
+        yield path.read_text(encoding="utf-8").rstrip()
+    else:
+        yield from config_names(path.parent)
+
+
+def nested(pairs: dict[str, Any]) -> dict[str, Any]:
+    """The sections that dotted keys stand for."""
+    tree: dict[str, Any] = {}
+    for key, value in pairs.items():
+        *sections, last = key.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[last] = value
+    return tree
+
+
+# --------------------------------------------------------------------- backbones
+def _backbones() -> Iterator[str]:
+    clip = importlib.import_module("clip")
+    yield "CLIP, of most trainers:"
+    rows = [(name, _whether_here(clip.weights_path(name))) for name in clip.available_models()]
+    yield from ("  " + line for line in aligned([*rows, *CLIP_FORMS.items()]))
+    importlib.import_module("trainers.common.networks")  # registers some of them
+    networks = importlib.import_module("dassl.modeling.networks")
+    yield "Image networks, of ERM, LP, LPFT, MIRO, NaiveKD and VL2V-ADiP:"
+    forms = [(source.example, "") for source in networks.SOURCES.values()]
+    short = networks.SHORT_NAMES.items()
+    yield from ("  " + line for line in aligned([*short, *forms]))
+
+
+def _some_backbones(name: str) -> Iterator[str]:
+    """All names of open_clip, or the lines that hold a word."""
+    if name.rstrip(":") == "open_clip":
+        known = importlib.import_module("open_clip").list_pretrained()
+        yield from (f"open_clip:{architecture}/{weights}" for architecture, weights in known)
+        return
+    found = [line.strip() for line in _backbones() if name.lower() in line.lower()]
+    if not found:
+        raise ValueError(f'No backbone has "{name}" in its name; see --list backbones.')
+    yield from found
+
+
+def _whether_here(path: Path) -> str:
+    return str(path) if path.is_file() else "downloaded when first used"
