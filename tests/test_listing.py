@@ -1,5 +1,7 @@
 """`train.py --list`: what there is, as plain text."""
 
+import re
+
 import pytest
 import yaml
 
@@ -24,9 +26,11 @@ def test_train_py_prints_the_list_and_trains_nothing(capsys):
 
 
 def test_trainers_are_listed_with_what_they_do():
-    lines = dict(line.split(maxsplit=1) for line in listing("trainers").splitlines())
+    lines = listing("trainers").splitlines()
 
-    assert lines["MMA"] == "Trains the adapters of both towers by cross-entropy."
+    assert any(
+        re.match("MMA +Trains the adapters of both towers by cross-entropy", line) for line in lines
+    )
 
 
 def test_a_trainer_is_shown_with_its_keys_and_their_defaults():
@@ -43,7 +47,9 @@ def test_datasets_are_listed_with_their_class_and_shown_with_their_settings():
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == config_names(
         CONFIGS / "datasets"
     )
-    assert "DATASET.NAME  'OxfordPets'" in listing("datasets:oxford_pets")
+    about, setting = listing("datasets:oxford_pets").splitlines()
+    assert about.startswith("oxford_pets: OxfordPets: 37 breeds of cats and dogs")
+    assert setting == "DATASET.NAME  'OxfordPets'"
 
 
 def test_backbones_are_listed_with_the_forms_that_names_take():

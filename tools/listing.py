@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -98,25 +99,28 @@ def _dataset_path(name: str) -> Path:
     return CONFIGS / "datasets" / f"{name}.yaml"
 
 
-def _dataset_classes() -> Any:
+def _about(path: Path) -> tuple[str, str]:
+    """Class of a dataset config, and what it is: said by the file if it holds that class alone."""
     importlib.import_module("datasets")  # registers them
-    return importlib.import_module("dassl.data.datasets").DATASET_REGISTRY
+    registry = importlib.import_module("dassl.data.datasets").DATASET_REGISTRY
+    name = str(stated_value(path, "DATASET.NAME"))
+    kind = registry.get(name)
+    in_file = [
+        other for other in registry.snapshot().values() if other.__module__ == kind.__module__
+    ]
+    return name, summary(sys.modules[kind.__module__] if in_file == [kind] else kind)
 
 
 def _datasets() -> Iterator[str]:
-    registry, rows = _dataset_classes(), []
-    for name in config_names(CONFIGS / "datasets"):
-        kind = str(stated_value(_dataset_path(name), "DATASET.NAME"))
-        rows.append((name, kind, summary(registry.get(kind))))
-    return aligned(rows)
+    names = config_names(CONFIGS / "datasets")
+    return aligned((name, *_about(_dataset_path(name))) for name in names)
 
 
 def _one_dataset(name: str) -> Iterator[str]:
     """What it is, and what its config sets."""
     _known(name, config_names(CONFIGS / "datasets"), "dataset")
     path = _dataset_path(name)
-    kind = str(stated_value(path, "DATASET.NAME"))
-    yield f"{name}: {summary(_dataset_classes().get(kind))}"
+    yield f"{name}: {_about(path)[1]}"
     yield from aligned((key, repr(value)) for key, value in settings(path).items())
 
 
@@ -189,4 +193,4 @@ def _some_backbones(name: str) -> Iterator[str]:
 
 
 def _whether_here(path: Path) -> str:
-    return str(path) if path.is_file() else "downloaded when first used"
+    return shown(path) if path.is_file() else "downloaded when first used"

@@ -145,7 +145,9 @@ def _no_such_file(given: str, asked_by: str, start: Path) -> FileNotFoundError:
     folders = (start / Path(given).parent, REPOSITORY / Path(given).parent, CONFIGS)
     folder = Path(os.path.normpath(next(filter(Path.is_dir, folders), CONFIGS)))
     inside = {folder, *(path.parent for path in folder.rglob("*.yaml"))}
+    paths = (place / f"{name}.yaml" for place in inside for name in config_names(place))
     known = sorted(
-        shown(place / f"{name}.yaml") for place in inside for name in config_names(place)
+        path.relative_to(start).as_posix() if path.is_relative_to(start) else shown(path)
+        for path in paths
     )
     return FileNotFoundError(f"{asked_by} {given}: no such file. {did_you_mean(given, known)}")
