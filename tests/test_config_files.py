@@ -5,6 +5,7 @@ import importlib
 import pytest
 import yaml
 
+from dassl.config import get_cfg_default
 from dassl.config.files import CONFIGS, config_names, existing_yaml, find_yaml, read_layers
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.unread import given_keys
@@ -75,6 +76,15 @@ def test_a_file_of_ones_own_changes_a_recipe_by_what_it_says(write):
     assert cfg.RUN.RECIPE == "mine"
     args = make_parser().parse_args(["--config-file", str(path)])
     assert list(given_keys(args)) == ["OPTIM.LR"]
+
+
+def test_a_config_merges_a_recipe_by_its_path_as_a_train_py_of_coop_s_kind_does():
+    cfg = get_cfg_default()
+
+    cfg.merge_from_file("configs/trainers/CoOp/vit_b32_ep50.yaml")
+
+    assert (cfg.MODEL.BACKBONE.NAME, cfg.OPTIM.MAX_EPOCH) == ("ViT-B/32", 50)
+    assert cfg.OPTIM.LR_SCHEDULER == "cosine"
 
 
 # --------------------------------------------------------------------- what is refused

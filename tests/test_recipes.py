@@ -247,9 +247,7 @@ def test_an_official_name_says_which_recipe_it_is(caplog):
         cfg = config("--trainer", "TaskRes", "--dataset", "imagenet", "--config-file", path)
 
     assert (cfg.RUN.RECIPE, cfg.OPTIM.LR) == ("vit_b16_ep200", 2e-4)
-    assert caplog.messages == [
-        f"{path} is here: TaskRes/vit_b16_ep200, TaskRes/imagenet."
-    ]
+    assert caplog.messages == [f"{path} is here: TaskRes/vit_b16_ep200, TaskRes/imagenet."]
 
 
 def test_an_official_file_that_no_recipe_equals_keeps_its_name():

@@ -109,11 +109,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: if it holds something else, or is not YAML.
     """
-    return _read_mapping(path, path.stat().st_mtime_ns)
+    state = path.stat()
+    return _read_mapping(path, (state.st_mtime_ns, state.st_size))
 
 
 @lru_cache(maxsize=512)
-def _read_mapping(path: Path, changed: int) -> dict[str, Any]:
+def _read_mapping(path: Path, state: tuple[int, int]) -> dict[str, Any]:
     return _mapping(read_yaml(path), shown(path))
 
 
@@ -140,14 +141,14 @@ def _read(path: Path) -> Layer:
     return Layer(file, entry, _mapping(_entries(path.parent)[entry], f"{shown(file)} ({entry})"))
 
 
-def _no_such_file(given: str, asked_by: str, start: Path) -> FileNotFoundError:
+def _no_such_file(given: str | Path, asked_by: str, start: Path) -> FileNotFoundError:
     """The error for a config that is not there, with those near it."""
     folders = (start / Path(given).parent, REPOSITORY / Path(given).parent, CONFIGS)
-    folder = Path(os.path.normpath(next(filter(Path.is_dir, folders), CONFIGS)))
+    folder = Path(os.path.normpath(next((f for f in folders if f.is_dir()), CONFIGS)))
     inside = {folder, *(path.parent for path in folder.rglob("*.yaml"))}
     paths = (place / f"{name}.yaml" for place in inside for name in config_names(place))
     known = sorted(
         path.relative_to(start).as_posix() if path.is_relative_to(start) else shown(path)
         for path in paths
     )
-    return FileNotFoundError(f"{asked_by} {given}: no such file. {did_you_mean(given, known)}")
+    return FileNotFoundError(f"{asked_by} {given}: no such file. {did_you_mean(str(given), known)}")

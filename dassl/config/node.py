@@ -2,11 +2,14 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from yacs.config import CfgNode
 
 from dassl.utils.text import did_you_mean
+
+from .files import existing_yaml, read_layers
 
 _SCALARS = (str, int, float, bool)
 
@@ -33,6 +36,16 @@ class Config(CfgNode):
             name=name,
             obj=self,
         )
+
+    def merge_from_file(self, cfg_filename: str | Path) -> None:
+        """Merge a YAML file, or a recipe by its path, after what it is based on (`_BASE_`).
+
+        Raises:
+            FileNotFoundError: no such file, or base of it.
+            KeyError, ValueError: as in ``merge_from_other_cfg``.
+        """
+        for layer in read_layers(existing_yaml(cfg_filename, "Config file")):
+            self.merge_from_other_cfg(CfgNode(layer.content))
 
     def merge_from_other_cfg(self, cfg_other: CfgNode) -> None:
         """Merge another config into this one (`merge_from_file` ends here, too).
