@@ -33,12 +33,12 @@ def test_trainers_are_listed_with_what_they_do():
     )
 
 
-def test_a_trainer_is_shown_with_its_keys_and_their_defaults():
-    lines = listing("trainers:MMA").splitlines()
+def test_a_trainer_is_shown_with_its_keys_their_defaults_and_meaning():
+    lines = listing("trainers:TaskRes").splitlines()
 
-    assert lines[0] == "MMA: Trains the adapters of both towers by cross-entropy."
-    (line,) = (line for line in lines if line.startswith("TRAINER.MMADAPTER.ADAPTER_DIM "))
-    assert line.split()[1] == "32"
+    assert lines[0] == "TaskRes: Trains the residual of the base classifier by cross-entropy."
+    (line,) = (line for line in lines if line.startswith("TRAINER.TaskRes.RESIDUAL_SCALE "))
+    assert line.split()[1:3] == ["1.0", "alpha;"]
 
 
 def test_datasets_are_listed_with_their_class_and_shown_with_their_settings():

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from dassl.config import describe_settings
 from dassl.config.files import CONFIGS, RECIPES, config_names, read_layers, shown
 from dassl.config.recipes import TRAINERS_DIR, existing_recipe, stated_value
 from dassl.config.tools import leaves
@@ -83,15 +84,21 @@ def _trainers() -> Iterator[str]:
 
 
 def _one_trainer(name: str) -> Iterator[str]:
-    """Its keys: default and, where declared, meaning."""
+    """Its keys: default, and what is declared of them."""
     classes = _trainer_classes()
     _known(name, classes, "trainer")
     yield f"{name}: {summary(classes[name])}"
-    declared = getattr(classes[name], "default_cfg", None)
-    if declared is None:
+    kind = classes[name]
+    if not hasattr(kind, "default_cfg"):
         yield "It declares no keys: it takes those that a config file or the command line gives."
         return
-    yield from aligned((key, repr(value)) for key, value in leaves(declared()))
+    described = {row.key: row for row in describe_settings(kind)}
+    rows = []
+    for key, default in leaves(kind.default_cfg()):
+        row = described.get(key)
+        about = [row.about, row.allowed, row.read] if row else []
+        rows.append((key, repr(default), "; ".join(filter(None, about))))
+    yield from aligned(rows)
 
 
 # --------------------------------------------------------------------- datasets
