@@ -139,7 +139,7 @@ def test_recipes_that_are_not_sections_are_refused(write, content):
 def test_a_file_of_recipes_is_not_one_recipe():
     path = CONFIGS / "trainers" / "MMA" / "recipes.yaml"
 
-    with pytest.raises(ValueError, match="several recipes: name one of them, for example configs/"):
+    with pytest.raises(ValueError, match="holds several recipes: name one of them, as configs/"):
         read_layers(path)
 
 

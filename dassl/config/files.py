@@ -131,10 +131,9 @@ def _entries(folder: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Layer:
-    if path.name == RECIPES:
-        names = config_names(path.parent)
-        example = f", for example {shown(path.parent / names[-1])}.yaml" if names else ""
-        raise ValueError(f"{shown(path)} holds several recipes: name one of them{example}.")
+    if path.name == RECIPES and _entries(path.parent):
+        example = shown(path.with_stem(min(_entries(path.parent))))
+        raise ValueError(f"{shown(path)} holds several recipes: name one of them, as {example}.")
     if path.is_file():
         return Layer(path, "", read_mapping(path))
     file, entry = path.parent / RECIPES, path.stem

@@ -201,7 +201,6 @@ def _look_up(
     extra = main.with_name(f"{main.stem}_{facts['dataset']}.yaml")
     if is_config(extra) and extra not in files:
         files.append(extra)
-    _must_exist(files)
     return _with_backbone(Recipe(main.stem, tuple(files), tuple(opts), ""), backbone, fixed)
 
 
@@ -290,7 +289,8 @@ def _additions(
     for line in rules.get("add", ()):
         if _fits(line, facts):
             if "file" in line:
-                files.append(_path(trainer, line["file"], facts["backbone"], directory))
+                name = _named(line, facts["backbone"])
+                files.append(existing_recipe(trainer, name, directory))
             for key, value in (line.get("opts") or {}).items():
                 opts += [key, str(value)]
     return files, opts
@@ -318,11 +318,9 @@ def _main_file(
         return existing_recipe(trainer, recipe, directory)
     for line in rules.get("recipe", ()):
         if _fits(line, facts):
-            path = _path(trainer, line["file"], facts["backbone"], directory)
-            if not is_config(path) and "{backbone}" in line["file"] and own:
-                path = _path(trainer, line["file"], own, directory)
-            _must_exist([path])
-            return path
+            choices = [_named(line, backbone) for backbone in (facts["backbone"], own)]
+            there = (name for name in choices if is_config(_path(trainer, name, directory)))
+            return existing_recipe(trainer, next(there, choices[0]), directory)
     if "recipe" in rules:
         raise ValueError(f"No line of {folder / 'recipes.yaml'} fits {facts}. Give --recipe NAME.")
     if not names:
@@ -364,8 +362,11 @@ def _fits(line: dict, facts: dict) -> bool:
     return True
 
 
-def _path(trainer: str, file: str, backbone: str, directory: Path) -> Path:
-    name = file.replace("{backbone}", slug(backbone))
+def _named(line: dict, backbone: str) -> str:
+    return str(line["file"]).replace("{backbone}", slug(backbone))
+
+
+def _path(trainer: str, name: str, directory: Path) -> Path:
     folder = directory if "/" in name else directory / trainer
     return folder / f"{name}.yaml"
 
@@ -376,15 +377,8 @@ def existing_recipe(trainer: str, recipe: str, directory: Path = TRAINERS_DIR) -
     Raises:
         FileNotFoundError: there is none; names those there are.
     """
-    path = _path(trainer, recipe, "", directory)
+    path = _path(trainer, recipe, directory)
     if is_config(path):
         return path
     hint = did_you_mean(recipe, config_names(directory / trainer))
     raise FileNotFoundError(f'{trainer} has no recipe "{recipe}". {hint}')
-
-
-def _must_exist(files: Sequence[Path]) -> None:
-    for path in files:
-        if not is_config(path):
-            known = ", ".join(config_names(path.parent)) or "none"
-            raise FileNotFoundError(f"No config file {shown(path)}. {path.parent} holds: {known}.")
