@@ -141,7 +141,7 @@ def test_a_variant_chooses_lines_and_ends_the_folder_name(trainers):
 def test_an_unknown_recipe_is_answered_with_a_close_one(trainers):
     folder = trainers(RULES)
 
-    with pytest.raises(FileNotFoundError, match="Did you mean rn50_ep50"):
+    with pytest.raises(FileNotFoundError, match='Did you mean "rn50_ep50"'):
         resolve("Method", "dtd", recipe="rn50_ep5", directory=folder)
 
 
