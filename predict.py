@@ -98,18 +98,17 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def find_checkpoint(model_dir: Path, epoch: int | None) -> Path:
+def checkpoint_of(model_dir: Path, epoch: int | None) -> Path:
     """The checkpoint file of a run's only registered model.
 
     Raises:
         FileNotFoundError: if the directory holds no checkpoint.
     """
-    from trainers.common.checkpoints import checkpoint_path
+    from dassl.engine.checkpoints import find_checkpoint
 
-    folders = sorted(p.parent for p in model_dir.glob("*/checkpoint"))
-    if not folders:
+    if not model_dir.is_file() and not any(model_dir.glob("*/checkpoint")):
         raise FileNotFoundError(f"No checkpoint under {model_dir}. {way_to_model(model_dir)}")
-    return checkpoint_path(model_dir, folders[0].name, epoch)
+    return find_checkpoint(model_dir, epoch=epoch)
 
 
 def way_to_model(model_dir: Path) -> str:
@@ -132,7 +131,7 @@ def tuned_predictor(model_dir: Path, epoch: int | None, device: torch.device):
 
     importlib.import_module("trainers")  # registers every trainer
 
-    path = find_checkpoint(model_dir, epoch)
+    path = checkpoint_of(model_dir, epoch)
     checkpoint = load_checkpoint(str(path))
     known = TRAINER_REGISTRY.registered_names()
     name = checkpoint.get("trainer")

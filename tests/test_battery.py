@@ -9,9 +9,9 @@ from battery import CLASSNAMES, SPLITS, made_image, made_trainer
 
 from dassl.config import check_settings, get_cfg_default, merge_declared
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.checkpoints import find_checkpoint
 from dassl.utils import load_checkpoint, write_checkpoint
 from trainers.common import ClipTrainer
-from trainers.common.checkpoints import checkpoint_path
 
 
 def clip_trainers() -> list[str]:
@@ -101,7 +101,7 @@ def test_the_same_seed_gives_the_same_run(name, folder):
 @pytest.mark.parametrize("name", clip_trainers())
 def test_the_checkpoint_alone_classifies_an_image(name, folder):
     trainer, _ = trained(name, folder)
-    checkpoint = load_checkpoint(str(checkpoint_path(trainer.output_dir, trainer.model_name, None)))
+    checkpoint = load_checkpoint(str(find_checkpoint(trainer.output_dir)))
     predictor = type(trainer).load_predictor(checkpoint, torch.device("cpu"))
 
     image = made_image("test", 0, SPLITS["test"])
@@ -124,7 +124,7 @@ def test_the_defaults_of_a_trainer_are_values_that_it_allows(name):
 
 def test_a_model_that_answers_nan_predicts_nothing(folder):
     trainer, _ = trained("CoOp", folder)
-    checkpoint = load_checkpoint(str(checkpoint_path(trainer.output_dir, trainer.model_name, None)))
+    checkpoint = load_checkpoint(str(find_checkpoint(trainer.output_dir)))
     predictor = type(trainer).load_predictor(checkpoint, torch.device("cpu"))
     pixels = predictor.pixels([made_image("test", 0, 0)])
 
@@ -134,7 +134,7 @@ def test_a_model_that_answers_nan_predicts_nothing(folder):
 
 def test_a_checkpoint_of_nan_weights_is_refused(folder):
     trainer, _ = trained("CoOp", folder)
-    path = checkpoint_path(trainer.output_dir, trainer.model_name, None)
+    path = find_checkpoint(trainer.output_dir)
     checkpoint = load_checkpoint(str(path))
     checkpoint["state_dict"]["ctx"][0] = float("nan")
     (folder / "nan" / trainer.model_name).mkdir(parents=True)

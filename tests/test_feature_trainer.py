@@ -121,7 +121,7 @@ def test_a_missing_epoch_lists_the_epochs_that_exist(tmp_path):
     trainer = made_trainer("TaskRes", tmp_path)
     trainer.train()
 
-    with pytest.raises(FileNotFoundError, match=r"There are: model\.pth\.tar-1\."):
+    with pytest.raises(FileNotFoundError, match=r"The run kept epoch 1\."):
         trainer.load_model(trainer.output_dir, epoch=7)
 
 

@@ -17,12 +17,12 @@ from dassl.config.files import CONFIGS, config_names, read_layers
 from dassl.config.pixels import OPEN, close, in_words, leave_open, open_keys
 from dassl.data.pixels import normalise, unit_pixels, unnormalise
 from dassl.engine import build_trainer
+from dassl.engine.checkpoints import find_checkpoint
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.report import images_in_words
 from dassl.engine.resume import config_differences
 from dassl.utils import load_checkpoint
 from trainers.common import clip_trainer, predictor
-from trainers.common.checkpoints import checkpoint_path
 from trainers.common.predictor import normalise_pixels
 
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
@@ -55,7 +55,7 @@ def trainer_on(world, name, *opts):
 def saved_predictor(trainer):
     """What ``predict.py`` makes of the trainer's checkpoint."""
     trainer.save_model(-1, trainer.output_dir)
-    path = checkpoint_path(trainer.output_dir, trainer.model_name, None)
+    path = find_checkpoint(trainer.output_dir)
     return type(trainer).load_predictor(load_checkpoint(str(path)), torch.device("cpu"))
 
 

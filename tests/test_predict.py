@@ -80,7 +80,7 @@ def test_classes_of_the_same_words_are_named_and_told_apart_by_their_labels(run,
     [
         (["none.jpg"], "No image or folder none.jpg"),
         (["{mine}", "--topk", "0"], "--topk is 0"),
-        (["{mine}", "--load-epoch", "9"], r"model\.pth\.tar-9\. There are: model\.pth\.tar-1"),
+        (["{mine}", "--load-epoch", "9"], r"model\.pth\.tar-9\. The run kept epoch 1"),
         (["{mine}", "--output", "x.txt"], "expected a file ending in .csv or .json"),
         (["{mine}", "--classnames", "cat,dog"], "--classnames and --template belong to --backbone"),
     ],

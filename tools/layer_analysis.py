@@ -25,13 +25,14 @@ from clip import load_backbone
 from clip.model import CLIP, TowerHook
 from dassl.data.datasets import Datum, build_dataset
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.checkpoints import find_checkpoint
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.predictor import pixels_of
 from dassl.flags import FlagParser
 from dassl.utils import atomic_write, load_checkpoint, read_image
 from tools.layer_study import Samples, draw, joined, study, suggested_start, summarise
 from tools.layers import centroid_gap, image_levels, text_levels
-from trainers.common.checkpoints import checkpoint_path, load_state
+from trainers.common.checkpoints import load_state
 from trainers.common.clip_encoder import backbone_view
 from trainers.common.predictor import config_of, normalise_pixels
 
@@ -77,10 +78,7 @@ def adapted(args: argparse.Namespace) -> tuple[CLIP, TowerHook | None, TowerHook
     if not args.model_dir:
         return _with_blocks(load_backbone(args.backbone)), None, None
     folder = Path(args.model_dir)
-    names = [path.name for path in sorted(folder.iterdir()) if (path / "checkpoint").is_file()]
-    if not names:
-        raise FileNotFoundError(f"--model-dir {folder} holds no <model>/checkpoint of a run.")
-    path = checkpoint_path(folder, names[0], None)
+    path = find_checkpoint(folder)
     checkpoint = load_checkpoint(str(path))
     trainer = TRAINER_REGISTRY.get(checkpoint["trainer"])
     clip = _with_blocks(load_backbone(checkpoint["backbone"]))

@@ -40,6 +40,7 @@ class TrainerBase(FromParts):
 
     # keys of INPUT that the trainer closes when it has built its network (dassl/config/pixels.py)
     follows_backbone: tuple[str, ...] = ()
+    model_name = ""  # folder of the checkpoints, of a trainer with one registered model
     uses_training_images = True  # False: no label of a training image enters (zero-shot)
     fits_without_optimiser = False  # True: train() fits the model by other means (cache, solver)
     keeps_shots = False  # True: an untrained model holds labelled training images (a memory)
@@ -293,11 +294,6 @@ class TrainerBase(FromParts):
     def checkpoint_writer(cls) -> type["TrainerBase"]:
         """The trainer whose checkpoints this one loads: itself, or its last stage."""
         return cls
-
-    @classmethod
-    def checkpoint_to_load(cls, directory: str, epoch: int | None = None) -> Path | None:
-        """The file that ``load_model`` reads; None if it is not there, or not known before."""
-        return None
 
     def resume_model_if_exist(self, directory: str) -> int:
         """Continue a run found in ``directory``; returns the epoch to start from.

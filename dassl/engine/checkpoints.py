@@ -64,32 +64,55 @@ def save_models(
         )
 
 
-def checkpoint_file(directory: str | Path, name: str, epoch: int | None) -> Path:
-    """Path of the checkpoint to load: of ``epoch``, or the best one.
+def find_checkpoint(
+    run: str | Path, name: str = "", epoch: int | None = None, *, or_last: bool = True
+) -> Path:
+    """The checkpoint that a run, an evaluation or a prediction loads: the one rule for all.
+
+    Of an epoch: its file. Otherwise the best one, else the one that was saved last, else (of a
+    step-based run that has not ended) its averaged or best weights. A file is taken as it is.
+
+    Args:
+        run: the run's folder, or a file.
+        name: of the registered model, its folder; "": the only one that was saved.
+        epoch: counted from 1.
+        or_last: False refuses a run without a best checkpoint, as the original does.
 
     Raises:
         FileNotFoundError: if it is not there; lists the checkpoints that are.
     """
-    folder = Path(directory) / name
-    path = folder / (BEST if epoch is None else f"{NUMBERED}{epoch}")
-    if path.is_file():
-        return path
-    present = numbered_checkpoints(folder)
-    if not present and not (folder / BEST).is_file():
-        hint = f"{folder} holds no checkpoint; check --model-dir."
-    elif epoch is None:
-        hint = (
+    run = Path(run)
+    if run.is_file() and epoch is None:
+        return run
+    if not name:
+        name = next((path.parent.name for path in sorted(run.glob("*/checkpoint"))), "")
+    folder = run / name
+    places = [folder / (BEST if epoch is None else f"{NUMBERED}{epoch}")]
+    if or_last and epoch is None:
+        pointer = folder / "checkpoint"
+        last = pointer.read_text(encoding="utf-8").split() if pointer.is_file() else []
+        places += [*(folder / line for line in last[:1]), run / "swad", run / "best"]
+    for path in places:
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"No checkpoint {places[0]}. {_other_checkpoints(folder, epoch)}")
+
+
+def _other_checkpoints(folder: Path, epoch: int | None) -> str:
+    """What a model's folder holds in place of the checkpoint that is asked for."""
+    present = sorted(numbered_checkpoints(folder))
+    listed = f"epoch{'s' if len(present) > 1 else ''} {', '.join(map(str, present))}"
+    if (folder / BEST).is_file():
+        best = f"{BEST} (no --load-epoch)"
+        return f"There is {best}, and {listed}." if present else f"There is {best}."
+    if not present:
+        return f"{folder} holds no checkpoint; check --model-dir."
+    if epoch is None:
+        return (
             "Only runs with TEST.FINAL_MODEL best_val (TEST.SELECT_ON val) write it; this run "
-            f"kept the epochs {_listed(present)}: give one, --load-epoch {max(present)}."
+            f"kept {listed}. Give --load-epoch {max(present)}."
         )
-    else:
-        best = f" and {BEST} (no --load-epoch)" if (folder / BEST).is_file() else ""
-        hint = f"There are the epochs {_listed(present)}{best}."
-    raise FileNotFoundError(f"No checkpoint at {path}. {hint}")
-
-
-def _listed(epochs: dict[int, Path]) -> str:
-    return ", ".join(map(str, sorted(epochs))) or "(none)"
+    return f"The run kept {listed}."
 
 
 def numbered_checkpoints(folder: Path) -> dict[int, Path]:
@@ -125,7 +148,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def load_models(trainer: "TrainerBase", directory: str | Path, epoch: int | None = None) -> None:
     """Load every registered model, strictly, and print what was loaded."""
     for name in trainer.get_model_names():
-        path = checkpoint_file(directory, name, epoch)
+        path = find_checkpoint(directory, name, epoch, or_last=False)
         content = read_checkpoint(path)
         try:
             trainer._models[name].load_state_dict(content["state_dict"])

@@ -10,6 +10,7 @@ settings to the command line.
 
 import argparse
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from dassl.config.tools import set_value
 from dassl.utils import peek_checkpoint
 
 from .build import TRAINER_REGISTRY
+from .checkpoints import find_checkpoint
 from .flag_checks import keys_on_the_command_line
 
 if TYPE_CHECKING:
@@ -36,11 +38,13 @@ def take_trained_settings(cfg: CfgNode, args: argparse.Namespace, trainer: type)
         ValueError: a value of the command line is another one and not meant to be varied, or the
             checkpoint is another trainer's.
     """
-    if not args.eval_only or not args.model_dir:
-        return
     writer = trainer.checkpoint_writer()
-    path = writer.checkpoint_to_load(args.model_dir, args.load_epoch)
-    trained = None if path is None else config_in(peek_checkpoint(path))
+    if not args.eval_only or not args.model_dir or not writer.model_name:
+        return
+    trained = None
+    with suppress(FileNotFoundError):  # the run itself says what is missing
+        path = find_checkpoint(args.model_dir, writer.model_name, args.load_epoch)
+        trained = config_in(peek_checkpoint(path))
     if trained is None:
         return
     given = set(keys_on_the_command_line(args))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dassl.engine.steps.files import DEPLOYED
+from dassl.engine.checkpoints import BEST
 from dassl.engine.steps.trainer import StepTrainer, step_cfg
 from dassl.modeling.heads import Objective, Student, StudentClassifier
 from dassl.optim.swad import LossValley, Segment
@@ -161,7 +161,7 @@ def _check_run(case: Case) -> None:
 
 def _check_report(case: Case, trainer: StepTrainer, output: Path) -> None:
     """What is reported of SWAD, and what is deployed."""
-    deployed = _point(output / "network" / DEPLOYED)
+    deployed = _point(output / "network" / BEST)
     if not case.config["swad"]:
         is_saved = trainer.kept.saved_step >= 0
         kept = "saved_params" if is_saved else "trajectory"

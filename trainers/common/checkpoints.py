@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from dassl.engine.anomaly import refuse_nonfinite
+from dassl.engine.checkpoints import find_checkpoint
 from dassl.engine.trained import check_trained_settings
 from dassl.utils import load_checkpoint
 
@@ -21,28 +22,6 @@ WHOLE_MODEL = ("image_encoder.", "text_encoder.", "prompt_learner.")  # of offic
 SHOWN = 6  # misfits of a file that a message lists
 
 
-def checkpoint_path(directory: str | Path, name: str, epoch: int | None) -> Path:
-    """Path of the checkpoint of an epoch; without one, the selected or the last that was saved.
-
-    Raises:
-        FileNotFoundError: if it is not there; lists what is.
-    """
-    folder = Path(directory) / name
-    path = folder / "model-best.pth.tar"  # what a selection rule kept
-    if epoch is not None:
-        path = folder / f"model.pth.tar-{epoch}"
-    elif not path.is_file() and (folder / "checkpoint").is_file():
-        path = folder / (folder / "checkpoint").read_text(encoding="utf-8").strip().splitlines()[0]
-    if path.is_file():
-        return path
-    present = sorted(p.name for p in folder.glob("model*")) if folder.is_dir() else []
-    raise FileNotFoundError(
-        f"No checkpoint {path}. "
-        + (f"There are: {', '.join(present)}. " if present else f"{folder} holds no checkpoint. ")
-        + "Check --model-dir and --load-epoch."
-    )
-
-
 def load_method(trainer: "ClipTrainer", directory: str, epoch: int | None = None) -> None:
     """Load ``trainer.method`` from a run's directory; logs which file was read.
 
@@ -50,7 +29,7 @@ def load_method(trainer: "ClipTrainer", directory: str, epoch: int | None = None
         FileNotFoundError: if there is no such file.
         ValueError: if it does not fit this run, or was trained with other settings.
     """
-    path = checkpoint_path(directory, trainer.model_name, epoch)
+    path = find_checkpoint(directory, trainer.model_name, epoch)
     checkpoint = load_checkpoint(str(path))
     check_trained_settings(trainer, checkpoint, path)
     check_same_backbone(trainer, checkpoint, path)
@@ -71,7 +50,7 @@ def start_from(trainer: "ClipTrainer", source: str) -> None:
     """
     path = Path(source)
     if path.is_dir():
-        path = checkpoint_path(path, trainer.model_name, None)
+        path = find_checkpoint(path, trainer.model_name)
     if not path.is_file():
         raise FileNotFoundError(
             f"MODEL.INIT_WEIGHTS {source} is neither a checkpoint nor the folder of a run."

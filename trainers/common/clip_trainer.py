@@ -6,9 +6,8 @@ stages (``trainers/common/method.py``).
 
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import weights_digest
 from trainers.common.text.class_words import warn_of_same_words, words_of
 
-from .checkpoints import checkpoint_path, load_method, start_from
+from .checkpoints import load_method, start_from
 from .clip_encoder import backbone_input
 from .method import Method
 from .predictor import clip_predictor, normalise_pixels
@@ -346,12 +345,6 @@ class ClipTrainer(TrainerX):
     def backbone_digest(self) -> str:
         """Digest of the image tower's weights."""
         return weights_digest(self.clip.visual)
-
-    @classmethod
-    def checkpoint_to_load(cls, directory: str, epoch: int | None = None) -> Path | None:
-        with suppress(FileNotFoundError):  # the run itself says what is missing
-            return checkpoint_path(directory, cls.model_name, epoch)
-        return None
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load the method of ``<directory>/<model_name>``, for this run's classes.

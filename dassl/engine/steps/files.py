@@ -12,6 +12,7 @@ from yacs.config import CfgNode
 from dassl import __version__
 from dassl.data.pixels import normalise
 from dassl.engine.anomaly import refuse_nonfinite
+from dassl.engine.checkpoints import BEST, find_checkpoint
 from dassl.engine.predictor import Predictor
 from dassl.engine.trained import check_trained_settings, config_in
 from dassl.features.views import WholeImage
@@ -20,7 +21,6 @@ from dassl.modeling.networks import network_options
 from dassl.utils import atomic_write, load_checkpoint, write_checkpoint
 
 logger = logging.getLogger(__name__)
-DEPLOYED = "model-best.pth.tar"
 # what an earlier stage must share with the run that starts from it
 SAME_IN_STAGES = (
     "backbone",
@@ -110,9 +110,9 @@ class StepFiles:
         if source is None:
             self.save_weights("last", train_out=float("nan"))
             source = Path(self.output_dir) / "last"
-        link_or_copy(source, folder / DEPLOYED)
+        link_or_copy(source, folder / BEST)
         with atomic_write(folder / "checkpoint") as temporary:
-            temporary.write_text(f"{DEPLOYED}\n", encoding="utf-8")
+            temporary.write_text(f"{BEST}\n", encoding="utf-8")
 
     def check_init(self) -> None:
         """Stop before training if a stage needs an earlier one and has none.
@@ -168,23 +168,11 @@ class StepFiles:
                     "Start from a stage of the same run, or remove that folder to train it again."
                 )
 
-    @classmethod
-    def places(cls) -> list[str]:
-        """Where a run's weights are looked for, below its folder."""
-        return [f"{cls.model_name}/{DEPLOYED}", "swad", "best"]
-
-    @classmethod
-    def checkpoint_to_load(cls, directory: str, epoch: int | None = None) -> Path | None:
-        folder = Path(directory)
-        if folder.is_file():
-            return folder
-        return next((folder / p for p in cls.places() if (folder / p).is_file()), None)
-
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load a finished run's deployed weights, or a file of ours or of the official code.
 
         Raises:
-            FileNotFoundError: if there are none; says where it looked.
+            FileNotFoundError: if there are none.
             ValueError: if an epoch is asked for, or the weights do not fit.
         """
         if not directory:
@@ -195,10 +183,7 @@ class StepFiles:
                 f"{type(self).__name__} keeps the best and the SWAD weights, no epochs: leave out "
                 "--load-epoch, or give --model-dir RUN/best."
             )
-        path = self.checkpoint_to_load(directory)
-        if path is None:
-            looked = ", ".join(self.places())
-            raise FileNotFoundError(f"No checkpoint under {directory}; looked for {looked}.")
+        path = find_checkpoint(directory, self.model_name)
         content = load_checkpoint(str(path))
         check_trained_settings(self, content, path)
         given = content.get("classnames")

@@ -15,6 +15,7 @@ from dassl.data.datasets import build_dataset
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine import run as engine_run
 from dassl.engine.base import TrainerBase
+from dassl.engine.checkpoints import BEST
 from dassl.engine.needed import NeededFile
 from dassl.engine.predictor import Predictor
 from dassl.engine.report import parameter_counts
@@ -22,7 +23,7 @@ from dassl.engine.selection import selection_rule
 from dassl.utils import Logger, set_random_seed
 
 from .checks import StepChecks
-from .files import DEPLOYED, link_or_copy
+from .files import link_or_copy
 
 logger = logging.getLogger(__name__)
 
@@ -119,10 +120,10 @@ class StagedTrainer(TrainerBase):
         self.selected_epoch = results["epoch"]
         self.total_parameters = results["total_parameters"]
         self.trainable_parameters = results["trainable_parameters"]
-        deployed = Path(self.output_dir, self.stages[-1][0], "network", DEPLOYED)
+        deployed = Path(self.output_dir, self.stages[-1][0], "network", BEST)
         folder = Path(self.output_dir) / "network"
-        link_or_copy(deployed, folder / DEPLOYED)
-        (folder / "checkpoint").write_text(f"{DEPLOYED}\n", encoding="utf-8")
+        link_or_copy(deployed, folder / BEST)
+        (folder / "checkpoint").write_text(f"{BEST}\n", encoding="utf-8")
 
     def add_stage_results(self, stage: str, results: dict) -> None:
         """Keep what an earlier stage measured, under its name."""

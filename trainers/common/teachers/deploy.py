@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from dassl.data.pixels import normalise
-from dassl.engine.steps.files import DEPLOYED, network_of
+from dassl.engine.checkpoints import find_checkpoint
+from dassl.engine.steps.files import network_of
 from dassl.modeling.heads import StudentClassifier
 from dassl.utils import load_checkpoint
 
@@ -40,13 +41,13 @@ def load_deployed(model_dir: Path) -> tuple[DeployedClassifier, dict]:
     """The classifier of a finished run (or of a checkpoint file), and the checkpoint.
 
     Raises:
-        FileNotFoundError: if there is no checkpoint; says where it looked.
+        FileNotFoundError: if there is no checkpoint; says what to give.
         ValueError: if the checkpoint belongs to a trainer of another kind.
     """
-    places = [model_dir / "network" / DEPLOYED, model_dir / "swad", model_dir / "best"]
-    path = model_dir if model_dir.is_file() else next((p for p in places if p.is_file()), None)
-    if path is None:
-        raise FileNotFoundError(_no_checkpoint(model_dir, places))
+    try:
+        path = find_checkpoint(model_dir, "network")
+    except FileNotFoundError as err:
+        raise FileNotFoundError(_no_checkpoint(model_dir)) from err
     checkpoint = load_checkpoint(str(path))
     if "pixel_mean" not in checkpoint:
         trainer = checkpoint.get("trainer", "other code")
@@ -56,21 +57,20 @@ def load_deployed(model_dir: Path) -> tuple[DeployedClassifier, dict]:
     return deployed.eval(), checkpoint
 
 
-def _no_checkpoint(folder: Path, places: Sequence[Path]) -> str:
+def _no_checkpoint(folder: Path) -> str:
     """Why there is nothing to deploy in a folder, and what to do."""
     if not folder.exists():
         return f"--model-dir {folder}: no such folder or file."
-    config, looked = folder / "config.yaml", ", ".join(map(str, places))
+    config = folder / "config.yaml"
     if not config.is_file():
         return (
-            f"{folder} is not a run of one trainer; looked for {looked}. Give the folder of one "
-            f"run: te_<domain> of a leave-one-domain-out protocol, by "
-            f"{', '.join(STUDENT_TRAINERS)}."
+            f"{folder} is not a run of one trainer. Give the folder of one run: te_<domain> of a "
+            f"leave-one-domain-out protocol, by {', '.join(STUDENT_TRAINERS)}."
         )
     cfg = CfgNode.load_cfg(config.read_text(encoding="utf-8"))
     if "STEPS" not in cfg:
         return _no_student(folder, cfg.TRAINER.NAME, folder)
-    return f"{folder} is not finished; looked for {looked}. Give the run's command again first."
+    return f"{folder} is not finished. Give the run's command again first."
 
 
 def _no_student(path: Path, trainer: str, folder: Path) -> str:
