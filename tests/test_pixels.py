@@ -107,7 +107,6 @@ def test_training_evaluation_and_prediction_see_the_same_pixels(name, world):
     assert torch.equal(batch["img"], normalise_pixels(trainer.clip, pixels))
     trainer.set_model_mode("eval")
     with torch.no_grad():
-        trainer._evaluation_text = trainer.evaluation_text()
         expected = trainer.model_inference(batch["img"]).softmax(dim=-1)
     torch.testing.assert_close(classifier(pixels), expected, rtol=1e-5, atol=1e-6)
 

@@ -181,7 +181,7 @@ class CLAP(FeatureTrainer):
     def class_words(cls, cfg: CfgNode, classname: str) -> str:
         return classname  # parity: as it is, underscores included
 
-    def _train_loader(self, items: Sequence[Datum]) -> RowLoader:
+    def make_train_loader(self, items: Sequence[Datum]) -> RowLoader:
         @cache
         def open_views() -> FeatureView:
             return self.bank.train(items, views=self.settings.VIEWS)

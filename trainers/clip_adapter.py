@@ -99,13 +99,11 @@ class CLIPAdapter(FeatureTrainer):
         features = template_features(clip, classnames, single_template(cfg)).mean(dim=0)
         return ImageAdapter(features.float(), ratio=node.RATIO, reduction=node.REDUCTION)
 
-    def _deploy(self) -> None:
+    def search(self, split: str | None) -> None:
         """Try SEARCH_RATIO with the chosen weights; the first best one wins."""
-        super()._deploy()
         ratios = self.settings.SEARCH_RATIO
         if not ratios:
             return
-        split = "val" if self.selection == "val" else "test"
         accuracy = {}
         for ratio in ratios:
             self.method.ratio.fill_(ratio)

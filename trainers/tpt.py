@@ -286,7 +286,6 @@ class TPT(StreamTrainer):
         "TRAINER.TPT.LR": at_least(0),
         "TRAINER.TPT.WEIGHT_DECAY": at_least(0),
     }
-    uses_training_images = False
 
     @staticmethod
     def default_cfg() -> CfgNode:
@@ -390,6 +389,10 @@ class TPT(StreamTrainer):
             )
         logger.warning("TPT adapts to a stream of test images; here its initial context answers.")
         return super().load_predictor(checkpoint, device)
+
+    def labels_read(self, *, evaluates: bool = False) -> set[str]:
+        """No training image enters."""
+        return super().labels_read(evaluates=evaluates) - {"train"}
 
     # ----------------------------------------------------------------- stream
     def begin_stream(self) -> None:

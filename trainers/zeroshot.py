@@ -43,12 +43,15 @@ class ZeroshotClassifier(Method):
 class ZeroshotCLIP(FeatureTrainer):
     """One template per dataset, no training."""
 
-    uses_training_images = False
     unused_flags = {
         **FeatureTrainer.unused_flags,
         "--transforms": "nothing is trained",
         "--model-dir": "nothing is learned, so that a run leaves nothing to load",
     }
+
+    def labels_read(self, *, evaluates: bool = False) -> set[str]:
+        """No training image enters."""
+        return super().labels_read(evaluates=evaluates) - {"train"}
 
     @classmethod
     def templates(cls, cfg: CfgNode) -> list[str]:

@@ -73,7 +73,8 @@ class _DomainSampler(Sampler):
             )
         self.length = len(list(iter(self)))
 
-    def _next_domains(self) -> list[int]:
+    def next_domains(self) -> list[int]:
+        """The domains of a batch."""
         return random.sample(self.domains, self.n_domain)
 
     def __iter__(self) -> Iterator[int]:
@@ -81,7 +82,7 @@ class _DomainSampler(Sampler):
         order: list[int] = []
         is_last = False
         while not is_last:
-            for domain in self._next_domains():
+            for domain in self.next_domains():
                 chosen = random.sample(remaining[domain], self.n_img_per_domain)
                 order.extend(chosen)
                 taken = set(chosen)
@@ -107,7 +108,7 @@ class SeqDomainSampler(_DomainSampler):
     def __init__(self, data_source: Sequence, batch_size: int):
         super().__init__(data_source, batch_size, 0)
 
-    def _next_domains(self) -> list[int]:
+    def next_domains(self) -> list[int]:
         return sorted(self.domains)
 
 

@@ -41,10 +41,6 @@ class TrainerBase(FromParts):
     # keys of INPUT that the trainer closes when it has built its network (dassl/config/pixels.py)
     follows_backbone: tuple[str, ...] = ()
     model_name = ""  # folder of the checkpoints, of a trainer with one registered model
-    uses_training_images = True  # False: no label of a training image enters (zero-shot)
-    fits_without_optimiser = False  # True: train() fits the model by other means (cache, solver)
-    keeps_shots = False  # True: an untrained model holds labelled training images (a memory)
-    selects_in_evaluation = False  # True: the selection rule reads labels in ``test``, too
     # Of a checkpoint's config (see trained.py): how keys begin that shape its scores, those that an
     # evaluation may vary (full keys, or names in the own node), and those that are of a run alone.
     shapes_scores: tuple[str, ...] = ()
@@ -55,6 +51,8 @@ class TrainerBase(FromParts):
     declares: tuple[type[Settings], ...] = ()
     defaults: Mapping[str, Any] = {}
     ranges: dict[str, Range] = {}  # full key of an own setting -> the numbers that it may be
+
+    selection: str  # the rule of TEST.SELECT_ON
 
     def __init__(self) -> None:
         self.cfg: CfgNode | None = None
@@ -100,7 +98,20 @@ class TrainerBase(FromParts):
         """Key -> why another value of it would change nothing in a run of this config."""
         return idle_settings(cfg, cls.conditions())
 
+    def labels_read(self, *, evaluates: bool = False) -> set[str]:
+        """Splits whose labels enter a run: those trained on (``train``), those that choose.
+
+        ``evaluates`` asks for a run that only tests; by default that reads none.
+        """
+        chooser = selection.selection_split(self.selection)
+        return set() if evaluates else {"train", chooser or "train"}
+
     # ----------------------------------------------------------------- models
+    @property
+    def learns(self) -> bool:
+        """Whether training makes the model, so that an evaluation needs its weights."""
+        return any(optim is not None for optim in self._optims.values())
+
     def register_model(
         self,
         name: str = "model",

@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 
 from dassl.config.settings import settings_digest, settings_that_matter
 
-from .selection import rule_in_words, selection_split
+from .selection import rule_in_words
 from .writer import peak_memory_bytes
 
 if TYPE_CHECKING:
@@ -72,15 +72,10 @@ def split_sizes(trainer: "TrainerBase") -> dict[str, int]:
 
 def labelled_images(trainer: "TrainerBase", *, is_evaluation: bool) -> dict[str, int]:
     """Labelled images that entered: shots, and validation images where labels chose something."""
-    sizes = split_sizes(trainer)
-    uses_val = selection_split(trainer.selection) == "val"
-    uses_val &= trainer.selects_in_evaluation or not is_evaluation
-    is_untrained = is_evaluation and trainer.loaded_checkpoint is None
-    uses_train = trainer.uses_training_images
-    uses_train &= not is_evaluation or (is_untrained and trainer.keeps_shots)
+    sizes, read = split_sizes(trainer), trainer.labels_read(evaluates=is_evaluation)
     return {
-        "train": sizes.get("train_x", 0) if uses_train else 0,
-        "val": sizes.get("val", 0) if uses_val else 0,
+        "train": sizes.get("train_x", 0) if "train" in read else 0,
+        "val": sizes.get("val", 0) if "val" in read else 0,
     }
 
 

@@ -173,7 +173,7 @@ def add_labels_of_training(
     own, seen = results["labelled_images"], earlier["labelled_images"]
     results["labelled_images"] = {name: max(seen.get(name, 0), own[name]) for name in own}
     rules = [earlier["selection"]]
-    if trainer.selects_in_evaluation:
+    if trainer.labels_read(evaluates=True) & {"val", "test"}:
         rules.append(results["selection"])
     results["selection"] = most_revealing(*rules)
 
@@ -256,9 +256,7 @@ def describe_evaluated(args: argparse.Namespace) -> dict[str, Any]:
 
 def check_evaluation_has_weights(args: argparse.Namespace, trainer: "TrainerBase") -> None:
     """Refuse to evaluate a trainable model that was never trained."""
-    learns = any(optim is not None for optim in trainer._optims.values())
-    learns |= trainer.fits_without_optimiser
-    if args.eval_only and learns and not args.model_dir:
+    if args.eval_only and trainer.learns and not args.model_dir:
         raise ValueError(
             "--eval-only needs --model-dir DIR, the folder of a trained "
             f"{trainer.cfg.TRAINER.NAME}; without it the untrained model would be tested."

@@ -11,7 +11,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ class SimpleTrainer(TrainerBase):
     def _take_best_so_far(self) -> None:
         """Go on from the best epoch among the checkpoints here, which no worse one may replace."""
         names = self.get_model_names()
-        if names and selection_split(self.selection) is not None:
+        if names and self.epoch_split is not None:
             best = best_so_far(self.output_dir, names[0])
             self.best_result, self.selected_epoch = best or (-math.inf, None)
 
@@ -176,13 +176,13 @@ class SimpleTrainer(TrainerBase):
         if dataset is not None and not self.cfg.TEST.NO_TEST:
             warn_of_shared_images(
                 dataset,
-                uses_train=self.uses_training_images,
-                uses_val=selection_split(self.selection) == "val",
+                uses_train="train" in self.labels_read(),
+                uses_val="val" in self.labels_read(),
             )
 
     def after_epoch(self) -> None:
         """Keep the best epoch by the selection rule, and save every CHECKPOINT_FREQ epochs."""
-        split = selection_split(self.selection)
+        split = self.epoch_split
         if split is not None and not self.cfg.TEST.NO_TEST:
             self._keep_if_best(split)
         frequency = self.cfg.TRAIN.CHECKPOINT_FREQ
@@ -214,16 +214,30 @@ class SimpleTrainer(TrainerBase):
         self.close_writer()
 
     def _deploy(self) -> None:
-        split = selection_split(self.selection)
+        split = self.epoch_split
         if split is None or self.selected_epoch is None:
             print("Deploy the last-epoch model")
             if self.selected_epoch is None:
                 self.selected_epoch = self.epoch + 1 if self.max_epoch else 0
-            return
-        print(f"Deploy the model with the best {split} performance")
-        self.load_model(self.output_dir)
-        if self.selected_metrics:
-            self.results[split] = dict(self.selected_metrics)
+        else:
+            print(f"Deploy the model with the best {split} performance")
+            self.load_model(self.output_dir)
+            if self.selected_metrics:
+                self.results[split] = dict(self.selected_metrics)
+        self.search(selection_split(self.selection))
+
+    # ----------------------------------------------------------------- selection
+    @property
+    def epoch_split(self) -> str | None:
+        """The split whose accuracy chooses the epoch; None: the last one is taken."""
+        return selection_split(self.selection)
+
+    def search(self, split: str | None) -> None:
+        """Hook: choose settings of the deployed model on a split's labels, and save what they make.
+
+        Called once, before the final test, with the chosen epoch loaded. ``split`` is ``val``,
+        ``test``, or None where no label may choose anything.
+        """
 
     # ----------------------------------------------------------------- evaluation
     def test_and_record(self, split: str | None = None) -> float:
@@ -260,9 +274,10 @@ class SimpleTrainer(TrainerBase):
         if loader is None:
             raise ValueError(f"{self.cfg.DATASET.NAME} has no test images to evaluate on.")
         print(f"Evaluate on the *{split}* set")
+        infer = self.inference()
         for batch in self.with_progress_bar(loader):
             images, labels = self.parse_batch_test(batch)
-            self.evaluator.process(self.model_inference(images), labels)
+            self.evaluator.process(infer(images), labels)
         results = self.evaluator.evaluate()
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
@@ -274,6 +289,10 @@ class SimpleTrainer(TrainerBase):
     def with_progress_bar(self, batches: Iterable[Any]) -> Iterable[Any]:
         """The same batches, with a bar on stderr if that is a terminal."""
         return tqdm(batches, disable=not is_terminal(sys.stderr), leave=False)
+
+    def inference(self) -> Callable[[Any], Tensor]:
+        """What an evaluation calls on every batch; override where it needs something first."""
+        return self.model_inference
 
     def model_inference(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C) logits."""

@@ -116,7 +116,7 @@ class AMU(FeatureTrainer):
         }
         return PairedBank(*(FeatureBank(each, augmentation, **options) for each in encoders))
 
-    def _test_loader(self, items: Sequence[Datum]) -> ConstantLoader:
+    def make_test_loader(self, items: Sequence[Datum]) -> ConstantLoader:
         items = self.bank.readable(items)
         return ConstantLoader(
             items,
@@ -189,7 +189,7 @@ class AMU(FeatureTrainer):
             self.add_result("auxiliary", {"accuracy": alone, "error_rate": 100.0 - alone})
         return accuracy
 
-    def model_inference(self, images: list[Tensor]) -> Tensor:
+    def model_inference(self, images: list[Tensor], text_features: Tensor | None = None) -> Tensor:
         """The constants of a test batch -> (B, C) scores, up to a constant per image."""
         scores, preferred = self.method.fuse(images)
         self._preferred.append(preferred)

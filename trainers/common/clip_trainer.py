@@ -5,9 +5,9 @@ stages (``trainers/common/method.py``).
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -296,24 +296,19 @@ class ClipTrainer(TrainerX):
             self.scaler.load_state_dict(state["scaler"])
 
     # ----------------------------------------------------------------- evaluation
-    @torch.no_grad()
-    def test(self, split: str | None = None) -> float:
-        """Evaluate; text features are computed once per evaluation and dropped afterwards."""
-        self.set_model_mode("eval")
-        self._evaluation_text = self.evaluation_text()
-        try:
-            return super().test(split)
-        finally:
-            del self._evaluation_text
+    def inference(self) -> Callable[[Any], Tensor]:
+        """Text features are computed once per evaluation."""
+        return partial(self.model_inference, text_features=self.evaluation_text())
 
     def evaluation_text(self) -> Tensor:
         """(C, D) unit rows that an evaluation compares images with."""
         return self.method.text_features(self.clip)
 
-    def model_inference(self, images: Tensor) -> Tensor:
-        """A test batch -> (B, C) logits."""
+    def model_inference(self, images: Any, text_features: Tensor | None = None) -> Tensor:
+        """A test batch, and what ``evaluation_text`` gave for all of them -> (B, C) logits."""
+        text = self.evaluation_text() if text_features is None else text_features
         image_features = self.method.image_features(self.raw_features(images))
-        return self.method.logits(self.clip, image_features, self._evaluation_text)
+        return self.method.logits(self.clip, image_features, text)
 
     # ----------------------------------------------------------------- use without a dataset
     returns_probabilities = False  # True: ``logits`` gives probabilities (DMN)

@@ -64,9 +64,9 @@ class FeatureTrainer(ClipTrainer):
             if self.train_loader_x is not None:
                 self.train_loader_x = self.train_loader_x.mapped(self.bank.encode)
         else:
-            self.train_loader_x = self._train_loader(self.bank.readable(dataset.train_x))
-        self.val_loader = self._test_loader(dataset.val) if dataset.val else None
-        self.test_loader = self._test_loader(dataset.test) if dataset.test else None
+            self.train_loader_x = self.make_train_loader(self.bank.readable(dataset.train_x))
+        self.val_loader = self.make_test_loader(dataset.val) if dataset.val else None
+        self.test_loader = self.make_test_loader(dataset.test) if dataset.test else None
 
     @property
     def shots(self) -> list[Datum]:
@@ -96,7 +96,7 @@ class FeatureTrainer(ClipTrainer):
         """How training views were made, as named in the results."""
         if self.given_data:
             return "given"
-        if not self.uses_training_images:
+        if "train" not in self.labels_read():
             return "none"
         if self.cfg.TRAIN.VIEWS == "bank":
             return f"bank:{self.cfg.TRAIN.NUM_VIEWS}"
@@ -106,7 +106,8 @@ class FeatureTrainer(ClipTrainer):
         super().before_epoch()
         self.train_loader_x.set_epoch(self.epoch)
 
-    def _train_loader(self, items: Sequence[Datum]) -> "FeatureLoader":
+    def make_train_loader(self, items: Sequence[Datum]) -> "FeatureLoader":
+        """The training batches: views of these images."""
         seed = self.run_seed
 
         def fresh(epoch: int) -> Callable[[Tensor], Tensor]:
@@ -140,7 +141,8 @@ class FeatureTrainer(ClipTrainer):
         """SEED, or the seed that torch was given where SEED is -1; int63."""
         return self.cfg.SEED if self.cfg.SEED >= 0 else torch.initial_seed() % 2**62
 
-    def _test_loader(self, items: Sequence[Datum]) -> "FeatureLoader":
+    def make_test_loader(self, items: Sequence[Datum]) -> "FeatureLoader":
+        """The batches of a validation or test split."""
         items = self.bank.readable(items)
 
         @cache

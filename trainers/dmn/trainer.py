@@ -48,8 +48,6 @@ class DMN(StreamTrainer):
     model_name = "dual_memory"
     returns_probabilities = True
     takes_shots = True
-    keeps_shots = True  # the memories are filled when the method is built
-    selects_in_evaluation = True  # fusion weights are searched on a finished stream
     drop_last = False  # the official loader keeps the last partial batch
     view_scale = CROP_SCALE
     needed_files = staticmethod(cupl_needed)
@@ -123,7 +121,6 @@ class DMN(StreamTrainer):
                 f"TRAINER.DMN.ALPHA is {tuple(node.ALPHA)}; expected three weights (text, dynamic, "
                 "static), or () for those of the setting."
             )
-        self.uses_training_images = node.SETTING != "zero_shot"
 
     @classmethod
     def conditions(cls) -> list[Condition]:
@@ -177,13 +174,13 @@ class DMN(StreamTrainer):
         """Other shots than CoOp's; ImageNet's validation images, drawn beside those, give way."""
         dataset = self.dm.dataset
         self.memory_items, training = official_draws(self.cfg)
-        self.train_loader_x = self._train_loader(training)
+        self.train_loader_x = self.make_train_loader(training)
         used = [self.memory_items, training if self.settings.SETTING == "few_shot" else []]
         labelled = {item.impath: item for items in used for item in items}
         dataset._train_x = list(labelled.values())  # results.json counts and digests it
         if any(item.impath in labelled for item in dataset.val or ()):
             dataset._val = [item for item in dataset.val if item.impath not in labelled]
-            self.val_loader = self._test_loader(dataset.val)
+            self.val_loader = self.make_test_loader(dataset.val)
 
     def build_model(self) -> None:
         super().build_model()
@@ -200,11 +197,16 @@ class DMN(StreamTrainer):
         return F.normalize(torch.stack(rows, dim=1), dim=-1)[places]
 
     # ----------------------------------------------------------------- selection
-    def _keep_if_best(self, split: str) -> None:
-        """Labels choose fusion weights after training, never an epoch."""
+    epoch_split = None  # labels choose fusion weights after training, never an epoch
 
-    def _deploy(self) -> None:
-        super()._deploy()
+    def labels_read(self, *, evaluates: bool = False) -> set[str]:
+        """The shots fill the memories of a new method; a finished stream chooses the weights."""
+        read = super().labels_read()
+        is_filled = evaluates and self.loaded_checkpoint is not None
+        return read - {"train"} if is_filled or self.settings.SETTING == "zero_shot" else read
+
+    def search(self, split: str | None) -> None:
+        """Search the fusion weights where the rule allows it; keep the result on disk."""
         self.choose_weights()
         self.save_model(self.epoch if self.max_epoch else -1, self.output_dir)
 

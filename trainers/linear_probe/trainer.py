@@ -29,7 +29,7 @@ class LinearProbe(FeatureTrainer):
 
     node = "LINEARPROBE"
     model_name = "linear_probe"
-    fits_without_optimiser = True
+    learns = True  # by a solver
     drop_last = False
     unused_flags = {
         **FeatureTrainer.unused_flags,
@@ -135,8 +135,8 @@ class LinearProbe(FeatureTrainer):
         )
         train, val = ([items[i] for i in chosen] for items, chosen in zip(splits, rows))
         dataset._train_x, dataset._val = train, val
-        self.train_loader_x = self._train_loader(self.bank.readable(train))
-        self.val_loader = self._test_loader(val)
+        self.train_loader_x = self.make_train_loader(self.bank.readable(train))
+        self.val_loader = self.make_test_loader(val)
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
@@ -173,10 +173,6 @@ class LinearProbe(FeatureTrainer):
     def _rows(self, items: Sequence[Datum]) -> tuple[np.ndarray, np.ndarray]:
         features = self.bank.test(items).all(view=0).double().numpy()
         return features, np.array([item.label for item in items])
-
-    def _deploy(self) -> None:
-        super()._deploy()
-        self.save_model(-1, self.output_dir)
 
     def checkpoint_meta(self) -> dict:
         return {**super().checkpoint_meta(), "C": float(getattr(self, "chosen_c", 0.0))}

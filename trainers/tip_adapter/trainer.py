@@ -12,7 +12,7 @@ from clip.model import CLIP
 from dassl.config import Condition, above, at_least, never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.selection import selection_rule, selection_split
+from dassl.engine.selection import selection_rule
 from dassl.engine.shared_conditions import STORED_VIEWS, TRAINING
 from dassl.features.precomputed import ConstantLoader
 from trainers.common import FeatureTrainer, Method
@@ -37,7 +37,7 @@ class TipAdapter(FeatureTrainer):
 
     node = "TIPADAPTER"
     model_name = "tip_adapter"
-    fits_without_optimiser = True
+    learns = True  # the cache is built of the shots
     takes_shots = True
     drop_last = False
     is_finetuned = False
@@ -133,7 +133,7 @@ class TipAdapter(FeatureTrainer):
         raw = self.bank.train(self.shots, views=self.settings.AUGMENT_EPOCH).mean()
         return cache_keys(raw[None])[self.key_order]
 
-    def _test_loader(self, items: Sequence[Datum]) -> ConstantLoader:
+    def make_test_loader(self, items: Sequence[Datum]) -> ConstantLoader:
         items = self.bank.readable(items)
 
         def constants(raw: Tensor) -> list[Tensor]:
@@ -150,7 +150,7 @@ class TipAdapter(FeatureTrainer):
         )
 
     # ----------------------------------------------------------------- evaluation
-    def model_inference(self, images: list[Tensor]) -> Tensor:
+    def model_inference(self, images: list[Tensor], text_features: Tensor | None = None) -> Tensor:
         """[unit rows (B, D), CLIP logits (B, C)] -> (B, C) logits."""
         features, clip_logits = images
         return self.method.add_cache(clip_logits, features)
@@ -170,10 +170,8 @@ class TipAdapter(FeatureTrainer):
             Grid(tuple(node.SEARCH_SCALE), tuple(node.SEARCH_STEP)),
         )
 
-    def _deploy(self) -> None:
+    def search(self, split: str | None) -> None:
         """Search beta and alpha where the selection rule allows it; keep the result on disk."""
-        super()._deploy()
-        split = selection_split(self.selection)
         if split is not None:
             found = self.search_on(split)
             best = found.accuracy.max().item()
@@ -214,20 +212,17 @@ class TipAdapterF(TipAdapter):
         """The keys, updated in one pass over them instead of one per operation of AdamW."""
         return [{"params": [self.method.keys], "fused": True}]
 
-    def after_epoch(self) -> None:
-        """Choose an epoch under the rule ``test`` only: ``val`` takes the last one."""
-        rule, self.selection = self.selection, "test" if self.selection == "test" else "last"
-        try:
-            super().after_epoch()
-        finally:
-            self.selection = rule
+    @property
+    def epoch_split(self) -> str | None:
+        """Labels choose an epoch under the rule ``test`` only: ``val`` takes the last one."""
+        return "test" if self.selection == "test" else None
 
-    def _deploy(self) -> None:
-        if self.selection == "test":
-            FeatureTrainer._deploy(self)
+    def search(self, split: str | None) -> None:
+        """As published under the rule ``test``."""
+        if split == "test":
             self._search_as_published()
         else:
-            super()._deploy()
+            super().search(split)
 
     def _search_as_published(self) -> None:
         """Search with the best epoch's keys; keep the pair that is better on the test images."""

@@ -164,8 +164,8 @@ class DistillTrainer(StepTrainer):
             "logit_scale": self.teacher.scale,
         }
 
-    def _note_start(self) -> None:
-        super()._note_start()  # all checks are passed: from here on the folder holds a run
+    def before_train(self) -> None:
+        super().before_train()  # all checks are passed: from here on the folder holds a run
         self.teacher.queries.keep_in(Path(self.output_dir) / JOURNAL)
 
     def extra_state(self) -> dict:

@@ -102,10 +102,10 @@ class HttpTeacher(Teacher):
         self.queries.needed_texts += len(data)
         return torch.nn.functional.normalize(answers, dim=-1)
 
-    def _images(self, images: Tensor) -> Tensor:
+    def answer_images(self, images: Tensor) -> Tensor:
         return self.encode_image(images)
 
-    def _texts(self, texts: list[str]) -> Tensor:
+    def answer_texts(self, texts: list[str]) -> Tensor:
         return self.encode_text(texts)
 
     def _answers(self, items: list[bytes], *, kind: str, encode: Callable[[bytes], str]) -> Tensor:

@@ -132,7 +132,7 @@ class Teacher(ABC):
         """Images (B, 3, H, W), normalised as the student's -> unit embeddings (B, D)."""
         self.queries.ask(images=len(images))
         self.queries.needed_images += len(images)
-        return F.normalize(self._images(images).float(), dim=-1)
+        return F.normalize(self.answer_images(images).float(), dim=-1)
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -140,7 +140,9 @@ class Teacher(ABC):
         parts = [texts[i : i + TEXT_BATCH] for i in range(0, len(texts), TEXT_BATCH)]
         self.queries.ask(texts=len(texts))
         self.queries.needed_texts += len(texts)
-        return torch.cat([F.normalize(self._texts(list(part)).float(), dim=-1) for part in parts])
+        return torch.cat(
+            [F.normalize(self.answer_texts(list(part)).float(), dim=-1) for part in parts]
+        )
 
     @property
     def digest(self) -> str:
@@ -148,11 +150,11 @@ class Teacher(ABC):
         return ""
 
     @abstractmethod
-    def _images(self, images: Tensor) -> Tensor:
+    def answer_images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D)."""
 
     @abstractmethod
-    def _texts(self, texts: list[str]) -> Tensor:
+    def answer_texts(self, texts: list[str]) -> Tensor:
         """N texts -> (N, D)."""
 
 
@@ -192,14 +194,14 @@ class ClipTeacher(Teacher):
         self.renormalise = renormalise
         self.size = clip.visual.input_resolution
 
-    def _images(self, images: Tensor) -> Tensor:
+    def answer_images(self, images: Tensor) -> Tensor:
         if self.renormalise is not None:
             images = self.renormalise(images)
         if images.shape[-1] != self.size:  # a student of another input size than the teacher's
             images = F.interpolate(images, size=self.size, mode="bilinear", antialias=True)
         return self.clip.encode_image(images.to(self.clip.dtype))
 
-    def _texts(self, texts: list[str]) -> Tensor:
+    def answer_texts(self, texts: list[str]) -> Tensor:
         return self.clip.encode_text(self.clip.tokenize(texts))
 
     @property
@@ -229,10 +231,10 @@ class CallableTeacher(Teacher):
         self.image_function = encode_image
         self.text_function = encode_text
 
-    def _images(self, images: Tensor) -> Tensor:
+    def answer_images(self, images: Tensor) -> Tensor:
         return self.image_function(images).to(images.device)
 
-    def _texts(self, texts: list[str]) -> Tensor:
+    def answer_texts(self, texts: list[str]) -> Tensor:
         return self.text_function(texts)
 
 

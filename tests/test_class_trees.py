@@ -1,0 +1,47 @@
+"""How classes build on each other: what is private stays so, and the trees are flat."""
+
+import importlib
+import pkgutil
+from types import FunctionType
+
+from dassl.engine import TRAINER_REGISTRY
+
+PACKAGES = ("clip", "dassl", "datasets", "trainers")
+
+
+def own_classes() -> set[type]:
+    """Every class that a module of this repository defines."""
+    found = set()
+    for package in map(importlib.import_module, PACKAGES):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            names = vars(importlib.import_module(module.name)).values()
+            found |= {v for v in names if isinstance(v, type) and v.__module__ == module.name}
+    return found
+
+
+def is_private(name: str, value: object) -> bool:
+    parts = FunctionType, property, staticmethod, classmethod
+    return name.startswith("_") and not name.endswith("__") and isinstance(value, parts)
+
+
+def private_overrides(cls: type) -> list[str]:
+    """Private methods of a class that one of our classes above it has, too."""
+    above = [base for base in cls.__mro__[1:] if base.__module__.split(".")[0] in PACKAGES]
+    return [
+        f"{cls.__qualname__}.{name}"
+        for name, value in vars(cls).items()
+        if is_private(name, value) and any(name in vars(base) for base in above)
+    ]
+
+
+def test_no_private_method_is_overridden():
+    found = [name for cls in own_classes() for name in private_overrides(cls)]
+
+    assert not found, f"give these a public name: {', '.join(sorted(found))}"
+
+
+def test_an_override_of_a_private_method_is_noticed():
+    trainer = TRAINER_REGISTRY.get("CoOp")
+    child = type("Child", (trainer,), {"_deploy": lambda self: None})
+
+    assert private_overrides(child) == ["Child._deploy"]
