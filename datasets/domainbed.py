@@ -16,7 +16,7 @@ from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from .conditions import UNREAD
 from .domain_split import split_domain
 from .files import Piece, class_folders, data_root, hint, is_image
-from .sampling import Draw, items_digest, seeded
+from .sampling import Draw, seeded
 from .subsampling import kept_labels
 
 # DomainBed leaves such folders out (its own variants of a dataset); "cartoon" of PACS stays
@@ -90,9 +90,6 @@ class DomainFolders(DatasetBase):
         self._test_out = [
             i for name in self.target_domains for i in self.all_domains[name].out_items
         ]
-        self.fewshot_digest = items_digest(train, folder)
-        selects = cfg.TEST.SELECT_ON in ("val", "source_val") or cfg.TEST.FINAL_MODEL == "best_val"
-        self.labelled_images = {"train": len(train), "val": len(val) if selects else 0}
 
     @property
     def test_out(self) -> list[Datum]:

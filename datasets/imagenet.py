@@ -15,7 +15,7 @@ from .imagenet_classes import imagenet_wnids
 from .imagenet_names import classnames_of, folder_records, name_files, read_classnames
 from .listings import list_images
 from .records import Record, fingerprint
-from .sampling import Draw, draw_from, items_digest, labelled_images, selects_on_val
+from .sampling import Draw, draw_from, selects_on_val
 from .split_dataset import to_items
 from .subsampling import kept_labels, subsample_classes
 
@@ -32,7 +32,6 @@ class ImageNet(DatasetBase):
     Attributes:
         class_ids: WordNet id of every label.
         imagenet_ids: the ids of all 1000 classes, in the label order of ImageNet.
-        fewshot_digest, labelled_images: as in ``SplitDataset``.
     """
 
     dataset_dir = "imagenet"
@@ -70,8 +69,6 @@ class ImageNet(DatasetBase):
         super().__init__(train_x=train, val=val[0] if val else test, test=test)
         self.class_ids = [ids[label] for label in kept]
         self.imagenet_ids = imagenet_wnids()
-        self.fewshot_digest = items_digest(train, images)
-        self.labelled_images = labelled_images(cfg, train, val[0] if val else None)
 
     @classmethod
     def pieces(cls, root: Path) -> list[Piece]:

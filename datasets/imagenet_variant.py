@@ -17,7 +17,6 @@ from .files import Piece, data_root, images_by_class, require_images
 from .imagenet_classes import imagenet_wnids, variant_wnids
 from .imagenet_names import classnames_of, folder_records, name_files
 from .records import Record
-from .sampling import items_digest
 from .split_dataset import to_items
 from .subsampling import kept_labels, subsample_classes
 
@@ -30,7 +29,6 @@ class ImageNetVariant(DatasetBase):
     Attributes:
         class_ids: WordNet id of every label.
         imagenet_ids: the ids of all 1000 classes, in the label order of ImageNet.
-        fewshot_digest, labelled_images: as in ``SplitDataset``; no label is read in training.
     """
 
     image_folder = "images"
@@ -60,8 +58,6 @@ class ImageNetVariant(DatasetBase):
         super().__init__(train_x=items, test=items)
         self.class_ids = [ids[label] for label in kept]
         self.imagenet_ids = imagenet_wnids()
-        self.fewshot_digest = items_digest([], images)
-        self.labelled_images = {"train": 0, "val": 0}
 
     @classmethod
     def pieces(cls, root: Path) -> list[Piece]:

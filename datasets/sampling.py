@@ -7,10 +7,8 @@ as it was, so a run does not depend on whether the file existed.
 With SEED < 0 nothing is kept: every run draws anew.
 """
 
-import hashlib
 import json
 import logging
-import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +18,6 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from dassl.data.datasets import Datum
 from dassl.utils import atomic_write
 
 from .legacy_draws import match_items, read_pickled_draw
@@ -269,20 +266,3 @@ def _write(path: Path, drawn: Lists, split: str, draw: Draw) -> None:
             Path(temporary).write_text(text, encoding="utf-8")
     except OSError as err:
         logger.warning("The few-shot draw could not be kept as %s (%s).", path, err)
-
-
-def items_digest(items: Sequence[Datum], folder: Path) -> str:
-    """SHA-256 (hex) of the items' relative paths and labels, in order."""
-    digest = hashlib.sha256()
-    start = str(folder) + os.sep
-    for item in items:
-        relative = item.impath.removeprefix(start).replace(os.sep, "/")
-        digest.update(f"{relative}\t{item.label}\n".encode())
-    return digest.hexdigest()
-
-
-def labelled_images(
-    cfg: CfgNode, train: Sequence[Datum], val: Sequence[Datum] | None
-) -> dict[str, int]:
-    """Images whose labels the run reads: all training items, and val only if it selects on val."""
-    return {"train": len(train), "val": len(val or ()) if selects_on_val(cfg) else 0}

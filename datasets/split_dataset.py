@@ -17,7 +17,7 @@ from dassl.data.datasets import DatasetBase, Datum
 from .conditions import ONE_DOMAIN
 from .files import Piece, data_root, images_by_class, require_images
 from .records import Record, Splits, read_split_file, split_by_fractions, write_split_file
-from .sampling import Draw, draw_shots, items_digest, labelled_images
+from .sampling import Draw, draw_shots
 from .subsampling import subsample_classes
 
 logger = logging.getLogger(__name__)
@@ -45,10 +45,6 @@ class SplitDataset(DatasetBase):
         image_folder: folder of the images below it ("" = the dataset folder itself).
         section: heading in DATASETS.md.
         config: name of the dataset config, as check_data.py takes it.
-
-    Attributes:
-        fewshot_digest: digest of the training items (paths and labels, in order).
-        labelled_images: {"train": n, "val": n}: images whose labels a run may read.
     """
 
     image_folder = "images"
@@ -85,8 +81,6 @@ class SplitDataset(DatasetBase):
             subsample=cfg.DATASET.SUBSAMPLE_CLASSES,
         )
         super().__init__(train_x=train, val=val, test=test)
-        self.fewshot_digest = items_digest(train, images)
-        self.labelled_images = labelled_images(cfg, train, val)
 
     @classmethod
     def split_file(cls, root: Path) -> Path:

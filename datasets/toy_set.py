@@ -10,7 +10,7 @@ from dassl.data.datasets import DatasetBase
 from .conditions import ONE_DOMAIN
 from .files import Piece
 from .records import Record
-from .sampling import Draw, draw_shots, items_digest, labelled_images
+from .sampling import Draw, draw_shots
 from .split_dataset import to_items
 from .subsampling import subsample_classes
 from .toy_world.sets import DEFINITIONS
@@ -22,9 +22,6 @@ class ToySet(DatasetBase):
 
     Class attributes:
         config: name of the definition and of the dataset config.
-
-    Attributes:
-        fewshot_digest, labelled_images: as in ``SplitDataset``.
     """
 
     section = "Toy sets"
@@ -50,8 +47,6 @@ class ToySet(DatasetBase):
             subsample=cfg.DATASET.SUBSAMPLE_CLASSES,
         )
         super().__init__(train_x=train, val=val, test=test)
-        self.fewshot_digest = items_digest(train, folder)
-        self.labelled_images = labelled_images(cfg, train, val)
 
     @classmethod
     def pieces(cls, root: Path) -> list[Piece]:
@@ -82,5 +77,3 @@ class ToyVariant(ToySet):
         items = to_items(self.records("test"), folder)
         (items, *_) = subsample_classes(items, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
         DatasetBase.__init__(self, train_x=items, test=items)
-        self.fewshot_digest = items_digest([], folder)
-        self.labelled_images = {"train": 0, "val": 0}

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 SIZE = 16
 TRANSFORMS = ("random_resized_crop", "random_flip", "colorjitter")
 AUGMENTATION = Augmentation.from_input(SIZE, TRANSFORMS=TRANSFORMS)
+LARGE = Augmentation.from_input(24, TRANSFORMS=TRANSFORMS)
 
 
 def network(seed: int = 0, dim: int = 6) -> nn.Module:

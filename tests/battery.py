@@ -51,8 +51,6 @@ class MadeUp(DatasetBase):
         kept = subsample_classes(*splits.values(), subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
         splits = dict(zip(splits, kept, strict=True))
         super().__init__(train_x=splits["train"], val=splits["val"], test=splits["test"])
-        self.fewshot_digest = "made up"
-        self.labelled_images = {"train": len(splits["train"]), "val": 0}
 
     @classmethod
     def items(cls, root: Path, split: str) -> list[Datum]:

@@ -167,14 +167,6 @@ def test_sub_folders_come_in_the_order_of_their_paths(tmp_path):
     assert files == ["b.jpg", "cartoon_cat_0.jpg", "a/c.jpg", "a-b/d.jpg", "a/e/f.jpg"]
 
 
-def test_labelled_images_count_the_source_validation(tmp_path):
-    domain_tree(tmp_path / "PACS")
-
-    dataset = build(tmp_path, SELECT_ON="source_val")
-
-    assert dataset.labelled_images == {"train": 32, "val": 8}
-
-
 @pytest.mark.parametrize("holdout", [0.0, 1.0])
 def test_a_senseless_holdout_is_refused(tmp_path, holdout):
     domain_tree(tmp_path / "PACS")

@@ -67,7 +67,6 @@ def test_the_validation_list_is_the_test_list(tmp_path):
     dataset = build(tmp_path, NUM_SHOTS=2)
 
     assert dataset.val is dataset.test
-    assert dataset.labelled_images == {"train": 10, "val": 0}
 
 
 def test_selecting_on_val_draws_from_training_images_that_are_no_shots(tmp_path):
@@ -81,7 +80,6 @@ def test_selecting_on_val_draws_from_training_images_that_are_no_shots(tmp_path)
     assert not set(names(dataset.val)) & set(names(dataset.train_x))
     assert all("train" in item.impath for item in dataset.val)
     assert names(dataset.test) == names(plain.test)
-    assert dataset.labelled_images == {"train": 15, "val": 15}
 
 
 def test_selecting_on_val_survives_a_kept_draw(tmp_path):
@@ -227,7 +225,6 @@ def test_a_and_r_label_their_own_200_folders(tmp_path, name, folder):
     assert dataset.class_ids == wnids
     assert [item.label for item in dataset.test] == list(range(200))
     assert names(dataset.train_x) == names(dataset.test)
-    assert dataset.labelled_images == {"train": 0, "val": 0}
 
 
 def test_sketch_with_few_classes_warns(tmp_path, caplog):

@@ -67,8 +67,8 @@ class FeatureBank:
         if encoder.size not in (None, augmentation.size):
             raise ValueError(
                 f"The encoder {encoder.name} reads {encoder.size} x {encoder.size} pixels, the "
-                f"augmentation makes {augmentation.size} x {augmentation.size}. Use "
-                f"augmentation.at({encoder.size})."
+                f"augmentation makes {augmentation.size} x {augmentation.size}. Set INPUT.SIZE to "
+                f"({encoder.size}, {encoder.size})."
             )
         self.encoder = encoder if device is None else encoder.to(device)
         self.augmentation = augmentation

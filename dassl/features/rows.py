@@ -39,11 +39,6 @@ class FeatureView:
         """Feature width D."""
         return self._stored.dim
 
-    @property
-    def valid(self) -> Tensor:
-        """(N,) bool: False for images that were skipped."""
-        return torch.from_numpy((self._records >= 0).all(axis=0))
-
     def rows(self, indices: Tensor | Sequence[int], view: int | Tensor = 0) -> Tensor:
         """Rows of some images.
 
@@ -67,7 +62,7 @@ class FeatureView:
             path = self._items[places[int(records.argmin())]].impath
             raise ValueError(
                 f"{path} was skipped because it cannot be read: it has no features. Work on "
-                "bank.readable(items), or leave out the rows where view.valid is False."
+                "bank.readable(items)."
             )
         return torch.from_numpy(self._stored.gather(records))
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -162,21 +162,6 @@ class Augmentation:
     def size(self) -> int:
         """Side of the views in pixels."""
         return self.test.size
-
-    def at(self, size: int) -> "Augmentation":
-        """The same views at another size.
-
-        Raises:
-            ValueError: if a pipeline has its own class and cannot be resized here.
-        """
-        if not isinstance(self.test, InputPipeline) or not isinstance(self.train, InputPipeline):
-            raise ValueError(
-                f"Only pipelines made from INPUT can be resized; this one is at {self.size} pixels."
-            )
-        settings = {**self.test.settings, "SIZE": [size, size]}
-        return Augmentation(
-            replace(self.test, settings=settings), replace(self.train, settings=settings)
-        )
 
 
 def _plain(key: str, value: Any) -> Any:
