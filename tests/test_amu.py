@@ -11,7 +11,7 @@ from dassl.config import get_cfg_default
 from dassl.modeling.networks import ImageNetwork, feature_width
 from dassl.utils import load_checkpoint
 from golden_checks import aux_resnet50
-from trainers.amu import AMU, AuxiliaryBias, auxiliary, initial_weight
+from trainers.amu import AMU, AMUSettings, AuxiliaryBias, auxiliary, initial_weight
 from trainers.amu.auxiliary import AuxiliaryEncoder, load_auxiliary, resnet50_from_moco
 from trainers.amu.uncertainty import UNCERTAINTY_TYPES, uncertainty_factor
 from trainers.common.text.templates import notebook_templates
@@ -30,9 +30,8 @@ def start(world, output, *pairs):
 
 def bias(kind="moment", **more):
     torch.manual_seed(0)
-    options = {"alpha": 0.5, "lambda_merge": 0.35, "uncent_power": 0.4, "clip_scale": 100.0}
     classifier = F.normalize(torch.randn(7, 6), dim=-1)
-    return AuxiliaryBias(classifier, 9, uncent_type=kind, **{**options, **more})
+    return AuxiliaryBias(classifier, 9, AMUSettings(uncent_type=kind, **more))
 
 
 def test_the_initial_weight_divides_by_the_average_number_of_shots():
@@ -47,9 +46,7 @@ def test_the_initial_weight_divides_by_the_average_number_of_shots():
 
 def test_a_single_class_is_refused():
     with pytest.raises(ValueError, match="at least 2 classes; there is 1"):
-        AuxiliaryBias(
-            torch.ones(1, 6), 9, alpha=0.5, lambda_merge=0.35, uncent_type="none", uncent_power=0.4
-        )
+        AuxiliaryBias(torch.ones(1, 6), 9, AMUSettings())
 
 
 @pytest.mark.parametrize("kind", UNCERTAINTY_TYPES)
@@ -77,8 +74,8 @@ def test_the_entropy_of_an_underflowing_prediction_is_its_limit():
 
 
 def test_an_unknown_uncertainty_names_those_that_exist():
-    with pytest.raises(ValueError, match="UNCENT_TYPE.*moment"):
-        uncertainty_factor(torch.randn(2, 6), "kurtosis", 0.4)
+    with pytest.raises(ValueError, match="UNCENT_TYPE is 'kurtosis'; expected .*moment"):
+        AMUSettings(uncent_type="kurtosis")
 
 
 def test_top5_with_four_classes_is_refused():

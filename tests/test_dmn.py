@@ -24,7 +24,7 @@ from trainers.common.text.descriptions import (
     swap_food_names,
     tip_templates,
 )
-from trainers.dmn import DualMemory
+from trainers.dmn import DMNSettings, DualMemory
 from trainers.dmn.fusion import GRID, fuse, search_weights
 from trainers.dmn.memory import DynamicMemory
 from trainers.dmn.readout import Offsets, important_channels
@@ -161,7 +161,7 @@ def test_memory_costs_little_more_than_its_features():
 
 
 def test_training_read_out_has_the_values_and_gradients_of_the_plain_form():
-    method = DualMemory(unit(7, 16), unit(7, 3, 2, 16, seed=1), position="all")
+    method = DualMemory(unit(7, 16), unit(7, 3, 2, 16, seed=1), DMNSettings())
     offsets = some_offsets(7, 16)
     for name in ("query", "key", "value", "output"):
         getattr(method, f"{name}_offset").data = getattr(offsets, name)
@@ -183,7 +183,7 @@ def test_training_read_out_has_the_values_and_gradients_of_the_plain_form():
 
 def test_no_activation_of_training_has_batch_times_classes_times_width_elements():
     classes, width, batch = 11, 64, 13
-    method = DualMemory(unit(classes, width), unit(classes, 2, 1, width, seed=1), position="all")
+    method = DualMemory(unit(classes, width), unit(classes, 2, 1, width, seed=1), DMNSettings())
     sizes = []
 
     def remember(tensor):
@@ -209,7 +209,7 @@ def test_channel_criterion_equals_its_double_loop():
 
 def test_channels_that_tell_a_single_class_apart_are_refused_when_the_method_is_built():
     with pytest.raises(ValueError, match="NUM_IMPORTANT_CHANNEL 4 compares classes.*only one"):
-        DualMemory(unit(1, 10), unit(1, 2, 1, 10, seed=1), channels=4)
+        DualMemory(unit(1, 10), unit(1, 2, 1, 10, seed=1), DMNSettings(num_important_channel=4))
 
 
 def test_weights_search_keeps_the_first_best_in_the_official_order():

@@ -9,7 +9,7 @@ from clip import tokenize
 from clip.model import build_clip
 from golden_checks import tiny_clip
 from trainers.common.checkpoints import load_state
-from trainers.mma import AdapterLearner, MultiModalAdapter
+from trainers.mma import AdapterLearner, MMASettings, MultiModalAdapter
 
 NAMES = ["cat", "golden_retriever", "Boeing 737-800", "dog", "steam train"]
 
@@ -25,10 +25,12 @@ def images():
     return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-def learner(clip, names=NAMES, **options) -> AdapterLearner:
+def learner(clip, names=NAMES, chunk=0, **options) -> AdapterLearner:
     torch.manual_seed(0)
-    settings = {"start": 5, "end": 12, "dim": 8, "scale": 0.01, "ctx_init": "a photo of a"}
-    return AdapterLearner(clip, names, **{**settings, **options})
+    settings = {"start": 5, "end": 12, "dim": 8, "scale": 0.01}
+    fields = {f"adapter_{name}": value for name, value in (settings | options).items()}
+    settings = MMASettings(text_ctx_init="a photo of a", **fields)
+    return AdapterLearner(clip, names, settings, chunk=chunk)
 
 
 def gradients(clip, method, images) -> dict[str, torch.Tensor]:
@@ -224,7 +226,7 @@ def test_the_official_name_trains_with_the_same_node(tmp_path):
     trainer = made_trainer("MultiModalAdapter", tmp_path)
 
     assert isinstance(trainer, MultiModalAdapter)
-    assert trainer.settings.ADAPTER_SCALE == 0.001
+    assert trainer.settings.adapter_scale == 0.001
     assert trainer.get_model_names() == ["adapter_learner"]
 
 

@@ -5,21 +5,41 @@ Yang, Zhang, Wang, Xie: MMA: Multi-Modal Adapter for Vision-Language Models, CVP
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
 from clip.model import CLIP, BlockView, TowerHook
-from dassl.config import Condition
+from dassl.config import Condition, Settings, at_least, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import no_templates
 from trainers.common import ClipTrainer, Method
+from trainers.common.settings import precision
 from trainers.common.text.class_words import words_of
 from trainers.common.text.encode import common_prefix_length
 from trainers.common.text.learned import FrozenPrompts
+
+
+@dataclass(frozen=True)
+class MMASettings(Settings, section="TRAINER.MMADAPTER"):
+    """Where the adapters stand, and their size."""
+
+    text_ctx_init: str = setting("", 'words before the class name; the recipes set "a photo of a"')
+    prec: str = precision("amp")
+    adapter_start: int = setting(4, "first index, 1: first block, 0: before it; recipes 5 or 9")
+    adapter_end: int = setting(12, "last index, inclusive")
+    adapter_dim: int = setting(32, "width of the bottleneck", at_least(1))
+    adapter_scale: float = setting(0.1, "s; the recipes set 0.001")
+
+    def check(self) -> None:
+        if self.adapter_scale == 0:
+            raise ValueError(
+                "TRAINER.MMADAPTER.ADAPTER_SCALE is 0: the parameter gradients are divided by it. "
+                "The published value is 0.001."
+            )
 
 
 class _ScaleGradient(torch.autograd.Function):
@@ -111,23 +131,24 @@ class AdapterLearner(Method):
         self,
         clip: CLIP,
         classnames: Sequence[str],
+        settings: MMASettings,
         *,
-        start: int,
-        end: int,
-        dim: int,
-        scale: float,
-        ctx_init: str = "",
         chunk: int = 0,
     ) -> None:
-        """Build adapters for the official indices ``start``..``end``, both inclusive.
+        """Build the adapters; ``chunk`` is TRAIN.TEXT_CHUNK.
 
         Raises:
-            ValueError: if the range, the width or the scale cannot work.
+            ValueError: for indices beyond the depth of a tower.
         """
         super().__init__()
         layers = min(clip.transformer.layers, clip.visual.transformer.layers)
-        _check_range(start, end, layers, dim, scale)
-        self.scale, self.chunk = scale, chunk
+        start, end, dim = settings.adapter_start, settings.adapter_end, settings.adapter_dim
+        if not 0 <= start <= end <= layers:
+            raise ValueError(
+                f"TRAINER.MMADAPTER.ADAPTER_START {start} and ADAPTER_END {end} must satisfy "
+                f"0 <= start <= end <= {layers}, the depth that both towers of this backbone have."
+            )
+        self.scale, self.chunk = settings.adapter_scale, chunk
         widths = {"text": clip.transformer.width, "visual": clip.visual.transformer.width}
         depths = {"text": clip.transformer.layers, "visual": clip.visual.transformer.layers}
         for tower, width in widths.items():
@@ -141,7 +162,7 @@ class AdapterLearner(Method):
             for i in range(max(depths.values()) + 1)
         )
         self.apply(_initialise)
-        sentences = [f"{ctx_init} {words_of(name)}." for name in classnames]
+        sentences = [f"{settings.text_ctx_init} {words_of(name)}." for name in classnames]
         tokens = clip.tokenize(sentences)
         self.register_buffer("tokenized_prompts", tokens, persistent=False)
         # Blocks below the first adapter are frozen and the prompts are constants.
@@ -172,21 +193,6 @@ class AdapterLearner(Method):
         return clip.encode_image(images.to(clip.dtype), hook=self.image_hook())
 
 
-def _check_range(start: int, end: int, layers: int, dim: int, scale: float) -> None:
-    if not 0 <= start <= end <= layers:
-        raise ValueError(
-            f"TRAINER.MMADAPTER.ADAPTER_START {start} and ADAPTER_END {end} must satisfy "
-            f"0 <= start <= end <= {layers}, the depth that both towers of this backbone have."
-        )
-    if dim < 1:
-        raise ValueError(f"TRAINER.MMADAPTER.ADAPTER_DIM is {dim}; expected at least 1.")
-    if scale == 0:
-        raise ValueError(
-            "TRAINER.MMADAPTER.ADAPTER_SCALE is 0: the parameter gradients are divided by it. "
-            "The published value is 0.001."
-        )
-
-
 @torch.no_grad()
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
@@ -199,19 +205,9 @@ class MMA(ClipTrainer):
     """Trains the adapters of both towers by cross-entropy."""
 
     node = "MMADAPTER"
+    declares = (MMASettings,)
     model_name = "adapter_learner"
     needs_vit = True
-
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        node = CN()
-        node.TEXT_CTX_INIT = ""  # words before the class name; the recipes set "a photo of a"
-        node.PREC = "amp"  # fp32 | amp | fp16
-        node.ADAPTER_START = 4  # first index, 1 = first block, 0 = before it; recipes 5 or 9
-        node.ADAPTER_END = 12  # last index, inclusive
-        node.ADAPTER_DIM = 32  # width of the bottleneck
-        node.ADAPTER_SCALE = 0.1  # s; the recipes set 0.001
-        return CN({"TRAINER": CN({"MMADAPTER": node})})
 
     @classmethod
     def conditions(cls) -> list[Condition]:
@@ -220,17 +216,8 @@ class MMA(ClipTrainer):
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        node = cfg.TRAINER.MMADAPTER
-        return AdapterLearner(
-            clip,
-            classnames,
-            start=node.ADAPTER_START,
-            end=node.ADAPTER_END,
-            dim=node.ADAPTER_DIM,
-            scale=node.ADAPTER_SCALE,
-            ctx_init=node.TEXT_CTX_INIT,
-            chunk=cfg.TRAIN.TEXT_CHUNK,
-        )
+        settings = MMASettings.of(cfg)
+        return AdapterLearner(clip, classnames, settings, chunk=cfg.TRAIN.TEXT_CHUNK)
 
 
 @TRAINER_REGISTRY.register()

@@ -15,10 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition, at_least, never
+from dassl.config import Condition, above, at_least, never, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.needed import NeededFile
 from dassl.engine.predictor import Predictor
@@ -29,7 +28,8 @@ from dassl.utils import load_checkpoint
 from trainers.common import Method
 from trainers.common.checkpoints import load_exactly, load_state
 from trainers.common.predictor import config_of
-from trainers.common.testtime.confident_views import confident_count, least_entropy_views
+from trainers.common.testtime.confident_views import least_entropy_views
+from trainers.common.testtime.settings import StreamSettings
 from trainers.common.testtime.stream import Step
 from trainers.common.testtime.trainer import StreamTrainer
 from trainers.common.text.descriptions import swap_food_names
@@ -40,6 +40,47 @@ from trainers.common.text.meta_net import MetaNet
 logger = logging.getLogger(__name__)
 CLASS_WORD = "[CLS]"  # in CTX_INIT: the class name's place
 PLACEHOLDER_TOKENS = 4  # context length where no words are given and no file says another
+
+
+IN_STEPS = {"tta_steps": above(0)}
+
+
+@dataclass(frozen=True)
+class TPTSettings(StreamSettings, section="TRAINER.TPT"):
+    """The initial context, and the steps that adapt it to each image."""
+
+    n_views: int = setting(64, "views per test image, the un-augmented one included", varies=True)
+    selection_p: float = setting(
+        0.1, "share of the views that the loss is over", varies=True, read_if=IN_STEPS
+    )
+    ctx_init: str = setting(
+        "a_photo_of_a",
+        "initial words; [CLS] puts the class name between them",
+        read_if={"ctx_file": ""},
+    )
+    ctx_file: str = setting(
+        "", "CoOp checkpoint to start from (CoCoOp's with COCOOP True)", varies=True
+    )
+    tta_steps: int = setting(
+        1, "steps per image; 0: the initial context alone", at_least(0), varies=True
+    )
+    lr: float = setting(
+        5e-3,
+        "of the steps; NAME, betas and EPS are those of OPTIM",
+        at_least(0),
+        varies=True,
+        read_if=IN_STEPS,
+    )
+    weight_decay: float = setting(0.01, "of the steps", at_least(0), varies=True, read_if=IN_STEPS)
+    cocoop: bool = setting(False, "start from CoCoOp's context of the image")
+
+    def check(self) -> None:
+        super().check()
+        if self.cocoop and not self.ctx_file:
+            raise ValueError(
+                "TRAINER.TPT.COCOOP True starts from CoCoOp's prompts: give its checkpoint, "
+                "TRAINER.TPT.CTX_FILE <run>/prompt_learner/model.pth.tar-<epoch>."
+            )
 
 
 def average_entropy(logits: Tensor) -> Tensor:
@@ -276,46 +317,15 @@ class TPT(StreamTrainer):
     """Tunes the context on each test image by itself; nothing is trained beforehand."""
 
     node = "TPT"
-    varies_at_test = StreamTrainer.varies_at_test | {"TTA_STEPS", "LR", "WEIGHT_DECAY", "CTX_FILE"}
     unused_flags = {
         **StreamTrainer.unused_flags,
         "--transforms": "nothing is trained before the stream",
     }
-    ranges = {
-        "TRAINER.TPT.TTA_STEPS": at_least(0),
-        "TRAINER.TPT.LR": at_least(0),
-        "TRAINER.TPT.WEIGHT_DECAY": at_least(0),
-    }
-
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        node = CN()
-        node.CTX_INIT = "a_photo_of_a"  # initial words; [CLS] puts the class name between them
-        node.CTX_FILE = ""  # CoOp checkpoint to start from (CoCoOp's with COCOOP True)
-        node.N_VIEWS = 64  # views per test image, the un-augmented one included
-        node.SELECTION_P = 0.1  # share of the views that the loss is over
-        node.VIEW_KIND = "auto"  # augmented views: crop | augmix | auto (crop on ImageNet sets)
-        node.TTA_STEPS = 1  # steps per image; 0: the initial context alone
-        node.LR = 5e-3  # of the steps; NAME, betas and EPS are those of OPTIM
-        node.WEIGHT_DECAY = 0.01  # of the steps
-        node.COCOOP = False  # start from CoCoOp's context of the image
-        node.STREAM_SEED = -1  # order of the test stream; -1: SEED
-        node.STREAM_LENGTH = -1  # images in this run, the state is then saved; -1: all
-        node.STREAM_STATE = ""  # state file to continue from
-        node.LEGACY_FOOD101_NAMES = False  # swap two names, as in the published numbers
-        node.PREC = "fp32"
-        optim = CN({"NAME": "adamw", "MAX_EPOCH": 0})
-        return CN({"TRAINER": CN({"TPT": node}), "OPTIM": optim})
+    declares = (TPTSettings,)
+    defaults = {"OPTIM.NAME": "adamw", "OPTIM.MAX_EPOCH": 0}
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        node = cfg.TRAINER.TPT
-        confident_count(node.N_VIEWS, node.SELECTION_P, key="TRAINER.TPT")
-        if node.COCOOP and not node.CTX_FILE:
-            raise ValueError(
-                "TRAINER.TPT.COCOOP True starts from CoCoOp's prompts: give its checkpoint, "
-                "TRAINER.TPT.CTX_FILE <run>/prompt_learner/model.pth.tar-<epoch>."
-            )
         if selection_rule(cfg) != "last":
             raise ValueError(
                 f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON!r} and TEST.FINAL_MODEL "
@@ -325,39 +335,31 @@ class TPT(StreamTrainer):
     @staticmethod
     def needed_files(cfg: CfgNode) -> list[NeededFile]:
         """The learned context to start from, if one is given."""
-        path, is_conditional = cfg.TRAINER.TPT.CTX_FILE, cfg.TRAINER.TPT.COCOOP
+        settings = TPTSettings.of(cfg)
+        path = settings.ctx_file
         if not path:
             return []
-        read = partial(read_context, path, is_conditional=is_conditional)
+        read = partial(read_context, path, is_conditional=settings.cocoop)
         return [NeededFile(f"Learned context {path}", read)]
 
     @classmethod
     def conditions(cls) -> list[Condition]:
-        node, why = "TRAINER.TPT", "nothing is trained before the stream"
+        why = "nothing is trained before the stream"
         return [
-            Condition(
-                (f"{node}.CTX_INIT",),
-                lambda cfg: not cfg.TRAINER.TPT.CTX_FILE,
-                f"the context is that of {node}.CTX_FILE",
-            ),
-            Condition(
-                tuple(f"{node}.{key}" for key in ("LR", "WEIGHT_DECAY", "SELECTION_P")),
-                lambda cfg: cfg.TRAINER.TPT.TTA_STEPS > 0,
-                f"no step is taken, {node}.TTA_STEPS is 0",
-            ),
             never(TRAINING, why),
-            *no_augmentation(f"{why}, and its views are {node}.VIEW_KIND"),
+            *no_augmentation(f"{why}, and its views are TRAINER.TPT.VIEW_KIND"),
             no_templates("its words are TRAINER.TPT.CTX_INIT"),
             *super().conditions(),
         ]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        node = cfg.TRAINER.TPT
-        state = read_context(node.CTX_FILE, is_conditional=node.COCOOP) if node.CTX_FILE else {}
+        settings, state = TPTSettings.of(cfg), {}
+        if path := settings.ctx_file:
+            state = read_context(path, is_conditional=settings.cocoop)
         method = cls.restore_method(cfg, clip, classnames, state)
         if state:
-            load_state(method, {"ctx": state["ctx"]}, None, classnames, node.CTX_FILE)
+            load_state(method, {"ctx": state["ctx"]}, None, classnames, path)
         return method
 
     @classmethod
@@ -365,11 +367,11 @@ class TPT(StreamTrainer):
         cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], state: dict[str, Tensor]
     ) -> Method:
         """A context of CTX_FILE has the length of the one in ``state``, and no words."""
-        node = cfg.TRAINER.TPT
+        settings = TPTSettings.of(cfg)
         return TestTimePrompt(
             clip,
-            swap_food_names(classnames) if node.LEGACY_FOOD101_NAMES else classnames,
-            ctx_init="" if node.CTX_FILE else node.CTX_INIT,
+            swap_food_names(classnames) if settings.legacy_food101_names else classnames,
+            ctx_init="" if settings.ctx_file else settings.ctx_init,
             n_ctx=len(state["ctx"]) if state else PLACEHOLDER_TOKENS,
             chunk=cfg.TRAIN.TEXT_CHUNK,
         )
@@ -396,19 +398,19 @@ class TPT(StreamTrainer):
 
     # ----------------------------------------------------------------- stream
     def begin_stream(self) -> None:
-        node, optim = self.settings, self.cfg.OPTIM.clone()
+        settings, optim = self.settings, self.cfg.OPTIM.clone()
         optim.defrost()
-        optim.LR, optim.WEIGHT_DECAY = node.LR, node.WEIGHT_DECAY
+        optim.LR, optim.WEIGHT_DECAY = settings.lr, settings.weight_decay
         self.adapter = Adapter(
             self.method,
             self.clip,
-            steps=node.TTA_STEPS,
+            steps=settings.tta_steps,
             optimizer=partial(build_optimizer, optim_cfg=optim),
-            confident=confident_count(node.N_VIEWS, node.SELECTION_P, key="TRAINER.TPT"),
+            confident=settings.confident,
         )
         self.conditional = None
-        if node.COCOOP:
-            state = read_context(node.CTX_FILE, is_conditional=True)
+        if settings.cocoop:
+            state = read_context(settings.ctx_file, is_conditional=True)
             start = ConditionalStart(self.clip, state).to(self.device, self.clip.dtype)
             self.conditional = start.eval().requires_grad_(False)
 

@@ -41,8 +41,8 @@ def setting(default: Any, about: str, allowed: Allowed | None = None, **more: An
         default: of the key; gives its type, too.
         about: meaning and unit, a clause.
         allowed: what the value may be: ``at_least(0)``, ``one_of("a", "b")``, ...
-        more: ``read_if``, field -> value, values or range with which alone the key is read;
-            ``unread``, why it is never read; ``varies``, True if an evaluation may vary it.
+        more: ``read_if``, field or full key -> value, values or range with which alone the key is
+            read; ``unread``, why it is never read; ``varies``, True if an evaluation may vary it.
     """
     rule = {"rule": Rule(about, allowed, **more)}
     if isinstance(default, list):
@@ -75,7 +75,9 @@ class Settings:
 
     @classmethod
     def key(cls, name: str) -> str:
-        """The full config key of a field; a final ``_`` (``lambda_``) is not part of it."""
+        """The full config key of a field, without a final ``_`` (``lambda_``); a full one stays."""
+        if "." in name:
+            return name
         return f"{cls.section}.{name.rstrip('_').upper()}"
 
     @classmethod

@@ -125,7 +125,7 @@ def _compare_features(case: Case, run: Shipped) -> None:
     test = trainer.bank.test(trainer.dm.dataset.test).all(0)
     case.compare("test_clip_raw", test[:, :dim])
     case.compare("test_aux_raw", test[:, dim:])
-    passes = trainer.bank.train(trainer.shots, views=trainer.settings.AUGMENT_EPOCH)
+    passes = trainer.bank.train(trainer.shots, views=trainer.settings.augment_epoch)
     case.compare("shot_features", average_views(passes.all()[..., dim:]))
     case.compare("W0", trainer.shot_weight())
 

@@ -64,11 +64,11 @@ def _compare_episodes(case: Case, run: Shipped) -> None:
     settings, episodes = run.trainer.settings, _episodes(run)
     case.compare("logits_before", torch.stack([e.logits_before for e in episodes]))
     case.compare("selected", torch.stack([e.selected for e in episodes]))
-    if settings.TTA_STEPS:
+    if settings.tta_steps:
         case.compare("loss", torch.stack([torch.stack(e.losses) for e in episodes]))
         case.compare("grad_ctx", torch.stack([torch.stack(e.gradients) for e in episodes]))
         contexts = torch.stack([torch.stack(e.contexts) for e in episodes])
-        case.compare("ctx_after", contexts, atol=CONTEXT_ATOL * settings.LR)
+        case.compare("ctx_after", contexts, atol=CONTEXT_ATOL * settings.lr)
     logits = torch.stack([e.logits for e in episodes])
     case.compare("logits_after", logits, atol=LOGITS_AFTER_ATOL)
     # what the evaluator was given: probabilities with the adapted context

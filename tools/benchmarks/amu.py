@@ -19,7 +19,7 @@ from dassl.config import get_cfg_default
 from dassl.data.datasets import Datum
 from dassl.features.precomputed import ConstantLoader
 from dassl.optim import build_lr_scheduler, build_optimizer
-from trainers.amu import AuxiliaryBias
+from trainers.amu import AMUSettings, AuxiliaryBias
 from trainers.amu.uncertainty import KURTOSIS_SCALE
 from trainers.common.feature_trainer import FeatureLoader
 
@@ -28,15 +28,7 @@ EPOCHS, BATCH, TEST_BLOCK = 50, 256, 500
 
 def _method(classes: int, dims: tuple[int, int], kind: str) -> AuxiliaryBias:
     classifier = F.normalize(torch.randn(classes, dims[0]), dim=-1)
-    method = AuxiliaryBias(
-        classifier,
-        dims[1],
-        alpha=0.5,
-        lambda_merge=0.35,
-        uncent_type=kind,
-        uncent_power=0.4,
-        clip_scale=100.0,
-    )
+    method = AuxiliaryBias(classifier, dims[1], AMUSettings(uncent_type=kind))
     torch.nn.init.normal_(method.fc.weight, std=0.02)
     return method
 
@@ -129,7 +121,7 @@ def evaluate_anew(
 
 def _plain_factor(clip_logits: Tensor, method: AuxiliaryBias) -> Tensor:
     """The factors none and moment as their formulas are written."""
-    if method.uncent_type == "none":
+    if method.settings.uncent_type == "none":
         return torch.ones(len(clip_logits), 1)
     p = clip_logits.softmax(dim=-1)
     z = (p - p.mean(dim=-1, keepdim=True)) / p.std(dim=-1, keepdim=True)

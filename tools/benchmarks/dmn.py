@@ -25,7 +25,7 @@ from tests.plain_dmn import PlainMemory, static_logits_plainly, step_plainly
 from trainers.common.clip_encoder import ClipEncoder
 from trainers.common.testtime.confident_views import confident_prediction
 from trainers.common.testtime.views import CropFlip, TestViews
-from trainers.dmn import REPLAY, DualMemory
+from trainers.dmn import REPLAY, DMNSettings, DualMemory
 from trainers.dmn.memory import DynamicMemory
 from trainers.dmn.readout import Offsets
 
@@ -123,7 +123,7 @@ def _memory_rows(args: argparse.Namespace, *, trained: bool) -> list[dict]:
 def _training_row(args: argparse.Namespace) -> dict:
     classes, width = (50, 64) if args.quick else (1000, 512)
     torch.manual_seed(1)
-    method = DualMemory(_unit(classes, width), _unit(classes, SHOTS, 1, width), position="all")
+    method = DualMemory(_unit(classes, width), _unit(classes, SHOTS, 1, width), DMNSettings())
     with torch.no_grad():
         for parameter in method.parameters():
             parameter.normal_(std=0.02)

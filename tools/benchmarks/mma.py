@@ -22,7 +22,7 @@ from torch import Tensor
 
 from clip.model import CLIP
 from tools.benchmarks.text_tower import COLOURS, SHAPES
-from trainers.mma import AdapterLearner, amplified_linear
+from trainers.mma import AdapterLearner, MMASettings, amplified_linear
 
 ROOT = Path(__file__).resolve().parents[2]
 START, END, DIM, SCALE = 5, 12, 32, 0.001  # recipe vit_b16_ep5
@@ -61,16 +61,14 @@ def class_names(count: int) -> list[str]:
 def build_learner(clip: CLIP, classes: int, *, chunk: int = 0) -> AdapterLearner:
     """The adapters of the recipe, in training mode."""
     torch.manual_seed(1)
-    return AdapterLearner(
-        clip,
-        class_names(classes),
-        start=START,
-        end=END,
-        dim=DIM,
-        scale=SCALE,
-        ctx_init=PREFIX,
-        chunk=chunk,
-    ).train()
+    settings = MMASettings(
+        text_ctx_init=PREFIX,
+        adapter_start=START,
+        adapter_end=END,
+        adapter_dim=DIM,
+        adapter_scale=SCALE,
+    )
+    return AdapterLearner(clip, class_names(classes), settings, chunk=chunk).train()
 
 
 def make_batch(clip: CLIP, batch: int, classes: int) -> tuple[Tensor, Tensor]:

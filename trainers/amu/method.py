@@ -14,6 +14,7 @@ from clip.model import CLIP
 from dassl.metrics import compute_accuracy
 from trainers.common import Method
 
+from .settings import AMUSettings
 from .uncertainty import standardise, uncertainty_factor
 
 
@@ -27,26 +28,12 @@ class AuxiliaryBias(Method):
 
     per_class = ("fc.weight",)
 
-    def __init__(
-        self,
-        clip_classifier: Tensor,
-        aux_dim: int,
-        *,
-        alpha: float,
-        lambda_merge: float,
-        uncent_type: str,
-        uncent_power: float,
-        clip_scale: float = 100.0,
-    ) -> None:
+    def __init__(self, clip_classifier: Tensor, aux_dim: int, settings: AMUSettings) -> None:
         """Start with random W; see ``initial_weight``.
 
         Args:
             clip_classifier: (C, D_c) unit rows.
             aux_dim: D_a.
-            alpha: weight of the bias.
-            lambda_merge: weight of the fused loss; 1 - lambda_merge of the auxiliary one.
-            uncent_type, uncent_power: see ``uncertainty_factor``.
-            clip_scale: factor of CLIP's cosines; 0: the backbone's own.
 
         Raises:
             ValueError: for a single class, over which no score can be standardised.
@@ -59,9 +46,7 @@ class AuxiliaryBias(Method):
             )
         self.register_buffer("clip_classifier", clip_classifier, persistent=False)
         self.fc = nn.Linear(aux_dim, len(clip_classifier), bias=False)
-        self.alpha, self.lambda_merge = alpha, lambda_merge
-        self.uncent_type, self.uncent_power = uncent_type, uncent_power
-        self.clip_scale = clip_scale
+        self.settings, self.alpha = settings, settings.alpha
 
     def text_features(self, clip: CLIP | None) -> Tensor:
         """(C, D_c) unit rows."""
@@ -75,7 +60,7 @@ class AuxiliaryBias(Method):
 
     def clip_logits(self, clip: CLIP | None, features: Tensor, classifier: Tensor) -> Tensor:
         """(B, D_c), (C, D_c), unit rows -> s0 (B, C), float32."""
-        scale = self.clip_scale or clip.logit_scale.detach().exp()
+        scale = self.settings.clip_scale or clip.logit_scale.detach().exp()
         return (scale * features @ classifier.t()).float()
 
     def aux_logits(self, features: Tensor) -> Tensor:
@@ -84,7 +69,9 @@ class AuxiliaryBias(Method):
 
     def factor(self, clip_logits: Tensor) -> Tensor:
         """r (B, 1)."""
-        return uncertainty_factor(clip_logits, self.uncent_type, self.uncent_power)
+        return uncertainty_factor(
+            clip_logits, self.settings.uncent_type, self.settings.uncent_power
+        )
 
     def branches(
         self, clip: CLIP | None, features: Tensor, classifier: Tensor
@@ -109,8 +96,9 @@ class AuxiliaryBias(Method):
         clip_logits, factor, aux = self.branches(clip, features, self.clip_classifier)
         fused = torch.addcmul(clip_logits, factor, aux, value=self.alpha)
         loss_merge, loss_aux = F.cross_entropy(fused, labels), F.cross_entropy(aux, labels)
+        lambda_ = self.settings.lambda_merge
         return {
-            "loss": self.lambda_merge * loss_merge + (1 - self.lambda_merge) * loss_aux,
+            "loss": lambda_ * loss_merge + (1 - lambda_) * loss_aux,
             "loss_merge": loss_merge,
             "loss_aux": loss_aux,
             "factor": factor.mean(),

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition, at_least, between, never, only_if
+from dassl.config import Condition, never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.needed import NeededFile
@@ -26,10 +25,9 @@ from trainers.common.text.templates import notebook_templates
 
 from .auxiliary import load_auxiliary
 from .method import AuxiliaryBias, average_views, initial_weight
-from .uncertainty import UNCERTAINTY_TYPES
+from .settings import AMUSettings
 
 logger = logging.getLogger(__name__)
-AUX_INITS = ("shots", "random")
 
 
 @TRAINER_REGISTRY.register()
@@ -41,51 +39,11 @@ class AMU(FeatureTrainer):
     takes_networks = ("clip", "auxiliary")  # an ``Encoder``
     takes_shots = True
     drop_last = False  # the official loader keeps the last partial batch
-    # AUX and its file may have other names: the weights are compared.
-    varies_at_test = FeatureTrainer.varies_at_test | {"ALPHA", "AUX", "AUX_WEIGHTS"}
-    ranges = {
-        "TRAINER.AMU.ALPHA": at_least(0),
-        "TRAINER.AMU.LAMBDA_MERGE": between(0, 1),
-        "TRAINER.AMU.AUGMENT_EPOCH": at_least(1),
-        "TRAINER.AMU.CLIP_SCALE": at_least(0),
-    }
-
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        node = CN()
-        node.ALPHA = 0.5  # weight of the bias
-        node.LAMBDA_MERGE = 0.35  # weight of the fused loss; 1: no loss on the auxiliary branch
-        node.UNCENT_TYPE = "moment"  # none|entropy|energy|max|max-min|var|top5|moment
-        node.UNCENT_POWER = 0.4  # exponent of the uncertainty
-        node.AUGMENT_EPOCH = 1  # augmented views of each shot behind the initial W
-        node.CLIP_SCALE = 100.0  # factor of CLIP's cosines; 0: the backbone's own logit scale
-        # moco_v3_rn50 | timm:<model> | dino_vits16 | clip:<backbone> | toy, or several joined by +
-        node.AUX = "moco_v3_rn50"
-        node.AUX_WEIGHTS = ""  # file in place of the published weights
-        node.AUX_INIT = "shots"  # initial W: shots (class means) | random
-        return CN({"TRAINER": CN({"AMU": node})})
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        node = cfg.TRAINER.AMU
-        choices = {"UNCENT_TYPE": UNCERTAINTY_TYPES, "AUX_INIT": AUX_INITS}
-        for key, known in choices.items():
-            if node[key] not in known:
-                raise ValueError(
-                    f"TRAINER.AMU.{key} is {node[key]!r}; expected one of {', '.join(known)}."
-                )
+    declares = (AMUSettings,)
 
     @classmethod
     def conditions(cls) -> list[Condition]:
-        powered = [kind for kind in UNCERTAINTY_TYPES if kind not in ("none", "var")]
         return [
-            only_if("TRAINER.AMU.UNCENT_POWER", "TRAINER.AMU.UNCENT_TYPE", *powered),
-            only_if("TRAINER.AMU.AUGMENT_EPOCH", "TRAINER.AMU.AUX_INIT", "shots"),
-            Condition(
-                ("TRAINER.AMU.AUX_INIT", "TRAINER.AMU.AUGMENT_EPOCH"),
-                lambda cfg: not cfg.MODEL.INIT_WEIGHTS,
-                "W starts at that of MODEL.INIT_WEIGHTS",
-            ),
             never("OPTIM.STAGED_LR", "W is all that learns"),
             *super().conditions(),
         ]
@@ -94,14 +52,16 @@ class AMU(FeatureTrainer):
     @staticmethod
     def needed_files(cfg: CfgNode) -> list[NeededFile]:
         """The auxiliary network's weights."""
-        name, weights = cfg.TRAINER.AMU.AUX, cfg.TRAINER.AMU.AUX_WEIGHTS
+        settings = AMUSettings.of(cfg)
+        name, weights = settings.aux, settings.aux_weights
         what = f"Auxiliary network {name}"
         return [NeededFile(what, lambda: load_auxiliary(name, weights), may_download=not weights)]
 
     @classmethod
     def auxiliary(cls, cfg: CfgNode, device: torch.device) -> Encoder:
         """The frozen second network."""
-        encoder = load_auxiliary(cfg.TRAINER.AMU.AUX, cfg.TRAINER.AMU.AUX_WEIGHTS)
+        settings = AMUSettings.of(cfg)
+        encoder = load_auxiliary(settings.aux, settings.aux_weights)
         encoder.to(device)
         return encoder
 
@@ -138,17 +98,8 @@ class AMU(FeatureTrainer):
 
     @staticmethod
     def _build(cfg: CfgNode, clip: CLIP, classnames: Sequence[str], aux_dim: int) -> Method:
-        node = cfg.TRAINER.AMU
         classifier = zero_shot_classifier(clip, classnames, notebook_templates(cfg))
-        return AuxiliaryBias(
-            classifier.float(),
-            aux_dim,
-            alpha=node.ALPHA,
-            lambda_merge=node.LAMBDA_MERGE,
-            uncent_type=node.UNCENT_TYPE,
-            uncent_power=node.UNCENT_POWER,
-            clip_scale=node.CLIP_SCALE,
-        )
+        return AuxiliaryBias(classifier.float(), aux_dim, AMUSettings.of(cfg))
 
     def param_groups(self) -> list[dict]:
         """All of W, updated in one pass over it instead of one per operation of AdamW."""
@@ -157,7 +108,7 @@ class AMU(FeatureTrainer):
     def before_train(self) -> None:
         super().before_train()
         is_given = bool(self.cfg.MODEL.INIT_WEIGHTS)
-        if self.start_epoch == 0 and self.settings.AUX_INIT == "shots" and not is_given:
+        if self.start_epoch == 0 and self.settings.aux_init == "shots" and not is_given:
             weight = self.shot_weight()
             with torch.no_grad():
                 self.method.fc.weight.copy_(weight)
@@ -166,7 +117,7 @@ class AMU(FeatureTrainer):
         """W0 (C, D_a) from AUGMENT_EPOCH stored training views of the shots."""
         items = self.shots
         bank = self.bank.parts[1]
-        raw = bank.train(items, views=self.settings.AUGMENT_EPOCH).mean().to(self.device)
+        raw = bank.train(items, views=self.settings.augment_epoch).mean().to(self.device)
         labels = torch.tensor([item.label for item in items], device=self.device)
         return initial_weight(average_views(raw[None]), labels, self.num_classes)
 
@@ -213,7 +164,7 @@ class AMU(FeatureTrainer):
         encoder = self.bank.parts[1].encoder
         return {
             **super().checkpoint_meta(),
-            "auxiliary": self.settings.AUX,
+            "auxiliary": self.settings.aux,
             "auxiliary_digest": encoder.digest,
         }
 
@@ -226,6 +177,6 @@ class AMU(FeatureTrainer):
             raise ValueError(
                 f"The checkpoint in {directory} was trained with the auxiliary encoder "
                 f"{self.loaded_checkpoint['auxiliary']} with other weights than those of this "
-                f"run's {self.settings.AUX} (digest {trained[:12]} against {encoder.digest[:12]}). "
+                f"run's {self.settings.aux} (digest {trained[:12]} against {encoder.digest[:12]}). "
                 "Set TRAINER.AMU.AUX and AUX_WEIGHTS as in the training."
             )

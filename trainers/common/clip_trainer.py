@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 
 from clip import available_models, load_backbone
 from clip.model import CLIP
-from dassl.config import Condition, check_value, declared_cfg, never, one_of, setting
+from dassl.config import Condition, check_value, declared_cfg, never, one_of
 from dassl.config.pixels import OPEN, close_with_backbone
 from dassl.config.tools import unfrozen
 from dassl.engine import TrainerX
@@ -30,15 +30,9 @@ from .checkpoints import load_method, start_from
 from .clip_encoder import backbone_input
 from .method import Method
 from .predictor import clip_predictor, normalise_pixels
+from .settings import PRECISIONS
 
 logger = logging.getLogger(__name__)
-PRECISIONS = ("fp32", "fp16", "amp")
-
-
-def precision(default: str, *allowed: str) -> Any:
-    """The field PREC of a method's settings."""
-    choice = one_of(*(allowed or PRECISIONS))
-    return setting(default, "what the backbone computes in", choice, varies=True)
 
 
 class ClipTrainer(TrainerX):

@@ -5,68 +5,43 @@ Vision-Language Models, CVPR 2024, arXiv 2403.17589. Parity is tested in tests/g
 official code states no license.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip.model import CLIP
-from dassl.utils import did_you_mean
 from trainers.common import Method
 
 from .fusion import fuse
 from .memory import DynamicMemory
 from .readout import POSITIONS, Offsets, class_products, important_channels, read_logits, slot_terms
-
-SHARED = {"key": "query", "value": "query", "text": "output"}  # SHARED_PARAM: one tensor for both
+from .settings import DMNSettings
 
 
 class DualMemory(Method):
     """p = a1 p_text + a2 p_dynamic + a3 p_static: a sum of probabilities, not of logits.
 
     p_text = softmax(tau q.n(t_c + b_t)); the memories form class vectors by attention over their
-    slots (``common/readout.py``). The static memory holds t_c and the shots, the dynamic one
-    (``common/dynamic_memory.py``, made per stream) t_c, the un-augmented shots and past test
-    features. Learned, from zero: the offsets of ``position``, (C, D) each. Frozen: all else.
+    slots (``readout.py``). The static memory holds t_c and the shots, the dynamic one
+    (``memory.py``, made per stream) t_c, the un-augmented shots and past test features. Learned,
+    from zero: the offsets of POSITION, (C, D) each. Frozen: all else.
     """
 
     per_class = ("text", "static_slots", "static_gram", *(f"{n}_offset" for n in POSITIONS["all"]))
 
-    def __init__(
-        self,
-        text_features: Tensor,
-        shots: Tensor | None = None,
-        *,
-        position: str = "none",
-        shared: bool = False,
-        beta: float = 5.5,
-        alpha: Sequence[float] = (1.0, 1.0, 0.0),
-        channels: int = 0,
-        channel_weight: float = 0.3,
-    ) -> None:
+    def __init__(self, text_features: Tensor, shots: Tensor | None, settings: DMNSettings) -> None:
         """Begin with zero offsets.
 
         Args:
             text_features: (C, D) unit rows.
             shots: (C, K, A, D) unit rows, view 0 un-augmented; None without a static memory.
-            position: which offsets are learned; TRAINER.DMN.POSITION, or none.
-            shared: one tensor for query, key and value, one for output and text.
-            beta: sharpness of the read-outs.
-            alpha: three weights of the classifiers.
-            channels: channels of the static read-out's last product; 0: all.
-            channel_weight: TRAINER.DMN.LAMBDA_APE.
         """
         super().__init__()
-        if position not in POSITIONS:
-            raise ValueError(
-                f"TRAINER.DMN.POSITION is {position!r}. {did_you_mean(position, POSITIONS)}"
-            )
-        self.beta, self.channel_count, self.channel_weight = beta, channels, channel_weight
-        if channels and shots is not None:
-            important_channels(text_features, channels, channel_weight)  # refuses what cannot work
+        self.settings, self.beta = settings, settings.beta
         self.register_buffer("text", text_features)
-        self.register_buffer("alpha", torch.tensor([float(a) for a in alpha]))
+        self.register_buffer("alpha", torch.tensor([float(a) for a in settings.fusion_weights]))
+        if settings.num_important_channel and shots is not None:
+            self._important_channels()  # refuses what cannot work
         self.views_per_shot = 1 if shots is None else shots.shape[2]
         slots = (
             None if shots is None else torch.cat([text_features[:, None], shots.flatten(1, 2)], 1)
@@ -75,11 +50,8 @@ class DualMemory(Method):
         self.register_buffer(
             "static_gram", None if slots is None else slots @ slots.transpose(1, 2)
         )
-        self.offset_names = tuple(
-            dict.fromkeys(SHARED.get(n, n) if shared else n for n in POSITIONS[position])
-        )
-        self.active = {n: SHARED.get(n, n) if shared else n for n in POSITIONS[position]}
-        for name in self.offset_names:
+        self.active = settings.learned_offsets
+        for name in dict.fromkeys(self.active.values()):
             zeros = nn.Parameter(torch.zeros_like(text_features))
             self.register_parameter(f"{name}_offset", zeros)
 
@@ -118,11 +90,15 @@ class DualMemory(Method):
     @property
     def channels(self) -> Tensor | None:
         """(D,) 1 for the channels of the static read-out's last product; None: all."""
-        if not self.channel_count:
+        if not self.settings.num_important_channel:
             return None
         mask = torch.zeros_like(self.text[0])
-        mask[important_channels(self.text, self.channel_count, self.channel_weight)] = 1
+        mask[self._important_channels()] = 1
         return mask
+
+    def _important_channels(self) -> Tensor:
+        count, weight = self.settings.num_important_channel, self.settings.lambda_ape
+        return important_channels(self.text, count, weight)
 
     def _read(
         self,

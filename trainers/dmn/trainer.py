@@ -7,18 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition, at_least, between
+from dassl.config import Condition, only_if
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.selection import selection_rule
+from dassl.engine.shared_conditions import TRAINING, no_augmentation
 from dassl.features.views import Augmentation
-from dassl.utils import did_you_mean
-from trainers.common.testtime.confident_views import (
-    confident_count,
-    confident_prediction,
-    repeated_rows,
-)
+from trainers.common.testtime.confident_views import confident_prediction, repeated_rows
 from trainers.common.testtime.stream import Step
 from trainers.common.testtime.trainer import StreamTrainer
 from trainers.common.testtime.views import CropFlip
@@ -29,13 +25,12 @@ from trainers.common.text.descriptions import (
     swap_food_names,
 )
 
-from .conditions import CONDITIONS
-from .fusion import FIXED_ALPHA, fuse, search_weights
+from .fusion import fuse, search_weights
 from .method import DualMemory
+from .settings import DMNSettings
 from .shots import official_draws, shots_by_class
 
 logger = logging.getLogger(__name__)
-SETTINGS = ("zero_shot", "training_free", "few_shot")
 CROP_SCALE = (0.5, 1.0)  # of training images and augmented views
 REPLAY = 64  # images whose read-outs share one matrix product
 
@@ -52,79 +47,44 @@ class DMN(StreamTrainer):
     view_scale = CROP_SCALE
     needed_files = staticmethod(cupl_needed)
     shapes_scores = (*StreamTrainer.shapes_scores, "DATASET.NUM_SHOTS")
-    varies_at_test = StreamTrainer.varies_at_test | {"ALPHA", "MEMORY_SIZE", "CUPL_FILE"}
     unused_flags = {
         **StreamTrainer.unused_flags,
         "--transforms": "its training views are crops and flips of their own",
     }
-    ranges = {
-        "TRAINER.DMN.MEMORY_SIZE": at_least(1),
-        "TRAINER.DMN.BETA": at_least(0),
-        "TRAINER.DMN.N_AUGVIEW": at_least(0),
-        "TRAINER.DMN.NUM_IMPORTANT_CHANNEL": at_least(0),
-        "TRAINER.DMN.LAMBDA_APE": between(0, 1),
-        "TRAINER.DMN.ALPHA": at_least(0),
-    }
-
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        node = CN()
-        node.SETTING = "few_shot"  # zero_shot | training_free | few_shot (trains the offsets)
-        node.MEMORY_SIZE = 50  # dynamic slots per class
-        node.BETA = 5.5  # sharpness of the read-outs
-        node.N_VIEWS = 32  # views per test image, the un-augmented one included
-        node.SELECTION_P = 0.1  # share of the views that decides pseudo-label and entropy
-        node.VIEW_KIND = "auto"  # augmented views: crop | augmix | auto (crop on ImageNet sets)
-        node.TEXT_PROMPT = "tip_cupl"  # simple | tip | full | tip_cupl
-        node.CUPL_FILE = ""  # file or folder; empty: by dataset, below DATASET.ROOT
-        node.POSITION = "all"  # offsets: query | key | value | qkv | output | all
-        node.SHARED_PARAM = False  # one offset for query, key, value, one for output and text
-        node.N_AUGVIEW = 0  # static entries per class from augmented shots; a multiple of the shots
-        node.NUM_IMPORTANT_CHANNEL = 0  # channels of the static read-out; 0: all
-        node.LAMBDA_APE = 0.3  # weight of the channels' redundancy, 0 to 1
-        node.ALPHA = ()  # weights of text, dynamic, static under SELECT_ON last; (): by setting
-        node.STREAM_SEED = -1  # order of the test stream; -1: SEED
-        node.STREAM_LENGTH = -1  # images in this run, the state is then saved; -1: all
-        node.STREAM_STATE = ""  # state file to continue from
-        node.LEGACY_FOOD101_NAMES = False  # swap two names, as in the published numbers
-        node.OFFICIAL_DRAW = False  # shots drawn as the official code does, not as CoOp
-        node.PREC = "fp32"
-        return CN({"TRAINER": CN({"DMN": node})})
+    declares = (DMNSettings,)
 
     # ----------------------------------------------------------------- set-up
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        node = cfg.TRAINER.DMN
-        confident_count(node.N_VIEWS, node.SELECTION_P, key="TRAINER.DMN")
-        if node.SETTING not in SETTINGS:
+        settings, shots = DMNSettings.of(cfg), cfg.DATASET.NUM_SHOTS
+        if settings.has_shots and shots < 1:
             raise ValueError(
-                f"TRAINER.DMN.SETTING is {node.SETTING!r}. {did_you_mean(node.SETTING, SETTINGS)}"
+                f"TRAINER.DMN.SETTING {settings.setting_} needs shots; DATASET.NUM_SHOTS is "
+                f"{shots}. Without shots: TRAINER.DMN.SETTING zero_shot."
             )
-        if node.SETTING != "zero_shot":
-            shots = cfg.DATASET.NUM_SHOTS
-            if shots < 1:
-                raise ValueError(
-                    f"TRAINER.DMN.SETTING {node.SETTING} needs shots; DATASET.NUM_SHOTS is "
-                    f"{shots}. Without shots: TRAINER.DMN.SETTING zero_shot."
-                )
-            if node.N_AUGVIEW % shots:
-                raise ValueError(
-                    f"TRAINER.DMN.N_AUGVIEW is {node.N_AUGVIEW}; it must be a multiple of "
-                    f"DATASET.NUM_SHOTS {shots}, or 0."
-                )
-        if node.OFFICIAL_DRAW and self.given_data:
+        if settings.has_shots and settings.n_augview % shots:
+            raise ValueError(
+                f"TRAINER.DMN.N_AUGVIEW is {settings.n_augview}; it must be a multiple of "
+                f"DATASET.NUM_SHOTS {shots}, or 0."
+            )
+        if settings.official_draw and self.given_data:
             raise ValueError(
                 "TRAINER.DMN.OFFICIAL_DRAW True draws the shots from a dataset. Given ones: False."
-            )
-        if len(node.ALPHA) not in (0, 3):
-            raise ValueError(
-                f"TRAINER.DMN.ALPHA is {tuple(node.ALPHA)}; expected three weights (text, dynamic, "
-                "static), or () for those of the setting."
             )
 
     @classmethod
     def conditions(cls) -> list[Condition]:
-        return [*CONDITIONS, *super().conditions()]
+        return [
+            only_if(TRAINING, "TRAINER.DMN.SETTING", "few_shot"),
+            Condition(
+                ("TRAINER.DMN.ALPHA",),
+                lambda cfg: selection_rule(cfg) == "last",
+                "the weights are searched, TEST.SELECT_ON is {TEST.SELECT_ON}",
+            ),
+            only_if("DATASET.TEMPLATES", "TRAINER.DMN.TEXT_PROMPT", "tip", "tip_cupl"),
+            *no_augmentation("its training views are its own, crop and flip"),
+            *super().conditions(),
+        ]
 
     def build_augmentation(self) -> Augmentation:
         """Training views: crop and flip, bilinear; not the transforms of INPUT."""
@@ -133,9 +93,9 @@ class DMN(StreamTrainer):
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> DualMemory:
-        node = cfg.TRAINER.DMN
-        names = swap_food_names(classnames) if node.LEGACY_FOOD101_NAMES else classnames
-        sentences = class_sentences(cfg, names, node.TEXT_PROMPT, node.CUPL_FILE)
+        settings = DMNSettings.of(cfg)
+        names = swap_food_names(classnames) if settings.legacy_food101_names else classnames
+        sentences = class_sentences(cfg, names, settings.text_prompt, settings.cupl_file)
         return cls.memory_of(cfg, sentence_classifier(clip, sentences))
 
     @classmethod
@@ -148,26 +108,17 @@ class DMN(StreamTrainer):
     @staticmethod
     def memory_of(cfg: CfgNode, text: Tensor) -> DualMemory:
         """The method for text features (C, D), unit rows, with room for the shots."""
-        node, shots = cfg.TRAINER.DMN, None
-        if node.SETTING != "zero_shot":
+        settings, shots = DMNSettings.of(cfg), None
+        if settings.has_shots:
             count = cfg.DATASET.NUM_SHOTS
-            views = max(node.N_AUGVIEW // count, 1)
+            views = max(settings.n_augview // count, 1)
             shots = text.new_zeros(len(text), count, views, text.shape[1])
-        return DualMemory(
-            text,
-            shots,
-            position=node.POSITION if node.SETTING == "few_shot" else "none",
-            shared=node.SHARED_PARAM,
-            beta=node.BETA,
-            alpha=node.ALPHA or FIXED_ALPHA[node.SETTING],
-            channels=node.NUM_IMPORTANT_CHANNEL,
-            channel_weight=node.LAMBDA_APE,
-        )
+        return DualMemory(text, shots, settings)
 
     def build_data_loader(self) -> None:
         super().build_data_loader()
         self.memory_items = self.dm.dataset.train_x
-        if self.settings.OFFICIAL_DRAW and self.settings.SETTING != "zero_shot":
+        if self.settings.official_draw and self.settings.has_shots:
             self._draw_officially()
 
     def _draw_officially(self) -> None:
@@ -175,7 +126,7 @@ class DMN(StreamTrainer):
         dataset = self.dm.dataset
         self.memory_items, training = official_draws(self.cfg)
         self.train_loader_x = self.make_train_loader(training)
-        used = [self.memory_items, training if self.settings.SETTING == "few_shot" else []]
+        used = [self.memory_items, training if self.settings.setting_ == "few_shot" else []]
         labelled = {item.impath: item for items in used for item in items}
         dataset._train_x = list(labelled.values())  # results.json counts and digests it
         if any(item.impath in labelled for item in dataset.val or ()):
@@ -203,7 +154,7 @@ class DMN(StreamTrainer):
         """The shots fill the memories of a new method; a finished stream chooses the weights."""
         read = super().labels_read()
         is_filled = evaluates and self.loaded_checkpoint is not None
-        return read - {"train"} if is_filled or self.settings.SETTING == "zero_shot" else read
+        return read - {"train"} if is_filled or not self.settings.has_shots else read
 
     def search(self, split: str | None) -> None:
         """Search the fusion weights where the rule allows it; keep the result on disk."""
@@ -218,7 +169,7 @@ class DMN(StreamTrainer):
         """Load offsets, memories and the fusion weights that the run chose; ALPHA replaces them."""
         given = self.method.alpha.clone()
         super().load_model(directory, epoch)
-        if self.selection == "last" and self.settings.ALPHA:
+        if self.selection == "last" and self.settings.alpha:
             self.method.alpha.copy_(given)
         checkpoint = self.loaded_checkpoint if directory else None
         self.has_weights = (checkpoint or {}).get("fusion_rule") == "val"
@@ -244,11 +195,11 @@ class DMN(StreamTrainer):
 
     # ----------------------------------------------------------------- stream
     def begin_stream(self) -> None:
-        node, scale = self.settings, float(self.clip.logit_scale.exp())
+        settings, scale = self.settings, float(self.clip.logit_scale.exp())
         self.text = self.method.text_features()
         self.repeats = repeated_rows(self.text)
-        self.memory = self.method.new_memory(node.MEMORY_SIZE, scale)
-        self.confident = confident_count(node.N_VIEWS, node.SELECTION_P, key="TRAINER.DMN")
+        self.memory = self.method.new_memory(settings.memory_size, scale)
+        self.confident = settings.confident
 
     def steps(self, views: Tensor) -> Step:
         """(n, V, D) raw features -> probabilities of each classifier; writes to the memory."""

@@ -82,10 +82,10 @@ def check_same_weights(
         )
 
 
-def shaping_settings(cfg: CfgNode, node: str) -> dict[str, Any]:
+def shaping_settings(cfg: CfgNode, section: str) -> dict[str, Any]:
     """Full key -> value of what decides the answers of a stream: the method, views and data."""
-    ours = (f"TRAINER.{node}.", "INPUT.", "DATASET.", "TRAIN.VIEWS")
-    free = ("DATASET.ROOT", *(f"TRAINER.{node}.{name}" for name in ABOUT_ONE_PART))
+    ours = (f"{section}.", "INPUT.", "DATASET.", "TRAIN.VIEWS")
+    free = ("DATASET.ROOT", *(f"{section}.{name}" for name in ABOUT_ONE_PART))
     return {
         key: value for key, value in flat(cfg).items() if key.startswith(ours) and key not in free
     }

@@ -44,13 +44,11 @@ EVALUATED_AT_ONCE = 4096  # images per call of the evaluator
 class StreamTrainer(FeatureTrainer):
     """A trainer that is evaluated on a stream. A subclass overrides ``begin_stream``, ``steps``.
 
-    Its node has N_VIEWS, VIEW_KIND, STREAM_SEED, STREAM_LENGTH and STREAM_STATE. Test views are
-    kept in the feature bank where TRAIN.VIEWS is ``bank`` (runs of all seeds then share them), and
-    drawn by the run's seed where it is ``fresh``.
+    Its settings are ``StreamSettings``. Test views are kept in the feature bank where TRAIN.VIEWS
+    is ``bank`` (runs of all seeds share them), and drawn by the run's seed where it is ``fresh``.
     """
 
     view_scale = (0.08, 1.0)  # share of the area of augmented test views
-    varies_at_test = FeatureTrainer.varies_at_test | {"N_VIEWS", "SELECTION_P", "VIEW_KIND"}
     about_one_run = frozenset(ABOUT_ONE_PART)
     streamed: dict[str, int] | None = None  # test images seen, and how many there are
 
@@ -90,35 +88,26 @@ class StreamTrainer(FeatureTrainer):
 
     # ----------------------------------------------------------------- set-up
     def check_cfg(self, cfg: CfgNode) -> None:
-        """Refuse views and stream settings that would fail after the training.
+        """Refuse a state of a stream that is not there.
 
         Raises:
-            ValueError, FileNotFoundError: naming the key, its value and what is expected.
+            FileNotFoundError: saying what writes one.
         """
         super().check_cfg(cfg)
-        node, name = cfg.TRAINER[self.node], f"TRAINER.{self.node}"
-        view_pipeline(node.VIEW_KIND, cfg.DATASET.NAME, 1, self.view_scale)
-        if node.STREAM_LENGTH != -1 and node.STREAM_LENGTH < 1:
-            raise ValueError(
-                f"{name}.STREAM_LENGTH is {node.STREAM_LENGTH}; expected a number of images, or -1 "
-                "for all of them."
-            )
-        if node.STREAM_STATE and not Path(node.STREAM_STATE).is_file():
+        settings = self.declares[0].of(cfg)
+        if settings.stream_state and not Path(settings.stream_state).is_file():
             raise FileNotFoundError(
-                f"{name}.STREAM_STATE {node.STREAM_STATE}: no such file. A run with "
-                f"{name}.STREAM_LENGTH N writes <output>/{STATE_FILE}."
+                f"{settings.key('stream_state')} {settings.stream_state}: no such file. A run with "
+                f"{settings.key('stream_length')} N writes <output>/{STATE_FILE}."
             )
 
     @classmethod
     def conditions(cls) -> list[Condition]:
-        views, batches = f"TRAINER.{cls.node}.N_VIEWS", "DATALOADER.TEST.BATCH_SIZE"
         return [
-            Condition(
-                (f"TRAINER.{cls.node}.VIEW_KIND",),
-                lambda cfg: cfg.TRAINER[cls.node].N_VIEWS > 1,
-                f"there are no augmented views, {views} is {{{views}}}",
+            never(
+                "DATALOADER.TEST.BATCH_SIZE",
+                "a stream is read image by image, encoded in chunks of its own",
             ),
-            never(batches, "a stream is read image by image, encoded in chunks of its own"),
             *super().conditions(),
         ]
 
@@ -141,14 +130,14 @@ class StreamTrainer(FeatureTrainer):
     def test_views(self, items: Sequence[Datum]) -> TestViews:
         """The views of test images; view 0 as in any evaluation."""
         if self.given_data:
-            return TestViews(self.bank, items, views=self.settings.N_VIEWS, seed=0, stored=True)
+            return TestViews(self.bank, items, views=self.settings.n_views, seed=0, stored=True)
         plain = self.bank.augmentation.test
-        kind, name = self.settings.VIEW_KIND, self.cfg.DATASET.NAME
+        kind, name = self.settings.view_kind, self.cfg.DATASET.NAME
         pipeline = view_pipeline(kind, name, plain.size, self.view_scale)
         return TestViews(
             self._bank(Augmentation(plain, pipeline)),
             items,
-            views=self.settings.N_VIEWS,
+            views=self.settings.n_views,
             seed=self.view_seed,
             stored=self.cfg.TRAIN.VIEWS == "bank",
         )
@@ -194,7 +183,7 @@ class StreamTrainer(FeatureTrainer):
         logger.info("Stream of %d %s images", len(items), split)
         self.begin_stream()
         stream = self._start(split, items)
-        length = self.settings.STREAM_LENGTH
+        length = self.settings.stream_length
         stop = len(items) if length < 0 or split == "val" else stream.position + length
         resume = StreamResume(self, split, items, first=stream.position)
         if (state := resume.load()) is not None:
@@ -225,14 +214,14 @@ class StreamTrainer(FeatureTrainer):
         Raises:
             ValueError: for a state of a stream of other images, settings or weights.
         """
-        path, keeps = self.settings.STREAM_STATE, self.searches_on(split)
+        path, keeps = self.settings.stream_state, self.searches_on(split)
         if split != "test" or not path:
             return Stream(len(items), self.stream_seed, keeps_scores=keeps)
         state = load_checkpoint(path)
         if not isinstance(state, dict) or not {"belongs_to", "stream", "method"} <= set(state):
             raise ValueError(
-                f"TRAINER.{self.node}.STREAM_STATE {path} is not the state of a stream. A run with "
-                f"TRAINER.{self.node}.STREAM_LENGTH N writes <output>/{STATE_FILE}."
+                f"{self.settings.key('stream_state')} {path} is not the state of a stream. A run "
+                f"with {self.settings.key('stream_length')} N writes <output>/{STATE_FILE}."
             )
         fix = "Continue with the settings and files that the stream began with."
         check_same_stream(state["belongs_to"], self.belongs_to(items), path, fix=fix)
@@ -248,7 +237,7 @@ class StreamTrainer(FeatureTrainer):
     @property
     def stream_seed(self) -> int:
         """Seed of the order: STREAM_SEED, or the run's."""
-        seed = self.settings.STREAM_SEED
+        seed = self.settings.stream_seed
         return self.run_seed if seed < 0 else seed
 
     def belongs_to(self, items: Sequence[Datum]) -> dict:
@@ -262,7 +251,7 @@ class StreamTrainer(FeatureTrainer):
             "backbone": self.bank.encoder.digest,
             "order's seed": self.stream_seed,
             "views' seed": self.view_seed,
-            **shaping_settings(self.cfg, self.node),
+            **shaping_settings(self.cfg, self.settings.section),
         }
 
     def save_stream(self, stream: Stream, items: Sequence[Datum]) -> Path:
@@ -320,7 +309,7 @@ class StreamTrainer(FeatureTrainer):
             "of": len(stream),
             "seed": stream.seed,
             "order_sha256": stream.order_digest,
-            "views": self.settings.N_VIEWS,
+            "views": self.settings.n_views,
             "rule": self.selection,
             "accuracy": parts,
             **self.stream_facts(),

@@ -154,14 +154,7 @@ def class_sentences(
         text_prompt: simple ("a photo of a {}."), tip (the dataset's templates), full (the 80
             ImageNet templates) or tip_cupl (tip, then CuPL).
         cupl_file: see ``find_cupl_file``.
-
-    Raises:
-        ValueError: for an unknown kind.
     """
-    if text_prompt not in TEXT_PROMPTS:
-        raise ValueError(
-            f"TRAINER.DMN.TEXT_PROMPT is {text_prompt!r}. {did_you_mean(text_prompt, TEXT_PROMPTS)}"
-        )
     templates = {"simple": lambda: [DEFAULT_TEMPLATE], "full": full_templates}.get(
         text_prompt, lambda: tip_templates(cfg)
     )()
