@@ -15,7 +15,7 @@ from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 from yacs.config import CfgNode
 
 from dassl.config.conditions import only_if
-from dassl.utils.text import did_you_mean
+from dassl.config.ranges import check_value, one_of
 
 AVAI_SAMPLERS = [
     "RandomDomainSampler",
@@ -172,6 +172,7 @@ def build_sampler(
 ) -> Order:
     """Return a sampler over `data_source` by name."""
     del cfg  # the original's signature
+    check_value("SAMPLER", sampler_type, one_of(*AVAI_SAMPLERS))
     if sampler_type == "RandomSampler":
         return RandomSampler(data_source)
     if sampler_type == "SequentialSampler":
@@ -180,6 +181,4 @@ def build_sampler(
         return RandomDomainSampler(data_source, batch_size, n_domain)
     if sampler_type == "SeqDomainSampler":
         return SeqDomainSampler(data_source, batch_size)
-    if sampler_type == "RandomClassSampler":
-        return RandomClassSampler(data_source, batch_size, n_ins)
-    raise ValueError(f'SAMPLER is "{sampler_type}". {did_you_mean(sampler_type, AVAI_SAMPLERS)}')
+    return RandomClassSampler(data_source, batch_size, n_ins)

@@ -2,8 +2,7 @@
 
 from yacs.config import CfgNode
 
-from dassl.config import Condition
-from dassl.utils import did_you_mean
+from dassl.config import Condition, check_value, one_of
 
 RULES = ("last", "val", "source_val", "test")  # from no labels to the test labels
 _FINAL_MODELS = ("last_step", "best_val")
@@ -25,10 +24,8 @@ def selection_rule(cfg: CfgNode) -> str:
         ValueError: for an unknown value, or two keys that contradict each other.
     """
     rule, final = cfg.TEST.SELECT_ON, cfg.TEST.FINAL_MODEL
-    if rule not in RULES:
-        raise ValueError(f"TEST.SELECT_ON is {rule!r}. {did_you_mean(rule, RULES)}")
-    if final not in _FINAL_MODELS:
-        raise ValueError(f"TEST.FINAL_MODEL is {final!r}. {did_you_mean(final, _FINAL_MODELS)}")
+    check_value("TEST.SELECT_ON", rule, one_of(*RULES))
+    check_value("TEST.FINAL_MODEL", final, one_of(*_FINAL_MODELS))
     if final == "last_step":
         return rule
     if rule in ("last", "val"):

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from dassl.config import check_settings
+from dassl.config import check_settings, check_value, one_of
 from dassl.data import DataManager
 from dassl.data.checks import warn_of_shared_images
 from dassl.evaluation import build_evaluator
@@ -30,7 +30,6 @@ from dassl.utils import (
     AverageMeter,
     MetricMeter,
     count_num_param,
-    did_you_mean,
     load_pretrained_weights,
 )
 
@@ -415,8 +414,7 @@ class TrainerXU(SimpleTrainer):
         lengths = {"train_x": len(self.train_loader_x), "train_u": len(self.train_loader_u)}
         lengths["smaller_one"] = min(lengths.values())
         rule = self.cfg.TRAIN.COUNT_ITER
-        if rule not in COUNT_ITER:
-            raise ValueError(f"TRAIN.COUNT_ITER is {rule!r}. {did_you_mean(rule, COUNT_ITER)}")
+        check_value("TRAIN.COUNT_ITER", rule, one_of(*COUNT_ITER))
         self.num_batches = lengths[rule]
         pairs = zip(_endless(self.train_loader_x), _endless(self.train_loader_u))
         self._train_on(islice(pairs, self.num_batches))

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from yacs.config import CfgNode
 
-from dassl.utils import did_you_mean
+from dassl.config import check_value, one_of
 from dassl.utils.registry import Registry
 
 if TYPE_CHECKING:
@@ -16,8 +16,7 @@ EVALUATOR_REGISTRY = Registry("EVALUATOR")
 def build_evaluator(cfg: CfgNode, **kwargs: Any) -> "EvaluatorBase":
     """Return the evaluator that `TEST.EVALUATOR` names."""
     name, known = cfg.TEST.EVALUATOR, EVALUATOR_REGISTRY.registered_names()
-    if name not in known:
-        raise ValueError(f"TEST.EVALUATOR is {name!r}. {did_you_mean(name, known)}")
+    check_value("TEST.EVALUATOR", name, one_of(*known))
     if cfg.VERBOSE:
         print(f"Loading evaluator: {name}")
     return EVALUATOR_REGISTRY.get(name)(cfg, **kwargs)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dassl.config import check_value, one_of
 from dassl.data.pixels import normalise, unit_pixels
 from dassl.modeling.networks import DEFAULT_SIZE, evaluating, feature_width
 from dassl.utils import weights_digest
@@ -49,8 +50,7 @@ class Encoder(ABC):
         dim: int,
         precision: str = "fp32",
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f'precision is "{precision}"; expected {" or ".join(PRECISIONS)}.')
+        check_value("precision", precision, one_of(*PRECISIONS))
         self.network = network
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.name, self.size, self.dim, self.precision = name, size, dim, precision

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dassl.utils.text import did_you_mean
+from dassl.config import check_value, one_of
 
 
 def compute_distance_matrix(input1: Tensor, input2: Tensor, metric: str = "euclidean") -> Tensor:
@@ -20,11 +20,8 @@ def compute_distance_matrix(input1: Tensor, input2: Tensor, metric: str = "eucli
             "Expected two matrices of the same width, got shapes "
             f"{tuple(input1.shape)} and {tuple(input2.shape)}."
         )
-    if metric == "euclidean":
-        return euclidean_squared_distance(input1, input2)
-    if metric == "cosine":
-        return cosine_distance(input1, input2)
-    raise ValueError(f'metric is "{metric}". {did_you_mean(metric, ["euclidean", "cosine"])}')
+    check_value("metric", metric, one_of("euclidean", "cosine"))
+    return (cosine_distance if metric == "cosine" else euclidean_squared_distance)(input1, input2)
 
 
 def euclidean_squared_distance(input1: Tensor, input2: Tensor) -> Tensor:

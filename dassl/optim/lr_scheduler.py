@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import (
 from yacs.config import CfgNode
 
 from dassl.config.conditions import Condition, only_if
-from dassl.utils.text import did_you_mean
+from dassl.config.ranges import check_value, one_of
 
 Rates = list[Any]  # numbers; newer versions of torch allow tensors, too
 AVAI_SCHEDS = ["single_step", "multi_step", "cosine"]
@@ -206,25 +206,20 @@ def build_lr_scheduler(
     scheduler = _create(optimizer, optim_cfg, scale)
     if warmup <= 0:
         return scheduler
+    check_value("OPTIM.WARMUP_TYPE", optim_cfg.WARMUP_TYPE, one_of(*AVAI_WARMUPS))
     if not optim_cfg.WARMUP_RECOUNT:
         scheduler.last_epoch = warmup
     if optim_cfg.WARMUP_TYPE == "constant":
         return ConstantWarmupScheduler(optimizer, scheduler, warmup, optim_cfg.WARMUP_CONS_LR)
-    if optim_cfg.WARMUP_TYPE == "linear":
-        return LinearWarmupScheduler(optimizer, scheduler, warmup, optim_cfg.WARMUP_MIN_LR)
-    raise ValueError(
-        f'OPTIM.WARMUP_TYPE is "{optim_cfg.WARMUP_TYPE}". '
-        f"{did_you_mean(optim_cfg.WARMUP_TYPE, AVAI_WARMUPS)}"
-    )
+    return LinearWarmupScheduler(optimizer, scheduler, warmup, optim_cfg.WARMUP_MIN_LR)
 
 
 def _steps_per_unit(cfg: CfgNode, steps_per_epoch: int | None) -> int:
     """Return how many scheduler steps an epoch of the config is."""
     step_per = cfg.get("STEP_PER", "epoch")
+    check_value("OPTIM.STEP_PER", step_per, one_of("epoch", "batch"))
     if step_per == "epoch":
         return 1
-    if step_per != "batch":
-        raise ValueError(f'OPTIM.STEP_PER is "{step_per}"; it is "epoch" or "batch".')
     if not steps_per_epoch or steps_per_epoch < 1:
         raise ValueError(
             "OPTIM.STEP_PER is batch: call build_lr_scheduler(..., steps_per_epoch=number of "
@@ -239,6 +234,7 @@ def _last(steps: Sequence[int] | int) -> int:
 
 def _create(optimizer: torch.optim.Optimizer, cfg: CfgNode, scale: int) -> LRScheduler:
     name, steps = cfg.LR_SCHEDULER, cfg.STEPSIZE
+    check_value("OPTIM.LR_SCHEDULER", name, one_of(*AVAI_SCHEDS))
     if name == "cosine":
         return Cosine(
             optimizer, T_max=max(1, cfg.MAX_EPOCH * scale), eta_min=cfg.get("ETA_MIN", 0.0)
@@ -250,10 +246,8 @@ def _create(optimizer: torch.optim.Optimizer, cfg: CfgNode, scale: int) -> LRSch
             step_size=max(1, (step if step > 0 else cfg.MAX_EPOCH) * scale),
             gamma=cfg.GAMMA,
         )
-    if name == "multi_step":
-        if not isinstance(steps, (list, tuple)):
-            raise ValueError(
-                f"OPTIM.STEPSIZE is {steps!r}; multi_step needs a list of epochs, (10, 20) say."
-            )
-        return MultiStep(optimizer, milestones=[step * scale for step in steps], gamma=cfg.GAMMA)
-    raise ValueError(f'OPTIM.LR_SCHEDULER is "{name}". {did_you_mean(name, AVAI_SCHEDS)}')
+    if not isinstance(steps, (list, tuple)):
+        raise ValueError(
+            f"OPTIM.STEPSIZE is {steps!r}; multi_step needs a list of epochs, (10, 20) say."
+        )
+    return MultiStep(optimizer, milestones=[step * scale for step in steps], gamma=cfg.GAMMA)

@@ -8,6 +8,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from dassl.config.conditions import Condition, only_if
+from dassl.config.ranges import check_value, one_of
 from dassl.utils.text import did_you_mean
 
 from .radam import RAdam
@@ -44,8 +45,7 @@ def build_optimizer(
         param_groups: used instead of the model's parameters if given.
     """
     name = optim_cfg.NAME
-    if name not in AVAI_OPTIMS:
-        raise ValueError(f'OPTIM.NAME is "{name}". {did_you_mean(name, AVAI_OPTIMS)}')
+    check_value("OPTIM.NAME", name, one_of(*AVAI_OPTIMS))
     if optim_cfg.STAGED_LR and param_groups is not None:
         warnings.warn(
             "OPTIM.STAGED_LR is ignored, because the trainer passes its own parameter groups.",

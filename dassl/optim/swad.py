@@ -14,18 +14,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dassl.utils import did_you_mean
-
 RESET_RULES = ("cumulative", "every_checkpoint")
 CUMULATIVE_PERIOD = 1000  # steps between restarts of the cumulative rule ...
 CUMULATIVE_FROM = 2500  # ... none of which happens up to this step
-
-
-def check_reset_rule(rule: str, key: str = "SWAD.RESET") -> str:
-    """Return ``rule`` if it is known; raise ValueError with the nearest name otherwise."""
-    if rule not in RESET_RULES:
-        raise ValueError(f'{key} is "{rule}". {did_you_mean(rule, RESET_RULES)}')
-    return rule
 
 
 def segment_restarts(rule: str, step: int) -> bool:

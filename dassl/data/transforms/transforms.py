@@ -11,6 +11,7 @@ from torchvision.transforms import InterpolationMode
 from yacs.config import CfgNode
 
 from dassl.config.conditions import Condition
+from dassl.config.ranges import check_value, one_of
 from dassl.utils.text import did_you_mean
 
 from ..pixels import Normalise
@@ -125,14 +126,8 @@ def transform_steps(cfg: CfgNode, choices: Collection[str], *, is_train: bool) -
                 f'INPUT.TRANSFORMS names "{choice}", which is not a known transform. '
                 f"{did_you_mean(choice, AVAI_CHOICES)}"
             )
-    if cfg.INTERPOLATION not in INTERPOLATION_MODES:
-        raise ValueError(
-            f'INPUT.INTERPOLATION is "{cfg.INTERPOLATION}". '
-            f"{did_you_mean(cfg.INTERPOLATION, INTERPOLATION_MODES)}"
-        )
-    resize = cfg.get("RESIZE", "shortest")
-    if resize not in RESIZE_RULES:
-        raise ValueError(f'INPUT.RESIZE is "{resize}". {did_you_mean(resize, RESIZE_RULES)}')
+    check_value("INPUT.INTERPOLATION", cfg.INTERPOLATION, one_of(*INTERPOLATION_MODES))
+    check_value("INPUT.RESIZE", cfg.get("RESIZE", "shortest"), one_of(*RESIZE_RULES))
     return (_train_steps if is_train else _test_steps)(cfg, choices)
 
 
