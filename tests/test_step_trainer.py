@@ -218,7 +218,7 @@ def test_a_run_that_would_end_before_anything_is_saved_does_not_start(domains, t
         ("LPFT", "lp", "STEPS.MODEL_SAVE", "-1", "STEPS.MODEL_SAVE is -1; expected"),
         ("LPFT", "lp", "TRAINER.ERM.HEAD", "text", "the student must be a CLIP"),
         ("VL2VADiP", "align", "TRAINER.VL2V.MODEL_SAVE.DISTILL", "-5", "MODEL_SAVE.DISTILL is -5"),
-        ("VL2VADiP", "align", "SWAD.RESET.DISTILL", "never", '"never"'),
+        ("VL2VADiP", "align", "SWAD.RESET.DISTILL", "never", "is 'never'; expected"),
     ],
 )
 def test_wrong_settings_of_any_stage_are_found_before_the_first_starts(

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dassl.engine.steps.selection import StepSelection
+from dassl.engine.steps.settings import RestartingSwad
 from dassl.optim.swad import LossValley, Segment, segment_restarts
 
 
@@ -119,7 +120,7 @@ def test_the_two_reset_rules():
 
 def test_a_misspelt_reset_rule_names_the_right_one():
     with pytest.raises(ValueError, match='Did you mean "every_checkpoint"'):
-        StepSelection(model_save=0, reset="every_checkpont")
+        RestartingSwad(reset="every_checkpont")
 
 
 def test_windows_must_hold_something():

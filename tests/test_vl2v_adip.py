@@ -402,7 +402,7 @@ def test_a_student_without_a_clip_tower_is_refused(tmp_path, monkeypatch):
 def test_prompt_styles_are_those_of_the_official_code():
     assert prompt_templates(2) == ("a photo of a {}",)
     assert prompt_names(6, ["dog", "cat"]) == ["0", "1"]
-    with pytest.raises(ValueError, match="Style 4"):
+    with pytest.raises(ValueError, match="PROMPT_STYLE is 4; expected one of 1, 2, 3, 5, 6"):
         prompt_templates(4)
 
 

@@ -6,22 +6,26 @@ with CLIP's image encoder and a head made of class texts: the row "CLIP fine-tun
 Parity is tested in tests/golden/vl2v_adip (``baselines_*``).
 """
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
-from dassl.config import Condition, only_if
+from dassl.config import Settings, at_least, one_of, setting
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.steps.settings import ONE_STAGE
 from dassl.engine.steps.stages import StagedTrainer
-from dassl.engine.steps.trainer import StepTrainer, step_cfg
+from dassl.engine.steps.trainer import StepTrainer
 from dassl.modeling.heads import Objective, StudentClassifier, TextHead
 from dassl.modeling.networks import full_name
-from dassl.utils import did_you_mean
 from trainers.common.teachers.build import build_teacher
-from trainers.common.teachers.teacher import class_embeddings, prompt_names, run_templates
-
-HEADS = ("linear", "projected", "text")
+from trainers.common.teachers.teacher import (
+    PROMPT_STYLES,
+    class_embeddings,
+    prompt_names,
+    run_templates,
+)
 
 
 class CrossEntropy(Objective):
@@ -36,16 +40,20 @@ class CrossEntropy(Objective):
         return {"loss": F.cross_entropy(outputs, labels)}
 
 
-def erm_cfg() -> CfgNode:
-    """The nodes that ERM, LP and LPFT share."""
-    cfg = step_cfg()
-    node = cfg.TRAINER.ERM = CN()
-    # linear: Lin(S) | projected: Lin(P(S)), P affine | text: CLIP's own texts (clip: students), all
-    # of it trained
-    node.HEAD = "linear"
-    node.PROJECTED_WIDTH = 512  # projected: outputs of P, the capacity control (erm_prj)
-    node.PROMPT_STYLE = 2  # text: see TRAINER.VL2V.PROMPT_STYLE
-    return cfg
+@dataclass(frozen=True)
+class ERMSettings(Settings, section="TRAINER.ERM"):
+    """The head; shared by ERM, LP and LPFT."""
+
+    head: str = setting(
+        "linear",
+        "linear: Lin(S) | projected: Lin(P(S)), P affine | text: CLIP's own texts, for students "
+        "clip:<backbone>",
+        one_of("linear", "projected", "text"),
+    )
+    projected_width: int = setting(512, "outputs of P, the capacity control (erm_prj)", at_least(1))
+    prompt_style: int = setting(
+        2, "see TRAINER.VL2V.PROMPT_STYLE", one_of(*PROMPT_STYLES), read_if={"head": "text"}
+    )
 
 
 @TRAINER_REGISTRY.register()
@@ -54,23 +62,13 @@ class ERM(StepTrainer):
 
     takes_networks = ("student", "teacher")  # the teacher's texts start the text head
     trained_parts = ("student", "projection", "head")
-    default_cfg = staticmethod(erm_cfg)
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        style = only_if("TRAINER.ERM.PROMPT_STYLE", "TRAINER.ERM.HEAD", "text")
-        return [style, *super().conditions()]
+    declares = (ERMSettings, *ONE_STAGE)
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        head = cfg.TRAINER.ERM.HEAD
-        if head not in HEADS:
-            raise ValueError(f'TRAINER.ERM.HEAD is "{head}". {did_you_mean(head, HEADS)}')
-        width = cfg.TRAINER.ERM.PROJECTED_WIDTH
-        if width < 1:
-            raise ValueError(f"TRAINER.ERM.PROJECTED_WIDTH is {width}; expected at least 1.")
-        run_templates(cfg, cfg.TRAINER.ERM.PROMPT_STYLE)
-        if self.has_given_student or head != "text":
+        settings = ERMSettings.of(cfg)
+        run_templates(cfg, settings.prompt_style)
+        if self.has_given_student or settings.head != "text":
             return
         student = full_name(cfg.MODEL.BACKBONE.NAME)
         if not student.startswith("clip:"):
@@ -80,13 +78,14 @@ class ERM(StepTrainer):
             )
 
     def build_projection(self, student_width: int) -> nn.Module:
-        if self.cfg.TRAINER.ERM.HEAD == "projected":
-            return nn.Linear(student_width, self.cfg.TRAINER.ERM.PROJECTED_WIDTH)
+        settings = ERMSettings.of(self.cfg)
+        if settings.head == "projected":
+            return nn.Linear(student_width, settings.projected_width)
         return nn.Identity()
 
     def build_head(self, width: int) -> nn.Module:
-        cfg = self.cfg
-        if cfg.TRAINER.ERM.HEAD != "text":
+        cfg, settings = self.cfg, ERMSettings.of(self.cfg)
+        if settings.head != "text":
             return super().build_head(width)
         teacher = self.given_networks.get("teacher") or build_teacher(
             cfg.MODEL.BACKBONE.WEIGHTS or full_name(cfg.MODEL.BACKBONE.NAME).split(":", 1)[1],
@@ -96,7 +95,7 @@ class ERM(StepTrainer):
             mean=cfg.INPUT.PIXEL_MEAN,
             std=cfg.INPUT.PIXEL_STD,
         )
-        style = cfg.TRAINER.ERM.PROMPT_STYLE
+        style = settings.prompt_style
         names, templates = prompt_names(style, self.classnames), run_templates(cfg, style)
         return TextHead(class_embeddings(teacher, names, templates), teacher.scale)
 
@@ -117,5 +116,5 @@ class LPFT(StagedTrainer):
     """LP, then ERM from its best checkpoint."""
 
     stages = (("lp", "LP"), ("ft", "ERM"))
-    ranges = ERM.ranges
-    default_cfg = staticmethod(erm_cfg)
+    declares = ERM.declares
+    defaults = ERM.defaults

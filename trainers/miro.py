@@ -7,18 +7,37 @@ official code: MIT.
 
 import copy
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
 from clip.blocks import BlockView, TowerHook
-from dassl.config import at_least
+from dassl.config import Settings, at_least, setting
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.steps.trainer import StepTrainer, step_cfg
+from dassl.engine.steps.settings import ONE_STAGE
+from dassl.engine.steps.trainer import StepTrainer
 from dassl.modeling.heads import Objective, Student, StudentClassifier
+
+
+@dataclass(frozen=True)
+class MIROSettings(Settings, section="TRAINER.MIRO"):
+    """The regularisation and its variances."""
+
+    ld: float = setting(0.1, "weight of the regularisation", at_least(0))
+    lr_mult: float = setting(
+        10.0, "learning rate of the variances, in units of OPTIM.LR", at_least(0)
+    )
+    var_init: float = setting(0.1, "initial variance of every channel, above VAR_EPS")
+    var_eps: float = setting(1e-5, "smallest variance")
+
+    def check(self) -> None:
+        if not 0 <= self.var_eps < self.var_init:
+            raise ValueError(
+                f"TRAINER.MIRO.VAR_INIT is {self.var_init} and VAR_EPS {self.var_eps}; expected "
+                "0 <= VAR_EPS < VAR_INIT."
+            )
 
 
 class MIROObjective(Objective, nn.Module):
@@ -30,25 +49,14 @@ class MIROObjective(Objective, nn.Module):
     Args:
         oracle: the pre-trained student; frozen here.
         widths: channels of each tap.
-        weight: ld; TRAINER.MIRO.LD.
-        var_init: initial variance; TRAINER.MIRO.VAR_INIT.
-        eps: smallest variance; TRAINER.MIRO.VAR_EPS.
     """
 
-    def __init__(
-        self,
-        oracle: Student,
-        widths: list[int],
-        *,
-        weight: float,
-        var_init: float = 0.1,
-        eps: float = 1e-5,
-    ) -> None:
+    def __init__(self, oracle: Student, widths: list[int], settings: MIROSettings) -> None:
         super().__init__()
         self.oracle = oracle.requires_grad_(False).eval()
-        start = math.log(math.expm1(var_init - eps))
+        self.weight, self.eps = settings.ld, settings.var_eps
+        start = math.log(math.expm1(settings.var_init - self.eps))
         self.b = nn.ParameterList(nn.Parameter(torch.full((w,), start)) for w in widths)
-        self.weight, self.eps = weight, eps
 
     def train(self, mode: bool = True) -> "MIROObjective":
         super().train(mode)
@@ -166,41 +174,12 @@ class MIRO(StepTrainer):
     """All of the student and a linear head learn; b learns at LR * LR_MULT."""
 
     trained_parts = ("student", "head")
-    ranges = {
-        **StepTrainer.ranges,
-        "TRAINER.MIRO.LD": at_least(0),
-        "TRAINER.MIRO.LR_MULT": at_least(0),
-    }
-
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        cfg = step_cfg()
-        node = cfg.TRAINER.MIRO = CN()
-        node.LD = 0.1  # weight of the regularisation
-        node.LR_MULT = 10.0  # learning rate of the variances, in units of OPTIM.LR
-        node.VAR_INIT = 0.1  # initial variance of every channel, above VAR_EPS
-        node.VAR_EPS = 1e-5  # smallest variance
-        return cfg
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        node = cfg.TRAINER.MIRO
-        if not 0 <= node.VAR_EPS < node.VAR_INIT:
-            raise ValueError(
-                f"TRAINER.MIRO.VAR_INIT is {node.VAR_INIT} and VAR_EPS {node.VAR_EPS}; expected "
-                "0 <= VAR_EPS < VAR_INIT."
-            )
+    declares = (MIROSettings, *ONE_STAGE)
 
     def build_objective(self) -> MIROObjective:
-        oracle, node = copy.deepcopy(self.network.student), self.cfg.TRAINER.MIRO
-        return MIROObjective(
-            oracle,
-            tap_widths(oracle),
-            weight=node.LD,
-            var_init=node.VAR_INIT,
-            eps=node.VAR_EPS,
-        )
+        oracle = copy.deepcopy(self.network.student)
+        return MIROObjective(oracle, tap_widths(oracle), MIROSettings.of(self.cfg))
 
     def param_groups(self) -> list[dict]:
-        lr = self.cfg.OPTIM.LR * self.cfg.TRAINER.MIRO.LR_MULT
+        lr = self.cfg.OPTIM.LR * MIROSettings.of(self.cfg).lr_mult
         return [*super().param_groups(), {"params": list(self.objective.b), "lr": lr}]

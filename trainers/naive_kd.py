@@ -4,24 +4,31 @@ Addepalli et al., CVPR 2024, arXiv 2310.08255, "naive distillation" rows. Parity
 tests/golden/vl2v_adip (``baselines_*``).
 """
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor, nn
-from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
-from dassl.config import Condition, only_if
+from dassl.config import Condition, Settings, above, one_of, only_if, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.modeling.heads import Objective, StudentClassifier, TextHead
-from dassl.utils import did_you_mean
 from trainers.common.teachers.distill_trainer import (
     DistillTrainer,
-    distill_cfg,
+    VL2VSettings,
     distillation_losses,
 )
 from trainers.common.teachers.teacher import Teacher
 
 LOGIT_LOSSES = ("kd_kl", "kd_cos")  # a linear head, CE plus a term on class probabilities
 EMBEDDING_LOSSES = {"img_only": 1.0, "txt_only": 0.0, "one_stage": None}  # lam of section 2
+
+
+@dataclass(frozen=True)
+class NaiveKDSettings(Settings, section="TRAINER.NAIVEKD"):
+    """Which loss."""
+
+    loss: str = setting("kd_kl", "name of the loss", one_of(*LOGIT_LOSSES, *EMBEDDING_LOSSES))
+    temperature: float = setting(0.1, "tau of kd_kl and kd_cos", above(0))
 
 
 def kd_losses(
@@ -67,25 +74,22 @@ class NaiveKDObjective(Objective):
     Args:
         teacher: gives F_I.
         class_texts: (C, D) unit rows.
-        kind: a name of LOGIT_LOSSES or EMBEDDING_LOSSES.
         weight: lam.
-        temperature: tau of LOGIT_LOSSES.
     """
 
     def __init__(
         self,
         teacher: Teacher,
         class_texts: Tensor,
+        settings: NaiveKDSettings,
         *,
-        kind: str,
         weight: float,
-        temperature: float,
     ) -> None:
         self.teacher = teacher
         self.teacher_head = TextHead(class_texts, teacher.scale).requires_grad_(False)
-        self.kind = kind
+        self.kind = settings.loss
         self.weight = weight
-        self.temperature = temperature
+        self.temperature = settings.temperature
 
     def outputs(self, network: StudentClassifier, images: Tensor) -> tuple[Tensor, ...]:
         """z and z_T (B, C); for losses on embeddings p and F_I (B, D)."""
@@ -124,13 +128,7 @@ class NaiveKD(DistillTrainer):
 
     stage = "train"
 
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        cfg = distill_cfg(stages=())
-        node = cfg.TRAINER.NAIVEKD = CN()
-        node.LOSS = "kd_kl"  # kd_kl | kd_cos | img_only | txt_only | one_stage
-        node.TEMPERATURE = 0.1  # tau of kd_kl and kd_cos, above 0
-        return cfg
+    declares = (NaiveKDSettings, *DistillTrainer.declares)
 
     @classmethod
     def conditions(cls) -> list[Condition]:
@@ -143,22 +141,11 @@ class NaiveKD(DistillTrainer):
     @property
     def kind(self) -> str:
         """Name of the loss."""
-        return self.cfg.TRAINER.NAIVEKD.LOSS
+        return NaiveKDSettings.of(self.cfg).loss
 
     @property
     def trained_parts(self) -> tuple[str, ...]:
         return ("student", "head" if self.kind in LOGIT_LOSSES else "projection")
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        known, kind = (*LOGIT_LOSSES, *EMBEDDING_LOSSES), cfg.TRAINER.NAIVEKD.LOSS
-        if kind not in known:
-            raise ValueError(f'TRAINER.NAIVEKD.LOSS is "{kind}". {did_you_mean(kind, known)}')
-        temperature = cfg.TRAINER.NAIVEKD.TEMPERATURE
-        if temperature <= 0:
-            raise ValueError(
-                f"TRAINER.NAIVEKD.TEMPERATURE is {temperature}; expected a number above 0."
-            )
 
     def build_projection(self, student_width: int) -> nn.Module:
         if self.kind in LOGIT_LOSSES:
@@ -174,9 +161,8 @@ class NaiveKD(DistillTrainer):
         objective = NaiveKDObjective(
             self.teacher,
             self.class_texts,
-            kind=self.kind,
-            weight=self.cfg.TRAINER.VL2V.LAMBDA,
-            temperature=self.cfg.TRAINER.NAIVEKD.TEMPERATURE,
+            NaiveKDSettings.of(self.cfg),
+            weight=VL2VSettings.of(self.cfg).lambda_,
         )
         objective.teacher_head.to(self.device)
         return objective

@@ -11,13 +11,16 @@ from yacs.config import CfgNode
 
 from dassl.config import Condition, never
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.steps.settings import SEVERAL_STAGES, STEP_DEFAULTS
 from dassl.engine.steps.stages import StagedTrainer
 from dassl.modeling.heads import Objective, StudentClassifier
 from dassl.modeling.networks import full_name
 from trainers.common.teachers.distill_trainer import (
-    STAGES,
     DistillTrainer,
-    distill_cfg,
+    StageRestarts,
+    StageSaves,
+    TeacherInput,
+    VL2VSettings,
     distillation_losses,
 )
 from trainers.common.teachers.teacher import Teacher
@@ -28,12 +31,11 @@ class VL2VObjective(Objective):
 
     Args:
         teacher: gives F_I.
-        weight: lam, the share of the image term.
     """
 
-    def __init__(self, teacher: Teacher, weight: float) -> None:
+    def __init__(self, teacher: Teacher, settings: VL2VSettings) -> None:
         self.teacher = teacher
-        self.weight = weight
+        self.weight = settings.lambda_  # lam, the share of the image term
 
     def outputs(self, network: StudentClassifier, images: Tensor) -> tuple[Tensor, ...]:
         """p (B, D), F_I (B, D), Z (C, D)."""
@@ -45,31 +47,31 @@ class VL2VObjective(Objective):
         return distillation_losses(embeddings, targets, texts[labels], weight=self.weight)
 
 
+STAGED = (VL2VSettings, StageSaves, StageRestarts, TeacherInput, *SEVERAL_STAGES)
+STAGED_DEFAULTS = {**STEP_DEFAULTS, "SWAD.ENABLED": True}
+
+
 class _VL2VTrainer(DistillTrainer):
     """What Align, Distill and the white-box setting share."""
 
-    default_cfg = staticmethod(distill_cfg)
-
     def build_objective(self) -> VL2VObjective:
-        return VL2VObjective(self.teacher, self.cfg.TRAINER.VL2V.LAMBDA)
+        return VL2VObjective(self.teacher, VL2VSettings.of(self.cfg))
 
 
 @TRAINER_REGISTRY.register()
 class VL2VAlign(_VL2VTrainer):
     """Stage 1: only the projection P learns; the student is frozen."""
 
+    declares = STAGED
+    defaults = STAGED_DEFAULTS
     stage = "align"
     trained_parts = ("projection",)
     hands_on = True
 
     @classmethod
     def conditions(cls) -> list[Condition]:
-        others = [stage for stage in STAGES if stage != cls.stage.upper()]
-        keys = [
-            f"{key}.{stage}"
-            for key in ("TRAINER.VL2V.MODEL_SAVE", "SWAD.RESET")
-            for stage in others
-        ]
+        other = {"align": "distill", "distill": "align"}[cls.stage]
+        keys = (StageSaves.key(other), StageRestarts.key(other))
         return [never(keys, "it belongs to the other stage"), *super().conditions()]
 
     def check_cfg(self, cfg: CfgNode) -> None:
@@ -97,20 +99,17 @@ class VL2VSD(_VL2VTrainer):
 
     trained_parts = ("student",)
 
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        return distill_cfg(stages=())
-
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         if self.has_given_student:
             return
         student = full_name(cfg.MODEL.BACKBONE.NAME)
-        expected = f"clip:{cfg.TRAINER.VL2V.TEACHER}"
+        teacher = VL2VSettings.of(cfg).teacher
+        expected = f"clip:{teacher}"
         if student != expected:
             raise ValueError(
                 f"VL2VSD distils a CLIP into its own image encoder, but MODEL.BACKBONE.NAME is "
-                f"{student} and TRAINER.VL2V.TEACHER is {cfg.TRAINER.VL2V.TEACHER}. Set "
+                f"{student} and TRAINER.VL2V.TEACHER is {teacher}. Set "
                 f"MODEL.BACKBONE.NAME {expected}."
             )
 
@@ -120,5 +119,5 @@ class VL2VADiP(StagedTrainer):
     """Align, then Distill."""
 
     stages = (("align", "VL2VAlign"), ("distill", "VL2VDistill"))
-    ranges = VL2VDistill.ranges
-    default_cfg = staticmethod(distill_cfg)
+    declares = STAGED
+    defaults = STAGED_DEFAULTS

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dassl.engine.checkpoints import BEST
-from dassl.engine.steps.trainer import StepTrainer, step_cfg
+from dassl.engine.steps.trainer import StepTrainer
 from dassl.modeling.heads import Objective, Student, StudentClassifier
 from dassl.optim.swad import LossValley, Segment
 from dassl.utils import load_checkpoint
@@ -86,7 +86,6 @@ def _trainer(case: Case, output: str) -> StepTrainer:
 
     class Scripted(StepTrainer):
         trained_parts = ("student",)
-        default_cfg = staticmethod(step_cfg)
 
         def build_objective(self) -> Objective:
             return _Scripted()

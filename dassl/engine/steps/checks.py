@@ -10,10 +10,8 @@ from dassl.engine.needed import NeededFile
 from dassl.engine.shared_conditions import STORED_VIEWS, UNREAD, no_templates
 from dassl.modeling.heads import build_student
 from dassl.modeling.networks import full_name
-from dassl.optim.swad import check_reset_rule
 
 DEFAULT_STEPS, DEFAULT_FREQ = 5001, 200  # of datasets that do not say their own
-RECORDS = ("needed", "all")
 
 
 class StepChecks:
@@ -28,24 +26,8 @@ class StepChecks:
 
     @classmethod
     def conditions(cls) -> list[Condition]:
-        windows = ("N_CONVERGE", "N_TOLERANCE", "TOLERANCE", "RESET")
         return [
-            only_if((f"SWAD.{key}" for key in windows), "SWAD.ENABLED", True),
-            Condition(
-                ("STEPS.CUTMIX_BETA",),
-                lambda cfg: cfg.STEPS.CUTMIX_PROB > 0,
-                "no step is mixed, STEPS.CUTMIX_PROB is 0",
-            ),
-            Condition(
-                ("STEPS.CUTMIX_PROB",),
-                lambda cfg: cfg.STEPS.CUTMIX_BETA > 0,
-                "no step is mixed, STEPS.CUTMIX_BETA is 0",
-            ),
-            Condition(
-                ("MODEL.BACKBONE.PRETRAINED",),
-                lambda cfg: not cfg.MODEL.BACKBONE.WEIGHTS,
-                "the weights are those of MODEL.BACKBONE.WEIGHTS",
-            ),
+            only_if("MODEL.BACKBONE.PRETRAINED", "MODEL.BACKBONE.WEIGHTS", ""),
             never("OPTIM.MAX_EPOCH", "the length of the run is STEPS.N"),
             never("OPTIM.STAGED_LR", "its parameter groups are its own"),
             never((*STORED_VIEWS, "TRAIN.TEXT_CHUNK"), "it has no frozen CLIP that encodes ahead"),
@@ -73,10 +55,6 @@ class StepChecks:
         if not self.has_given_student:
             full_name(cfg.MODEL.BACKBONE.NAME)
         self._check_schedule(cfg)
-        if cfg.STEPS.RECORDS not in RECORDS:
-            raise ValueError(
-                f'STEPS.RECORDS is "{cfg.STEPS.RECORDS}"; allowed: {", ".join(RECORDS)}.'
-            )
         if "normalize" not in cfg.INPUT.TRANSFORMS:
             raise ValueError(
                 f"INPUT.TRANSFORMS is {list(cfg.INPUT.TRANSFORMS)}, without normalize: evaluation "
@@ -101,16 +79,6 @@ class StepChecks:
             raise ValueError(
                 f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON}, but {type(self).__name__} selects on "
                 "held-out images of the source domains only. Leave it out, or set it to source_val."
-            )
-        resets = (
-            cfg.SWAD.RESET.values() if isinstance(cfg.SWAD.RESET, CfgNode) else [cfg.SWAD.RESET]
-        )
-        for reset in resets:
-            check_reset_rule(reset)
-        key, first = self.first_saved(cfg)
-        if first < 0:
-            raise ValueError(
-                f"{key} is {first}; expected a step of at least 1, or 0 to save no checkpoint."
             )
 
     @staticmethod

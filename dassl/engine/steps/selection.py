@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dassl.optim.swad import LossValley, Segment, check_reset_rule, segment_restarts
+from dassl.optim.swad import LossValley, Segment, segment_restarts
 
 
 @dataclass
@@ -41,7 +41,7 @@ class StepSelection:
     ) -> None:
         self.model_save = model_save
         self.valley = valley
-        self.reset = check_reset_rule(reset)
+        self.reset = reset
         self.segment = Segment([])
         self.best = float("-inf")
         self.saved_step = -1

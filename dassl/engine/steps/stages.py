@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import torch
 from yacs.config import CfgNode
 
-from dassl.config import check_settings
+from dassl.config import check_settings, declared_cfg
 from dassl.data.checks import check_images
 from dassl.data.datasets import build_dataset
 from dassl.engine import TRAINER_REGISTRY
@@ -39,6 +39,7 @@ class StagedTrainer(TrainerBase):
         stages: (folder, trainer) of every stage, in order.
     """
 
+    default_cfg = classmethod(declared_cfg)
     stages: tuple[tuple[str, str], ...] = ()
     follows_backbone = ("SIZE",)
     takes_networks = ("student", "teacher")

@@ -10,10 +10,8 @@ import time
 
 import torch
 from torch import Tensor, nn
-from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
-from dassl.config import at_least, between
+from dassl.config import declared_cfg
 from dassl.config.pixels import close
 from dassl.data import DatasetWrapper
 from dassl.data.seeding import seeded
@@ -29,46 +27,9 @@ from .domains import DomainBatches, SeededViews, StepLoader, rows_by_domain, sta
 from .evaluation import StepEvaluation
 from .files import StepFiles
 from .selection import StepSelection, split_metrics, summarise
+from .settings import ONE_STAGE, STEP_DEFAULTS
 
 logger = logging.getLogger(__name__)
-
-
-def step_cfg() -> CfgNode:
-    """The nodes and changed defaults that every step-based trainer has."""
-    cfg = CN({"TRAINER": CN(), "RUN": CN({"PROTOCOL": "lodo"})})
-    cfg.STEPS = CN()
-    cfg.STEPS.N = 0  # steps, rounded to (N // FREQ) * FREQ + 1; 0: the dataset's
-    cfg.STEPS.FREQ = 0  # steps between evaluations; 0: the dataset's
-    cfg.STEPS.MODEL_SAVE = 100  # first step that may become the best checkpoint; 0: none
-    # target domain: needed, at new maxima of train_out and for SWAD | all, at every evaluation
-    cfg.STEPS.RECORDS = "needed"
-    cfg.STEPS.CACHE_GB = 8.0  # resized evaluation images of a domain are kept up to this size
-    cfg.STEPS.CUTMIX_BETA = 0.0  # 0: no CutMix
-    cfg.STEPS.CUTMIX_PROB = 0.0  # share of steps with CutMix
-    cfg.SWAD = CN()
-    cfg.SWAD.ENABLED = False
-    cfg.SWAD.N_CONVERGE = 3  # evaluations
-    cfg.SWAD.N_TOLERANCE = 6  # evaluations
-    cfg.SWAD.TOLERANCE = 0.3  # threshold above the mean loss, a fraction
-    cfg.SWAD.RESET = "every_checkpoint"  # every_checkpoint: published | cumulative: VL2V's code
-    cfg.MODEL = CN({"DROPOUT": 0.0, "FREEZE_BN": True})  # after the student; BatchNorm statistics
-    cfg.MODEL.BACKBONE = CN({"WEIGHTS": ""})  # local file in place of the published download
-    cfg.OPTIM = CN({"NAME": "adam", "LR": 5e-5, "WEIGHT_DECAY": 0.0})
-    cfg.TEST = CN({"SELECT_ON": "source_val"})
-    cfg.DATALOADER = CN({"TEST": CN({"BATCH_SIZE": 128})})
-    cfg.INPUT = CN({"RESIZE": "squash"})  # evaluation sees all of an image, made square
-    cfg.INPUT.TRANSFORMS = (
-        "random_resized_crop",
-        "random_flip",
-        "colorjitter",
-        "randomgrayscale",
-        "normalize",
-    )
-    cfg.INPUT.RRCROP_SCALE = (0.7, 1.0)
-    cfg.INPUT.COLORJITTER_B = cfg.INPUT.COLORJITTER_C = 0.3
-    cfg.INPUT.COLORJITTER_S = cfg.INPUT.COLORJITTER_H = 0.3
-    cfg.INPUT.RGS_P = 0.1
-    return cfg
 
 
 NO_HEAD = {"--head": "the method brings its own"}
@@ -85,23 +46,15 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
     apart by ``domain``, and a ``Student``, which is trained in place.
     """
 
+    default_cfg = classmethod(declared_cfg)
+    declares = ONE_STAGE
+    defaults = STEP_DEFAULTS
     follows_backbone = ("SIZE",)  # the rest is the protocol's, whatever the student's weights saw
     takes_networks = ("student",)
     model_name = "network"  # folder of the deployed checkpoint
     stage = "train"  # enters every seed
     unused_flags = NO_HEAD
     trained_parts: tuple[str, ...] = ("student", "head")
-    ranges = {
-        "STEPS.N": at_least(0),
-        "STEPS.FREQ": at_least(0),
-        "STEPS.CACHE_GB": at_least(0),
-        "STEPS.CUTMIX_PROB": between(0, 1),
-        "STEPS.CUTMIX_BETA": at_least(0),
-        "SWAD.N_CONVERGE": at_least(1),
-        "SWAD.N_TOLERANCE": at_least(1),
-        "SWAD.TOLERANCE": at_least(0),
-        "MODEL.DROPOUT": between(0, 1),
-    }
 
     # ----------------------------------------------------------------- set-up
     def build_data_loader(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from clip import load_backbone
+from dassl.config import check_value, one_of
 
 from .teacher import ClipTeacher, Renormalise, Teacher
 
@@ -32,8 +33,7 @@ def build_teacher(
         norm: ``imagenet``, the student's images as they are; ``clip``, CLIP's own statistics.
         mean, std: the statistics with which the student's images are normalised.
     """
-    if norm not in NORMS:
-        raise ValueError(f'INPUT.TEACHER_NORM is "{norm}"; allowed: {", ".join(NORMS)}.')
+    check_value("INPUT.TEACHER_NORM", norm, one_of(*NORMS))
     if norm != "imagenet" and spec.startswith(BLACK_BOXES):
         raise ValueError(
             f"INPUT.TEACHER_NORM is {norm}, but the teacher {spec} normalises its images itself. "

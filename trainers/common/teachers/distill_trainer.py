@@ -1,50 +1,72 @@
 """Base of the step-based trainers that have a vision-language teacher."""
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
 from clip import fetch_weights
-from dassl.config import Condition, above, between
+from dassl.config import Condition, Settings, above, at_least, between, one_of, setting
 from dassl.engine.needed import NeededFile
-from dassl.engine.steps.trainer import StepTrainer, step_cfg
+from dassl.engine.steps.settings import (
+    FIRST_SAVED,
+    IN_SWAD,
+    ONE_STAGE,
+    RESTART,
+    STEP_DEFAULTS,
+)
+from dassl.engine.steps.trainer import StepTrainer
 from dassl.modeling.heads import TextHead
+from dassl.optim.swad import RESET_RULES
 
-from .build import BLACK_BOXES, build_teacher
-from .teacher import class_embeddings, prompt_names, run_templates
+from .build import BLACK_BOXES, NORMS, build_teacher
+from .teacher import PROMPT_STYLES, class_embeddings, prompt_names, run_templates
 
-STAGES = ("ALIGN", "DISTILL")
 JOURNAL = "resume.queries"  # counts what is asked of the teacher as it happens
-MODEL_SAVE = 100  # first step that may become the best checkpoint
 
 
-def distill_cfg(stages: tuple[str, ...] = STAGES) -> CfgNode:
-    """The nodes of the trainers with a teacher.
+@dataclass(frozen=True)
+class VL2VSettings(Settings, section="TRAINER.VL2V"):
+    """The teacher, and what is learned from it."""
 
-    Args:
-        stages: stages that have their own MODEL_SAVE and SWAD.RESET; () for one-stage trainers.
-    """
-    cfg = step_cfg()
-    node = cfg.TRAINER.VL2V = CN()
-    # a CLIP backbone | http(s)://..., an endpoint | python:<module>:<function>
-    node.TEACHER = "ViT-B/16"
-    node.SCALE = 100.0  # logit scale of an endpoint that does not tell its own
-    node.LAMBDA = 0.5  # lam: share of the image term
-    # 1 | 2 | 3 | 5 | 6, see trainers/common/teacher.py; DATASET.TEMPLATES replaces its templates
-    node.PROMPT_STYLE = 2
-    cfg.INPUT.TEACHER_NORM = "imagenet"  # imagenet: the student's images | clip: CLIP's statistics
-    cfg.SWAD.ENABLED = True
-    cfg.SWAD.RESET = "cumulative"
-    if stages:
-        # first step that may be saved, per stage
-        node.MODEL_SAVE = CN(dict.fromkeys(stages, MODEL_SAVE))
-        cfg.SWAD.RESET = CN(dict.fromkeys(stages, "cumulative"))
-        del cfg.STEPS["MODEL_SAVE"]
-    return cfg
+    teacher: str = setting(
+        "ViT-B/16",
+        "a CLIP backbone | http(s)://..., an endpoint | python:<module>:<function>",
+        varies=True,
+    )
+    scale: float = setting(100.0, "logit scale of an endpoint that does not tell its own", above(0))
+    lambda_: float = setting(0.5, "lam: share of the image term", between(0, 1))
+    prompt_style: int = setting(
+        2, "sentences of a class; DATASET.TEMPLATES replaces them", one_of(*PROMPT_STYLES)
+    )
+
+
+@dataclass(frozen=True)
+class StageSaves(Settings, section="TRAINER.VL2V.MODEL_SAVE"):
+    """STEPS.MODEL_SAVE per stage."""
+
+    align: int = setting(100, FIRST_SAVED, at_least(0))
+    distill: int = setting(100, FIRST_SAVED, at_least(0))
+
+
+@dataclass(frozen=True)
+class StageRestarts(Settings, section="SWAD.RESET"):
+    """SWAD.RESET per stage."""
+
+    align: str = setting("cumulative", RESTART, one_of(*RESET_RULES), read_if=IN_SWAD)
+    distill: str = setting("cumulative", RESTART, one_of(*RESET_RULES), read_if=IN_SWAD)
+
+
+@dataclass(frozen=True)
+class TeacherInput(Settings, section="INPUT"):
+    """What the teacher sees."""
+
+    teacher_norm: str = setting(
+        "imagenet", "imagenet: the student's images | clip: CLIP's statistics", one_of(*NORMS)
+    )
 
 
 def distillation_losses(
@@ -78,12 +100,8 @@ class DistillTrainer(StepTrainer):
     """
 
     takes_networks = ("student", "teacher")
-    varies_at_test = StepTrainer.varies_at_test | {"TEACHER"}
-    ranges = {
-        **StepTrainer.ranges,
-        "TRAINER.VL2V.LAMBDA": between(0, 1),
-        "TRAINER.VL2V.SCALE": above(0),
-    }
+    declares = (VL2VSettings, TeacherInput, *ONE_STAGE)
+    defaults = {**STEP_DEFAULTS, "SWAD.ENABLED": True, "SWAD.RESET": "cumulative"}
 
     @classmethod
     def conditions(cls) -> list[Condition]:
@@ -98,12 +116,12 @@ class DistillTrainer(StepTrainer):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        run_templates(cfg, cfg.TRAINER.VL2V.PROMPT_STYLE)
+        run_templates(cfg, VL2VSettings.of(cfg).prompt_style)
 
     @staticmethod
     def needed_files(cfg: CfgNode) -> list[NeededFile]:
         """The student's weights and, of a CLIP at hand, the teacher's."""
-        teacher = cfg.TRAINER.VL2V.TEACHER
+        teacher = VL2VSettings.of(cfg).teacher
         needed = StepTrainer.needed_files(cfg)
         if not teacher.startswith(BLACK_BOXES):
             read = partial(fetch_weights, teacher)
@@ -112,17 +130,17 @@ class DistillTrainer(StepTrainer):
 
     def build_model(self) -> None:
         """Build the teacher and the class texts first."""
-        cfg, node = self.cfg, self.cfg.TRAINER.VL2V
+        cfg, settings = self.cfg, VL2VSettings.of(self.cfg)
         self.teacher = self.given_networks.get("teacher") or build_teacher(
-            node.TEACHER,
+            settings.teacher,
             device=self.device,
-            scale=node.SCALE,
+            scale=settings.scale,
             norm=cfg.INPUT.TEACHER_NORM,
             mean=cfg.INPUT.PIXEL_MEAN,
             std=cfg.INPUT.PIXEL_STD,
         )
-        names = prompt_names(node.PROMPT_STYLE, self.classnames)
-        templates = run_templates(cfg, node.PROMPT_STYLE)
+        names = prompt_names(settings.prompt_style, self.classnames)
+        templates = run_templates(cfg, settings.prompt_style)
         texts = class_embeddings(self.teacher, names, templates, keep=True)
         self.class_texts = texts.to(self.device)
         super().build_model()
@@ -132,9 +150,9 @@ class DistillTrainer(StepTrainer):
         dimension = self.class_texts.shape[1]
         if width != dimension:
             raise ValueError(
-                f"The student gives {width} numbers per image and the teacher "
-                f"{self.cfg.TRAINER.VL2V.TEACHER} {dimension}: without a projection they must be "
-                "equal. Choose a student that is the teacher's own image encoder."
+                f"The student gives {width} numbers per image and the teacher {self.teacher.name} "
+                f"{dimension}: without a projection they must be equal. Choose a student that is "
+                "the teacher's own image encoder."
             )
         return TextHead(self.class_texts, self.teacher.scale)
 
@@ -155,12 +173,12 @@ class DistillTrainer(StepTrainer):
         return reset[self.stage_key] if isinstance(reset, CfgNode) else reset
 
     def checkpoint_meta(self) -> dict:
-        node = self.cfg.TRAINER.VL2V
+        settings = VL2VSettings.of(self.cfg)
         return {
             **super().checkpoint_meta(),
-            "teacher": node.TEACHER,
-            "prompt_style": node.PROMPT_STYLE,
-            "templates": list(run_templates(self.cfg, node.PROMPT_STYLE)),
+            "teacher": settings.teacher,
+            "prompt_style": settings.prompt_style,
+            "templates": list(run_templates(self.cfg, settings.prompt_style)),
             "logit_scale": self.teacher.scale,
         }
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from clip.model import CLIP
+from dassl.config import check_value, one_of
 from dassl.utils import atomic_write, cache_dir, weights_digest
 from trainers.common.text.class_words import warn_of_same_words, words_of
 from trainers.common.text.templates import check_templates
@@ -32,11 +33,8 @@ PROMPT_STYLES = {
 
 
 def prompt_templates(style: int) -> tuple[str, ...]:
-    """The templates of a prompt style; ValueError for one that there is not."""
-    if style not in PROMPT_STYLES:
-        known = ", ".join(map(str, PROMPT_STYLES))
-        why = " Style 4 fails in the official code, too." if style == 4 else ""
-        raise ValueError(f"The prompt style (PROMPT_STYLE) is {style}; allowed: {known}.{why}")
+    """The templates of a prompt style; ValueError for an unknown one."""
+    check_value("PROMPT_STYLE", style, one_of(*PROMPT_STYLES))
     return PROMPT_STYLES[style]
 
 
