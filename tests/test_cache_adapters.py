@@ -11,10 +11,10 @@ import train
 import trainers  # noqa: F401  (registers the trainers)
 from dassl.utils import load_checkpoint
 from tools.benchmarks.cache_adapters import search_plainly
-from trainers.clip_adapter import ImageAdapter
+from trainers.clip_adapter import CLIPAdapterSettings, ImageAdapter
 from trainers.common.checkpoints import import_state
 from trainers.common.text import encode as prompts
-from trainers.tip_adapter import Cache, TipAdapter
+from trainers.tip_adapter import Cache, TipAdapter, TipAdapterSettings
 from trainers.tip_adapter import scores as cache_logits
 from trainers.tip_adapter.scores import ClassSums, Grid, cyclic_order, search, search_features
 
@@ -146,7 +146,7 @@ def test_class_sums_are_the_product_with_one_hot_values_in_any_order():
 
 def test_fine_tuning_does_not_touch_the_keys_that_it_started_from():
     p = problem()
-    cache = Cache(p.classifier, beta=1.0, alpha=1.0, is_trainable=True)
+    cache = Cache(p.classifier, TipAdapterSettings(), is_trainable=True)
     cache.fill(p.keys, p.key_labels)
     before = p.keys.clone()
 
@@ -213,7 +213,7 @@ def test_fine_tuning_with_val_keeps_the_last_epoch_and_searches(world, tmp_path)
 
 def test_a_cache_keeps_the_keys_of_the_classes_that_a_run_has():
     p = problem()
-    cache = Cache(p.classifier[:2], beta=1.0, alpha=1.0)
+    cache = Cache(p.classifier[:2], TipAdapterSettings())
     state = {
         "keys": p.keys,
         "key_labels": p.key_labels,
@@ -232,7 +232,7 @@ def test_a_cache_keeps_the_keys_of_the_classes_that_a_run_has():
 
 def test_clip_adapter_with_ratio_zero_is_zero_shot():
     clip, raw = tiny_clip(), torch.randn(4, 64)
-    method = ImageAdapter(torch.randn(5, 64), ratio=0.0)
+    method = ImageAdapter(torch.randn(5, 64), CLIPAdapterSettings(ratio=0.0))
 
     torch.testing.assert_close(method.image_features(raw), F.normalize(raw, dim=-1))
     assert method.logits(clip, method.image_features(raw), method.text_features(clip)).shape == (

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from few_shot_world import make_trainer, make_world, tiny_clip
 
 import trainers  # noqa: F401  (registers the trainers)
-from trainers.clap import Prototypes
+from trainers.clap import CLAPSettings, Prototypes
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def world(tmp_path_factory):
 def test_the_loss_is_cross_entropy_plus_the_mean_weighted_distance():
     torch.manual_seed(0)
     clip, base = tiny_clip(), torch.randn(5, 64)
-    method = Prototypes(base, constraint="l2")
+    method = Prototypes(base, CLAPSettings())
     method.multipliers.copy_(torch.rand(5))
     method.prototypes.data.add_(0.1 * torch.randn(5, 64))
     raw, labels = torch.randn(7, 64), torch.arange(7) % 5
@@ -35,7 +35,7 @@ def test_the_loss_is_cross_entropy_plus_the_mean_weighted_distance():
 
 def test_zs_lp_has_no_penalty_and_starts_at_zero_shot():
     clip, base = tiny_clip(), torch.randn(5, 64)
-    method = Prototypes(base, constraint="none")
+    method = Prototypes(base, CLAPSettings(constraint="none"))
 
     losses = method.losses(clip, torch.randn(3, 64), torch.tensor([0, 1, 2]))
 
@@ -78,5 +78,5 @@ def test_training_keeps_base_and_multipliers(world, tmp_path):
 
 
 def test_an_unknown_constraint_is_refused():
-    with pytest.raises(ValueError, match="CONSTRAINT.*none or l2"):
-        Prototypes(torch.randn(2, 4), constraint="l1")
+    with pytest.raises(ValueError, match="CONSTRAINT is 'l1'; expected one of none, l2"):
+        CLAPSettings(constraint="l1")

@@ -297,7 +297,7 @@ def test_clap_s_official_name_and_keys_train_the_same(tmp_path):
         ("INIT", "TipA-f-", "use --trainer TipAdapterF"),
         ("INIT", "RANDOM", "expected ZS"),
         ("ENHANCED_BASE", "base.pth", "--trainer TaskRes --enhanced-base PATH"),
-        ("CONSTRAINT", "cosine", "expected none or l2"),
+        ("CONSTRAINT", "cosine", "expected one of none, l2"),
     ],
 )
 def test_what_clap_s_trainer_does_beyond_clap_is_refused(tmp_path, key, value, hint):

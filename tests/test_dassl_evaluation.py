@@ -106,10 +106,10 @@ def test_per_class_results_need_class_names(cfg):
         build_evaluator(cfg)
 
 
-def test_a_misspelt_evaluator_gets_a_did_you_mean(cfg):
+def test_a_misspelt_evaluator_is_answered_with_the_known_one(cfg):
     cfg.TEST.EVALUATOR = "Clasification"
 
-    with pytest.raises(ValueError, match='Did you mean "Classification"'):
+    with pytest.raises(ValueError, match="'Clasification'; expected Classification"):
         build_evaluator(cfg)
 
 

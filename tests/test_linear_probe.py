@@ -120,7 +120,7 @@ def test_the_scripts_draw_takes_as_many_validation_images_as_asked(world, tmp_pa
 
 
 def test_a_coarse_search_needs_values_above_zero(world, tmp_path):
-    with pytest.raises(ValueError, match="COARSE_C is .* expected numbers above 0"):
+    with pytest.raises(ValueError, match="COARSE_C is .* expected .*above 0"):
         make_trainer(world, "LinearProbe", tmp_path, "TRAINER.LINEARPROBE.COARSE_C", (1.0, 0.0))
 
 

@@ -12,13 +12,13 @@ from trainers.common.method import scaled_cosines
 
 
 def trainers_with(precision: str) -> list[str]:
-    """Registered trainers whose node has PREC and that accept the value."""
+    """Registered trainers that have PREC and accept the value."""
     names = []
     for name in TRAINER_REGISTRY.registered_names():
         trainer = TRAINER_REGISTRY.get(name)
-        if issubclass(trainer, ClipTrainer) and trainer.node:
-            node = trainer.default_cfg().TRAINER[trainer.node]
-            if "PREC" in node and (name, precision) != ("ProGrad", "amp"):
+        if issubclass(trainer, ClipTrainer):
+            allowed = {key: rule.allowed for key, _, rule in trainer.declares[0].rules()}
+            if precision in allowed.get(trainer.declares[0].key("prec"), ()):
                 names.append(name)
     return sorted(set(names) - {"ADAPTER"})  # CLAP under its official name
 
@@ -26,7 +26,7 @@ def trainers_with(precision: str) -> list[str]:
 @pytest.fixture
 def half_precision_on_a_cpu(monkeypatch):
     """Do what PREC says on a CPU, too."""
-    monkeypatch.setattr(ClipTrainer, "_effective_precision", lambda self: self.settings.PREC)
+    monkeypatch.setattr(ClipTrainer, "_effective_precision", lambda self: self.settings.prec)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def half_precision_on_a_cpu(monkeypatch):
     [(precision, name) for precision in ("fp16", "amp") for name in trainers_with(precision)],
 )
 def test_half_precision_trains_and_evaluates(precision, name, tmp_path, half_precision_on_a_cpu):
-    key = f"TRAINER.{TRAINER_REGISTRY.get(name).node}.PREC"
+    key = TRAINER_REGISTRY.get(name).declares[0].key("prec")
     trainer = made_trainer(name, tmp_path, key, precision)
 
     if trainer.optim is not None:

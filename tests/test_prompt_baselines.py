@@ -8,16 +8,22 @@ from battery import CLASSNAMES, made_trainer
 from clip.model import build_clip
 from golden_checks import tiny_clip
 from golden_checks.rpo import masked_logits
-from trainers.cocoop import CoCoOpPrompt
+from trainers.cocoop import CoCoOpPrompt, CoCoOpSettings
 from trainers.common.checkpoints import load_state
 from trainers.common.text.encode import template_features, zero_shot_classifier
 from trainers.common.text.independent_prompts import IndependentPrompts, VisualPrompt
 from trainers.common.text.learned import ContextPrompt
-from trainers.lasp import LASPPrompt, lasp_groups
-from trainers.maple import MaPLePrompt
-from trainers.proda import PromptDistribution, PromptOrder
-from trainers.promptsrc import GaussianAverage, SelfRegulatedPrompts, gaussian_weights
-from trainers.rpo import ReadOnlyPrompts
+from trainers.ivlp import IVLPSettings, VPTSettings
+from trainers.lasp import LASPPrompt, LASPSettings, lasp_groups
+from trainers.maple import MaPLePrompt, MaPLeSettings
+from trainers.proda import ProDASettings, PromptDistribution, PromptOrder
+from trainers.promptsrc import (
+    GaussianAverage,
+    PromptSRCSettings,
+    SelfRegulatedPrompts,
+    gaussian_weights,
+)
+from trainers.rpo import ReadOnlyPrompts, RPOSettings, SentenceSettings
 
 NAMES = ["cat", "golden_retriever", "Boeing 737-800", "dog"]
 TEMPLATES = ["a photo of a {}.", "art of the {}."]
@@ -39,43 +45,37 @@ def promptsrc(clip, chunk=0):
     return SelfRegulatedPrompts(
         clip,
         NAMES,
+        PromptSRCSettings(n_ctx_vision=3, prompt_depth_text=4, prompt_depth_vision=3),
         frozen_text=template_features(clip, NAMES, TEMPLATES).mean(dim=0),
-        text_weight=25.0,
-        image_weight=10.0,
-        n_text=4,
-        n_vision=3,
-        depth_text=4,
-        depth_vision=3,
-        ctx_init="a photo of a",
         chunk=chunk,
     )
 
 
 def lasp(clip, chunk=0, **options):
-    settings = {"templates": TEMPLATES, "weight": 5.0, "ctx_init": "a photo of a"}
-    return LASPPrompt(clip, NAMES, chunk=chunk, **{**settings, **options})
+    given = {key: options.pop(key) for key in ("extra_names", "virtual") if key in options}
+    own = {"lasp_prompts": TEMPLATES, "lasp_loss_weight": 5.0, "enable_correction": True}
+    settings = LASPSettings(ctx_init="a photo of a", **{**own, **options})
+    return LASPPrompt(clip, NAMES, settings, chunk=chunk, **given)
 
 
 def ivlp(clip, chunk=0, **options):
-    settings = {"n_text": 2, "n_vision": 2, "depth_text": 3, "depth_vision": 3}
-    return IndependentPrompts(
-        clip, NAMES, ctx_init="a photo of a", chunk=chunk, **{**settings, **options}
-    )
+    settings = IVLPSettings(**{"prompt_depth_text": 3, "prompt_depth_vision": 3, **options})
+    return IndependentPrompts(clip, NAMES, settings, chunk=chunk)
 
 
 BUILDERS = {
     "CoOp": lambda clip, chunk=0: ContextPrompt(clip, NAMES, n_ctx=3, chunk=chunk),
-    "CoCoOp": lambda clip, chunk=0: CoCoOpPrompt(clip, NAMES, n_ctx=3, chunk=chunk),
+    "CoCoOp": lambda clip, chunk=0: CoCoOpPrompt(clip, NAMES, CoCoOpSettings(n_ctx=3), chunk=chunk),
     "MaPLe": lambda clip, chunk=0: MaPLePrompt(
-        clip, NAMES, n_ctx=2, ctx_init="a photo of a", depth=3, chunk=chunk
+        clip, NAMES, MaPLeSettings(prompt_depth=3), chunk=chunk
     ),
     "IVLP": ivlp,
     "RPO": lambda clip, chunk=0: ReadOnlyPrompts(
-        clip, NAMES, prompts=3, template="a photo of a _.", chunk=chunk
+        clip, NAMES, RPOSettings(k=3), template="a photo of a _.", chunk=chunk
     ),
-    "LASP": lambda clip, chunk=0: lasp(clip, chunk, weight=0.0),
+    "LASP": lambda clip, chunk=0: lasp(clip, chunk, enable=False),
     "ProDA": lambda clip, chunk=0: PromptDistribution(
-        clip, NAMES, prompts=4, n_ctx=4, alpha=0.1, chunk=chunk
+        clip, NAMES, ProDASettings(n_prompt=4, n_ctx=4), chunk=chunk
     ),
 }
 
@@ -126,7 +126,7 @@ def test_many_images_of_cocoop_equal_one_at_a_time(clip, images):
 
 # ------------------------------------------------------------------- IVLP, VPT
 def test_without_image_prompts_the_image_tower_is_plain(clip, images):
-    method = ivlp(clip, depth_vision=0)
+    method = ivlp(clip, prompt_depth_vision=0)
 
     assert torch.equal(method.raw_image_features(clip, images), clip.encode_image(images))
     assert not any(name.startswith("vision") for name, _ in method.named_parameters())
@@ -134,7 +134,7 @@ def test_without_image_prompts_the_image_tower_is_plain(clip, images):
 
 def test_vpt_keeps_its_class_vectors(clip, images):
     text = zero_shot_classifier(clip, NAMES, ["a photo of a {}."])
-    method = VisualPrompt(clip, text, n_vision=3, depth_vision=2)
+    method = VisualPrompt(clip, text, VPTSettings(n_ctx_vision=3, prompt_depth_vision=2))
 
     grads = gradients(clip, method, images)
 
@@ -145,10 +145,10 @@ def test_vpt_keeps_its_class_vectors(clip, images):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depth_text": 13}, "PROMPT_DEPTH_TEXT is 13; expected 1 to 12"),
-        ({"depth_vision": 13}, "PROMPT_DEPTH_VISION is 13"),
-        ({"n_vision": 0}, "N_CTX_VISION is 0"),
-        ({"n_text": 0}, "N_CTX_TEXT is 0"),
+        ({"prompt_depth_text": 13}, "PROMPT_DEPTH_TEXT is 13; expected 1 to 12"),
+        ({"prompt_depth_vision": 13}, "PROMPT_DEPTH_VISION is 13"),
+        ({"n_ctx_vision": 0}, "N_CTX_VISION is 0"),
+        ({"n_ctx_text": 0}, "N_CTX_TEXT is 0"),
     ],
 )
 def test_prompts_that_do_not_fit_are_refused(clip, options, message):
@@ -227,18 +227,20 @@ def test_read_only_prompts_equal_the_masked_towers(clip, images):
 
 def test_prompts_beyond_the_context_are_refused(clip):
     with pytest.raises(ValueError, match=r"TRAINER\.RPO\.K 70 prompts exceed the 77"):
-        ReadOnlyPrompts(clip, NAMES, prompts=70, template="a photo of a _.")
+        ReadOnlyPrompts(clip, NAMES, RPOSettings(k=70), template="a photo of a _.")
 
 
 @pytest.mark.parametrize("template", ["a photo of a {}.", "_ and _"])
-def test_a_sentence_without_its_one_slot_is_refused(clip, template):
+def test_a_sentence_without_its_one_slot_is_refused(template):
     with pytest.raises(ValueError, match=r"DATASET\.PROMPT"):
-        ReadOnlyPrompts(clip, NAMES, prompts=2, template=template)
+        SentenceSettings(prompt=template)
 
 
 def test_rpo_keeps_underscores_of_class_names(clip):
-    method = ReadOnlyPrompts(clip, ["golden_retriever"], prompts=1, template="a photo of a _.")
-    spaced = ReadOnlyPrompts(clip, ["golden retriever"], prompts=1, template="a photo of a _.")
+    method, spaced = (
+        ReadOnlyPrompts(clip, [name], RPOSettings(), template="a photo of a _.")
+        for name in ("golden_retriever", "golden retriever")
+    )
 
     assert not torch.equal(method.tokenized_prompts, spaced.tokenized_prompts)
 
@@ -259,7 +261,7 @@ def test_virtual_classes_compete_in_training(clip, images):
 
 
 def test_lasp_without_text_loss_is_plain_prompting(clip, images):
-    method = lasp(clip, weight=0.0, correction=False, tune_norms=False)
+    method = lasp(clip, enable=False, enable_correction=False, finetune_vit_ln=False)
 
     assert set(gradients(clip, method, images)) == {"ctx"}
     assert lasp_groups(method, 0.1) is None
@@ -279,7 +281,7 @@ def test_the_layer_norms_learn_at_a_share_of_the_rate(tmp_path, share):
 
 @pytest.mark.parametrize("key", ["LN_LR_MULT", "GRAD_CLIP"])
 def test_a_lasp_factor_of_zero_is_refused(tmp_path, key):
-    with pytest.raises(ValueError, match=rf"TRAINER\.LASP\.{key} is 0\.0; expected a number above"):
+    with pytest.raises(ValueError, match=rf"TRAINER\.LASP\.{key} is 0\.0; expected above 0"):
         made_trainer("LASP", tmp_path, f"TRAINER.LASP.{key}", 0.0)
 
 
@@ -402,16 +404,17 @@ def test_prompt_batches_that_do_not_divide_are_refused(tmp_path):
 
 
 def test_the_class_name_stands_in_three_places(clip):
-    method = PromptDistribution(clip, NAMES, prompts=8, n_ctx=4, alpha=0.1)
+    method = PromptDistribution(clip, NAMES, ProDASettings(n_prompt=8))
 
     places = [method.position_of(k) for k in range(8)]
 
     assert places == ["front"] * 2 + ["middle"] * 2 + ["end"] * 4
-    assert PromptDistribution(clip, NAMES, prompts=1, n_ctx=4, alpha=0.1).position_of(0) == "end"
+    single = PromptDistribution(clip, NAMES, ProDASettings(n_prompt=1, prompt_bs=1))
+    assert single.position_of(0) == "end"
 
 
 def test_the_bound_equals_the_covariance_of_the_definition(clip):
-    method = PromptDistribution(clip, NAMES, prompts=4, n_ctx=4, alpha=0.1)
+    method = PromptDistribution(clip, NAMES, ProDASettings(n_prompt=4))
     features = F.normalize(torch.randn(4, len(NAMES), 64), dim=-1)
     unit, scale = F.normalize(torch.randn(3, 64), dim=-1), clip.logit_scale.exp()
 
@@ -435,12 +438,12 @@ def test_a_context_without_tokens_is_refused(clip):
 
 def test_fewer_initial_words_than_prompt_tokens_are_refused(clip):
     with pytest.raises(ValueError, match="CTX_INIT 'photo' has 1 token.*2 prompt tokens"):
-        MaPLePrompt(clip, NAMES, n_ctx=2, ctx_init="photo", depth=3)
+        MaPLePrompt(clip, NAMES, MaPLeSettings(ctx_init="photo", prompt_depth=3))
 
 
 @pytest.mark.parametrize("name", ["KgCoOp", "ProGrad"])
 def test_a_class_name_in_front_is_refused_where_it_would_be_ignored(name, tmp_path):
-    with pytest.raises(ValueError, match=f"{name} supports .*POSITION end only"):
+    with pytest.raises(ValueError, match="CLASS_TOKEN_POSITION is 'front'; expected end"):
         made_trainer(name, tmp_path, "TRAINER.COOP.CLASS_TOKEN_POSITION", "front")
 
 
@@ -471,7 +474,10 @@ def test_prompts_are_picked_from_an_official_whole_model_file(clip):
 
 def test_official_files_of_cocoop_serve_other_class_names(clip):
     torch.manual_seed(3)
-    source, target = CoCoOpPrompt(clip, ["one", "two words"], n_ctx=3), build("CoCoOp", clip)
+    source, target = (
+        CoCoOpPrompt(clip, ["one", "two words"], CoCoOpSettings(n_ctx=3)),
+        build("CoCoOp", clip),
+    )
     suffix = target.token_suffix.clone()
 
     load_state(target, source.state_dict(), None, NAMES, "file")
@@ -483,7 +489,7 @@ def test_official_files_of_cocoop_serve_other_class_names(clip):
 
 @pytest.mark.parametrize("prefix", ["", "prompt_learner."])
 def test_prompts_of_a_deeper_run_are_refused_not_cut(prefix, clip):
-    deep = MaPLePrompt(clip, NAMES, n_ctx=2, ctx_init="a photo of a", depth=4)
+    deep = MaPLePrompt(clip, NAMES, MaPLeSettings(prompt_depth=4))
     state = {f"{prefix}{key}": value for key, value in deep.state_dict().items()}
 
     with pytest.raises(ValueError, match="compound_prompts_text.2 is unknown to this run"):
@@ -494,14 +500,14 @@ def test_image_prompts_are_not_dropped_where_a_run_has_none(clip):
     state = ivlp(clip).state_dict()
 
     with pytest.raises(ValueError, match="vision.first is unknown to this run"):
-        load_state(ivlp(clip, depth_vision=0), state, None, [], "file")
+        load_state(ivlp(clip, prompt_depth_vision=0), state, None, [], "file")
 
 
 def test_a_whole_official_model_of_lasp_serves_a_run_without_its_norms(clip):
-    source = lasp(clip, weight=0.0)
+    source = lasp(clip, enable=False)
     state = {f"prompt_learner.{k}": v for k, v in source.state_dict().items() if "norm" not in k}
     state |= {f"image_encoder.{k}": v for k, v in clip.visual.state_dict().items()}
-    target = lasp(clip, weight=0.0)
+    target = lasp(clip, enable=False)
 
     load_state(target, state, None, [], "file")
 
@@ -511,7 +517,7 @@ def test_a_whole_official_model_of_lasp_serves_a_run_without_its_norms(clip):
 
 def official_lasp(clip, correction):
     """State of an official whole model; w has this value."""
-    source = lasp(clip, weight=0.0, tune_norms=False)
+    source = lasp(clip, enable=False, finetune_vit_ln=False)
     source.w.data.fill_(correction)
     state = {f"prompt_learner.{key}": value for key, value in source.state_dict().items()}
     return state | {f"image_encoder.{k}": v for k, v in clip.visual.state_dict().items()}
@@ -519,14 +525,14 @@ def official_lasp(clip, correction):
 
 @pytest.mark.parametrize("tune_norms", [False, True])
 def test_the_correction_of_an_official_lasp_file_is_not_dropped(clip, tune_norms):
-    target = lasp(clip, weight=0.0, correction=False, tune_norms=tune_norms)
+    target = lasp(clip, enable=False, enable_correction=False, finetune_vit_ln=tune_norms)
 
     with pytest.raises(ValueError, match=r"TRAINER\.LASP\.ENABLE_CORRECTION True"):
         load_state(target, official_lasp(clip, 0.5), None, [], "file")
 
 
 def test_an_official_lasp_file_without_correction_serves_a_run_without_it(clip):
-    target = lasp(clip, weight=0.0, correction=False, tune_norms=False)
+    target = lasp(clip, enable=False, enable_correction=False, finetune_vit_ln=False)
 
     load_state(target, official_lasp(clip, 0.0), None, [], "file")
 
@@ -535,7 +541,7 @@ def test_an_official_lasp_file_without_correction_serves_a_run_without_it(clip):
 
 @pytest.mark.parametrize("is_official", [False, True])
 def test_tuned_layer_norms_of_a_lasp_file_are_not_dropped(clip, is_official):
-    source = lasp(clip, weight=0.0)
+    source = lasp(clip, enable=False)
     source.vision_norms[3].ln_2.bias.data += 0.01
     state = source.state_dict()
     if is_official:
@@ -543,12 +549,12 @@ def test_tuned_layer_norms_of_a_lasp_file_are_not_dropped(clip, is_official):
         state = official_lasp(clip, 0.0) | {norm: source.vision_norms[3].ln_2.bias.detach()}
 
     with pytest.raises(ValueError, match=r"tuned LayerNorms.*TRAINER\.LASP\.FINETUNE_VIT_LN True"):
-        load_state(lasp(clip, weight=0.0, tune_norms=False), state, None, [], "file")
+        load_state(lasp(clip, enable=False, finetune_vit_ln=False), state, None, [], "file")
 
 
 def test_a_half_precision_file_with_the_layer_norms_of_clip_serves_a_run_that_keeps_them(clip):
     state = {key: value.half() for key, value in official_lasp(clip, 0.0).items()}
-    target = lasp(clip, weight=0.0, tune_norms=False)
+    target = lasp(clip, enable=False, finetune_vit_ln=False)
 
     load_state(target, state, None, [], "file")
 

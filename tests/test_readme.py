@@ -27,7 +27,7 @@ SOURCES = [path for folder in ("", *FOLDERS[:3], "tools", "trainers", "scripts")
            for path in [*(ROOT / folder).glob("*.py"), *(ROOT / folder).glob("*/*.py"),
                         *(ROOT / folder).glob("*.sh")]]  # fmt: skip
 FILE_NAMES = {"LICENSE.md", *(path.name for path in ROOT.iterdir())}
-MADE_UP_KEYS = ("TRAINER.X", "TRAINER.THEIRMETHOD")
+MADE_UP_KEYS = ("TRAINER.MYMETHOD", "TRAINER.X", "TRAINER.THEIRMETHOD")
 PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "DATASETS", "CONTRIBUTING", "CHANGELOG")),
     *sorted((ROOT / "docs").glob("*.md")),

@@ -5,26 +5,26 @@ Vision-Language Models, CVPR 2024, arXiv 2312.12730. Its formulas are tested in 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition, at_least, never
+from dassl.config import Condition, Settings, at_least, never, one_of, setting
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import STORED_VIEWS
 from dassl.features.rows import FeatureView
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
 from trainers.common.feature_trainer import FeatureLoader
+from trainers.common.settings import precision
 from trainers.common.text.encode import template_features
 from trainers.common.text.templates import ensemble_templates
 
-CONSTRAINTS = ("none", "l2")
 OTHER_STARTS = {  # of the official code's trainer, which holds further methods
     "TR": "TaskRes",
     "TRenh": "TaskRes with --enhanced-base",
@@ -32,6 +32,34 @@ OTHER_STARTS = {  # of the official code's trainer, which holds further methods
     "TipA": "TipAdapter",
     "TipA-f-": "TipAdapterF",
 }
+
+
+@dataclass(frozen=True)
+class CLAPSettings(Settings, section="TRAINER.CLAP"):
+    """The constraint, and the rows that are trained on."""
+
+    constraint: str = setting("l2", "l2: CLAP | none: ZS-LP", one_of("none", "l2"))
+    views: int = setting(20, "augmented views of each shot, encoded once", at_least(1))
+    prec: str = precision("fp32")
+
+
+@dataclass(frozen=True)
+class AdapterSettings(CLAPSettings, section="TRAINER.ADAPTER"):
+    """The same under the official name, with the official code's further keys."""
+
+    init: str = setting("ZS", "start of the prototypes: the zero-shot classifier")
+    enhanced_base: str = setting("none", "none only: the start comes from the backbone itself")
+
+    def check(self) -> None:
+        if self.init != "ZS":
+            other = OTHER_STARTS.get(self.init)
+            hint = f" For {self.init}, use --trainer {other}." if other else ""
+            raise ValueError(f"TRAINER.ADAPTER.INIT is {self.init!r}; expected ZS.{hint}")
+        if self.enhanced_base != "none":
+            raise ValueError(
+                f"TRAINER.ADAPTER.ENHANCED_BASE is {self.enhanced_base!r}; expected none. Enhanced "
+                "bases are those of TaskRes: --trainer TaskRes --enhanced-base PATH."
+            )
 
 
 class Prototypes(Method):
@@ -44,18 +72,10 @@ class Prototypes(Method):
 
     per_class = ("base_text_features", "multipliers", "prototypes")
 
-    def __init__(self, base_text_features: Tensor, *, constraint: str = "l2") -> None:
-        """Args: base_text_features (C, D), not normalised.
-
-        Raises:
-            ValueError: for an unknown constraint.
-        """
+    def __init__(self, base_text_features: Tensor, settings: CLAPSettings) -> None:
+        """Start at the base classifier (C, D), not normalised."""
         super().__init__()
-        if constraint not in CONSTRAINTS:
-            raise ValueError(
-                f"The key CONSTRAINT is {constraint!r}; expected {' or '.join(CONSTRAINTS)}."
-            )
-        self.constraint = constraint
+        self.constraint = settings.constraint
         self.register_buffer("base_text_features", base_text_features)
         self.register_buffer("multipliers", base_text_features.new_zeros(len(base_text_features)))
         self.prototypes = nn.Parameter(base_text_features.clone())
@@ -127,26 +147,9 @@ class RowLoader(FeatureLoader):
 class CLAP(FeatureTrainer):
     """Trains the prototypes on VIEWS stored training views of every shot."""
 
-    node = "CLAP"
+    declares = (CLAPSettings,)
     model_name = "adapter"
-    ranges = {
-        "TRAINER.CLAP.VIEWS": at_least(1),
-    }
     takes_shots = True
-
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        node = CN()
-        node.CONSTRAINT = "l2"  # l2: CLAP | none: ZS-LP
-        node.VIEWS = 20  # augmented views of each shot, encoded once
-        node.PREC = "fp32"  # fp32 | amp | fp16
-        return CN({"TRAINER": CN({"CLAP": node})})
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        views = cfg.TRAINER[self.node].VIEWS
-        if views < 1:
-            raise ValueError(f"TRAINER.{self.node}.VIEWS is {views}; expected >= 1.")
 
     @classmethod
     def view_conditions(cls) -> list[Condition]:
@@ -156,7 +159,7 @@ class CLAP(FeatureTrainer):
     @property
     def view_mode(self) -> str:
         """The method's own stored views."""
-        return f"bank:{self.settings.VIEWS}"
+        return f"bank:{self.settings.views}"
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
@@ -174,8 +177,7 @@ class CLAP(FeatureTrainer):
     @classmethod
     def prototypes(cls, cfg: CfgNode, base: Tensor) -> Prototypes:
         """The method that starts at a base (C, D), not normalised."""
-        constraint = cfg.TRAINER[cls.node].CONSTRAINT
-        return Prototypes(base, constraint=constraint)
+        return Prototypes(base, cls.declares[0].of(cfg))
 
     @classmethod
     def class_words(cls, cfg: CfgNode, classname: str) -> str:
@@ -184,7 +186,7 @@ class CLAP(FeatureTrainer):
     def make_train_loader(self, items: Sequence[Datum]) -> RowLoader:
         @cache
         def open_views() -> FeatureView:
-            return self.bank.train(items, views=self.settings.VIEWS)
+            return self.bank.train(items, views=self.settings.views)
 
         def stored(epoch: int) -> Callable[[Tensor], Tensor]:
             view = open_views()
@@ -198,7 +200,7 @@ class CLAP(FeatureTrainer):
             shuffle_seed=self.run_seed,
             drop_last=len(items) >= size,
         )
-        loader.views = self.settings.VIEWS
+        loader.views = self.settings.views
         return loader
 
     def before_train(self) -> None:
@@ -210,7 +212,7 @@ class CLAP(FeatureTrainer):
     def multipliers(self) -> Tensor:
         """lambda (C,) over all VIEWS * N training rows."""
         items = self.shots
-        stored = self.bank.train(items, views=self.settings.VIEWS)
+        stored = self.bank.train(items, views=self.settings.views)
         labels = torch.tensor([item.label for item in items], device=self.device)
         sums = torch.zeros(self.num_classes, device=self.device)
         counts = torch.zeros_like(sums)
@@ -226,25 +228,4 @@ class CLAP(FeatureTrainer):
 class ADAPTER(CLAP):
     """The official name of CLAP, with the official code's node."""
 
-    node = "ADAPTER"
-    ranges = {"TRAINER.ADAPTER.VIEWS": at_least(1)}
-
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        node = CLAP.default_cfg().TRAINER.CLAP
-        node.INIT = "ZS"  # start of the prototypes: the zero-shot classifier
-        node.ENHANCED_BASE = "none"  # none only: the start comes from the backbone itself
-        return CN({"TRAINER": CN({"ADAPTER": node})})
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        node = cfg.TRAINER.ADAPTER
-        if node.INIT != "ZS":
-            other = OTHER_STARTS.get(node.INIT)
-            hint = f" For {node.INIT}, use --trainer {other}." if other else ""
-            raise ValueError(f"TRAINER.ADAPTER.INIT is {node.INIT!r}; expected ZS.{hint}")
-        if node.ENHANCED_BASE != "none":
-            raise ValueError(
-                f"TRAINER.ADAPTER.ENHANCED_BASE is {node.ENHANCED_BASE!r}; expected none. Enhanced "
-                "bases are those of TaskRes: --trainer TaskRes --enhanced-base PATH."
-            )
+    declares = (AdapterSettings,)

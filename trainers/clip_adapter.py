@@ -6,21 +6,37 @@ Feature Adapters, arXiv 2110.04544. Parity is tested in tests/golden/clip_adapte
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from dassl.config import Settings, at_least, between, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.selection import selection_rule
 from trainers.common import FeatureTrainer, Method
+from trainers.common.settings import precision
 from trainers.common.text.encode import template_features
 from trainers.common.text.templates import single_template
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CLIPAdapterSettings(Settings, section="TRAINER.CLIPADAPTER"):
+    """The adapter."""
+
+    ratio: float = setting(0.2, "share of the adapter's output in the feature", between(0, 1))
+    reduction: int = setting(4, "width of the features / width of the bottleneck", at_least(1))
+    search_ratio: tuple[float, ...] = setting(
+        (),
+        "ratios tried on the validation split after training (TEST.SELECT_ON val); (): none",
+        between(0, 1),
+    )
+    prec: str = precision("fp32")
 
 
 class ImageAdapter(Method):
@@ -31,23 +47,21 @@ class ImageAdapter(Method):
     so they are encoded once. ratio is a buffer: what a search chose is part of the model.
     """
 
-    def __init__(
-        self, raw_text_features: Tensor, *, ratio: float = 0.2, reduction: int = 4
-    ) -> None:
+    def __init__(self, raw_text_features: Tensor, settings: CLIPAdapterSettings) -> None:
         """Args: raw_text_features (C, D), before L2 normalisation.
 
         Raises:
             ValueError: if the reduction leaves no hidden unit.
         """
         super().__init__()
-        dim = raw_text_features.shape[1]
-        if not 1 <= reduction <= dim:
+        dim, reduction = raw_text_features.shape[1], settings.reduction
+        if reduction > dim:
             raise ValueError(
                 f"TRAINER.CLIPADAPTER.REDUCTION is {reduction}; expected 1 to {dim}, the width of "
                 "the backbone's features."
             )
         self.register_buffer("raw_text_features", raw_text_features, persistent=False)
-        self.register_buffer("ratio", torch.tensor(float(ratio)))
+        self.register_buffer("ratio", torch.tensor(float(settings.ratio)))
         self.down = nn.Linear(dim, dim // reduction, bias=False)
         self.up = nn.Linear(dim // reduction, dim, bias=False)
 
@@ -66,28 +80,12 @@ class ImageAdapter(Method):
 class CLIPAdapter(FeatureTrainer):
     """Trains the adapter by cross-entropy."""
 
-    node = "CLIPADAPTER"
+    declares = (CLIPAdapterSettings,)
     model_name = "clip_adapter"
-
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        node = CN()
-        node.RATIO = 0.2  # share of the adapter's output in the feature
-        node.REDUCTION = 4  # width of the features / width of the bottleneck
-        # Ratios tried on the validation split after training (TEST.SELECT_ON val); (): none.
-        node.SEARCH_RATIO = ()
-        node.PREC = "fp32"  # fp32 | amp | fp16
-        return CN({"TRAINER": CN({"CLIPADAPTER": node})})
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        node = cfg.TRAINER.CLIPADAPTER
-        for ratio in (node.RATIO, *node.SEARCH_RATIO):
-            if not 0 <= ratio <= 1:
-                raise ValueError(
-                    f"TRAINER.CLIPADAPTER.RATIO and SEARCH_RATIO hold {ratio}; expected 0 to 1."
-                )
-        if node.SEARCH_RATIO and selection_rule(cfg) == "last":
+        if CLIPAdapterSettings.of(cfg).search_ratio and selection_rule(cfg) == "last":
             raise ValueError(
                 "TRAINER.CLIPADAPTER.SEARCH_RATIO compares ratios on labelled images; that needs "
                 "TEST.SELECT_ON val (or test, which is marked in every table)."
@@ -95,13 +93,12 @@ class CLIPAdapter(FeatureTrainer):
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        node = cfg.TRAINER.CLIPADAPTER
         features = template_features(clip, classnames, single_template(cfg)).mean(dim=0)
-        return ImageAdapter(features.float(), ratio=node.RATIO, reduction=node.REDUCTION)
+        return ImageAdapter(features.float(), CLIPAdapterSettings.of(cfg))
 
     def search(self, split: str | None) -> None:
         """Try SEARCH_RATIO with the chosen weights; the first best one wins."""
-        ratios = self.settings.SEARCH_RATIO
+        ratios = self.settings.search_ratio
         if not ratios:
             return
         accuracy = {}

@@ -5,22 +5,32 @@ Zhou, Yang, Loy, Liu: Conditional Prompt Learning for Vision-Language Models, CV
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition
+from dassl.config import Condition, Settings, setting
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.shared_conditions import no_templates, words_give_length
+from dassl.engine.shared_conditions import no_templates
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
 from trainers.common.method import full_precision
+from trainers.common.settings import precision
 from trainers.common.text.encode import TEXT_BATCH, encode_prompts
 from trainers.common.text.learned import LearnedPrompt
 from trainers.common.text.meta_net import MetaNet
+
+
+@dataclass(frozen=True)
+class CoCoOpSettings(Settings, section="TRAINER.COCOOP"):
+    """The context."""
+
+    n_ctx: int = setting(16, "number of context tokens", read_if={"ctx_init": ""})
+    ctx_init: str = setting("", 'initial words; the recipe sets "a photo of a"')
+    prec: str = precision("amp")
 
 
 class CoCoOpPrompt(LearnedPrompt, Method):
@@ -31,15 +41,10 @@ class CoCoOpPrompt(LearnedPrompt, Method):
     """
 
     def __init__(
-        self,
-        clip: CLIP,
-        classnames: Sequence[str],
-        *,
-        n_ctx: int,
-        ctx_init: str = "",
-        chunk: int = 0,
+        self, clip: CLIP, classnames: Sequence[str], settings: CoCoOpSettings, *, chunk: int = 0
     ) -> None:
-        super().__init__(clip, classnames, n_ctx=n_ctx, ctx_init=ctx_init)
+        """Build prompts for C class names; ``chunk`` is TRAIN.TEXT_CHUNK."""
+        super().__init__(clip, classnames, n_ctx=settings.n_ctx, ctx_init=settings.ctx_init)
         self.chunk = chunk
         width, embed_dim = clip.transformer.width, clip.visual.output_dim
         self.meta_net = MetaNet(embed_dim, width).to(clip.logit_scale.device, clip.dtype)
@@ -82,27 +87,12 @@ class CoCoOpPrompt(LearnedPrompt, Method):
 class CoCoOp(FeatureTrainer):
     """Trains the context and the meta-net by cross-entropy."""
 
-    node = "COCOOP"
-
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        node = CN()
-        node.N_CTX = 16  # number of context tokens; ignored when CTX_INIT is given
-        node.CTX_INIT = ""  # initial words; the recipe sets "a photo of a"
-        node.PREC = "amp"  # fp32 | fp16 | amp
-        return CN({"TRAINER": CN({"COCOOP": node})})
+    declares = (CoCoOpSettings,)
 
     @classmethod
     def conditions(cls) -> list[Condition]:
-        return [words_give_length("COCOOP"), no_templates(), *super().conditions()]
+        return [no_templates(), *super().conditions()]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        node = cfg.TRAINER.COCOOP
-        return CoCoOpPrompt(
-            clip,
-            classnames,
-            n_ctx=node.N_CTX,
-            ctx_init=node.CTX_INIT,
-            chunk=cfg.TRAIN.TEXT_CHUNK,
-        )
+        return CoCoOpPrompt(clip, classnames, CoCoOpSettings.of(cfg), chunk=cfg.TRAIN.TEXT_CHUNK)

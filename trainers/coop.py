@@ -5,17 +5,29 @@ Parity is tested in tests/golden/coop. License of the official code: MIT.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition
+from dassl.config import Condition, Settings, one_of, setting
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.shared_conditions import no_templates, words_are_shared, words_give_length
+from dassl.engine.shared_conditions import no_templates
 from trainers.common import FeatureTrainer, Method
-from trainers.common.text.learned import ContextPrompt
+from trainers.common.settings import precision
+from trainers.common.text.learned import LAYOUTS, ContextPrompt
 from trainers.compat import load_clip_to_cpu as load_clip_to_cpu  # other files take it from here
+
+
+@dataclass(frozen=True)
+class CoOpSettings(Settings, section="TRAINER.COOP"):
+    """The context."""
+
+    n_ctx: int = setting(16, "number of context tokens", read_if={"ctx_init": ""})
+    csc: bool = setting(False, "one context per class", read_if={"ctx_init": ""})
+    ctx_init: str = setting("", 'initial words, as "a photo of a"')
+    prec: str = precision("amp")
+    class_token_position: str = setting("end", "where the class name stands", one_of(*LAYOUTS))
 
 
 class CoOpPrompt(ContextPrompt):
@@ -24,37 +36,31 @@ class CoOpPrompt(ContextPrompt):
     ctx (M, W), or (C, M, W) with one context per class; N(0, 0.02^2) or the embeddings of words.
     """
 
+    def __init__(
+        self, clip: CLIP, classnames: Sequence[str], settings: CoOpSettings, *, chunk: int = 0
+    ) -> None:
+        """Build prompts for C class names; ``chunk`` is TRAIN.TEXT_CHUNK."""
+        super().__init__(
+            clip,
+            classnames,
+            n_ctx=settings.n_ctx,
+            ctx_init=settings.ctx_init,
+            class_specific=settings.csc,
+            position=settings.class_token_position,
+            chunk=chunk,
+        )
+
 
 @TRAINER_REGISTRY.register()
 class CoOp(FeatureTrainer):
     """Trains the context of the prompts by cross-entropy."""
 
-    node = "COOP"
-
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        node = CN()
-        node.N_CTX = 16  # number of context tokens; ignored when CTX_INIT is given
-        node.CSC = False  # one context per class
-        node.CTX_INIT = ""  # initial words, as "a photo of a"
-        node.PREC = "amp"  # fp32 | fp16 | amp
-        node.CLASS_TOKEN_POSITION = "end"  # end | middle | front
-        return CN({"TRAINER": CN({"COOP": node})})
+    declares = (CoOpSettings,)
 
     @classmethod
     def conditions(cls) -> list[Condition]:
-        words = words_give_length("COOP"), words_are_shared("COOP")
-        return [*words, no_templates(), *super().conditions()]
+        return [no_templates(), *super().conditions()]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        node = cfg.TRAINER.COOP
-        return CoOpPrompt(
-            clip,
-            classnames,
-            n_ctx=node.N_CTX,
-            ctx_init=node.CTX_INIT,
-            class_specific=node.CSC,
-            position=node.CLASS_TOKEN_POSITION,
-            chunk=cfg.TRAIN.TEXT_CHUNK,
-        )
+        return CoOpPrompt(clip, classnames, CoOpSettings.of(cfg), chunk=cfg.TRAIN.TEXT_CHUNK)

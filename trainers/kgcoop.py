@@ -5,22 +5,37 @@ Parity is tested in tests/golden/kgcoop. The official code states no license.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition, at_least, never
+from dassl.config import Settings, at_least, one_of, setting
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.shared_conditions import words_are_shared, words_give_length
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
+from trainers.common.settings import precision
 from trainers.common.text.encode import zero_shot_classifier
 from trainers.common.text.learned import ContextPrompt
 from trainers.common.text.templates import check_templates, dataset_template
 
 CONTEXT_WORDS = "a photo of a"  # spec prompt_baselines 2: for every dataset
+
+
+@dataclass(frozen=True)
+class KgCoOpSettings(Settings, section="TRAINER.COOP"):
+    """The context and what holds it."""
+
+    n_ctx: int = setting(4, "number of context tokens", read_if={"ctx_init": False})
+    csc: bool = setting(False, "one context per class", read_if={"ctx_init": False})
+    ctx_init: bool = setting(True, 'start at "a photo of a"')
+    w: float = setting(1.0, "weight of the regulariser; the recipe sets 8.0", at_least(0))
+    prec: str = precision("amp")
+    class_token_position: str = setting("end", "where the class name stands", one_of("end"))
+    alpha: float = setting(
+        1.0, "in the official config", unread="the official code declares it and does not read it"
+    )
 
 
 class KgCoOpPrompt(ContextPrompt):
@@ -33,24 +48,21 @@ class KgCoOpPrompt(ContextPrompt):
         self,
         clip: CLIP,
         classnames: Sequence[str],
+        settings: KgCoOpSettings,
         *,
         reference: Tensor,
-        weight: float,
-        n_ctx: int,
-        ctx_init: str = "",
-        class_specific: bool = False,
         chunk: int = 0,
     ) -> None:
-        """Args: reference (C, D) unit rows; weight: W of the regulariser."""
+        """Args: reference (C, D) unit rows; chunk: TRAIN.TEXT_CHUNK."""
         super().__init__(
             clip,
             classnames,
-            n_ctx=n_ctx,
-            ctx_init=ctx_init,
-            class_specific=class_specific,
+            n_ctx=settings.n_ctx,
+            ctx_init=CONTEXT_WORDS if settings.ctx_init else "",
+            class_specific=settings.csc,
             chunk=chunk,
         )
-        self.weight = weight
+        self.weight = settings.w
         self.register_buffer("reference", reference, persistent=False)
 
     def losses(self, clip: CLIP, raw_image_features: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -67,50 +79,17 @@ class KgCoOpPrompt(ContextPrompt):
 class KgCoOp(FeatureTrainer):
     """Trains the context, held near the hand-written prompts."""
 
-    node = "COOP"
-    ranges = {
-        "TRAINER.COOP.W": at_least(0),
-    }
-
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        node = CN()
-        node.N_CTX = 4  # context tokens; ignored when CTX_INIT is True
-        node.CSC = False  # one context per class
-        node.CTX_INIT = True  # start at "a photo of a"
-        node.W = 1.0  # weight of the regulariser; the recipe sets 8.0
-        node.PREC = "amp"  # fp32 | fp16 | amp
-        node.CLASS_TOKEN_POSITION = "end"  # end only
-        node.ALPHA = 1.0  # in the official node, without effect
-        return CN({"TRAINER": CN({"COOP": node})})
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return [
-            words_give_length("COOP", off="False"),
-            words_are_shared("COOP", off="False"),
-            never("TRAINER.COOP.ALPHA", "the official code declares it and does not read it"),
-            *super().conditions(),
-        ]
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        if cfg.TRAINER.COOP.CLASS_TOKEN_POSITION != "end":
-            raise ValueError("KgCoOp supports TRAINER.COOP.CLASS_TOKEN_POSITION end only.")
+    declares = (KgCoOpSettings,)
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        node = cfg.TRAINER.COOP
         templates = [dataset_template(cfg.DATASET.NAME, "kgcoop_reference")]
         if cfg.DATASET.TEMPLATES:
             templates = check_templates(cfg.DATASET.TEMPLATES)
         return KgCoOpPrompt(
             clip,
             classnames,
+            KgCoOpSettings.of(cfg),
             reference=zero_shot_classifier(clip, classnames, templates),
-            weight=node.W,
-            n_ctx=node.N_CTX,
-            ctx_init=CONTEXT_WORDS if node.CTX_INIT else "",
-            class_specific=node.CSC,
             chunk=cfg.TRAIN.TEXT_CHUNK,
         )

@@ -5,20 +5,21 @@ Language Models, CVPR 2023, arXiv 2210.01115. Parity is tested in tests/golden/l
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition, at_least, only_if
+from dassl.config import Condition, Settings, above, at_least, setting
 from dassl.data.datasets import build_dataset
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.shared_conditions import no_templates, words_give_length
+from dassl.engine.shared_conditions import no_templates
 from trainers.common import ClipTrainer, Method, cross_entropy_losses, scaled_cosines
+from trainers.common.settings import precision
 from trainers.common.text.encode import template_features
 from trainers.common.text.learned import ContextPrompt
 from trainers.common.text.templates import check_templates, template_lists
@@ -26,6 +27,57 @@ from trainers.common.text.templates import check_templates, template_lists
 NOISE_PROBABILITY, NOISE = 0.5, 0.05  # of the hand-written features, spec prompt_baselines 6
 OFFICIAL_BLOCKS = "image_encoder.transformer.resblocks."  # in official files
 NORMS = "vision_norms."
+
+
+@dataclass(frozen=True)
+class LASPSettings(Settings, section="TRAINER.LASP"):
+    """The context, the text-to-text loss, the correction and the LayerNorms."""
+
+    enable: bool = setting(True, "False leaves the text-to-text loss out")
+    n_ctx: int = setting(16, "number of context tokens", read_if={"ctx_init": ""})
+    ctx_init: str = setting("", 'initial words; the recipes set "a photo of a"')
+    prec: str = precision("amp")  # gradients are clipped with amp only
+    lasp_prompts: list[str] = setting(
+        [],
+        "hand-written templates; empty: the 35 of the released code",
+        read_if={"enable": True, "lasp_loss_weight": above(0)},
+    )
+    lasp_loss_weight: float = setting(
+        1.0,
+        "weight of the text-to-text loss; the recipes set 5 or 10",
+        at_least(0),
+        read_if={"enable": True},
+    )
+    enable_correction: bool = setting(False, "learn w; the recipes set True")
+    train_w: bool = setting(True, "False keeps w at 0", read_if={"enable_correction": True})
+    finetune_vit_ln: bool = setting(True, "tune the LayerNorms of the image blocks")
+    ln_lr_mult: float = setting(
+        0.1, "learning rate of these LayerNorms, relative to OPTIM.LR", above(0)
+    )
+    grad_clip: float = setting(
+        1.0, "global norm that gradients are clipped to, with PREC amp only", above(0)
+    )
+
+    def check(self) -> None:
+        if self.lasp_prompts:
+            check_templates(self.lasp_prompts, given_as="TRAINER.LASP.LASP_PROMPTS")
+
+    @property
+    def templates(self) -> list[str]:
+        """Sentences of the text-to-text loss, one ``{}`` each."""
+        return list(self.lasp_prompts) or template_lists()["lasp_35"]
+
+    @property
+    def text_weight(self) -> float:
+        """Weight of the text-to-text loss; 0 leaves it out."""
+        return self.lasp_loss_weight if self.enable else 0.0
+
+
+@dataclass(frozen=True)
+class NamesSettings(Settings, section="DATASET"):
+    """Whose names compete."""
+
+    include_all_classes: bool = setting(False, "LASP-V: new names compete in training")
 
 
 class LASPPrompt(ContextPrompt):
@@ -41,35 +93,30 @@ class LASPPrompt(ContextPrompt):
         self,
         clip: CLIP,
         classnames: Sequence[str],
+        settings: LASPSettings,
         *,
-        templates: Sequence[str],
-        weight: float,
-        ctx_init: str,
-        n_ctx: int = 4,
         extra_names: Sequence[str] = (),
         virtual: bool = False,
-        correction: bool = True,
-        tune_norms: bool = True,
         chunk: int = 0,
     ) -> None:
         """Build prompts for C class names and the extra ones.
 
         Args:
-            templates: hand-written sentences, one ``{}`` each.
-            weight: of L_tt; 0 leaves it out.
             extra_names: further class names of the dataset, never with images.
             virtual: True classifies images among A (LASP-V), False among the C classes.
-            correction: learn w.
-            tune_norms: learn the LayerNorms of the image blocks.
+            chunk: TRAIN.TEXT_CHUNK.
         """
-        names = [*classnames, *extra_names]
-        super().__init__(clip, names, n_ctx=n_ctx, ctx_init=ctx_init, chunk=chunk)
-        self.weight, self.count = weight, len(names) if virtual else len(classnames)
-        embed_dim, device = clip.visual.output_dim, clip.logit_scale.device
-        self.w = nn.Parameter(torch.zeros(1, embed_dim, device=device)) if correction else None
+        names, tune_norms = [*classnames, *extra_names], settings.finetune_vit_ln
+        options = {"n_ctx": settings.n_ctx, "ctx_init": settings.ctx_init, "chunk": chunk}
+        super().__init__(clip, names, **options)
+        self.weight, self.count = settings.text_weight, len(names if virtual else classnames)
+        self.w = None
+        if settings.enable_correction:
+            w = torch.zeros(1, clip.visual.output_dim, device=clip.logit_scale.device)
+            self.w = nn.Parameter(w, requires_grad=settings.train_w)
         self.vision_norms = nn.ModuleList(_copied_norms(clip) if tune_norms else [])
         self.frozen_norms = {} if tune_norms else _own_norms(clip)
-        written = template_features(clip, names, templates) if weight else None
+        written = template_features(clip, names, settings.templates) if self.weight else None
         self.register_buffer("written", written, persistent=False)  # (M, A, D), raw
 
     def all_text_features(self, clip: CLIP, count: int | None = None) -> Tensor:
@@ -182,40 +229,11 @@ def _copied_norms(clip: CLIP) -> Iterable[nn.Module]:
 class LASP(ClipTrainer):
     """Trains context, correction and LayerNorms; sees the NAMES of all classes of the dataset."""
 
-    node = "LASP"
-    ranges = {
-        "TRAINER.LASP.LASP_LOSS_WEIGHT": at_least(0),
-    }
-
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        node = CN()
-        node.ENABLE = True  # False leaves the text-to-text loss out
-        node.N_CTX = 16  # context tokens; ignored when CTX_INIT is given
-        node.CTX_INIT = ""  # initial words; the recipes set "a photo of a"
-        node.PREC = "amp"  # fp32 | amp | fp16; gradients are clipped with amp only
-        node.LASP_PROMPTS = []  # hand-written templates; empty: the 35 of the released code
-        node.LASP_LOSS_WEIGHT = 1.0  # of the text-to-text loss; the recipes set 5 or 10
-        node.ENABLE_CORRECTION = False  # learn w; the recipes set True
-        node.TRAIN_W = True  # False keeps w at 0
-        node.FINETUNE_VIT_LN = True  # tune the LayerNorms of the image blocks
-        node.LN_LR_MULT = 0.1  # learning rate of these LayerNorms, relative to OPTIM.LR
-        node.GRAD_CLIP = 1.0  # global norm that gradients are clipped to, with PREC amp only
-        dataset = CN({"INCLUDE_ALL_CLASSES": False})  # LASP-V: new names compete in training
-        return CN({"TRAINER": CN({"LASP": node}), "DATASET": dataset})
+    declares = (LASPSettings, NamesSettings)
 
     @classmethod
     def conditions(cls) -> list[Condition]:
-        node = "TRAINER.LASP"
         return [
-            words_give_length("LASP"),
-            only_if((f"{node}.LASP_PROMPTS", f"{node}.LASP_LOSS_WEIGHT"), f"{node}.ENABLE", True),
-            Condition(
-                (f"{node}.LASP_PROMPTS",),
-                lambda cfg: cfg.TRAINER.LASP.LASP_LOSS_WEIGHT != 0,
-                f"{node}.LASP_LOSS_WEIGHT is 0",
-            ),
-            only_if(f"{node}.TRAIN_W", f"{node}.ENABLE_CORRECTION", True),
             Condition(
                 ("DATASET.INCLUDE_ALL_CLASSES",),
                 lambda cfg: cfg.DATASET.SUBSAMPLE_CLASSES != "all",
@@ -233,17 +251,7 @@ class LASP(ClipTrainer):
     @property
     def needs_vit(self) -> bool:
         """Only the LayerNorms ask for a transformer image tower."""
-        return self.settings.FINETUNE_VIT_LN
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        if cfg.TRAINER.LASP.LASP_PROMPTS:
-            check_templates(cfg.TRAINER.LASP.LASP_PROMPTS, given_as="TRAINER.LASP.LASP_PROMPTS")
-        for key in ("LN_LR_MULT", "GRAD_CLIP"):
-            if cfg.TRAINER.LASP[key] <= 0:
-                raise ValueError(
-                    f"TRAINER.LASP.{key} is {cfg.TRAINER.LASP[key]}; expected a number above 0."
-                )
+        return self.settings.finetune_vit_ln
 
     @classmethod
     def build_method(
@@ -254,23 +262,14 @@ class LASP(ClipTrainer):
         extra_names: Sequence[str] = (),
     ) -> Method:
         """Args: extra_names: class names of the dataset outside this run's."""
-        node = cfg.TRAINER.LASP
-        method = LASPPrompt(
+        return LASPPrompt(
             clip,
             classnames,
-            templates=node.LASP_PROMPTS or template_lists()["lasp_35"],
-            weight=node.LASP_LOSS_WEIGHT if node.ENABLE else 0.0,
-            ctx_init=node.CTX_INIT,
-            n_ctx=node.N_CTX,
+            LASPSettings.of(cfg),
             extra_names=extra_names,
-            virtual=cfg.DATASET.INCLUDE_ALL_CLASSES,
-            correction=node.ENABLE_CORRECTION,
-            tune_norms=node.FINETUNE_VIT_LN,
+            virtual=NamesSettings.of(cfg).include_all_classes,
             chunk=cfg.TRAIN.TEXT_CHUNK,
         )
-        if method.w is not None:
-            method.w.requires_grad_(node.TRAIN_W)
-        return method
 
     def make_method(self) -> Method:
         """Give the method the names of all classes of the dataset, base and new."""
@@ -294,18 +293,18 @@ class LASP(ClipTrainer):
 
     def param_groups(self) -> list[dict] | None:
         """LayerNorms at a share of the learning rate, then everything else."""
-        return lasp_groups(self.method, self.cfg.OPTIM.LR * self.settings.LN_LR_MULT)
+        return lasp_groups(self.method, self.cfg.OPTIM.LR * self.settings.ln_lr_mult)
 
     def optimise(self, loss: Tensor) -> None:
         """One step; with PREC amp gradients are clipped to the global norm GRAD_CLIP."""
-        if self.settings.PREC != "amp":
+        if self.settings.prec != "amp":
             super().optimise(loss)
             return
         self.detect_anomaly(loss)
         self.optim.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optim)
-        nn.utils.clip_grad_norm_(self.method.parameters(), self.settings.GRAD_CLIP)
+        nn.utils.clip_grad_norm_(self.method.parameters(), self.settings.grad_clip)
         self.scaled_step()
 
     def evaluation_text(self) -> Tensor:

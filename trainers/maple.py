@@ -5,20 +5,31 @@ Parity is tested in tests/golden/maple. License of the official code: MIT.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition
+from dassl.config import Condition, Settings, setting
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.shared_conditions import no_templates, words_are_few
+from dassl.engine.shared_conditions import no_templates
 from trainers.common import ClipTrainer, Method
-from trainers.common.text.deep_prompts import ImagePromptHook, TextPromptHook
+from trainers.common.settings import precision
+from trainers.common.text.deep_prompts import FEW_TOKENS, ImagePromptHook, TextPromptHook
 from trainers.common.text.encode import encode_prompts
 from trainers.common.text.learned import ContextPrompt
+
+
+@dataclass(frozen=True)
+class MaPLeSettings(Settings, section="TRAINER.MAPLE"):
+    """The prompts of both towers."""
+
+    n_ctx: int = setting(2, "prompt tokens per tower")
+    ctx_init: str = setting("a photo of a", "initial words", read_if={"n_ctx": FEW_TOKENS})
+    prec: str = precision("amp")
+    prompt_depth: int = setting(9, "J, blocks with prompts, the input counted")
 
 
 class MaPLePrompt(ContextPrompt):
@@ -29,22 +40,16 @@ class MaPLePrompt(ContextPrompt):
     """
 
     def __init__(
-        self,
-        clip: CLIP,
-        classnames: Sequence[str],
-        *,
-        n_ctx: int,
-        ctx_init: str,
-        depth: int,
-        chunk: int = 0,
+        self, clip: CLIP, classnames: Sequence[str], settings: MaPLeSettings, *, chunk: int = 0
     ) -> None:
-        """Args: depth: J, blocks with prompts, the input counted (TRAINER.MAPLE.PROMPT_DEPTH)."""
+        """Build prompts for C class names; ``chunk`` is TRAIN.TEXT_CHUNK."""
+        n_ctx, depth = settings.n_ctx, settings.prompt_depth
         _check_depth(clip, depth)
         super().__init__(
             clip,
             classnames,
             n_ctx=n_ctx,
-            ctx_init=ctx_init if n_ctx <= 4 else "",
+            ctx_init=settings.ctx_init if n_ctx in FEW_TOKENS else "",
             learned_words=n_ctx,
             chunk=chunk,
         )
@@ -97,31 +102,14 @@ def _check_depth(clip: CLIP, depth: int) -> None:
 class MaPLe(ClipTrainer):
     """Trains coupled prompts in both towers by cross-entropy."""
 
-    node = "MAPLE"
+    declares = (MaPLeSettings,)
     model_name = "MultiModalPromptLearner"
     needs_vit = True
 
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        node = CN()
-        node.N_CTX = 2  # prompt tokens per tower
-        node.CTX_INIT = "a photo of a"  # initial words; used when N_CTX is at most 4
-        node.PREC = "amp"  # fp32 | amp | fp16
-        node.PROMPT_DEPTH = 9  # blocks with prompts, the input counted
-        return CN({"TRAINER": CN({"MAPLE": node})})
-
     @classmethod
     def conditions(cls) -> list[Condition]:
-        return [words_are_few("MAPLE", "N_CTX"), no_templates(), *super().conditions()]
+        return [no_templates(), *super().conditions()]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        node = cfg.TRAINER.MAPLE
-        return MaPLePrompt(
-            clip,
-            classnames,
-            n_ctx=node.N_CTX,
-            ctx_init=node.CTX_INIT,
-            depth=node.PROMPT_DEPTH,
-            chunk=cfg.TRAIN.TEXT_CHUNK,
-        )
+        return MaPLePrompt(clip, classnames, MaPLeSettings.of(cfg), chunk=cfg.TRAIN.TEXT_CHUNK)

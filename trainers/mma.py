@@ -128,12 +128,7 @@ class AdapterLearner(Method):
     of_this_run = ("tokenized_prompts", "token_embedding")  # in official files
 
     def __init__(
-        self,
-        clip: CLIP,
-        classnames: Sequence[str],
-        settings: MMASettings,
-        *,
-        chunk: int = 0,
+        self, clip: CLIP, classnames: Sequence[str], settings: MMASettings, *, chunk: int = 0
     ) -> None:
         """Build the adapters; ``chunk`` is TRAIN.TEXT_CHUNK.
 
@@ -204,7 +199,6 @@ def _initialise(module: nn.Module) -> None:
 class MMA(ClipTrainer):
     """Trains the adapters of both towers by cross-entropy."""
 
-    node = "MMADAPTER"
     declares = (MMASettings,)
     model_name = "adapter_learner"
     needs_vit = True

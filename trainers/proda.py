@@ -5,21 +5,42 @@ code is published; parity with a public port is tested in tests/golden/proda.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition, at_least
+from dassl.config import Condition, Settings, above, at_least, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import no_templates
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
 from trainers.common.method import full_precision
+from trainers.common.settings import precision
 from trainers.common.text.encode import encode_prompts
 from trainers.common.text.learned import LearnedPrompt
+
+
+@dataclass(frozen=True)
+class ProDASettings(Settings, section="TRAINER.PRODA"):
+    """The prompts."""
+
+    n_ctx: int = setting(16, "context tokens per prompt", at_least(1))
+    n_prompt: int = setting(32, "K, prompts")
+    prompt_bs: int = setting(4, "prompts per step; a divisor of N_PROMPT")
+    alpha: float = setting(
+        0.1, "weight of the orthogonality term", at_least(0), read_if={"n_prompt": above(1)}
+    )
+    prec: str = precision("amp")
+
+    def check(self) -> None:
+        if self.prompt_bs < 1 or self.n_prompt % self.prompt_bs:
+            raise ValueError(
+                f"TRAINER.PRODA.N_PROMPT {self.n_prompt} is not a multiple of PROMPT_BS "
+                f"{self.prompt_bs}: every pass over the prompts consumes them PROMPT_BS at a time."
+            )
 
 
 class PromptDistribution(LearnedPrompt, Method):
@@ -34,19 +55,13 @@ class PromptDistribution(LearnedPrompt, Method):
     """
 
     def __init__(
-        self,
-        clip: CLIP,
-        classnames: Sequence[str],
-        *,
-        prompts: int,
-        n_ctx: int,
-        alpha: float,
-        chunk: int = 0,
+        self, clip: CLIP, classnames: Sequence[str], settings: ProDASettings, *, chunk: int = 0
     ) -> None:
-        """Args: prompts: K; n_ctx: n; alpha: weight of the orthogonality term."""
+        """Build K prompts for C class names; ``chunk`` is TRAIN.TEXT_CHUNK."""
+        n_ctx = settings.n_ctx
         super().__init__(clip, classnames, n_ctx=n_ctx)
-        self.alpha, self.chunk = alpha, chunk
-        shape = (prompts, *self.ctx.shape)
+        self.alpha, self.chunk = settings.alpha, chunk
+        shape = (settings.n_prompt, *self.ctx.shape)
         self.ctx = nn.Parameter(0.02 * torch.randn(shape, device=self.ctx.device).to(clip.dtype))
         tokens = clip.tokenize(" ".join(["X"] * n_ctx) + ".")
         with torch.no_grad():
@@ -137,16 +152,7 @@ class PromptOrder:
     """Mini-batches of prompts: a new random permutation for every pass over the K prompts."""
 
     def __init__(self, prompts: int, size: int) -> None:
-        """Args: prompts: K; size: prompts per step; all of them are taken in order if K == size.
-
-        Raises:
-            ValueError: if K is no multiple of the size.
-        """
-        if size < 1 or prompts % size:
-            raise ValueError(
-                f"TRAINER.PRODA.N_PROMPT {prompts} is not a multiple of PROMPT_BS {size}: every "
-                "pass over the prompts consumes them PROMPT_BS at a time."
-            )
+        """Args: prompts: K; size: prompts per step; all of them are taken in order if K == size."""
         self.prompts, self.size = prompts, size
         self.left: list[int] = []
 
@@ -164,53 +170,23 @@ class PromptOrder:
 class ProDA(FeatureTrainer):
     """Trains a distribution of prompts on an upper bound of the expected cross-entropy."""
 
-    node = "PRODA"
-    ranges = {
-        "TRAINER.PRODA.N_CTX": at_least(1),
-        "TRAINER.PRODA.ALPHA": at_least(0),
-    }
-
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        node = CN()
-        node.N_CTX = 16  # context tokens per prompt
-        node.N_PROMPT = 32  # K, prompts
-        node.PROMPT_BS = 4  # prompts per step; a divisor of N_PROMPT
-        node.ALPHA = 0.1  # weight of the orthogonality term
-        node.PREC = "amp"  # fp32 | fp16 | amp
-        return CN({"TRAINER": CN({"PRODA": node})})
+    declares = (ProDASettings,)
 
     @classmethod
     def conditions(cls) -> list[Condition]:
         return [
-            Condition(
-                ("TRAINER.PRODA.ALPHA",),
-                lambda cfg: cfg.TRAINER.PRODA.N_PROMPT > 1,
-                "one prompt (TRAINER.PRODA.N_PROMPT) is orthogonal to no other",
-            ),
             no_templates(),
             *super().conditions(),
         ]
 
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        PromptOrder(cfg.TRAINER.PRODA.N_PROMPT, cfg.TRAINER.PRODA.PROMPT_BS)
-
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        node = cfg.TRAINER.PRODA
-        return PromptDistribution(
-            clip,
-            classnames,
-            prompts=node.N_PROMPT,
-            n_ctx=node.N_CTX,
-            alpha=node.ALPHA,
-            chunk=cfg.TRAIN.TEXT_CHUNK,
-        )
+        settings = ProDASettings.of(cfg)
+        return PromptDistribution(clip, classnames, settings, chunk=cfg.TRAIN.TEXT_CHUNK)
 
     def build_model(self) -> None:
         super().build_model()
-        self.order = PromptOrder(self.settings.N_PROMPT, self.settings.PROMPT_BS)
+        self.order = PromptOrder(self.settings.n_prompt, self.settings.prompt_bs)
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
         """One step on the next mini-batch of prompts."""

@@ -5,23 +5,46 @@ Parity is tested in tests/golden/prograd. The official code states no license.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition, above, at_least, never
+from dassl.config import Settings, above, at_least, one_of, setting
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.shared_conditions import words_are_shared
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses, scaled_cosines
+from trainers.common.settings import precision
 from trainers.common.text.encode import zero_shot_classifier
 from trainers.common.text.learned import ContextPrompt
 from trainers.common.text.templates import check_templates, dataset_template
 
+UNREAD = "the official code declares it and does not read it"
 SLOT = " {}."  # where a template ends whose words start the context
+
+
+@dataclass(frozen=True)
+class ProGradSettings(Settings, section="TRAINER.COOP"):
+    """The context."""
+
+    n_ctx: int = setting(16, "number of context tokens")
+    csc: bool = setting(False, "one context per class", read_if={"ctx_init": False})
+    ctx_init: bool = setting(True, "end the context with the words of the dataset's template")
+    prec: str = precision("fp32", "fp32", "fp16")  # the projection reads plain gradients
+    class_token_position: str = setting("end", "where the class name stands", one_of("end"))
+
+
+@dataclass(frozen=True)
+class LossSettings(Settings, section="LOSS"):
+    """The distillation term and the projection."""
+
+    gm: bool = setting(False, "in the official config", unread=UNREAD)
+    name: str = setting("prograd", "name of the loss", one_of("prograd"))
+    alpha: float = setting(0.0, "in the official config", unread=UNREAD)
+    t: float = setting(1.0, "temperature of the distillation term", above(0))
+    lambda_: float = setting(1.0, "share of the conflicting component that is removed", at_least(0))
 
 
 class ProGradPrompt(ContextPrompt):
@@ -35,12 +58,11 @@ class ProGradPrompt(ContextPrompt):
         self,
         clip: CLIP,
         classnames: Sequence[str],
+        settings: ProGradSettings,
         *,
         teacher: Tensor,
         temperature: float,
-        n_ctx: int,
         words: str = "",
-        class_specific: bool = False,
         chunk: int = 0,
     ) -> None:
         """Build the prompt "X ... X <words> <name>.".
@@ -52,6 +74,7 @@ class ProGradPrompt(ContextPrompt):
         Raises:
             ValueError: if there are more words than context tokens.
         """
+        n_ctx = settings.n_ctx
         filler, ctx = self._word_context(clip, words, n_ctx) if words else ("", None)
         super().__init__(
             clip,
@@ -59,7 +82,7 @@ class ProGradPrompt(ContextPrompt):
             n_ctx=n_ctx,
             ctx_init=filler,
             learned_words=n_ctx if filler else None,
-            class_specific=class_specific,
+            class_specific=settings.csc,
             chunk=chunk,
         )
         if ctx is not None:
@@ -100,52 +123,15 @@ class ProGradPrompt(ContextPrompt):
 class ProGrad(FeatureTrainer):
     """Trains the context with gradients that do not conflict with the zero-shot teacher's."""
 
-    node = "COOP"
-    ranges = {
-        "LOSS.T": above(0),
-        "LOSS.LAMBDA": at_least(0),
-    }
-
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        node = CN()
-        node.N_CTX = 16  # number of context tokens
-        node.CSC = False  # one context per class
-        node.CTX_INIT = True  # end the context with the words of the dataset's template
-        node.PREC = "fp32"  # fp32 | fp16; the projection reads plain gradients
-        node.CLASS_TOKEN_POSITION = "end"  # end only
-        loss = CN()
-        loss.GM = False  # in the official node, without effect
-        loss.NAME = "prograd"  # prograd only
-        loss.ALPHA = 0.0  # in the official node, without effect
-        loss.T = 1.0  # temperature of the distillation term
-        loss.LAMBDA = 1.0  # share of the conflicting component that is removed
-        return CN({"TRAINER": CN({"COOP": node}), "LOSS": loss})
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return [
-            words_are_shared("COOP", off="False"),
-            never(("LOSS.GM", "LOSS.ALPHA"), "the official code declares it and does not read it"),
-            *super().conditions(),
-        ]
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        if cfg.TRAINER.COOP.PREC == "amp":
-            raise ValueError("TRAINER.COOP.PREC amp does not work with ProGrad; set fp32 or fp16.")
-        if cfg.TRAINER.COOP.CLASS_TOKEN_POSITION != "end":
-            raise ValueError("ProGrad supports TRAINER.COOP.CLASS_TOKEN_POSITION end only.")
-        if cfg.LOSS.NAME != "prograd":
-            raise ValueError(f"LOSS.NAME is {cfg.LOSS.NAME!r}; ProGrad knows prograd only.")
+    declares = (ProGradSettings, LossSettings)
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        node = cfg.TRAINER.COOP
+        settings = ProGradSettings.of(cfg)
         templates = [dataset_template(cfg.DATASET.NAME, "prograd")]
         if cfg.DATASET.TEMPLATES:
             templates = check_templates(cfg.DATASET.TEMPLATES)
-        if node.CTX_INIT and not templates[0].endswith(SLOT):
+        if settings.ctx_init and not templates[0].endswith(SLOT):
             raise ValueError(
                 f"DATASET.TEMPLATES begins with {templates[0]!r}; with TRAINER.COOP.CTX_INIT True "
                 f"it must end with {SLOT!r}: the words before it start the context."
@@ -153,11 +139,10 @@ class ProGrad(FeatureTrainer):
         return ProGradPrompt(
             clip,
             classnames,
+            settings,
             teacher=zero_shot_classifier(clip, classnames, templates),
-            temperature=cfg.LOSS.T,
-            n_ctx=node.N_CTX,
-            words=templates[0].removesuffix(SLOT) if node.CTX_INIT else "",
-            class_specific=node.CSC,
+            temperature=LossSettings.of(cfg).t,
+            words=templates[0].removesuffix(SLOT) if settings.ctx_init else "",
             chunk=cfg.TRAIN.TEXT_CHUNK,
         )
 
@@ -166,7 +151,7 @@ class ProGrad(FeatureTrainer):
         features, labels = self.parse_batch_train(batch)[:2]
         losses = self.method.losses(self.clip, self.raw_features(features), labels)
         self.prograd_backward_and_update(
-            losses["loss"], losses["loss_kl"], lambda_=self.cfg.LOSS.LAMBDA
+            losses["loss"], losses["loss_kl"], lambda_=LossSettings.of(self.cfg).lambda_
         )
         self.step_schedule()
         return {name: value.item() for name, value in losses.items()}

@@ -6,21 +6,45 @@ of the official code: MIT.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition, above, at_least
+from dassl.config import above, at_least, setting
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.shared_conditions import words_are_few
 from trainers.common import ClipTrainer, Method, cross_entropy_losses
 from trainers.common.text.encode import template_features
-from trainers.common.text.independent_prompts import IndependentPrompts
+from trainers.common.text.independent_prompts import IndependentPrompts, IndependentSettings
 from trainers.common.text.templates import check_templates, template_lists
+
+AVERAGED = {"OPTIM.MAX_EPOCH": above(1)}  # of one epoch there is nothing to average
+
+
+@dataclass(frozen=True)
+class PromptSRCSettings(IndependentSettings, section="TRAINER.PROMPTSRC"):
+    """Prompts of both towers, what regulates them, and their average over epochs."""
+
+    n_ctx_vision: int = setting(4, "prompt tokens of the image tower", at_least(1))
+    n_ctx_text: int = setting(4, "prompt tokens of the text tower", at_least(1))
+    prompt_depth_vision: int = setting(9, "image blocks with prompts, the input counted")
+    prompt_depth_text: int = setting(9, "text blocks with prompts, the input counted")
+    text_loss_weight: float = setting(25.0, "lambda_t, weight of the text term", at_least(0))
+    image_loss_weight: float = setting(10.0, "lambda_i, weight of the image term", at_least(0))
+    gpa_mean: float = setting(
+        15.0, "epoch with the largest weight in the average, from 1", read_if=AVERAGED
+    )
+    gpa_std: float = setting(1.0, "width of the average, in epochs", above(0), read_if=AVERAGED)
+
+    def check(self) -> None:
+        if self.prompt_depth_vision < 1:
+            raise ValueError(
+                "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION is 0, but PromptSRC regulates prompts of "
+                "both towers. Expected at least 1; text prompts alone are trainer IVLP."
+            )
 
 
 class SelfRegulatedPrompts(IndependentPrompts):
@@ -34,15 +58,14 @@ class SelfRegulatedPrompts(IndependentPrompts):
         self,
         clip: CLIP,
         classnames: Sequence[str],
+        settings: PromptSRCSettings,
         *,
         frozen_text: Tensor,
-        text_weight: float,
-        image_weight: float,
-        **prompts,
+        chunk: int = 0,
     ) -> None:
-        """Args: frozen_text (C, D) un-normalised mean; prompts: those of ``IndependentPrompts``."""
-        super().__init__(clip, classnames, node="PROMPTSRC", **prompts)
-        self.text_weight, self.image_weight = text_weight, image_weight
+        """Args: frozen_text (C, D) un-normalised mean; chunk: TRAIN.TEXT_CHUNK."""
+        super().__init__(clip, classnames, settings, chunk=chunk)
+        self.text_weight, self.image_weight = settings.text_loss_weight, settings.image_loss_weight
         self.register_buffer("frozen_text", F.normalize(frozen_text, dim=-1), persistent=False)
 
     @torch.no_grad()
@@ -115,13 +138,7 @@ class GaussianAverage:
 
 
 def gaussian_weights(mean: float, std: float, epochs: int) -> Tensor:
-    """(E,) float64 densities of N(mean, std^2) at 1..E, normalised to sum 1.
-
-    Raises:
-        ValueError: if std is not positive.
-    """
-    if std <= 0:
-        raise ValueError(f"TRAINER.PROMPTSRC.GPA_STD is {std}; expected a positive number.")
+    """(E,) float64 densities of N(mean, std^2) at 1..E, normalised to sum 1."""
     steps = torch.arange(1, epochs + 1, dtype=torch.float64)
     return torch.softmax(-((steps - mean) ** 2) / (2 * std**2), dim=0)
 
@@ -130,76 +147,27 @@ def gaussian_weights(mean: float, std: float, epochs: int) -> Tensor:
 class PromptSRC(ClipTrainer):
     """Trains prompts of both towers, regulated by the frozen model; averages them over epochs."""
 
-    node = "PROMPTSRC"
+    declares = (PromptSRCSettings,)
     model_name = "VLPromptLearner"
     needs_vit = True
-    ranges = {
-        "TRAINER.PROMPTSRC.TEXT_LOSS_WEIGHT": at_least(0),
-        "TRAINER.PROMPTSRC.IMAGE_LOSS_WEIGHT": at_least(0),
-        "TRAINER.PROMPTSRC.GPA_STD": above(0),
-    }
-
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        node = CN()
-        node.N_CTX_VISION = 4  # prompt tokens of the image tower
-        node.N_CTX_TEXT = 4  # prompt tokens of the text tower
-        node.CTX_INIT = "a photo of a"  # initial words; used when N_CTX_TEXT is at most 4
-        node.PREC = "amp"  # fp32 | amp | fp16
-        node.PROMPT_DEPTH_VISION = 9  # image blocks with prompts, the input counted
-        node.PROMPT_DEPTH_TEXT = 9  # text blocks with prompts, the input counted
-        node.TEXT_LOSS_WEIGHT = 25.0  # lambda_t
-        node.IMAGE_LOSS_WEIGHT = 10.0  # lambda_i
-        node.GPA_MEAN = 15.0  # epoch with the largest weight in the average, from 1
-        node.GPA_STD = 1.0  # epochs
-        return CN({"TRAINER": CN({"PROMPTSRC": node})})
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return [
-            words_are_few("PROMPTSRC", "N_CTX_TEXT"),
-            Condition(
-                ("TRAINER.PROMPTSRC.GPA_MEAN", "TRAINER.PROMPTSRC.GPA_STD"),
-                lambda cfg: cfg.OPTIM.MAX_EPOCH > 1,
-                "there is one epoch (OPTIM.MAX_EPOCH), hence nothing to average",
-            ),
-            *super().conditions(),
-        ]
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        node = cfg.TRAINER.PROMPTSRC
-        gaussian_weights(node.GPA_MEAN, node.GPA_STD, 1)
-        if node.PROMPT_DEPTH_VISION < 1:
-            raise ValueError(
-                "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION is 0, but PromptSRC regulates prompts of "
-                "both towers. Expected at least 1; text prompts alone are trainer IVLP."
-            )
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        node = cfg.TRAINER.PROMPTSRC
         templates = template_lists()["promptsrc_imagenet_60"]
         if cfg.DATASET.TEMPLATES:
             templates = check_templates(cfg.DATASET.TEMPLATES)
         return SelfRegulatedPrompts(
             clip,
             classnames,
+            PromptSRCSettings.of(cfg),
             frozen_text=template_features(clip, classnames, templates).mean(dim=0),
-            text_weight=node.TEXT_LOSS_WEIGHT,
-            image_weight=node.IMAGE_LOSS_WEIGHT,
-            n_text=node.N_CTX_TEXT,
-            n_vision=node.N_CTX_VISION,
-            depth_text=node.PROMPT_DEPTH_TEXT,
-            depth_vision=node.PROMPT_DEPTH_VISION,
-            ctx_init=node.CTX_INIT,
             chunk=cfg.TRAIN.TEXT_CHUNK,
         )
 
     def build_model(self) -> None:
         super().build_model()
-        node = self.settings
-        self.average = GaussianAverage(node.GPA_MEAN, node.GPA_STD, self.max_epoch)
+        mean, std = self.settings.gpa_mean, self.settings.gpa_std
+        self.average = GaussianAverage(mean, std, self.max_epoch)
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
         """One step; every image goes through the prompted and the frozen tower."""

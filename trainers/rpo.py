@@ -5,23 +5,49 @@ ICCV 2023, arXiv 2308.14960. Parity is tested in tests/golden/rpo.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
 from clip.model import CLIP, BlockView, TowerHook
-from dassl.config import Condition, never
+from dassl.config import Condition, Settings, at_least, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import no_templates
 from trainers.common import ClipTrainer, Method
 from trainers.common.method import full_precision
+from trainers.common.settings import precision
 from trainers.common.text.templates import template_lists
 
 NOISE = 0.1  # length of the random vector added to every initial prompt
+
+
+@dataclass(frozen=True)
+class RPOSettings(Settings, section="TRAINER.RPO"):
+    """The prompts."""
+
+    k: int = setting(1, "prompt pairs; the recipe sets 24", at_least(1))
+    ctx_init: str = setting(
+        "", "in the official config", unread="the official code declares it and does not read it"
+    )
+    prec: str = precision("amp")
+
+
+@dataclass(frozen=True)
+class SentenceSettings(Settings, section="DATASET"):
+    """The sentence that the text prompts read."""
+
+    prompt: str = setting(template_lists()["rpo"], "sentence; _ stands for the raw class name")
+
+    def check(self) -> None:
+        if self.prompt.count("_") != 1:
+            raise ValueError(
+                f"DATASET.PROMPT is {self.prompt!r}; expected a sentence with one '_' for the "
+                f"class name, as {template_lists()['rpo']!r}."
+            )
 
 
 class ReadOnlyHook(TowerHook):
@@ -65,21 +91,25 @@ class ReadOnlyPrompts(Method):
     official_prefix = "prompt_learner."
 
     def __init__(
-        self, clip: CLIP, classnames: Sequence[str], *, prompts: int, template: str, chunk: int = 0
+        self,
+        clip: CLIP,
+        classnames: Sequence[str],
+        settings: RPOSettings,
+        *,
+        template: str,
+        chunk: int = 0,
     ) -> None:
         """Build K prompt pairs.
 
         Args:
-            prompts: K.
             template: sentence with one ``_`` for the class name, which is put in as it is.
             chunk: classes per block of work recomputed in backward (TRAIN.TEXT_CHUNK), 0: all.
 
         Raises:
-            ValueError: if K < 1, the template has no ``_``, or a sentence is too long.
+            ValueError: if a sentence is too long.
         """
         super().__init__()
-        _check(prompts, template)
-        self.chunk = chunk
+        self.chunk, prompts = chunk, settings.k
         sentences = [template.replace("_", name) for name in classnames]
         tokens = clip.tokenize(sentences)
         ends = clip.end_positions(tokens)
@@ -162,36 +192,16 @@ def _check_length(sentence: int, prompts: int, length: int) -> None:
         )
 
 
-def _check(prompts: int, template: str) -> None:
-    if prompts < 1:
-        raise ValueError(f"TRAINER.RPO.K is {prompts}; expected at least 1.")
-    if template.count("_") != 1:
-        raise ValueError(
-            f"DATASET.PROMPT is {template!r}; expected a sentence with one '_' for the class "
-            f"name, as {template_lists()['rpo']!r}."
-        )
-
-
 @TRAINER_REGISTRY.register()
 class RPO(ClipTrainer):
     """Trains the prompt pairs by cross-entropy."""
 
-    node = "RPO"
+    declares = (RPOSettings, SentenceSettings)
     needs_vit = True
-
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        node = CN()
-        node.K = 1  # prompt pairs; the recipe sets 24
-        node.CTX_INIT = ""  # in the official node, without effect
-        node.PREC = "amp"  # fp32 | amp | fp16
-        dataset = CN({"PROMPT": template_lists()["rpo"]})  # sentence; _ stands for the raw name
-        return CN({"TRAINER": CN({"RPO": node}), "DATASET": dataset})
 
     @classmethod
     def conditions(cls) -> list[Condition]:
         return [
-            never("TRAINER.RPO.CTX_INIT", "the official code declares it and does not read it"),
             no_templates("its sentence is DATASET.PROMPT"),
             *super().conditions(),
         ]
@@ -201,8 +211,8 @@ class RPO(ClipTrainer):
         return ReadOnlyPrompts(
             clip,
             classnames,
-            prompts=cfg.TRAINER.RPO.K,
-            template=cfg.DATASET.PROMPT,
+            RPOSettings.of(cfg),
+            template=SentenceSettings.of(cfg).prompt,
             chunk=cfg.TRAIN.TEXT_CHUNK,
         )
 

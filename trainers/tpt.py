@@ -66,12 +66,14 @@ class TPTSettings(StreamSettings, section="TRAINER.TPT"):
     )
     lr: float = setting(
         5e-3,
-        "of the steps; NAME, betas and EPS are those of OPTIM",
+        "learning rate of the steps; NAME, betas and EPS are those of OPTIM",
         at_least(0),
         varies=True,
         read_if=IN_STEPS,
     )
-    weight_decay: float = setting(0.01, "of the steps", at_least(0), varies=True, read_if=IN_STEPS)
+    weight_decay: float = setting(
+        0.01, "weight decay of the steps", at_least(0), varies=True, read_if=IN_STEPS
+    )
     cocoop: bool = setting(False, "start from CoCoOp's context of the image")
 
     def check(self) -> None:
@@ -316,7 +318,6 @@ class ConditionalStart(nn.Module):
 class TPT(StreamTrainer):
     """Tunes the context on each test image by itself; nothing is trained beforehand."""
 
-    node = "TPT"
     unused_flags = {
         **StreamTrainer.unused_flags,
         "--transforms": "nothing is trained before the stream",
@@ -383,11 +384,11 @@ class TPT(StreamTrainer):
         Raises:
             ValueError: for the CoCoOp variant, whose contexts a checkpoint of TPT does not make.
         """
-        node = config_of(checkpoint, cls).TRAINER.TPT
-        if node.COCOOP:
+        settings = TPTSettings.of(config_of(checkpoint, cls))
+        if settings.cocoop:
             raise ValueError(
                 "This run of TPT began with CoCoOp's prompts and keeps none of its own. Predict "
-                f"with the checkpoint of CoCoOp itself: {node.CTX_FILE}."
+                f"with the checkpoint of CoCoOp itself: {settings.ctx_file}."
             )
         logger.warning("TPT adapts to a stream of test images; here its initial context answers.")
         return super().load_predictor(checkpoint, device)

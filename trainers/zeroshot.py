@@ -5,14 +5,14 @@ Parity is tested in tests/golden/zeroshot. License of the official code: MIT (CL
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition, never
+from dassl.config import Condition, Settings, never, one_of, setting
 from dassl.config.pixels import IMAGENET_MEAN, IMAGENET_STD
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
@@ -22,6 +22,26 @@ from trainers.common import FeatureTrainer, Method
 from trainers.common.teachers.build import NORMS
 from trainers.common.text.encode import zero_shot_classifier
 from trainers.common.text.templates import full_templates, select_templates, single_template
+
+
+@dataclass(frozen=True)
+class ZeroshotInput(Settings, section="INPUT"):
+    """What the images are normalised with where a domain is left out."""
+
+    teacher_norm: str = setting(
+        "clip", "clip: CLIP's statistics | imagenet: the students'", one_of(*NORMS)
+    )
+
+
+@dataclass(frozen=True)
+class EnsembleSettings(Settings, section="TRAINER.ZEROSHOTCLIP2"):
+    """The templates."""
+
+    templates: str = setting(
+        "select",
+        "select: the 7 templates of CLIP's notebook | full: its 80",
+        one_of("select", "full"),
+    )
 
 
 class ZeroshotClassifier(Method):
@@ -43,6 +63,8 @@ class ZeroshotClassifier(Method):
 class ZeroshotCLIP(FeatureTrainer):
     """One template per dataset, no training."""
 
+    declares = (ZeroshotInput,)
+    defaults = {"OPTIM.MAX_EPOCH": 0}  # nothing is trained
     unused_flags = {
         **FeatureTrainer.unused_flags,
         "--transforms": "nothing is trained",
@@ -94,45 +116,22 @@ class ZeroshotCLIP(FeatureTrainer):
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         norm = cfg.INPUT.TEACHER_NORM
-        if norm not in NORMS:
-            raise ValueError(f'INPUT.TEACHER_NORM is "{norm}"; allowed: {", ".join(NORMS)}.')
         if norm != "clip" and not _leaves_a_domain_out(cfg):
             raise ValueError(
                 f"INPUT.TEACHER_NORM {norm} belongs to the protocol that leaves a domain out, and "
                 f"{cfg.DATASET.NAME} has no domains. Leave it at clip."
             )
 
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        """Nothing is trained."""
-        # where a domain is left out: clip: CLIP's statistics | imagenet: the students'
-        return CN({"OPTIM": CN({"MAX_EPOCH": 0}), "INPUT": CN({"TEACHER_NORM": "clip"})})
-
 
 @TRAINER_REGISTRY.register()
 class ZeroshotCLIP2(ZeroshotCLIP):
     """An ensemble of templates; everywhere except ImageNet the dataset's own one is appended."""
 
-    node = "ZEROSHOTCLIP2"
-
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        cfg = ZeroshotCLIP.default_cfg()
-        # select: the 7 templates of CLIP's notebook | full: its 80 templates
-        cfg.TRAINER = CN({"ZEROSHOTCLIP2": CN({"TEMPLATES": "select"})})
-        return cfg
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        if cfg.TRAINER.ZEROSHOTCLIP2.TEMPLATES not in ("select", "full"):
-            raise ValueError(
-                f"TRAINER.ZEROSHOTCLIP2.TEMPLATES is {cfg.TRAINER.ZEROSHOTCLIP2.TEMPLATES!r}; "
-                "expected select or full."
-            )
+    declares = (EnsembleSettings, ZeroshotInput)
 
     @classmethod
     def templates(cls, cfg: CfgNode) -> list[str]:
-        is_full = cfg.TRAINER.ZEROSHOTCLIP2.TEMPLATES == "full"
+        is_full = EnsembleSettings.of(cfg).templates == "full"
         templates = full_templates() if is_full else select_templates()
         return templates if cfg.DATASET.NAME == "ImageNet" else templates + single_template(cfg)
 

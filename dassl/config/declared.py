@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 
 from .conditions import Condition, never, only_if
 from .ranges import Allowed, check_ranges, check_value
-from .tools import leaves, value_of
+from .tools import value_of
 
 Declared = TypeVar("Declared", bound="Settings")
 
@@ -141,10 +141,6 @@ def check_settings(cfg: CfgNode, trainer: type[Declaring]) -> None:
     check_ranges(cfg)
     for declared in getattr(trainer, "declares", ()):
         declared.of(cfg)
-    values = dict(leaves(cfg))
-    for key, allowed in getattr(trainer, "ranges", {}).items():
-        if key in values:
-            check_value(key, values[key], allowed)
 
 
 def declared_conditions(trainer: type[Declaring]) -> list[Condition]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from dassl.config import Range, Settings
+from dassl.config import Settings
 from dassl.config.conditions import Condition, idle_settings
 from dassl.config.declared import declared_conditions
 from dassl.data import samplers, transforms
@@ -50,7 +50,6 @@ class TrainerBase(FromParts):
     # What a trainer reads (dassl/config/declared.py), own settings first; its other defaults.
     declares: tuple[type[Settings], ...] = ()
     defaults: Mapping[str, Any] = {}
-    ranges: dict[str, Range] = {}  # full key of an own setting -> the numbers that it may be
 
     selection: str  # the rule of TEST.SELECT_ON
 

@@ -3,6 +3,8 @@
 from dassl.config import Condition, get_cfg_default, never
 from dassl.data.transforms import READS
 
+from .selection import selection_rule
+
 TRAINING = (
     "OPTIM",
     "TRAIN.CHECKPOINT_FREQ",
@@ -43,35 +45,21 @@ def no_augmentation(otherwise: str) -> list[Condition]:
     ]
 
 
-def words_give_length(node: str, off: str = '""') -> Condition:
-    """N_CTX of TRAINER.<node> counts where CTX_INIT gives no words; ``off`` says how."""
-    words = f"TRAINER.{node}.CTX_INIT"
+def searched(*keys: str) -> Condition:
+    """Keys of a search on labelled images, which the rule ``last`` excludes."""
     return Condition(
-        (f"TRAINER.{node}.N_CTX",),
-        lambda cfg: not cfg.TRAINER[node].CTX_INIT,
-        f"the context is as long as the words of {words} ({{{words}}}). Set {words} {off} to "
-        "choose its length",
+        keys,
+        lambda cfg: selection_rule(cfg) != "last",
+        "nothing is searched on labels, TEST.SELECT_ON is {TEST.SELECT_ON}",
     )
 
 
-def words_are_shared(node: str, off: str = '""') -> Condition:
-    """CSC of TRAINER.<node> counts where CTX_INIT gives no words; ``off`` says how."""
-    words = f"TRAINER.{node}.CTX_INIT"
+def not_searched(*keys: str) -> Condition:
+    """Keys that a search on labelled images replaces."""
     return Condition(
-        (f"TRAINER.{node}.CSC",),
-        lambda cfg: not cfg.TRAINER[node].CTX_INIT,
-        f"the words of {words} ({{{words}}}) start one context for all classes. Set {words} {off} "
-        "for one per class",
-    )
-
-
-def words_are_few(node: str, count: str) -> Condition:
-    """Deep prompts start at words where they are at most four tokens, as in the official codes."""
-    return Condition(
-        (f"TRAINER.{node}.CTX_INIT",),
-        lambda cfg: cfg.TRAINER[node][count] <= 4,
-        f"words start a context of at most 4 tokens, and TRAINER.{node}.{count} is "
-        f"{{TRAINER.{node}.{count}}}",
+        keys,
+        lambda cfg: selection_rule(cfg) == "last",
+        "the search on labels chooses it, TEST.SELECT_ON is {TEST.SELECT_ON}",
     )
 
 

@@ -44,7 +44,7 @@ KEYS = {
     "OPTIM.NESTEROV": "OPTIM.SGD_NESTEROV",
     "OPTIM.DAMPENING": "OPTIM.SGD_DAMPNING",
     "OPTIM.LN_LR_MULT": "TRAINER.LASP.LN_LR_MULT",
-    "precision": "TRAINER.{node}.PREC",
+    "precision": "{own}.PREC",
     "alpha": "TRAINER.TaskRes.RESIDUAL_SCALE",
     "dataset": "DATASET.NAME",
     "target_dataset": "DATASET.NAME",
@@ -52,7 +52,7 @@ KEYS = {
     "INCLUDE_ALL_CLASSES": "DATASET.INCLUDE_ALL_CLASSES",
     "epochs": "OPTIM.MAX_EPOCH",
     "eta_min": "OPTIM.ETA_MIN",
-    "views": "TRAINER.{node}.N_VIEWS",
+    "views": "{own}.N_VIEWS",
     "T": "LOSS.T",
     "LAMBDA": "LOSS.LAMBDA",
 }
@@ -119,7 +119,7 @@ def shipped_config(
     cfg.merge_from_list(["USE_CUDA", False, "VERBOSE", False])
     for name, value in flattened(given):
         if name not in FACTS and value is not None:
-            put(cfg, find_key(cfg, name, cls.node), value)
+            put(cfg, find_key(cfg, name, cls.declares[0].section), value)
     cfg.freeze()
     return cfg
 
@@ -132,16 +132,16 @@ def flattened(config: dict[str, Any]) -> list[tuple[str, Any]]:
     return pairs + list(zip(betas, config.get("betas", ())))
 
 
-def find_key(cfg: CfgNode, name: str, node: str) -> str:
-    """The config key that a name of a case stands for; by default of the trainer's own node."""
-    for key in (KEYS.get(name, name).format(node=node), f"TRAINER.{node}.{name.upper()}"):
+def find_key(cfg: CfgNode, name: str, section: str) -> str:
+    """The config key that a name of a case stands for; by default one of its own section."""
+    for key in (KEYS.get(name, name).format(own=section), f"{section}.{name.upper()}"):
         holder = cfg
         *parents, last = key.split(".")
         for parent in parents:
             holder = holder.get(parent, {})
         if last in holder:
             return key
-    raise KeyError(f"config.{name} of the case is no key of the trainer (node {node!r})")
+    raise KeyError(f"config.{name} of the case is no key of the trainer ({section})")
 
 
 def put(cfg: CfgNode, key: str, value: Any) -> None:

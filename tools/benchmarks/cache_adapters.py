@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tools.benchmarks.text_tower import build_text_model
-from trainers.clip_adapter import ImageAdapter
+from trainers.clip_adapter import CLIPAdapterSettings, ImageAdapter
 from trainers.common.text.encode import template_features
 from trainers.linear_probe import accuracy, fit_logistic_regression
 from trainers.linear_probe.c_search import Memo, search_c
@@ -129,7 +129,7 @@ def _prompts(args: argparse.Namespace) -> dict:
     clip = build_text_model()
     names = [f"class number {i}" for i in range(20 if args.quick else 200)]
     template = ["a photo of a {}."]
-    method = ImageAdapter(template_features(clip, names, template)[0])
+    method = ImageAdapter(template_features(clip, names, template)[0], CLIPAdapterSettings())
     features, labels = torch.randn(32, 512), torch.randint(len(names), (32,))
 
     def step() -> None:

@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 class AMU(FeatureTrainer):
     """Trains W by AdamW; batches carry CLIP's and the auxiliary features side by side."""
 
-    node = "AMU"
     model_name = "amu"
     takes_networks = ("clip", "auxiliary")  # an ``Encoder``
     takes_shots = True
@@ -43,10 +42,7 @@ class AMU(FeatureTrainer):
 
     @classmethod
     def conditions(cls) -> list[Condition]:
-        return [
-            never("OPTIM.STAGED_LR", "W is all that learns"),
-            *super().conditions(),
-        ]
+        return [never("OPTIM.STAGED_LR", "W is all that learns"), *super().conditions()]
 
     # ----------------------------------------------------------------- set-up
     @staticmethod

@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 
 from clip import available_models, load_backbone
 from clip.model import CLIP
-from dassl.config import Condition, check_value, declared_cfg, never, one_of
+from dassl.config import Condition, declared_cfg, never
 from dassl.config.pixels import OPEN, close_with_backbone
 from dassl.config.tools import unfrozen
 from dassl.engine import TrainerX
@@ -30,7 +30,6 @@ from .checkpoints import load_method, start_from
 from .clip_encoder import backbone_input
 from .method import Method
 from .predictor import clip_predictor, normalise_pixels
-from .settings import PRECISIONS
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +37,13 @@ logger = logging.getLogger(__name__)
 class ClipTrainer(TrainerX):
     """A trainer with a CLIP backbone and one registered method.
 
-    A subclass sets ``node`` (its config node's name, as "COOP") and overrides ``build_method``.
+    A subclass names its settings in ``declares`` and overrides ``build_method``.
     Only the method's parameters are trained; the backbone stays frozen and in eval mode.
     """
 
     default_cfg = classmethod(declared_cfg)
     follows_backbone = tuple(OPEN)
     takes_networks = ("clip",)
-    node = ""
     model_name = "prompt_learner"  # folder of the checkpoints, as in the official code
     needs_vit = False  # True: the method needs hooks in the image tower
     unused_flags = {"--head": "its scores come from CLIP"}
@@ -63,9 +61,7 @@ class ClipTrainer(TrainerX):
     @property
     def settings(self) -> Any:
         """The method's own settings."""
-        if self.declares:
-            return self.declares[0].of(self.cfg)
-        return self.cfg.TRAINER[self.node] if self.node else None
+        return self.declares[0].of(self.cfg) if self.declares else None
 
     def check_cfg(self, cfg: CfgNode) -> None:
         """Refuse a precision, backbone or form of the images that cannot work.
@@ -73,9 +69,6 @@ class ClipTrainer(TrainerX):
         Raises:
             ValueError: naming the key, its value and what is allowed.
         """
-        if not self.declares and self.node:  # until all are declared
-            precision = cfg.TRAINER[self.node].get("PREC", "fp32")
-            check_value(f"TRAINER.{self.node}.PREC", precision, one_of(*PRECISIONS))
         if not cfg.MODEL.BACKBONE.NAME and "clip" not in self.given_networks:
             raise ValueError(
                 "MODEL.BACKBONE.NAME is empty. Give --backbone NAME, one of "
@@ -132,8 +125,8 @@ class ClipTrainer(TrainerX):
         dtype = torch.float16 if precision == "fp16" else torch.float32
         if given.dtype != dtype:
             raise ValueError(
-                f"The given clip computes in {given.dtype}, this run in {dtype} (TRAINER."
-                f"{self.node}.PREC). Load it with load_backbone(name, precision={precision!r})."
+                f"The given clip computes in {given.dtype}, this run in {dtype} (its "
+                f"setting PREC). Load it with load_backbone(name, precision={precision!r})."
             )
         with unfrozen(self.cfg):
             self.cfg.MODEL.BACKBONE.NAME = given.backbone_name
@@ -144,12 +137,11 @@ class ClipTrainer(TrainerX):
         return backbone_input(self.clip)
 
     def _effective_precision(self) -> str:
-        node = self.cfg.TRAINER[self.node] if self.node else {}
-        precision = node.get("PREC", "fp32")
+        precision = getattr(self.settings, "prec", "fp32")
         if precision != "fp32" and self.device.type == "cpu":
             logger.warning(
-                "TRAINER.%s.PREC %s runs as fp32 on a CPU; set PREC fp32 to silence this.",
-                self.node,
+                "%s %s runs as fp32 on a CPU; set PREC fp32 to silence this.",
+                self.settings.key("prec"),
                 precision,
             )
             return "fp32"

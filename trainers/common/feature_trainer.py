@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from dassl.config import Condition, never, only_if
+from dassl.config import Condition, check_value, never, one_of, only_if
 from dassl.data.datasets import Datum
 from dassl.features.bank import FeatureBank
 from dassl.features.given import GivenBank
@@ -23,18 +23,13 @@ from dassl.features.views import Augmentation
 from .clip_encoder import ClipEncoder
 from .clip_trainer import ClipTrainer
 
-VIEW_MODES = ("fresh", "bank")
-
 
 class FeatureTrainer(ClipTrainer):
     """``batch["img"]`` holds raw image features (B, D), float32, before L2 normalisation."""
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        if cfg.TRAIN.VIEWS not in VIEW_MODES:
-            raise ValueError(
-                f"TRAIN.VIEWS is {cfg.TRAIN.VIEWS!r}; expected one of {', '.join(VIEW_MODES)}."
-            )
+        check_value("TRAIN.VIEWS", cfg.TRAIN.VIEWS, one_of("fresh", "bank"))
         sampler = cfg.DATALOADER.TRAIN_X.SAMPLER
         if sampler != "RandomSampler":
             raise ValueError(

@@ -32,10 +32,7 @@ class DMNSettings(StreamSettings, section="TRAINER.DMN"):
         varies=True,
     )
     position: str = setting(
-        "all",
-        "learned offsets",
-        one_of(*POSITIONS),
-        read_if={"setting_": "few_shot"},
+        "all", "learned offsets", one_of(*POSITIONS), read_if={"setting_": "few_shot"}
     )
     shared_param: bool = setting(
         False,

@@ -11,8 +11,7 @@ from yacs.config import CfgNode
 from clip.model import CLIP
 from dassl.config import Condition, only_if
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.selection import selection_rule
-from dassl.engine.shared_conditions import TRAINING, no_augmentation
+from dassl.engine.shared_conditions import TRAINING, no_augmentation, not_searched
 from dassl.features.views import Augmentation
 from trainers.common.testtime.confident_views import confident_prediction, repeated_rows
 from trainers.common.testtime.stream import Step
@@ -39,7 +38,6 @@ REPLAY = 64  # images whose read-outs share one matrix product
 class DMN(StreamTrainer):
     """Zero-shot over a test stream, training-free few-shot, and few-shot with trained offsets."""
 
-    node = "DMN"
     model_name = "dual_memory"
     returns_probabilities = True
     takes_shots = True
@@ -76,11 +74,7 @@ class DMN(StreamTrainer):
     def conditions(cls) -> list[Condition]:
         return [
             only_if(TRAINING, "TRAINER.DMN.SETTING", "few_shot"),
-            Condition(
-                ("TRAINER.DMN.ALPHA",),
-                lambda cfg: selection_rule(cfg) == "last",
-                "the weights are searched, TEST.SELECT_ON is {TEST.SELECT_ON}",
-            ),
+            not_searched("TRAINER.DMN.ALPHA"),
             only_if("DATASET.TEMPLATES", "TRAINER.DMN.TEXT_PROMPT", "tip", "tip_cupl"),
             *no_augmentation("its training views are its own, crop and flip"),
             *super().conditions(),

@@ -2,32 +2,59 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition, above, at_least, never
+from dassl.config import Condition, Settings, above, at_least, never, one_of, setting
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.selection import selection_rule
-from dassl.engine.shared_conditions import STORED_VIEWS, TRAINING, no_augmentation, no_templates
+from dassl.engine.shared_conditions import (
+    STORED_VIEWS,
+    TRAINING,
+    no_augmentation,
+    no_templates,
+    not_searched,
+    searched,
+)
 from trainers.common import FeatureTrainer, Method
 
 from .c_search import COARSE_C, Memo, lpclip_rows, search_c
 from .method import LinearClassifier, accuracy, fit_logistic_regression
 
 logger = logging.getLogger(__name__)
-DRAWS = ("coop", "lpclip")
+
+
+@dataclass(frozen=True)
+class LinearProbeSettings(Settings, section="TRAINER.LINEARPROBE"):
+    """The draw of the shots, and the fit and search of C."""
+
+    draw: str = setting(
+        "coop",
+        "coop: the draw that all methods here share | lpclip: the official script's own",
+        one_of("coop", "lpclip"),
+    )
+    coarse_c: tuple[float, ...] = setting(COARSE_C, "values of the coarse search", above(0))
+    num_step: int = setting(8, "refinements after the coarse search", at_least(1))
+    c: float = setting(
+        1.0, "used with TEST.SELECT_ON last, where nothing may be searched", above(0)
+    )
+    max_iter: int = setting(1000, "iterations of a fit", at_least(1))
+    tolerance: float = setting(1e-4, "largest gradient of a fit; the solver's default, as official")
+
+    def check(self) -> None:
+        if not self.coarse_c:
+            raise ValueError("TRAINER.LINEARPROBE.COARSE_C is (); expected numbers above 0.")
 
 
 @TRAINER_REGISTRY.register()
 class LinearProbe(FeatureTrainer):
     """Searches C on the validation split (``val``, ``test``) or takes C as given (``last``)."""
 
-    node = "LINEARPROBE"
+    declares = (LinearProbeSettings,)
     model_name = "linear_probe"
     learns = True  # by a solver
     drop_last = False
@@ -35,53 +62,18 @@ class LinearProbe(FeatureTrainer):
         **FeatureTrainer.unused_flags,
         "--transforms": "it reads the test view of every image",
     }
-    ranges = {
-        "TRAINER.LINEARPROBE.C": above(0),
-        "TRAINER.LINEARPROBE.NUM_STEP": at_least(1),
-        "TRAINER.LINEARPROBE.MAX_ITER": at_least(1),
-    }
-
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        node = CN()
-        # coop: the draw that all methods here share | lpclip: the official script's own draw
-        node.DRAW = "coop"
-        node.COARSE_C = COARSE_C  # values of the coarse search
-        node.NUM_STEP = 8  # refinements after the coarse search
-        node.C = 1.0  # used with TEST.SELECT_ON last, where nothing may be searched
-        node.MAX_ITER = 1000  # of a fit
-        node.TOLERANCE = 1e-4  # of a fit: largest gradient; the solver's default, as official
-        return CN({"TRAINER": CN({"LINEARPROBE": node})})
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        node = cfg.TRAINER.LINEARPROBE
-        if node.DRAW not in DRAWS:
-            raise ValueError(
-                f"TRAINER.LINEARPROBE.DRAW is {node.DRAW!r}; expected {' or '.join(DRAWS)}."
-            )
-        if not node.COARSE_C or min(node.COARSE_C) <= 0:
-            raise ValueError(
-                f"TRAINER.LINEARPROBE.COARSE_C is {tuple(node.COARSE_C)}; expected numbers above 0."
-            )
-        if node.DRAW == "lpclip" and cfg.DATASET.NUM_SHOTS < 1:
+        if LinearProbeSettings.of(cfg).draw == "lpclip" and cfg.DATASET.NUM_SHOTS < 1:
             raise ValueError("TRAINER.LINEARPROBE.DRAW lpclip needs DATASET.NUM_SHOTS >= 1.")
 
     @classmethod
     def conditions(cls) -> list[Condition]:
-        chosen = "TEST.SELECT_ON is {TEST.SELECT_ON}"
         views = "the test view serves every image, training images included"
         return [
-            Condition(
-                ("TRAINER.LINEARPROBE.C",),
-                lambda cfg: selection_rule(cfg) == "last",
-                f"C is searched, {chosen}",
-            ),
-            Condition(
-                ("TRAINER.LINEARPROBE.NUM_STEP",),
-                lambda cfg: selection_rule(cfg) != "last",
-                f"C is not searched, {chosen}",
-            ),
+            not_searched("TRAINER.LINEARPROBE.C"),
+            searched("TRAINER.LINEARPROBE.NUM_STEP"),
             never((*TRAINING, "MODEL.INIT_WEIGHTS"), "a solver fits all images at once"),
             never(STORED_VIEWS, views),
             *no_augmentation(views),
@@ -101,7 +93,7 @@ class LinearProbe(FeatureTrainer):
     # ----------------------------------------------------------------- set-up
     def build_data_loader(self) -> None:
         """With DRAW lpclip: read the whole splits and draw from them as the script does."""
-        if self.settings.DRAW == "coop":
+        if self.settings.draw == "coop":
             super().build_data_loader()
             return
         shots, val_shots = self.cfg.DATASET.NUM_SHOTS, self.cfg.DATASET.VAL_SHOTS
@@ -149,18 +141,18 @@ class LinearProbe(FeatureTrainer):
         train = self._rows(self.train_loader_x.items)
         options = {
             "num_classes": self.num_classes,
-            "max_iter": self.settings.MAX_ITER,
-            "tolerance": self.settings.TOLERANCE,
+            "max_iter": self.settings.max_iter,
+            "tolerance": self.settings.tolerance,
         }
         fits = Memo(lambda c: fit_logistic_regression(*train, c, **options))
         if self.selection == "last":
-            self.chosen_c = self.settings.C
+            self.chosen_c = self.settings.c
         else:
             chooser = self.test_loader if self.selection == "test" else self.val_loader
             held_out = self._rows(chooser.items)
-            node = self.settings
+            settings = self.settings
             path = search_c(
-                lambda c: accuracy(fits(c), *held_out), node.NUM_STEP, grid=node.COARSE_C
+                lambda c: accuracy(fits(c), *held_out), settings.num_step, grid=settings.coarse_c
             )
             self.chosen_c = path.kept[-1]
             best = 100 * max(path.coarse)

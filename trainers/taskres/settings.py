@@ -25,7 +25,7 @@ class TaskResSettings(Settings, section="TRAINER.TaskRes"):
         read_if={"enhanced_base": "train"},
     )
     base_epochs: int = setting(
-        50, "length of that first stage", at_least(1), read_if={"enhanced_base": "train"}
+        50, "epochs of that first stage", at_least(1), read_if={"enhanced_base": "train"}
     )
     variant: str = setting(
         "text", "what gets a residual; text: the paper", one_of("text", "image", "both")

@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 class TaskRes(FeatureTrainer):
     """Trains the residual of the base classifier by cross-entropy."""
 
-    node = "TaskRes"
     declares = (TaskResSettings,)
 
     @staticmethod
@@ -97,7 +96,6 @@ class TaskResBase(FeatureTrainer):
     Its result is a file that TRAINER.TaskRes.ENHANCED_BASE accepts, like the official ones.
     """
 
-    node = "TaskRes"
     unused_flags = {
         **FeatureTrainer.unused_flags,
         "--enhanced-base": "it is what trains such a base",

@@ -14,6 +14,7 @@ from trainers.common import Method
 from trainers.common.checkpoints import select_rows
 
 from .scores import ClassSums, affinities, cache_scores
+from .settings import TipAdapterSettings
 
 
 class Cache(Method):
@@ -27,31 +28,28 @@ class Cache(Method):
     def __init__(
         self,
         clip_classifier: Tensor,
+        settings: TipAdapterSettings,
         *,
-        beta: float,
-        alpha: float,
-        clip_scale: float = 100.0,
         is_trainable: bool = False,
     ) -> None:
         """Start without keys; see ``fill``.
 
         Args:
             clip_classifier: (C, D) unit rows.
-            beta, alpha: sharpness and weight of the cache; TRAINER.TIPADAPTER.INIT_BETA, _ALPHA.
-            clip_scale: factor of CLIP's cosines; 0: the backbone's own.
             is_trainable: learn the keys.
         """
         super().__init__()
         self.register_buffer("clip_classifier", clip_classifier, persistent=False)
-        self.register_buffer("beta", torch.tensor(float(beta), dtype=torch.float64))
-        self.register_buffer("alpha", torch.tensor(float(alpha), dtype=torch.float64))
+        weights = torch.tensor([settings.init_beta, settings.init_alpha], dtype=torch.float64)
+        self.register_buffer("beta", weights[0].clone())
+        self.register_buffer("alpha", weights[1].clone())
         self.register_buffer("key_labels", torch.empty(0, dtype=torch.int64))
         keys = torch.empty(0, clip_classifier.shape[1])
         if is_trainable:
             self.keys = nn.Parameter(keys)
         else:
             self.register_buffer("keys", keys)
-        self.clip_scale = clip_scale
+        self.clip_scale = settings.clip_scale
 
     @property
     def is_trainable(self) -> bool:

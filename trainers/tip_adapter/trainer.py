@@ -6,14 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from yacs.config import CfgNode
-from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
-from dassl.config import Condition, above, at_least, never
+from dassl.config import Condition, never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.selection import selection_rule
-from dassl.engine.shared_conditions import STORED_VIEWS, TRAINING
+from dassl.engine.shared_conditions import STORED_VIEWS, TRAINING, not_searched, searched
 from dassl.features.precomputed import ConstantLoader
 from trainers.common import FeatureTrainer, Method
 from trainers.common.text.encode import zero_shot_classifier
@@ -27,6 +25,7 @@ from .scores import (
     cyclic_order,
     search_features,
 )
+from .settings import TipAdapterSettings
 
 logger = logging.getLogger(__name__)
 
@@ -35,65 +34,19 @@ logger = logging.getLogger(__name__)
 class TipAdapter(FeatureTrainer):
     """Builds the cache; nothing is trained. A search on labelled images may choose beta, alpha."""
 
-    node = "TIPADAPTER"
+    declares = (TipAdapterSettings,)
     model_name = "tip_adapter"
     learns = True  # the cache is built of the shots
     takes_shots = True
     drop_last = False
     is_finetuned = False
-    ranges = {
-        "TRAINER.TIPADAPTER.INIT_BETA": at_least(0),
-        "TRAINER.TIPADAPTER.INIT_ALPHA": at_least(0),
-        "TRAINER.TIPADAPTER.SEARCH_SCALE": above(0),
-        "TRAINER.TIPADAPTER.SEARCH_STEP": above(0),
-        "TRAINER.TIPADAPTER.AUGMENT_EPOCH": at_least(1),
-        "TRAINER.TIPADAPTER.CLIP_SCALE": at_least(0),
-    }
-
-    @staticmethod
-    def default_cfg() -> CfgNode:
-        node = CN()
-        node.INIT_BETA = 1.0  # sharpness of the cache
-        node.INIT_ALPHA = 1.17  # weight of the cache
-        node.SEARCH_SCALE = (7.0, 3.0)  # upper ends (beta, alpha) of the search, excluded
-        node.SEARCH_STEP = (200, 20)  # values (beta, alpha) that the search tries
-        node.AUGMENT_EPOCH = 10  # augmented views of each shot behind its key
-        node.CLIP_SCALE = 100.0  # factor of CLIP's cosines; 0: the backbone's own logit scale
-        return CN({"TRAINER": CN({"TIPADAPTER": node})})
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        node = cfg.TRAINER.TIPADAPTER
-        for key in ("SEARCH_SCALE", "SEARCH_STEP"):
-            if len(node[key]) != 2:
-                raise ValueError(
-                    f"TRAINER.TIPADAPTER.{key} is {tuple(node[key])}; expected two numbers, for "
-                    "beta and alpha."
-                )
 
     @classmethod
     def conditions(cls) -> list[Condition]:
-        node = "TRAINER.TIPADAPTER"
-        grid, start = ("SEARCH_SCALE", "SEARCH_STEP"), ("INIT_BETA", "INIT_ALPHA")
-        own = [
-            Condition(
-                (f"{node}.AUGMENT_EPOCH",),
-                lambda cfg: not cfg.MODEL.INIT_WEIGHTS,
-                "the keys are those of MODEL.INIT_WEIGHTS",
-            ),
-            Condition(
-                tuple(f"{node}.{key}" for key in grid),
-                lambda cfg: selection_rule(cfg) != "last",
-                "nothing may be searched, TEST.SELECT_ON is {TEST.SELECT_ON}",
-            ),
-        ]
+        own = [searched("TRAINER.TIPADAPTER.SEARCH_SCALE", "TRAINER.TIPADAPTER.SEARCH_STEP")]
         if not cls.is_finetuned:
             own += [
-                Condition(
-                    tuple(f"{node}.{key}" for key in start),
-                    lambda cfg: selection_rule(cfg) == "last",
-                    "the search on labels (TEST.SELECT_ON {TEST.SELECT_ON}) chooses it",
-                ),
+                not_searched("TRAINER.TIPADAPTER.INIT_BETA", "TRAINER.TIPADAPTER.INIT_ALPHA"),
                 never((*TRAINING, *STORED_VIEWS), "the cache is built, nothing is trained"),
             ]
         return [*own, *super().conditions()]
@@ -101,19 +54,13 @@ class TipAdapter(FeatureTrainer):
     @property
     def view_mode(self) -> str:
         """The stored views behind the keys; fine-tuning reads those that TRAIN.VIEWS says."""
-        return super().view_mode if self.is_finetuned else f"bank:{self.settings.AUGMENT_EPOCH}"
+        return super().view_mode if self.is_finetuned else f"bank:{self.settings.augment_epoch}"
 
     # ----------------------------------------------------------------- set-up
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        node = cfg.TRAINER.TIPADAPTER
-        return Cache(
-            zero_shot_classifier(clip, classnames, notebook_templates(cfg)).float(),
-            beta=node.INIT_BETA,
-            alpha=node.INIT_ALPHA,
-            clip_scale=node.CLIP_SCALE,
-            is_trainable=cls.is_finetuned,
-        )
+        classifier = zero_shot_classifier(clip, classnames, notebook_templates(cfg)).float()
+        return Cache(classifier, TipAdapterSettings.of(cfg), is_trainable=cls.is_finetuned)
 
     def prepare_method(self) -> None:
         """Room for one key per shot, ordered for quick sums; ``before_train`` fills it."""
@@ -130,7 +77,7 @@ class TipAdapter(FeatureTrainer):
 
     def shot_keys(self) -> Tensor:
         """(N, D): keys from AUGMENT_EPOCH stored training views of the shots."""
-        raw = self.bank.train(self.shots, views=self.settings.AUGMENT_EPOCH).mean()
+        raw = self.bank.train(self.shots, views=self.settings.augment_epoch).mean()
         return cache_keys(raw[None])[self.key_order]
 
     def make_test_loader(self, items: Sequence[Datum]) -> ConstantLoader:
@@ -158,7 +105,7 @@ class TipAdapter(FeatureTrainer):
     @torch.no_grad()
     def search_on(self, split: str) -> SearchResult:
         """Accuracy of every pair of the grid on a split."""
-        node = self.settings
+        settings = self.settings
         loader = self.val_loader if split == "val" else self.test_loader
         features, clip_logits = loader.kept()
         return search_features(
@@ -167,7 +114,7 @@ class TipAdapter(FeatureTrainer):
             self.method.keys,
             self.method.key_labels,
             loader.labels,
-            Grid(tuple(node.SEARCH_SCALE), tuple(node.SEARCH_STEP)),
+            Grid(tuple(settings.search_scale), tuple(settings.search_step)),
         )
 
     def search(self, split: str | None) -> None:
@@ -201,7 +148,6 @@ class TipAdapterF(TipAdapter):
     """
 
     is_finetuned = True
-    default_cfg = staticmethod(TipAdapter.default_cfg)
 
     @classmethod
     def conditions(cls) -> list[Condition]:
@@ -226,11 +172,11 @@ class TipAdapterF(TipAdapter):
 
     def _search_as_published(self) -> None:
         """Search with the best epoch's keys; keep the pair that is better on the test images."""
-        node = self.settings
+        settings = self.settings
         on_test = self.cfg.DATASET.NAME == "ImageNet" or self.val_loader is None
         found = self.search_on("test" if on_test else "val")
         accuracy = {}
-        for pair in ((node.INIT_BETA, node.INIT_ALPHA), (found.beta, found.alpha)):
+        for pair in ((settings.init_beta, settings.init_alpha), (found.beta, found.alpha)):
             self.method.set_weights(*pair)
             accuracy[pair] = self.test("test")
         best = max(accuracy, key=accuracy.get)

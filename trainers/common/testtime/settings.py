@@ -23,7 +23,7 @@ class StreamSettings(Settings):
         read_if={"n_views": above(1)},
         varies=True,
     )
-    stream_seed: int = setting(-1, "order of the test stream; -1: SEED")
+    stream_seed: int = setting(-1, "seed of the test stream's order; -1: SEED")
     stream_length: int = setting(-1, "images in this run, the state is then saved; -1: all")
     stream_state: str = setting("", "state file to continue from")
     legacy_food101_names: bool = setting(False, "swap two names, as in the published numbers")

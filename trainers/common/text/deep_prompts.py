@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 from clip.model import BlockView, TowerHook
+from dassl.config import between
+
+FEW_TOKENS = between(1, 4)  # a prompt of so many starts at words, as in the official codes
 
 
 class TextPromptHook(TowerHook):

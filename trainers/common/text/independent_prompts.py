@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from clip.model import CLIP
+from dassl.config import Settings, above, at_least, check_value, setting
 from trainers.common.method import Method
+from trainers.common.settings import precision
 
-from .deep_prompts import ImagePromptHook, TextPromptHook
+from .deep_prompts import FEW_TOKENS, ImagePromptHook, TextPromptHook
 from .encode import encode_prompts
 from .learned import ContextPrompt
 
@@ -18,15 +21,39 @@ _SHALLOW = re.compile(r"(image|text)_encoder\.transformer\.resblocks\.(\d+)\.VPT
 _DEEP = {"image": "vision.deep", "text": "text_deep"}
 
 
+@dataclass(frozen=True)
+class VisionSettings(Settings):
+    """Prompts of the image tower."""
+
+    n_ctx_vision: int = setting(
+        2, "prompt tokens of the image tower", read_if={"prompt_depth_vision": above(0)}
+    )
+    ctx_init: str = setting("a photo of a", "initial words")
+    prec: str = precision("amp")
+    prompt_depth_vision: int = setting(12, "image blocks with prompts, the input counted; 0: none")
+
+
+@dataclass(frozen=True)
+class IndependentSettings(VisionSettings):
+    """Prompts of both towers."""
+
+    n_ctx_text: int = setting(2, "prompt tokens of the text tower", at_least(1))
+    ctx_init: str = setting("a photo of a", "initial words", read_if={"n_ctx_text": FEW_TOKENS})
+    prompt_depth_text: int = setting(12, "text blocks with prompts, the input counted")
+
+
 class VisionPrompts(nn.Module):
     """Image prompts: n tokens after the patches, replaced before blocks 1..depth-1.
 
     Learned: ``first`` (n, W_v) and ``deep`` (depth - 1 times n, W_v), N(0, 0.02^2).
     """
 
-    def __init__(self, clip: CLIP, n_tokens: int, depth: int) -> None:
-        """Args: depth: blocks with prompts, the input counted."""
+    def __init__(self, clip: CLIP, settings: VisionSettings) -> None:
+        """Draw the prompts; ValueError if the depth does not fit the tower."""
         super().__init__()
+        n_tokens, depth = settings.n_ctx_vision, settings.prompt_depth_vision
+        check_depth(settings.key("prompt_depth_vision"), depth, clip.visual.transformer.layers)
+        check_value(settings.key("n_ctx_vision"), n_tokens, at_least(1))
         width, device = clip.visual.transformer.width, clip.logit_scale.device
         self.first = nn.Parameter(_random(n_tokens, width, device))
         self.deep = nn.ParameterList(_random(n_tokens, width, device) for _ in range(depth - 1))
@@ -51,36 +78,23 @@ class IndependentPrompts(ContextPrompt):
         self,
         clip: CLIP,
         classnames: Sequence[str],
+        settings: IndependentSettings,
         *,
-        n_text: int,
-        n_vision: int,
-        depth_text: int,
-        depth_vision: int,
-        ctx_init: str = "",
-        node: str = "IVLP",
         chunk: int = 0,
     ) -> None:
-        """Build prompts for C class names.
-
-        Args:
-            n_text, n_vision: tokens per prompt.
-            depth_text, depth_vision: blocks with prompts, the input counted; depth_vision 0 leaves
-                the image tower as it is.
-            node: config node, for messages.
+        """Build prompts for C class names; ``chunk`` is TRAIN.TEXT_CHUNK.
 
         Raises:
-            ValueError: if a depth does not fit its tower, or a prompt has no token.
+            ValueError: if a depth does not fit its tower.
         """
-        check_depth(f"{node}.PROMPT_DEPTH_TEXT", depth_text, clip.transformer.layers)
-        if depth_vision:
-            layers = clip.visual.transformer.layers
-            check_depth(f"{node}.PROMPT_DEPTH_VISION", depth_vision, layers)
-        check_tokens(f"{node}.N_CTX_TEXT", n_text)
+        n_text = settings.n_ctx_text
+        depth_text, depth_vision = settings.prompt_depth_text, settings.prompt_depth_vision
+        check_depth(settings.key("prompt_depth_text"), depth_text, clip.transformer.layers)
         super().__init__(
             clip,
             classnames,
             n_ctx=n_text,
-            ctx_init=ctx_init if n_text <= 4 else "",
+            ctx_init=settings.ctx_init if n_text in FEW_TOKENS else "",
             learned_words=n_text,
             chunk=chunk,
         )
@@ -90,8 +104,7 @@ class IndependentPrompts(ContextPrompt):
         )
         self.vision = None
         if depth_vision:
-            check_tokens(f"{node}.N_CTX_VISION", n_vision)
-            self.vision = VisionPrompts(clip, n_vision, depth_vision)
+            self.vision = VisionPrompts(clip, settings)
 
     def raw_text_features(self, clip: CLIP) -> Tensor:
         """(C, D), before L2 normalisation."""
@@ -112,18 +125,16 @@ class IndependentPrompts(ContextPrompt):
 class VisualPrompt(Method):
     """VPT: learned image prompts, fixed class vectors.
 
-    text (C, D) unit rows; Args as ``IndependentPrompts``.
+    text (C, D) unit rows.
     """
 
     @staticmethod
     def own_name(official: str) -> str:
         return own_name(official)
 
-    def __init__(self, clip: CLIP, text: Tensor, *, n_vision: int, depth_vision: int) -> None:
+    def __init__(self, clip: CLIP, text: Tensor, settings: VisionSettings) -> None:
         super().__init__()
-        check_depth("VPT.PROMPT_DEPTH_VISION", depth_vision, clip.visual.transformer.layers)
-        check_tokens("VPT.N_CTX_VISION", n_vision)
-        self.vision = VisionPrompts(clip, n_vision, depth_vision)
+        self.vision = VisionPrompts(clip, settings)
         self.register_buffer("text", text, persistent=False)
 
     def text_features(self, clip: CLIP) -> Tensor:
@@ -151,22 +162,12 @@ def check_depth(key: str, depth: int, layers: int) -> None:
     """Refuse a prompt depth outside 1..layers.
 
     Raises:
-        ValueError: naming TRAINER.<key>.
+        ValueError: naming the key.
     """
     if not 1 <= depth <= layers:
         raise ValueError(
-            f"TRAINER.{key} is {depth}; expected 1 to {layers}, the depth of this backbone's tower."
+            f"{key} is {depth}; expected 1 to {layers}, the depth of this backbone's tower."
         )
-
-
-def check_tokens(key: str, count: int) -> None:
-    """Refuse a prompt without tokens.
-
-    Raises:
-        ValueError: naming TRAINER.<key>.
-    """
-    if count < 1:
-        raise ValueError(f"TRAINER.{key} is {count}; expected at least 1.")
 
 
 def _random(rows: int, width: int, device: torch.device) -> Tensor:

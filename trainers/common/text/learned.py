@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clip.model import CLIP, TowerHook
+from dassl.config import check_value, one_of
 from trainers.common.method import Method
 
 from .class_words import words_of
@@ -104,11 +105,7 @@ class LearnedPrompt(nn.Module):
                 token, or fewer words than are to be learned.
         """
         super().__init__()
-        if position not in _LAYOUTS:
-            raise ValueError(
-                f"Class token position is {position!r}; expected one of {', '.join(_LAYOUTS)} "
-                "(TRAINER.<NAME>.CLASS_TOKEN_POSITION)."
-            )
+        check_value("CLASS_TOKEN_POSITION", position, one_of(*LAYOUTS))
         names = [words_of(name) for name in classnames]
         words = context_words(ctx_init)
         length = token_count(clip, words) if words else n_ctx
@@ -149,7 +146,7 @@ class LearnedPrompt(nn.Module):
         ctx = self.ctx if ctx is None else ctx
         if ctx.dim() == 2:
             ctx = ctx.expand(len(self.token_prefix), -1, -1)
-        layout = _LAYOUTS[position or self.position]
+        layout = LAYOUTS[position or self.position]
         return layout(ctx, self.token_prefix, self.token_suffix, self.name_lengths)
 
     @property
@@ -267,7 +264,7 @@ def _around(before: Callable[[int], int]) -> Callable[..., Tensor]:
     return assemble
 
 
-_LAYOUTS = {"end": _end, "middle": _around(lambda m: m // 2), "front": _around(lambda m: 0)}
+LAYOUTS = {"end": _end, "middle": _around(lambda m: m // 2), "front": _around(lambda m: 0)}
 
 
 def token_count(clip: CLIP, text: str) -> int:
