@@ -5,6 +5,7 @@ import re
 import pytest
 import yaml
 
+import tools.listing
 from dassl.config.files import CONFIGS, config_names
 from tools.listing import listing, settings
 from train import main
@@ -50,6 +51,14 @@ def test_datasets_are_listed_with_their_class_and_shown_with_their_settings():
     about, setting = listing("datasets:oxford_pets").splitlines()
     assert about.startswith("oxford_pets: OxfordPets: 37 breeds of cats and dogs")
     assert setting == "DATASET.NAME  'OxfordPets'"
+
+
+def test_a_dataset_config_whose_class_is_missing_is_listed_as_such(tmp_path, monkeypatch):
+    monkeypatch.setattr(tools.listing, "CONFIGS", tmp_path)
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "mine.yaml").write_text("DATASET: {NAME: Mine}\n")
+
+    assert listing("datasets").split() == ["mine", "Mine", "(not", "registered)"]
 
 
 def test_backbones_are_listed_with_the_forms_that_names_take():

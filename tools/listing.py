@@ -18,10 +18,10 @@ from dassl.config.tools import leaves
 from dassl.utils.text import did_you_mean
 
 WIDTH = 100  # columns
-CLIP_FORMS = {  # names that no list can hold
-    "open_clip:<architecture>/<weights>": "open_clip's; --list backbones:open_clip names them",
+CLIP_FORMS = {  # what else --backbone takes
+    "open_clip:<architecture>/<weights>": "see --list backbones:open_clip",
     "hf-hub:<organisation>/<repository>": "an open_clip model on the Hugging Face hub",
-    "<path>": "a weights file, or a folder as Hugging Face's or open_clip's",
+    "<path>": "a weights file, or a folder downloaded from the Hugging Face hub",
 }
 
 
@@ -111,6 +111,8 @@ def _about(path: Path) -> tuple[str, str]:
     importlib.import_module("datasets")  # registers them
     registry = importlib.import_module("dassl.data.datasets").DATASET_REGISTRY
     name = str(stated_value(path, "DATASET.NAME"))
+    if name not in registry:
+        return name, "(not registered)"
     kind = registry.get(name)
     in_file = [
         other for other in registry.snapshot().values() if other.__module__ == kind.__module__
@@ -140,7 +142,9 @@ def settings(path: Path) -> dict[str, Any]:
 def _recipes() -> Iterator[str]:
     rows = []
     for folder in sorted(path for path in TRAINERS_DIR.iterdir() if path.is_dir()):
-        rows.append((folder.name, ", ".join(config_names(folder) or ["those of another trainer"])))
+        rows.append(
+            (folder.name, ", ".join(config_names(folder) or ["(those of another trainer)"]))
+        )
     return aligned(rows)
 
 
@@ -176,12 +180,12 @@ def nested(pairs: dict[str, Any]) -> dict[str, Any]:
 # --------------------------------------------------------------------- backbones
 def _backbones() -> Iterator[str]:
     clip = importlib.import_module("clip")
-    yield "CLIP, of most trainers:"
+    yield "CLIP backbones, for most trainers:"
     rows = [(name, _whether_here(clip.weights_path(name))) for name in clip.available_models()]
     yield from ("  " + line for line in aligned([*rows, *CLIP_FORMS.items()]))
     importlib.import_module("trainers.common.networks")  # registers some of them
     networks = importlib.import_module("dassl.modeling.networks")
-    yield "Image networks, of ERM, LP, LPFT, MIRO, NaiveKD and VL2V-ADiP:"
+    yield "Image networks, for ERM, LP, LPFT, MIRO, NaiveKD and VL2VADiP:"
     forms = [(source.example, "") for source in networks.SOURCES.values()]
     short = networks.SHORT_NAMES.items()
     yield from ("  " + line for line in aligned([*short, *forms]))
