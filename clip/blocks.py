@@ -8,6 +8,7 @@ Token layout at every boundary of this file is (L, N, W): tokens, sequences, wid
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
@@ -157,7 +158,9 @@ class ResidualAttentionBlock(nn.Module):
         n_head: attention heads.
         attn_mask: (L, L) added to the attention scores, cut to the tokens at hand; None = no mask.
         causal: token i attends to tokens j <= i (the same as a causal `attn_mask`, but fused).
-        activation: class of the MLP's activation.
+        activation: makes the MLP's activation.
+        mlp_width: hidden width of the MLP (default: 4 W).
+        eps: of both norms.
     """
 
     def __init__(
@@ -167,16 +170,19 @@ class ResidualAttentionBlock(nn.Module):
         attn_mask: Tensor | None = None,
         *,
         causal: bool = False,
-        activation: type[nn.Module] = QuickGELU,
+        activation: Callable[[], nn.Module] = QuickGELU,
+        mlp_width: int | None = None,
+        eps: float = 1e-5,
     ):
         super().__init__()
+        hidden = mlp_width or 4 * d_model
         self.attn = Attention(d_model, n_head)
-        self.ln_1 = LayerNorm(d_model)
+        self.ln_1 = LayerNorm(d_model, eps)
         self.mlp = nn.Sequential()
-        self.mlp.add_module("c_fc", nn.Linear(d_model, 4 * d_model))
+        self.mlp.add_module("c_fc", nn.Linear(d_model, hidden))
         self.mlp.add_module("gelu", activation())
-        self.mlp.add_module("c_proj", nn.Linear(4 * d_model, d_model))
-        self.ln_2 = LayerNorm(d_model)
+        self.mlp.add_module("c_proj", nn.Linear(hidden, d_model))
+        self.ln_2 = LayerNorm(d_model, eps)
         self.attn_mask = attn_mask
         self.causal = causal
 
@@ -294,51 +300,19 @@ class BlockView:
         return pick_rows(x, self._read)
 
 
-class Transformer(nn.Module):
-    """A stack of residual attention blocks on (L, N, W) tokens.
+class BlockStack(nn.Module):
+    """Blocks that are run one after the other on (L, N, W) tokens, with a hook around each.
 
     Args:
         width: W.
-        layers: number of blocks.
-        heads: attention heads.
-        attn_mask: see ResidualAttentionBlock.
-        causal: see ResidualAttentionBlock.
-        activation: class of the activation in every MLP.
+        blocks: called as ResidualAttentionBlock, with its ln_1 and ln_2.
     """
 
-    def __init__(
-        self,
-        width: int,
-        layers: int,
-        heads: int,
-        attn_mask: Tensor | None = None,
-        *,
-        causal: bool = False,
-        activation: type[nn.Module] = QuickGELU,
-    ):
+    def __init__(self, width: int, blocks: Iterable[nn.Module]):
         super().__init__()
         self.width = width
-        self.layers = layers
-        self.resblocks = nn.Sequential(
-            *(
-                ResidualAttentionBlock(
-                    width, heads, attn_mask, causal=causal, activation=activation
-                )
-                for _ in range(layers)
-            )
-        )
-        self._initialise()
-
-    @torch.no_grad()
-    def _initialise(self) -> None:
-        """Random weights whose residual branches keep the variance of the sum bounded."""
-        branch_std = (2 * self.layers * self.width) ** -0.5
-        for block in map(self.block, range(self.layers)):
-            nn.init.normal_(block.attn.out_proj.weight, std=branch_std)
-            nn.init.zeros_(block.attn.out_proj.bias)
-            c_fc, c_proj = (layer for layer in block.mlp if isinstance(layer, nn.Linear))
-            nn.init.normal_(c_fc.weight, std=(2 * self.width) ** -0.5)
-            nn.init.normal_(c_proj.weight, std=branch_std)
+        self.resblocks = nn.Sequential(*blocks)
+        self.layers = len(self.resblocks)
 
     def block(self, i: int) -> ResidualAttentionBlock:
         """Block `i`, counted from 0."""
@@ -397,6 +371,36 @@ class Transformer(nn.Module):
         if prefix is None:
             return x
         return torch.cat([prefix.expand(-1, x.shape[1], -1), x])
+
+
+class Transformer(BlockStack):
+    """A stack of residual attention blocks.
+
+    Args:
+        width: W.
+        layers: number of blocks.
+        heads: attention heads.
+        attn_mask: see ResidualAttentionBlock.
+        options: further arguments of ResidualAttentionBlock.
+    """
+
+    def __init__(
+        self, width: int, layers: int, heads: int, attn_mask: Tensor | None = None, **options: Any
+    ):
+        blocks = (ResidualAttentionBlock(width, heads, attn_mask, **options) for _ in range(layers))
+        super().__init__(width, blocks)
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Random weights whose residual branches keep the variance of the sum bounded."""
+        branch_std = (2 * self.layers * self.width) ** -0.5
+        for block in map(self.block, range(self.layers)):
+            nn.init.normal_(block.attn.out_proj.weight, std=branch_std)
+            nn.init.zeros_(block.attn.out_proj.bias)
+            c_fc, c_proj = (layer for layer in block.mlp if isinstance(layer, nn.Linear))
+            nn.init.normal_(c_fc.weight, std=(2 * self.width) ** -0.5)
+            nn.init.normal_(c_proj.weight, std=branch_std)
 
 
 def _check_last(x: Tensor, n: int) -> None:

@@ -31,9 +31,9 @@ from .files import is_open_clip_folder, load_file
 from .model import CLIP, TowerHook, build_clip, build_model
 from .open_clip_models import NAMES as OPEN_CLIP_NAMES
 from .open_clip_models import PREFIX as OPEN_CLIP
-from .open_clip_models import EncodeOnlyCLIP, load_open_clip
+from .open_clip_models import load_open_clip
 from .tokens import default_tokenizer, tokenize
-from .two_towers import IMAGE_MEAN, IMAGE_STD
+from .two_towers import IMAGE_MEAN, IMAGE_STD, TwoTowers
 
 __all__ = [
     "TowerHook",
@@ -213,7 +213,7 @@ def load_backbone(
     if precision not in ("fp32", "amp", "fp16"):
         raise ValueError(f'precision is "{precision}"; expected "fp32", "amp" or "fp16".')
     storage = "fp16" if precision == "fp16" else "fp32"
-    model: CLIP | EncodeOnlyCLIP
+    model: TwoTowers
     if name in _MODELS:
         _refuse_activation(name, activation)
         path = _download(_MODELS[name], download_root)

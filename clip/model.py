@@ -131,12 +131,6 @@ class CLIP(TwoTowers):
         """The dtype of activations: that of the first image convolution."""
         return self.visual.conv1.weight.dtype
 
-    @property
-    def activation(self) -> str:
-        """The activation of the MLPs: "quick_gelu" (OpenAI's) or "gelu"."""
-        layers = self.transformer.block(0).mlp
-        return "quick_gelu" if any(isinstance(m, QuickGELU) for m in layers) else "gelu"
-
     def build_attention_mask(self) -> Tensor:
         """The additive causal mask of the text tower, (context_length, context_length)."""
         mask = torch.full((self.context_length, self.context_length), float("-inf"))

@@ -1,130 +1,39 @@
 """Backbones of the open_clip_torch package, by name `open_clip:<architecture>/<pretrained>`.
 
 A model whose layout fits becomes our CLIP, with its activation and head counts; conversion counts
-only if both models give the same features on a probe. Any other model can encode, no more.
+only if both models give the same features on a probe. Any other model is an OpenCLIP
+(clip/foreign/).
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .activation import OPEN_CLIP_CONFIG, activation_of, check_activation
 from .archive import is_script_archive
 from .checkpoint import read_weights
 from .files import is_open_clip_folder, published_activations
+from .foreign import OpenCLIP
+from .foreign.image import same_features
 from .hub import cached_only_when_offline
 from .layouts import to_openai_layout
 from .model import CLIP, QuickGELU, build_clip
-from .vision import HOOKABLE
+from .tokens import ForeignTokens
+from .two_towers import TwoTowers
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "open_clip:"
 SCHEMAS = ("hf-hub:", "local-dir:")  # names with which open_clip finds config and weights at once
 NAMES = (PREFIX, *SCHEMAS)
-PROBE_TOLERANCE = (
-    1e-3  # of the largest feature: float32 rounding is far below, a wrong layout above
-)
 RESIZE_MODES = ("shortest", "squash")
-WHAT_WORKS = f"{HOOKABLE}, {PREFIX}ViT-B-16/laion2b_s34b_b88k and other plain ViT architectures"
-
-
-class EncodeOnlyCLIP(nn.Module):
-    """An open_clip model whose layout is not CLIP's: encodes images and texts, no more.
-
-    Everything that needs hooks, hidden states or the inside of the text tower is refused.
-    """
-
-    def __init__(self, model: Any, tokenizer: Any, *, reason: str, needs_strings: bool) -> None:
-        super().__init__()
-        import open_clip
-
-        self.inner: Any = model  # an open_clip model
-        size = open_clip.get_model_preprocess_cfg(model)["size"]
-        side = size if isinstance(size, int) else size[0]
-        take_preprocessing(self, model)
-        self.backbone_name = ""
-        self.reason = reason
-        self.needs_strings = needs_strings
-        self._tokenizer = tokenizer
-        with torch.no_grad():
-            features = model.encode_image(torch.zeros(1, 3, side, side))
-        self.visual = SimpleNamespace(input_resolution=side, output_dim=features.shape[-1])
-        self.context_length = getattr(model, "context_length", 77)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of activations."""
-        return next(self.inner.parameters()).dtype
-
-    @property
-    def logit_scale(self) -> Tensor:
-        """The logit scale in log form."""
-        return self.inner.logit_scale
-
-    def encode_image(self, images: Tensor, **options) -> Tensor:
-        """(N, 3, H, H) -> (N, D) raw features."""
-        self._refuse(options)
-        return self.inner.encode_image(images.to(self.dtype))
-
-    def encode_text(self, tokens: Tensor | Sequence[str], **options) -> Tensor:
-        """Token ids of `clip.tokenize`, or strings -> (N, D) raw features.
-
-        Raises:
-            ValueError: for token ids if the model has a tokenizer of its own.
-        """
-        self._refuse(options)
-        if not isinstance(tokens, Tensor):
-            tokens = self._tokenizer(list(tokens)).to(self.logit_scale.device)
-        elif self.needs_strings:
-            raise ValueError(
-                f"{self.backbone_name} has a tokenizer of its own: pass strings to encode_text, "
-                "not the ids of clip.tokenize."
-            )
-        return self.inner.encode_text(tokens)
-
-    def _refuse(self, options: dict) -> None:
-        asked = sorted(key for key, value in options.items() if value != DEFAULTS.get(key))
-        if asked:
-            self._refuse_internals(", ".join(asked))
-
-    def _refuse_internals(self, what: str) -> NoReturn:
-        raise ValueError(
-            f"{self.backbone_name or 'This backbone'} can only encode ({self.reason}): {what} is "
-            f"not available. Backbones that work: {WHAT_WORKS}."
-        )
-
-    def project_image(self, rows: Tensor) -> Tensor:
-        """Refused: there are not a CLIP tokens."""
-        self._refuse_internals("project_image")
-
-    def project_text(self, rows: Tensor) -> Tensor:
-        """Refused: there are not a CLIP tokens."""
-        self._refuse_internals("project_text")
-
-    def __getattr__(self, name: str) -> Any:
-        if name in INTERNALS:
-            self._refuse_internals(name)
-        return super().__getattr__(name)
-
-
-DEFAULTS = {"start": 0, "pool": True, "shared": 0}  # options that ask for nothing; others: None
-INTERNALS = (
-    "token_embedding",
-    "positional_embedding",
-    "transformer",
-    "ln_final",
-    "text_projection",
-)
 
 
 def load_open_clip(
@@ -133,7 +42,7 @@ def load_open_clip(
     precision: str = "fp32",
     cache_dir: str | os.PathLike | None = None,
     activation: str = "",
-) -> CLIP | EncodeOnlyCLIP:
+) -> CLIP | OpenCLIP:
     """Load `open_clip:<architecture>/<pretrained>`, `hf-hub:<repository>` or `local-dir:<folder>`.
 
     Args:
@@ -179,13 +88,27 @@ def load_open_clip(
             f'{name} was trained on images resized by the rule "{resize}". Backbones that work '
             f"take one of: {', '.join(RESIZE_MODES)}."
         )
+    return from_open_clip(inner, tokenizer, precision=precision)
+
+
+def from_open_clip(inner: Any, tokenizer: Any, *, precision: str = "fp32") -> CLIP | OpenCLIP:
+    """An open_clip model (in eval mode, float32) as our CLIP if its layout is CLIP's, or wrapped.
+
+    Args:
+        tokenizer: the model's own, of `open_clip.get_tokenizer`.
+        precision: "fp32", or "fp16": OpenAI's mixed storage for our CLIP, else all weights.
+    """
+    import open_clip
+
     try:
-        return convert(inner, precision=precision)
-    except (ValueError, RuntimeError, AttributeError) as err:
-        reason = str(err).splitlines()[0]
-    logger.warning("%s does not have CLIP's layout (%s): it can encode, no more.", name, reason)
-    needs_strings = not isinstance(tokenizer, open_clip.SimpleTokenizer)
-    return EncodeOnlyCLIP(inner, tokenizer, reason=reason, needs_strings=needs_strings)
+        model = convert(inner, precision=precision)
+    except (ValueError, RuntimeError, AttributeError):
+        wrapped = OpenCLIP(inner, tokenizer)
+        take_preprocessing(wrapped, inner)
+        return wrapped.half() if precision == "fp16" else wrapped
+    if not isinstance(tokenizer, open_clip.SimpleTokenizer):
+        model.tokenizer = ForeignTokens(tokenizer)
+    return model
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -330,7 +253,7 @@ def convert(inner: Any, *, precision: str = "fp32") -> CLIP:
     return model
 
 
-def take_preprocessing(model: CLIP | EncodeOnlyCLIP, inner: Any) -> None:
+def take_preprocessing(model: TwoTowers, inner: Any) -> None:
     """Tell ``model`` how the images of an open_clip model are prepared."""
     import open_clip
 
@@ -357,7 +280,5 @@ def _check_features(inner: Any, model: CLIP) -> None:
         "text": (inner.encode_text(tokens), model.encode_text(tokens)),
     }
     for name, (theirs, ours) in pairs.items():
-        if theirs.shape != ours.shape or not torch.allclose(
-            theirs, ours, rtol=0, atol=PROBE_TOLERANCE * float(theirs.abs().max())
-        ):
+        if not same_features(ours, theirs):
             raise ValueError(f"its {name} features are computed differently")

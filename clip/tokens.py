@@ -74,9 +74,14 @@ class ForeignTokens:
         return self.tokenizer(texts, context_length=length) if too_long else ids[:, :length]
 
     def ends(self, tokens: Tensor) -> Tensor:
+        """Raises: ValueError for ids of another tokenizer, in which the end marker is missing."""
         found = tokens[:, self.start :] == self.end
-        last = tokens.shape[1] - 1
-        return torch.where(found.any(dim=1), self.start + found.int().argmax(dim=1), last)
+        if not found.any(dim=1).all():
+            raise ValueError(
+                f"These token ids hold no end marker (id {self.end}): make them with the tokenize "
+                "method of the backbone."
+            )
+        return self.start + found.int().argmax(dim=1)
 
 
 @lru_cache(maxsize=1)

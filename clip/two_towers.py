@@ -1,6 +1,6 @@
 """What every backbone offers: two encoders with hooks and hidden states, and its own tokenizer.
 
-`CLIP` (clip/model.py) and `OpenCLIP` (clip/open_clip/model.py) differ in their towers and in where
+`CLIP` (clip/model.py) and `OpenCLIP` (clip/foreign/model.py) differ in their towers and in where
 a text's feature is read; methods use the members of this class and know neither.
 """
 
@@ -62,6 +62,12 @@ class TwoTowers(nn.Module):
     def dtype(self) -> torch.dtype:
         """The dtype of activations."""
         raise TypeError(f"{type(self).__name__} does not override dtype.")
+
+    @property
+    def activation(self) -> str:
+        """The activation of the MLPs: "quick_gelu" (OpenAI's) or "gelu"."""
+        names = {type(module).__name__ for module in self.modules()}
+        return "quick_gelu" if "QuickGELU" in names else "gelu"
 
     # ----------------------------------------------------------------- texts as tokens
     def tokenize(self, texts: str | Sequence[str], *, truncate: bool = False) -> Tensor:

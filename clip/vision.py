@@ -18,6 +18,19 @@ from .blocks import LayerNorm, QuickGELU, TowerHook, Transformer, check_plain_ca
 HOOKABLE = "ViT-B/32, ViT-B/16, ViT-L/14, ViT-L/14@336px, toy/ViT"
 
 
+def check_size(images: Tensor, side: int) -> None:
+    """Refuse images of another size than the tower's.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if images.shape[-2:] != (side, side):
+        raise ValueError(
+            f"Images are {images.shape[-2]} x {images.shape[-1]} pixels, this backbone takes "
+            f"{side} x {side}. Set INPUT.SIZE to ({side}, {side})."
+        )
+
+
 class VisionTransformer(nn.Module):
     """conv1 -> class token -> positions -> ln_pre -> blocks -> token 0 -> ln_post -> proj.
 
@@ -57,12 +70,7 @@ class VisionTransformer(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """(N, 3, H, H) -> (L, N, W) tokens with positions, before ln_pre. Token 0 is CLS."""
-        side = self.input_resolution
-        if images.shape[-2:] != (side, side):
-            raise ValueError(
-                f"Images are {images.shape[-2]} x {images.shape[-1]} pixels, this backbone takes "
-                f"{side} x {side}. Set INPUT.SIZE to ({side}, {side})."
-            )
+        check_size(images, self.input_resolution)
         x = self.conv1(images).flatten(2).permute(2, 0, 1)  # (g * g, N, W)
         cls = self.class_embedding.to(x.dtype).expand(1, x.shape[1], -1)
         return torch.cat([cls, x]) + self.positional_embedding.to(x.dtype)[:, None]
@@ -228,12 +236,7 @@ class ModifiedResNet(nn.Module):
                 "A ResNet image tower has no transformer blocks: it takes no hook, start, stop or "
                 f"states and returns pooled features only. Backbones that work: {HOOKABLE}."
             )
-        side = self.input_resolution
-        if images.shape[-2:] != (side, side):
-            raise ValueError(
-                f"Images are {images.shape[-2]} x {images.shape[-1]} pixels, this backbone takes "
-                f"{side} x {side}. Set INPUT.SIZE to ({side}, {side})."
-            )
+        check_size(images, self.input_resolution)
         x = images.to(self.conv1.weight.dtype)
         for conv, bn in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
             x = F.relu(bn(conv(x)))

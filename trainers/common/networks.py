@@ -57,7 +57,7 @@ def _clip(model: str, pretrained: bool, weights: str) -> ImageNetwork:
         )
     clip = load_backbone(weights or model, precision="fp32")
     tower = clip.visual
-    if not isinstance(tower, nn.Module):
+    if not isinstance(tower, (VisionTransformer, ModifiedResNet)):
         raise ValueError(
             f"clip:{model} has no image tower of CLIP's layout, so that it cannot be trained here. "
             "Take it from timm, or another CLIP."
