@@ -32,6 +32,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--model-dir", type=Path, help="directory of a finished run")
     model.add_argument("--backbone", help="zero-shot: name of a backbone")
+    parser.add_argument(
+        "--activation",
+        default="",
+        choices=("quick_gelu", "gelu"),
+        help="zero-shot: of a weights file that does not tell",
+    )
     parser.add_argument("--load-epoch", type=int, help="epoch to load (default: the last saved)")
     parser.add_argument("--classnames", help="zero-shot: names separated by commas, or a text file")
     parser.add_argument("--template", action="append", help="zero-shot: sentence with one {}")
@@ -63,10 +69,10 @@ def check_args(args: argparse.Namespace) -> None:
             raise ValueError(f"{flag} is {getattr(args, option)}; expected at least 1.")
     if args.output and args.output.suffix not in OUTPUT_SUFFIXES:
         raise ValueError(f"--output is {args.output}; expected a file ending in .csv or .json.")
-    if args.model_dir and (args.classnames or args.template):
+    if args.model_dir and (args.classnames or args.template or args.activation):
         raise ValueError(
-            "--classnames and --template belong to --backbone (zero-shot). A tuned model knows the "
-            "classes that it was trained on."
+            "--classnames, --template and --activation belong to --backbone (zero-shot). A tuned "
+            "model knows the classes and the activation that it was trained with."
         )
     if args.backbone and args.load_epoch is not None:
         raise ValueError("--load-epoch belongs to --model-dir.")
@@ -168,7 +174,7 @@ def zero_shot_predictor(args: argparse.Namespace, device: torch.device):
             'more, as "cat,dog,red panda", or a file with one per line.'
         )
     templates = check_templates(args.template or [DEFAULT_TEMPLATE], given_as="--template")
-    clip = load_backbone(args.backbone, device=device)
+    clip = load_backbone(args.backbone, device=device, activation=args.activation)
     method = ZeroshotClassifier(zero_shot_classifier(clip, classnames, templates))
     view = backbone_view(clip).test.build()
     return method_predictor(ZeroshotCLIP, get_cfg_default(), clip, method, classnames, view=view)

@@ -59,8 +59,8 @@ def guess_activation(path: Path) -> str:
     logger.warning(
         "%s does not tell its activation: it is read with QuickGELU (OpenAI's models and their "
         "descendants). Weights that were trained with GELU (LAION-2B, DataComp) would give wrong "
-        "numbers: name their architecture, open_clip:<architecture>/<path>, or say activation= "
-        '"gelu" or "quick_gelu" to clip.load_backbone.',
+        "numbers: name their architecture, open_clip:<architecture>/<path>, or say which one it "
+        "is: --activation gelu or quick_gelu (clip.load_backbone: activation=).",
         path,
     )
     return "quick_gelu"

@@ -3,11 +3,15 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+import torch
 from battery import CLASSNAMES, backbone_file, made_image, made_trainer
 
 import predict
+from clip import load_backbone
+from trainers.common.predictor import normalise_pixels
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +86,10 @@ def test_classes_of_the_same_words_are_named_and_told_apart_by_their_labels(run,
         (["{mine}", "--topk", "0"], "--topk is 0"),
         (["{mine}", "--load-epoch", "9"], r"model\.pth\.tar-9\. The run kept epoch 1"),
         (["{mine}", "--output", "x.txt"], "expected a file ending in .csv or .json"),
-        (["{mine}", "--classnames", "cat,dog"], "--classnames and --template belong to --backbone"),
+        (
+            ["{mine}", "--classnames", "cat,dog"],
+            "--classnames, --template and --activation belong to --backbone",
+        ),
     ],
 )
 def test_bad_arguments_say_what_is_wrong(run, arguments, message):
@@ -148,3 +155,17 @@ def test_an_unreadable_image_is_named_or_left_out_on_request(run, tmp_path, caps
     printed = capsys.readouterr()
     assert "photo1.png" in printed.out and "broken.jpg" not in printed.out
     assert "broken.jpg" in printed.err and "._photo0" not in printed.err
+
+
+def test_the_activation_of_the_training_is_recorded_and_used_again(tmp_path, caplog):
+    trainer = made_trainer("ZeroshotCLIP", tmp_path, "MODEL.BACKBONE.ACTIVATION", "gelu")
+    trainer.train()
+    assert trainer.results_meta()["activation"] == "gelu"
+
+    predictor = predict.tuned_predictor(Path(trainer.output_dir), None, torch.device("cpu"))
+
+    image = predictor.pixels([made_image("test", 0, 9)])
+    scores = trainer.method(trainer.clip, normalise_pixels(trainer.clip, image))
+    torch.testing.assert_close(predictor(image), scores.softmax(dim=-1))
+    assert "does not tell its activation" not in caplog.text
+    assert load_backbone(trainer.cfg.MODEL.BACKBONE.NAME).activation == "quick_gelu"

@@ -81,6 +81,7 @@ def _model(cfg: CN) -> None:
     node.BACKBONE = CN()
     node.BACKBONE.NAME = ""
     node.BACKBONE.PRETRAINED = True
+    node.BACKBONE.ACTIVATION = ""  # quick_gelu | gelu, for a weights file that does not tell
     node.HEAD = CN()
     node.HEAD.NAME = ""
     node.HEAD.HIDDEN_LAYERS = ()

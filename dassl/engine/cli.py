@@ -60,6 +60,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--no-recipe", action="store_true", help="the engine's defaults instead of any recipe")
     add("--trainer", default="", help="name of the trainer")
     add("--backbone", default="", help="name of the backbone")
+    add(
+        "--activation",
+        default="",
+        choices=("quick_gelu", "gelu"),
+        help="of a backbone's weights file that does not tell (a warning says so)",
+    )
     add("--head", default="", help="name of the head (engine networks only)")
     add(
         "--enhanced-base", default="", metavar="PATH", help="TaskRes: base classifier to start from"

@@ -14,6 +14,7 @@ FLAG_KEYS = {  # flag -> the key that it sets
     "target_domains": "DATASET.TARGET_DOMAINS",
     "transforms": "INPUT.TRANSFORMS",
     "backbone": "MODEL.BACKBONE.NAME",
+    "activation": "MODEL.BACKBONE.ACTIVATION",
     "head": "MODEL.HEAD.NAME",
 }
 # flag that does nothing without another -> that other, and what to do instead

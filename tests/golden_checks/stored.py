@@ -23,7 +23,7 @@ class StoredClip(nn.Module):
 
     backbone_name, dtype, image_mean, image_std = "stored", torch.float32, (0.0,) * 3, (1.0,) * 3
     image_interpolation, image_resize = "bicubic", "shortest"
-    is_causal = True
+    is_causal, activation = True, "quick_gelu"
 
     def __init__(self, features: Tensor, scale: float = 1.0) -> None:
         super().__init__()

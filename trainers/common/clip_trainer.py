@@ -51,6 +51,7 @@ class ClipTrainer(TrainerX):
         "TRAINER.",
         "LOSS.",
         "MODEL.BACKBONE.NAME",
+        "MODEL.BACKBONE.ACTIVATION",
         "DATASET.TEMPLATES",
         "DATASET.PROMPT",
         "DATASET.INCLUDE_ALL_CLASSES",
@@ -120,7 +121,10 @@ class ClipTrainer(TrainerX):
         given = self.given_networks.get("clip")
         if given is None:
             return load_backbone(
-                self.cfg.MODEL.BACKBONE.NAME, precision=precision, device=self.device
+                self.cfg.MODEL.BACKBONE.NAME,
+                precision=precision,
+                device=self.device,
+                activation=self.cfg.MODEL.BACKBONE.ACTIVATION,
             )
         dtype = torch.float16 if precision == "fp16" else torch.float32
         if given.dtype != dtype:
@@ -310,6 +314,9 @@ class ClipTrainer(TrainerX):
         return clip_predictor(cls, checkpoint, device)
 
     # ----------------------------------------------------------------- files
+    def results_meta(self) -> dict[str, Any]:
+        return {**super().results_meta(), "activation": self.clip.activation}
+
     def checkpoint_meta(self) -> dict:
         """What ``predict.py`` and a transfer to other classes need."""
         return {
@@ -318,6 +325,7 @@ class ClipTrainer(TrainerX):
             "class_ids": list(getattr(self.dm.dataset, "class_ids", [])),
             "backbone": self.cfg.MODEL.BACKBONE.NAME,
             "backbone_digest": self.backbone_digest,
+            "activation": self.clip.activation,
             "input_size": int(self.cfg.INPUT.SIZE[0]),
             "config": self.cfg.dump(),
         }

@@ -46,7 +46,8 @@ def clip_predictor(trainer: type, checkpoint: dict, device: torch.device) -> Pre
     """Rebuild a ClipTrainer's method from its checkpoint alone."""
     cfg, state = config_of(checkpoint, trainer), checkpoint["state_dict"]
     classnames = list(checkpoint["classnames"])
-    clip = load_backbone(checkpoint["backbone"], device=device)
+    activation = checkpoint.get("activation", "")  # not in files of the first version
+    clip = load_backbone(checkpoint["backbone"], device=device, activation=activation)
     method = trainer.restore_method(cfg, clip, classnames, state).to(device).eval()
     load_state(method, state, classnames, classnames, "given")
     view = Augmentation.from_cfg(cfg).test.build()  # of the run's evaluation

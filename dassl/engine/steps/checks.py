@@ -28,6 +28,7 @@ class StepChecks:
     def conditions(cls) -> list[Condition]:
         return [
             only_if("MODEL.BACKBONE.PRETRAINED", "MODEL.BACKBONE.WEIGHTS", ""),
+            never("MODEL.BACKBONE.ACTIVATION", "it is for a backbone with a text tower"),
             never("OPTIM.MAX_EPOCH", "the length of the run is STEPS.N"),
             never("OPTIM.STAGED_LR", "its parameter groups are its own"),
             never((*STORED_VIEWS, "TRAIN.TEXT_CHUNK"), "it has no frozen CLIP that encodes ahead"),

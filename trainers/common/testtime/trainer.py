@@ -165,7 +165,8 @@ class StreamTrainer(FeatureTrainer):
 
     def results_meta(self) -> dict:
         """How much of the test images the metrics are over."""
-        return {} if self.streamed is None else {"stream": self.streamed}
+        streamed = {} if self.streamed is None else {"stream": self.streamed}
+        return {**super().results_meta(), **streamed}
 
     def remove_resume_file(self) -> None:
         """Remove what an interrupted run would go on from, streams included."""
