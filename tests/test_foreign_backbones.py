@@ -16,6 +16,7 @@ from trainers.common.clip_encoder import backbone_input
 from trainers.common.text.deep_prompts import ImagePromptHook
 from trainers.common.text.encode import encode_prompts
 from trainers.common.text.learned import ContextPrompt
+from trainers.taskres.base import enhanced_base, regular_base
 
 TEXTS = ["a photo of a cat.", "a photo of a red dog on grass.", "a photo of a bus."]
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -206,6 +207,17 @@ def test_a_logit_bias_cancels_in_a_softmax_and_not_in_a_sigmoid():
     torch.testing.assert_close((logits + ours.logit_bias).sigmoid(), expected.sigmoid(), **CLOSE)
     assert not torch.allclose(logits.sigmoid(), expected.sigmoid(), **CLOSE)
     assert backbone("vit").logit_bias is None
+
+
+def test_the_enhanced_base_keeps_the_bias_of_the_projection():
+    ours, names, templates = backbone("siglip"), ["cat", "bus"], ["a photo of a {}."]
+    regular = regular_base(ours, names, templates, replace_underscores=True)
+
+    weight = ours.text_projection.t()
+    enhanced = enhanced_base(ours, names, templates, weight, replace_underscores=True)
+
+    assert float(ours.text_projection_bias.abs().max()) > 0.01
+    torch.testing.assert_close(enhanced, regular, **CLOSE)
 
 
 def test_all_weights_are_in_half_precision_but_the_logit_scale():

@@ -15,6 +15,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from clip import available_models, load_backbone
+from clip.foreign.image import IMAGE_HOOKS
 from clip.model import CLIP
 from dassl.config import Condition, declared_cfg, never
 from dassl.config.pixels import OPEN, close_with_backbone
@@ -153,10 +154,9 @@ class ClipTrainer(TrainerX):
 
     def _check_backbone(self, clip: CLIP) -> None:
         if self.needs_vit and not hasattr(clip.visual, "transformer"):
-            vits = [name for name in available_models() if "ViT" in name]
             raise ValueError(
                 f"{type(self).__name__} changes the blocks of a transformer image tower, and "
-                f"{self.cfg.MODEL.BACKBONE.NAME} has none. Backbones that work: {', '.join(vits)}."
+                f"{self.cfg.MODEL.BACKBONE.NAME} has none. Backbones that work: {IMAGE_HOOKS}."
             )
 
     @classmethod

@@ -14,20 +14,25 @@ from trainers.common.text.encode import pre_projection_features, template_featur
 
 
 class ProjectionTuning(Method):
-    """t_c = W h_c; h_c (C, w) is frozen, W (D, w) starts at CLIP's text projection and is learned.
+    """t_c = W h_c + b; h_c (C, w) is frozen, W (D, w) starts at CLIP's projection and is learned.
+
+    b is the frozen bias of the projection, where a backbone has one (SigLIP).
 
     Source: taskres section 1, "How to produce an enhanced base" (the recipe is ours).
     """
 
-    def __init__(self, pre_projection: Tensor, text_projection: Tensor) -> None:
-        """Args: pre_projection (C, w), mean over templates; text_projection (w, D)."""
+    def __init__(
+        self, pre_projection: Tensor, text_projection: Tensor, bias: Tensor | None = None
+    ) -> None:
+        """Args: pre_projection (C, w), mean over templates; text_projection (w, D); bias (D,)."""
         super().__init__()
+        self.register_buffer("bias", bias, persistent=False)
         self.register_buffer("pre_projection", pre_projection, persistent=False)
         self.weight = nn.Parameter(text_projection.detach().t().contiguous().clone())
 
     def base_text_features(self) -> Tensor:
         """(C, D), not normalised."""
-        return self.pre_projection @ self.weight.t()
+        return F.linear(self.pre_projection, self.weight, self.bias)
 
     def text_features(self, clip: CLIP) -> Tensor:
         """(C, D) unit rows."""
@@ -66,7 +71,7 @@ def enhanced_base(
             f"The enhanced base holds a weight of shape {tuple(weight.shape)}, this backbone needs "
             f"{expected}. Train one for it: bash scripts/taskres/enhanced_base.sh DATASET SHOTS."
         )
-    return hidden @ weight.to(hidden).t()
+    return F.linear(hidden, weight.to(hidden), clip.text_projection_bias)
 
 
 def read_enhanced_base(path: str | Path) -> Tensor:

@@ -120,7 +120,10 @@ class TaskResBase(FeatureTrainer):
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
         words = TaskResSettings.of(cfg).words
         hidden = pre_projection_features(clip, classnames, ensemble_templates(cfg), **words)
-        return ProjectionTuning(hidden.float(), clip.text_projection.float())
+        bias = clip.text_projection_bias
+        return ProjectionTuning(
+            hidden.float(), clip.text_projection.float(), None if bias is None else bias.float()
+        )
 
     def after_train(self) -> None:
         """Write the enhanced base beside the checkpoints."""

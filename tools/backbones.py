@@ -1,0 +1,222 @@
+"""Which methods run on which backbones: writes docs/backbones.md.
+
+    python tools/backbones.py                            # the whole table (about 10 minutes)
+    python tools/backbones.py --families siglip coca     # print some columns, write nothing
+
+Each cell is a run: the method trains an epoch on six random images of three classes and is tested,
+on a tiny random variant of the family (tools/tiny_backbones.py).
+"""
+
+import argparse
+import contextlib
+import io
+import logging
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import open_clip
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import datasets  # noqa: F401  registers what it holds
+import trainers  # noqa: F401  registers what it holds
+from clip import CLIP
+from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.cli import make_config, make_parser
+from dassl.utils import set_random_seed
+from tools.tiny_backbones import FAMILIES, tiny_backbone
+from trainers.common import ClipTrainer
+from trainers.common.clip_encoder import ClipEncoder
+from trainers.common.teachers.teacher import ClipTeacher, class_embeddings
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "backbones.md"
+CLASSNAMES = ("red circle", "Boeing 747", "golden_retriever")
+WORKS, REFUSES = "works", "refuses"
+TEACHERS = "teachers of VL2V-ADiP, NaiveKD"
+REFUSAL = ("Backbones that work", "Image towers that can")  # in every sentence that refuses
+ALIASES = ("ADAPTER", "MultiModalAdapter", "ZeroshotCLIP2", "TaskResBase")
+SMALL = {  # what fits towers of two blocks and 32 text positions
+    "CLIPAdapter": (),
+    "CoCoOp": ("TRAINER.COCOOP.N_CTX", 4),
+    "CoOp": ("TRAINER.COOP.N_CTX", 4),
+    "DMN": ("TRAINER.DMN.TEXT_PROMPT", "simple"),
+    "IVLP": ("TRAINER.IVLP.PROMPT_DEPTH_VISION", 2, "TRAINER.IVLP.PROMPT_DEPTH_TEXT", 2),
+    "LASP": ("TRAINER.LASP.N_CTX", 4),
+    "MMA": ("TRAINER.MMADAPTER.ADAPTER_START", 1, "TRAINER.MMADAPTER.ADAPTER_END", 2),
+    "MaPLe": ("TRAINER.MAPLE.PROMPT_DEPTH", 2),
+    "ProDA": ("TRAINER.PRODA.N_CTX", 4, "TRAINER.PRODA.N_PROMPT", 4),
+    "ProGrad": ("TRAINER.COOP.N_CTX", 4),
+    "PromptSRC": (
+        *("TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION", 2),
+        *("TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT", 2),
+    ),
+    "RPO": ("TRAINER.RPO.K", 2),
+    "TPT": ("TRAINER.TPT.N_VIEWS", 10),
+    "VPT": ("TRAINER.VPT.PROMPT_DEPTH_VISION", 2),
+}
+HEAD = """# Backbones
+
+Written by `python tools/backbones.py`; do not edit. Each cell of the second table is a run of the
+method on a tiny random variant of the family: **works** (trains and is tested) or **refuses** (says
+why, and which backbones work). That features are those of open_clip is tested in
+`tests/test_foreign_backbones.py`.
+
+Names: `--backbone open_clip:<architecture>/<tag>`. Input size, pixel statistics, interpolation and
+resizing, the tokenizer and the length of texts are the backbone's own.
+
+"""
+TAIL = """
+The tags are those of open_clip_torch {version}. ResNets, ConvNeXt and the FastViT towers of
+MobileCLIP have no tokens: methods that add something inside the image tower refuse them. Text
+towers of the transformers package (roberta, xlm-roberta, nllb) encode whole texts: methods that
+learn a context refuse them. They need `pip install 'vltune[backbones]'`, as do the tokenizers of
+SigLIP, CLIPA and MetaCLIP 2. RPO lets tokens read without being read, which the blocks of timm
+cannot.
+
+Not in open_clip, and therefore not here: DINOv3's text-aligned heads (dino.txt) and TinyCLIP.
+"""
+
+
+def methods() -> list[str]:
+    """Registered trainers that use a CLIP, second names left out; teachers last."""
+    names = TRAINER_REGISTRY.registered_names()
+    own = [n for n in names if issubclass(TRAINER_REGISTRY.get(n), ClipTrainer)]
+    return [*sorted(set(own) - set(ALIASES), key=str.lower), TEACHERS]
+
+
+backbone = cache(tiny_backbone)
+
+
+def cell(method: str, family: str) -> str:
+    """Run a method on a family's variant: "works" or "refuses"; any other error is raised."""
+    set_random_seed(1)
+    clip = backbone(family)
+    try:
+        with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
+            _teach(clip) if method == TEACHERS else _train(method, clip)
+    except ValueError as err:
+        if not any(words in str(err) for words in REFUSAL):
+            raise
+        return REFUSES
+    return WORKS
+
+
+def _images(clip: CLIP) -> torch.Tensor:
+    side = clip.visual.input_resolution
+    return torch.randn(6, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def _teach(clip: CLIP) -> None:
+    teacher = ClipTeacher(clip)
+    class_embeddings(teacher, CLASSNAMES, ["a photo of a {}"])
+    teacher.encode_image(_images(clip))
+
+
+def _train(method: str, clip: CLIP) -> None:
+    trainer = TRAINER_REGISTRY.get(method)
+    batch = {"img": _images(clip), "label": torch.tensor([0, 1, 2, 0, 1, 2])}
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["--trainer", method, "--dataset", "toy_objects", "--output-dir", folder]
+        words += ["DATASET.NUM_SHOTS", "2", "USE_CUDA", "False", *map(str, SMALL.get(method, ()))]
+        cfg = make_config(make_parser().parse_args(words)).clone()
+        cfg.defrost()
+        cfg.OPTIM.MAX_EPOCH = min(cfg.OPTIM.MAX_EPOCH, 1)
+        cfg.OPTIM.WARMUP_EPOCH = 0
+        parts = {"clip": clip, "test": [batch], "val": [batch]}
+        if "auxiliary" in trainer.takes_networks:
+            parts["auxiliary"] = ClipEncoder(clip)
+        run = trainer.from_parts(cfg, CLASSNAMES, [batch], **parts)
+        run.train()
+        if not 0 <= run.results["test"]["accuracy"] <= 100:
+            raise RuntimeError(f"{method} gives no accuracy on {clip.backbone_name}.")
+
+
+def family_of(architecture: str) -> str:
+    """The family of `tools/tiny_backbones.py` that an architecture of open_clip belongs to."""
+    config = open_clip.get_model_config(architecture)
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    timm = vision.get("timm_model_name", "")
+    if text.get("hf_model_name"):
+        return "hf_text"
+    for start, family in {
+        "convnext": "convnext",
+        "fastvit": "mobileclip_s",
+        "vitamin": "vitamin",
+        "eva02_enormous": "eva02_e",
+        "eva02": "eva02",
+        "eva_": "eva01",
+        "vit_pe_core": "pe_core",
+        "vit_base_mci": "mobileclip_vit",
+        "vit_large_patch14_clip": "mobileclip2_l",
+    }.items():
+        if timm.startswith(start):
+            return family
+    if "siglip" in timm:
+        return "siglip2" if text["vocab_size"] == 256000 else "siglip"
+    if "multimodal_cfg" in config:
+        return "coca"
+    if text.get("pool_type") == "eos":
+        return "worldwide"
+    if text.get("no_causal_mask"):
+        return "clipa"
+    if isinstance(vision["layers"], list):
+        return "resnet"
+    return "vit_wide_mlp" if vision.get("mlp_ratio", 4) != 4 else "vit"
+
+
+def tags() -> Counter[str]:
+    """Family -> number of open_clip's pretrained tags."""
+    return Counter(family_of(architecture) for architecture, _ in open_clip.list_pretrained())
+
+
+def overview(counts: Counter[str]) -> list[str]:
+    """The table of families: tags, hooks, learned texts."""
+    rows = ["| family | tags | adds inside the image tower | learned texts |", "|---|---|---|---|"]
+    sums: Counter[str] = Counter()
+    for name, family in FAMILIES.items():
+        has = {"image": hasattr(backbone(name).visual, "transformer"), "text": name != "hf_text"}
+        sums.update({kind: counts[name] for kind, value in has.items() if value})
+        told = [WORKS if value else "features only" for value in has.values()]
+        rows.append(f"| {family.title} | {counts[name]} | {told[0]} | {told[1]} |")
+    total = sum(counts.values())
+    return [*rows, f"| all | {total} | {sums['image']} | {sums['text']} |"]
+
+
+def table(families: Iterable[str]) -> list[str]:
+    """The table of runs, a row per method."""
+    names = list(families)
+    rows = [f"| method | {' | '.join(FAMILIES[name].title for name in names)} |"]
+    rows.append("|---" * (len(names) + 1) + "|")
+    for method in methods():
+        cells = [cell(method, name) for name in names]
+        rows.append(f"| {method} | {' | '.join(cells)} |")
+        print(rows[-1], file=sys.stderr)
+    return rows
+
+
+def page() -> str:
+    """The text of docs/backbones.md."""
+    tail = TAIL.format(version=open_clip.__version__)
+    return HEAD + "\n".join([*overview(tags()), "", *table(FAMILIES)]) + "\n" + tail
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, help="print these columns only")
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    if args.families:
+        print("\n".join(table(args.families)))
+        return
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"{PAGE} is written.")
+
+
+if __name__ == "__main__":
+    main()
