@@ -35,6 +35,7 @@ from trainers.common.clip_encoder import ClipEncoder
 from trainers.common.teachers.teacher import ClipTeacher, class_embeddings
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "backbones.md"
+VIEWS = 20  # of every image, as many as CLAP reads
 CLASSNAMES = ("red circle", "Boeing 747", "golden_retriever")
 WORKS, REFUSES = "works", "refuses"
 TEACHERS = "teachers of VL2V-ADiP, NaiveKD"
@@ -106,9 +107,12 @@ def cell(method: str, family: str) -> str:
     return WORKS
 
 
-def _images(clip: CLIP) -> torch.Tensor:
+def _images(clip: CLIP, *shape: int, raw: bool = False) -> torch.Tensor:
+    """Six noise images, or (6, *shape) views of each: normalised pixels, or raw ones of 8 bits."""
     side = clip.visual.input_resolution
-    return torch.randn(6, 3, side, side, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(6, *shape, 3, side, side, generator=generator)
+    return (60 * pixels + 120).clamp(0, 255).to(torch.uint8) if raw else pixels
 
 
 def _teach(clip: CLIP) -> None:
@@ -119,7 +123,9 @@ def _teach(clip: CLIP) -> None:
 
 def _train(method: str, clip: CLIP) -> None:
     trainer = TRAINER_REGISTRY.get(method)
-    batch = {"img": _images(clip), "label": torch.tensor([0, 1, 2, 0, 1, 2])}
+    has_auxiliary = "auxiliary" in trainer.takes_networks  # which normalises in its own way
+    batch = {"img": _images(clip, raw=has_auxiliary), "label": torch.tensor([0, 1, 2, 0, 1, 2])}
+    batch["views"] = _images(clip, VIEWS, raw=has_auxiliary)
     with tempfile.TemporaryDirectory() as folder:
         words = ["--trainer", method, "--dataset", "toy_objects", "--output-dir", folder]
         words += ["DATASET.NUM_SHOTS", "2", "USE_CUDA", "False", *map(str, SMALL.get(method, ()))]
@@ -128,7 +134,7 @@ def _train(method: str, clip: CLIP) -> None:
         cfg.OPTIM.MAX_EPOCH = min(cfg.OPTIM.MAX_EPOCH, 1)
         cfg.OPTIM.WARMUP_EPOCH = 0
         parts = {"clip": clip, "test": [batch], "val": [batch]}
-        if "auxiliary" in trainer.takes_networks:
+        if has_auxiliary:
             parts["auxiliary"] = ClipEncoder(clip)
         run = trainer.from_parts(cfg, CLASSNAMES, [batch], **parts)
         run.train()
