@@ -16,6 +16,7 @@ from trainers.common.clip_encoder import backbone_input
 from trainers.common.text.deep_prompts import ImagePromptHook
 from trainers.common.text.encode import encode_prompts
 from trainers.common.text.learned import ContextPrompt
+from trainers.rpo import ReadOnlyPrompts
 from trainers.taskres.base import enhanced_base, regular_base
 
 TEXTS = ["a photo of a cat.", "a photo of a red dog on grass.", "a photo of a bus."]
@@ -262,3 +263,16 @@ def test_images_of_another_size_are_refused():
 def test_the_class_says_what_it_is():
     assert isinstance(backbone("siglip"), OpenCLIP) and not isinstance(backbone("vit"), OpenCLIP)
     assert backbone("siglip").activation == "gelu"
+
+
+@pytest.mark.parametrize("name", ["siglip", "coca"])
+def test_what_reads_single_image_tokens_names_the_towers_that_have_them(name):
+    ours = backbone(name)
+
+    def read_only_prompts():
+        method = ReadOnlyPrompts(ours, ["cat", "bus"], prompts=2, template="a _")
+        return method(ours, pixels(name))
+
+    for refused in (read_only_prompts, lambda: ours.project_image(torch.zeros(1, 2, 64))):
+        with pytest.raises(ValueError, match="Backbones that work: ViT-B/32.*plain and CLIPA ViTs"):
+            refused()

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..blocks import QuickGELU, Transformer, pick_rows
+from ..vision import HOOKABLE
+
+SINGLE_TOKENS = f"{HOOKABLE}, and the plain and CLIPA ViTs of open_clip (docs/backbones.md)"
 
 
 def own_transformer(theirs: Any, *, causal: bool) -> Transformer:
@@ -88,8 +91,8 @@ class TimmBlock(nn.Module):
     def read_from(self, x: Tensor, memory: Tensor) -> Tensor:
         """Refused: timm's attention has no keys and values apart from its queries."""
         raise ValueError(
-            "The blocks of a timm image tower cannot let tokens read without being read (RPO). "
-            "Image towers that can: OpenAI's ViTs, and the plain, CLIPA and CoCa ViTs of open_clip."
+            "The blocks of a timm image tower cannot let tokens read without being read. Backbones "
+            f"that work: {SINGLE_TOKENS}."
         )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..blocks import BlockStack, TowerHook
 from ..vision import HOOKABLE, check_size
-from .blocks import TimmBlock, own_transformer, without
+from .blocks import SINGLE_TOKENS, TimmBlock, own_transformer, without
 
 OPEN_CLIP_VITS = "plain, CLIPA, CoCa, SigLIP, PE-Core, EVA, ViTamin, MobileCLIP-B and -L"
 TOLERANCE = 1e-3  # of the largest feature: rounding is far below, a wrong layout above
@@ -33,9 +33,9 @@ class ForeignTower(nn.Module):
         super().__init__()
         self.input_resolution, self.output_dim = input_resolution, output_dim
 
-    def refuse(self, what: str) -> NoReturn:
+    def refuse(self, what: str, works: str) -> NoReturn:
         """Say what the tower does not have, and which ones do."""
-        raise ValueError(f"This image tower has no {what}. Backbones that work: {IMAGE_HOOKS}.")
+        raise ValueError(f"This image tower has no {what}. Backbones that work: {works}.")
 
 
 class PooledTower(ForeignTower):
@@ -53,14 +53,15 @@ class PooledTower(ForeignTower):
         """
         plain = {"hook": None, "start": 0, "stop": None, "states": None, "pool": True}
         if any(options[key] is not plain[key] for key in options):
-            self.refuse("transformer blocks and takes no hook, start, stop, states or pool=False")
+            what = "transformer blocks and takes no hook, start, stop, states or pool=False"
+            self.refuse(what, IMAGE_HOOKS)
         check_size(images, self.input_resolution)
         features = self.inner(images)
         return features[0] if isinstance(features, tuple) else features
 
     def project(self, rows: Tensor) -> Tensor:
         """Refused: there are no token features."""
-        self.refuse("token features to project")
+        self.refuse("token features to project", SINGLE_TOKENS)
 
 
 class BlockTower(ForeignTower):
@@ -114,11 +115,11 @@ class BlockTower(ForeignTower):
     @property
     def class_embedding(self) -> Tensor:
         """The embedding of the class token; refused where timm keeps the tower."""
-        self.refuse("class token that a method may copy (RPO)")
+        self.refuse("class token that a method may copy", SINGLE_TOKENS)
 
     def project(self, rows: Tensor) -> Tensor:
         """(..., W) tokens after the last block -> (..., D), where one token makes a feature."""
-        self.refuse("feature of a single token: it pools by attention, or timm keeps its head")
+        self.refuse("feature of a single token", SINGLE_TOKENS)
 
 
 class PatchTower(BlockTower):
@@ -165,7 +166,7 @@ class PatchTower(BlockTower):
     def project(self, rows: Tensor) -> Tensor:
         """(..., W) tokens after the last block -> (..., D) features: ln_post, then proj."""
         if self.inner.attn_pool is not None:
-            self.refuse("feature of a single token: it pools by attention")
+            self.refuse("feature of a single token (it pools by attention)", SINGLE_TOKENS)
         return self.inner.ln_post(rows) @ self.inner.proj
 
 
