@@ -103,7 +103,7 @@ def from_open_clip(inner: Any, tokenizer: Any, *, precision: str = "fp32") -> CL
     try:
         model = convert(inner, precision=precision)
     except (ValueError, RuntimeError, AttributeError):
-        wrapped = OpenCLIP(inner, tokenizer)
+        wrapped = OpenCLIP(inner, tokenizer).eval()
         take_preprocessing(wrapped, inner)
         return wrapped.half() if precision == "fp16" else wrapped
     if not isinstance(tokenizer, open_clip.SimpleTokenizer):

@@ -14,7 +14,7 @@ from clip.tokens import ForeignTokens
 from tools.tiny_backbones import FAMILIES, SIDE, ToyTokens, tiny_backbone, tiny_model
 from trainers.common.clip_encoder import backbone_input
 from trainers.common.text.deep_prompts import ImagePromptHook
-from trainers.common.text.encode import encode_prompts
+from trainers.common.text.encode import encode_prompts, encode_sentences
 from trainers.common.text.learned import ContextPrompt
 from trainers.rpo import ReadOnlyPrompts
 from trainers.taskres.base import enhanced_base, regular_base
@@ -163,6 +163,34 @@ def test_markers_are_learned_from_the_tokenizer(kind, start, end):
     assert torch.equal(ids, ToyTokens(kind, 16)(["two cats", "a"]))
     long = tokens(["a " * 20], 16, truncate=True)
     assert torch.equal(long, ToyTokens(kind, 16)(["a " * 20]))
+
+
+def test_a_sentence_for_77_positions_is_cut_for_a_shorter_backbone_with_a_warning(caplog):
+    ours = backbone("clipa")
+    sentence = " ".join(["cat"] * 40)
+
+    features = encode_sentences(ours, [sentence, "a cat"])
+
+    cut = ours.encode_text(ours.tokenize([sentence, "a cat"], truncate=True))
+    torch.testing.assert_close(features, cut, **CLOSE)
+    assert "longer than the 32 positions of tiny/clipa are cut" in caplog.text
+    with pytest.raises(RuntimeError, match="too long for context length 77"):
+        encode_sentences(backbone("vit"), [" ".join(["cat"] * 80)])
+
+
+def test_a_context_that_the_tokenizer_joins_with_the_name_is_refused():
+    ours = tiny_backbone("siglip")
+    ours.tokenizer.tokenizer = Joined("t5", 64)
+
+    with pytest.raises(ValueError, match="1 tokens of 'X X'.*Give other words"):
+        ContextPrompt(ours, ["cat"], n_ctx=2)
+
+
+class Joined(ToyTokens):
+    """Makes one token of two words."""
+
+    def __call__(self, texts, context_length=None):
+        return super().__call__([text.replace(" ", "") for text in texts], context_length)
 
 
 def test_the_tokenizer_of_a_converted_model_is_the_models_own():

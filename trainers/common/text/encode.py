@@ -16,6 +16,7 @@ from .templates import fill
 logger = logging.getLogger(__name__)
 # Prompts per call where no gradient is kept; bounds memory with 80 templates x 1000 classes.
 TEXT_BATCH = 512
+CLIP_CONTEXT = 77  # positions of the text tower that published sentences are written for
 
 
 def encode_prompts(
@@ -84,11 +85,29 @@ def common_prefix_length(clip: CLIP, tokens: Tensor) -> int:
 def encode_sentences(clip: CLIP, sentences: Sequence[str]) -> Tensor:
     """N sentences -> (N, D) raw features, no gradient; equal sentences, equal bits."""
     places = {sentence: place for place, sentence in enumerate(dict.fromkeys(sentences))}
-    tokens = clip.tokenize(list(places))
+    tokens = _fitting_tokens(clip, list(places))
     # Sorted by length, so that a block of TEXT_BATCH prompts holds few different lengths.
     order = clip.prompt_lengths(tokens).argsort(stable=True)
     parts = [encode_prompts(clip, tokens[rows]) for rows in order.split(TEXT_BATCH)]
     return torch.cat(parts)[order.argsort()][[places[sentence] for sentence in sentences]]
+
+
+def _fitting_tokens(clip: CLIP, sentences: list[str]) -> Tensor:
+    """Token ids; a backbone with fewer positions than CLIP cuts what is too long, with a warning.
+
+    Sentences are written for CLIP's length, and open_clip cuts them for such backbones, too.
+    """
+    try:
+        return clip.tokenize(sentences)
+    except RuntimeError:
+        if clip.context_length >= CLIP_CONTEXT:
+            raise
+    logger.warning(
+        "Sentences longer than the %d positions of %s are cut.",
+        clip.context_length,
+        clip.backbone_name,
+    )
+    return clip.tokenize(sentences, truncate=True)
 
 
 @torch.no_grad()

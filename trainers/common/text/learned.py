@@ -114,6 +114,7 @@ class LearnedPrompt(nn.Module):
         if words and learned_words is not None:
             length = learned_words
         tokens = _tokenize_prompts(clip, [f"{prefix_text} {name}." for name in names], length)
+        _check_prefix(clip, tokens, prefix_text, length, is_filler=not words)
         longest = int(clip.prompt_lengths(tokens).max())
         with torch.no_grad():
             embeddings = clip.token_embedding(tokens[:, :longest]).to(clip.dtype)
@@ -282,6 +283,19 @@ def _check_length(length: int, words: str, learned_words: int | None) -> None:
         raise ValueError(
             f"CTX_INIT {words!r} has {length} token(s), too few for {learned} prompt tokens: give "
             'more words, fewer tokens (N_CTX), or CTX_INIT "" for random ones.'
+        )
+
+
+def _check_prefix(clip: CLIP, tokens: Tensor, prefix: str, length: int, *, is_filler: bool) -> None:
+    """The first ``length`` tokens of every prompt have to be those of the prefix alone."""
+    count = token_count(clip, prefix)
+    own = clip.tokenize(prefix)[0, clip.text_start : clip.text_start + length]
+    is_own = (tokens[:, clip.text_start : clip.text_start + length] == own).all()
+    if not is_own or count < length or (is_filler and count > length):
+        raise ValueError(
+            f"The tokenizer of {clip.backbone_name} makes {count} tokens of {prefix!r}, or joins "
+            f"it with a class name; a context of {length} tokens needs as many. Give other words "
+            "(CTX_INIT)."
         )
 
 
