@@ -7,7 +7,6 @@ Each cell is a run: the method trains an epoch on six random images of three cla
 on a tiny random variant of the family (tools/tiny_backbones.py).
 """
 
-import argparse
 import contextlib
 import io
 import logging
@@ -28,6 +27,7 @@ import trainers  # noqa: F401  registers what it holds
 from clip import CLIP
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.cli import make_config, make_parser
+from dassl.flags import FlagParser
 from dassl.utils import set_random_seed
 from tools.tiny_backbones import FAMILIES, tiny_backbone
 from trainers.common import ClipTrainer
@@ -212,7 +212,7 @@ def page() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = FlagParser(description=__doc__.splitlines()[0])
     parser.add_argument("--families", nargs="+", choices=FAMILIES, help="print these columns only")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
