@@ -13,9 +13,9 @@ from clip.foreign import OpenCLIP
 from clip.tokens import ForeignTokens
 from tools.tiny_backbones import FAMILIES, SIDE, ToyTokens, tiny_backbone, tiny_model
 from trainers.common.clip_encoder import backbone_input
-from trainers.common.text.deep_prompts import ImagePromptHook
-from trainers.common.text.encode import encode_prompts, encode_sentences
-from trainers.common.text.learned import ContextPrompt
+from trainers.common.text.deep_prompts import ImagePromptHook, TextPromptHook
+from trainers.common.text.encode import common_prefix_length, encode_prompts, encode_sentences
+from trainers.common.text.learned import ContextPrompt, FrozenPrompts
 from trainers.rpo import ReadOnlyPrompts
 from trainers.taskres.base import enhanced_base, regular_base
 
@@ -26,7 +26,13 @@ WITH_TOKENS = sorted(set(FAMILIES) - {"hf_text"})
 NOT_CAUSAL = ["clipa", "siglip", "coca"]
 
 model_of = cache(tiny_model)
-backbone = cache(tiny_backbone)
+
+
+@cache
+def backbone(name: str) -> clip.CLIP:
+    if name not in FAMILIES:
+        pytest.skip(f"this version of open_clip has no {name}")
+    return tiny_backbone(name)
 
 
 def pixels(name: str) -> torch.Tensor:
@@ -85,6 +91,20 @@ def test_tokens_that_a_hook_appends_are_attended_to_and_not_pooled(name):
     torch.testing.assert_close(ours.encode_image(images, hook=Spoiled(first)), prompted, **CLOSE)
 
 
+@pytest.mark.parametrize("name", ["eva02", "pe_core"])
+def test_appended_tokens_have_no_rotary_position_as_the_class_token(name):
+    ours = backbone(name)
+
+    class Doubled(TowerHook):
+        def embed(self, x):
+            return torch.cat([x, x[:1]])
+
+    states = ours.encode_image(pixels(name), hook=Doubled(), pool=False)
+
+    torch.testing.assert_close(states[-1], states[0], **CLOSE)
+    assert not torch.allclose(states[-1], states[1], **CLOSE)
+
+
 @pytest.mark.parametrize("name", WITH_TOKENS)
 def test_fed_embeddings_of_the_tokens_give_the_features_of_the_tokens(name):
     ours = backbone(name)
@@ -113,6 +133,28 @@ def test_a_context_of_words_gives_the_features_of_the_sentence(name, position):
     torch.testing.assert_close(prompt.raw_text_features(ours), expected, **CLOSE)
 
 
+@pytest.mark.parametrize("name", ["siglip", "worldwide", "coca"])
+def test_deep_text_prompts_stand_after_the_start_markers(name):
+    ours = backbone(name)
+    tokens = ours.tokenize(TEXTS[:1])
+    states = ours.encode_text(tokens, stop=1)
+    own = states[ours.text_start : ours.text_start + 2, 0]
+
+    same = ours.encode_text(tokens, hook=TextPromptHook([own], ours.text_start))
+
+    torch.testing.assert_close(same, ours.encode_text(tokens), **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["siglip", "worldwide", "coca"])
+def test_prompts_with_frozen_blocks_give_the_features_of_the_prompts(name):
+    ours = backbone(name)
+    tokens = ours.tokenize(TEXTS)
+
+    prompts = FrozenPrompts(ours, tokens, start=1, shared=common_prefix_length(ours, tokens))
+
+    torch.testing.assert_close(prompts.encode(ours), ours.encode_text(tokens), **CLOSE)
+
+
 # --------------------------------------------------------------------- what differs from CLIP
 @pytest.mark.parametrize("name", NOT_CAUSAL)
 def test_a_text_tower_that_is_not_causal_needs_the_whole_row(name):
@@ -139,10 +181,9 @@ def test_padding_takes_part_without_a_causal_mask():
 
 
 def test_contexts_are_as_long_as_the_model_says():
-    lengths = {name: backbone(name).context_length for name in ("clipa", "siglip", "pe_core")}
-    known = {"clipa": 32, "siglip": 64, "pe_core": 32}
+    lengths = {name: backbone(name).context_length for name in ("clipa", "siglip", "coca")}
 
-    assert lengths == known
+    assert lengths == {"clipa": 32, "siglip": 64, "coca": 76}
     with pytest.raises(RuntimeError, match="too long for context length 32"):
         backbone("clipa").tokenize(" ".join(["cat"] * 31))
     fits = backbone("clipa").tokenize(" ".join(["cat"] * 30))

@@ -52,7 +52,7 @@ class Family:
     side: int = SIDE
 
 
-FAMILIES = {
+ALL_FAMILIES = {
     "vit": Family("ViT of OpenAI, LAION, DataComp, DFN, MetaCLIP", "ViT-B-32"),
     "resnet": Family("ResNet", "RN50", side=64),
     "vit_wide_mlp": Family("ViT-g, ViT-bigG", "ViT-bigG-14"),
@@ -73,6 +73,11 @@ FAMILIES = {
     ),
     "convnext": Family("ConvNeXt", "convnext_base_w", {"depths": STAGES, "dims": CHANNELS}),
     "hf_text": Family("Hugging Face text tower (roberta, nllb)", "roberta-ViT-B-32", tokens="xlm"),
+}
+FAMILIES = {  # those that the installed open_clip knows
+    name: family
+    for name, family in ALL_FAMILIES.items()
+    if open_clip.get_model_config(family.architecture)
 }
 
 

@@ -127,7 +127,7 @@ class PatchTower(BlockTower):
 
     def __init__(self, theirs: Any, input_resolution: int, output_dim: int) -> None:
         """Raises: ValueError, RuntimeError for parts that we do not have."""
-        is_known = theirs.attn_pool is None or theirs.attn_pool_contrastive is None
+        is_known = getattr(theirs, "attn_pool_contrastive", None) is None
         if theirs.pool_type not in ("tok", "avg") or not is_known:
             raise ValueError(f'its image tower pools by "{theirs.pool_type}"')
         transformer = own_transformer(theirs.transformer, causal=False)
