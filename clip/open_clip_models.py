@@ -233,6 +233,7 @@ def convert(inner: Any, *, precision: str = "fp32") -> CLIP:
 
     if type(inner) is not open_clip.CLIP:
         raise ValueError(f"open_clip builds it as {type(inner).__name__}")
+    _check_layout(inner)
     state_dict = {key: value.detach().cpu() for key, value in inner.state_dict().items()}
     state_dict["logit_scale"] = state_dict["logit_scale"].reshape(())
     overrides = {"transformer_heads": inner.transformer.resblocks[0].attn.num_heads}
@@ -263,6 +264,16 @@ def take_preprocessing(model: TwoTowers, inner: Any) -> None:
     is_bilinear = preprocess.get("interpolation") == "bilinear"
     model.image_interpolation = "bilinear" if is_bilinear else "bicubic"
     model.image_resize = preprocess.get("resize_mode") or "shortest"
+
+
+def _check_layout(inner: Any) -> None:
+    """Refuse, before anything is built, what CLIP's arguments cannot say."""
+    if inner.text_pool_type != "argmax" or inner.attn_mask is None:
+        raise ValueError("its texts are read in another way")
+    towers = [inner, inner.visual] if hasattr(inner.visual, "transformer") else [inner]
+    for layer in (tower.transformer.resblocks[0].mlp.c_fc for tower in towers):
+        if layer.out_features != 4 * layer.in_features:
+            raise ValueError("its MLPs are not four times as wide as its tokens")
 
 
 @torch.no_grad()

@@ -329,6 +329,24 @@ def test_images_of_another_size_are_refused():
             backbone(name).encode_image(torch.zeros(1, 3, 48, 48))
 
 
+def test_a_model_that_cannot_become_our_clip_is_not_built_in_vain(monkeypatch):
+    built = []
+    monkeypatch.setattr(clip.open_clip_models, "build_clip", lambda *a, **k: built.append(a))
+
+    wrapped = clip.open_clip_models.from_open_clip(*tiny_model("vit_wide_mlp"))
+
+    assert isinstance(wrapped, OpenCLIP)
+    assert not built
+
+
+def test_weights_are_shared_with_the_given_model():
+    theirs, tokenizer = tiny_model("siglip")
+    ours = clip.open_clip_models.from_open_clip(theirs, tokenizer)
+    own = {parameter.data_ptr() for parameter in ours.parameters()}
+
+    assert {parameter.data_ptr() for parameter in theirs.parameters()} <= own
+
+
 def test_the_class_says_what_it_is():
     assert isinstance(backbone("siglip"), OpenCLIP) and not isinstance(backbone("vit"), OpenCLIP)
     assert backbone("siglip").activation == "gelu"
