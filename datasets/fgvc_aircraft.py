@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils.text_files import read_lines
 
 from .files import Piece
 from .records import SPLITS, Record, Splits
@@ -34,22 +35,17 @@ class FGVCAircraft(SplitDataset):
         return self.rebuild(root / type(self).dataset_dir)
 
     def rebuild(self, folder: Path) -> Splits:
-        lines = (folder / "variants.txt").read_text(encoding="utf-8").splitlines()
-        names = [line.strip() for line in lines if line.strip()]
-        labels = {name: label for label, name in enumerate(names)}
+        lines = read_lines(folder / "variants.txt")
+        labels = {line.text: label for label, line in enumerate(lines)}
         return {s: read_list(folder / f"images_variant_{s}.txt", labels) for s in SPLITS}
 
 
 def read_list(path: Path, labels: dict[str, int]) -> list[Record]:
     """Lines ``id name with blanks`` -> records."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.strip():
-            continue
-        number, _, name = line.strip().partition(" ")
+    for line in read_lines(path):
+        number, name, *_ = [*line.text.split(maxsplit=1), ""]
         if name not in labels:
-            raise ValueError(
-                f'{path} names the variant "{name}", which variants.txt does not list.'
-            )
+            raise line.fault("an image number and a variant that variants.txt lists")
         records.append(Record(f"{number}.jpg", labels[name], name))
     return records

@@ -1,22 +1,56 @@
 """Class names of ImageNet and its variants, and records of their id folders."""
 
+import re
 from pathlib import Path
+
+from dassl.utils.text_files import Line, plain_name, read_lines
 
 from .imagenet_classes import default_classnames
 from .records import Record
 
+WNID = re.compile(r"\bn\d+\b")
+LABEL = re.compile(r"^\d+[\s,:]+(?=\S)|[\s,:]+\d+$")  # what some lists have beside the name
+MOST = 0.5  # of the names must be ImageNet's, in any spelling
+
 
 def read_classnames(text_file: Path) -> dict[str, str]:
-    """``classnames.txt``, a line ``wnid class name`` per class -> id -> name, in file order."""
-    names = {}
-    for number, line in enumerate(text_file.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        wnid, _, name = line.strip().partition(" ")
-        if not name:
-            raise ValueError(f'{text_file}, line {number}: "{line}" is not "wnid class name".')
-        names[wnid] = name.strip()
+    """``classnames.txt``, a line ``wnid class name`` per class -> id -> name, in file order.
+
+    The id may come last, a label may stand beside it, and commas or tabs may part them; of several
+    names the first is taken.
+
+    Raises:
+        ValueError: a line without id or name, or a list whose names belong to other ids than those
+            of ImageNet.
+    """
+    rows = [(line, *_id_and_names(line)) for line in read_lines(text_file)]
+    names = {wnid: synonyms.partition(",")[0].strip() for _, wnid, synonyms in rows}
+    published = default_classnames()
+    known = [row for row in rows if row[1] in published]
+    others = [row for row in known if not _is_called(published[row[1]], row[2])]
+    if len(others) > MOST * len(known):
+        line, wnid, synonyms = others[0]
+        raise ValueError(
+            f"{text_file} disagrees with ImageNet on {len(others)} of {len(known)} class names, "
+            f'first in line {line.number}: {wnid} is "{published[wnid]}", not "{synonyms}". Its '
+            "names seem to belong to other lines. Delete it to use the published names."
+        )
     return names
+
+
+def _id_and_names(line: Line) -> tuple[str, str]:
+    found = WNID.search(line.text)
+    rest = line.text.replace(found[0], " ", 1) if found else ""
+    rest = LABEL.sub("", rest.strip(" \t,:;\"'")).strip(" \t,:;\"'")
+    if not found or not rest:
+        raise line.fault('"wnid class name"')
+    return found[0], rest
+
+
+def _is_called(published: str, synonyms: str) -> bool:
+    """Whether a name, up to plurals and added words, is among synonyms."""
+    words = set(plain_name(published).split())
+    return any(words & set(plain_name(name).split()) for name in synonyms.split(","))
 
 
 def name_files(root: Path, folder: str) -> tuple[Path, ...]:

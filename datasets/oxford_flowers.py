@@ -1,11 +1,11 @@
 """OxfordFlowers (Flowers102): 102 flowers of Great Britain (Nilsback & Zisserman, 2008)."""
 
-import json
 from pathlib import Path
 
 from scipy.io import loadmat
 
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import read_json
 
 from .files import Piece
 from .records import Splits, split_by_fractions
@@ -31,7 +31,7 @@ class OxfordFlowers(SplitDataset):
     def rebuild(self, folder: Path) -> Splits:
         labels = loadmat(folder / "imagelabels.mat")["labels"].ravel().tolist()  # 1-based
         names_file = folder / "cat_to_name.json"
-        names = json.loads(names_file.read_text(encoding="utf-8"))
+        names = read_json(names_file)
         classes: dict[str, list[str]] = {str(label): [] for label in sorted(set(labels))}
         missing = [label for label in classes if label not in names]
         if missing:

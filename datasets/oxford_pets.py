@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY, Datum
+from dassl.utils.text_files import read_lines
 
 from .files import Piece
 from .records import SPLITS, Record, Splits, read_split_file, split_train_val, write_split_file
@@ -40,10 +41,12 @@ class OxfordPets(SplitDataset):
     def read_data(path: Path) -> list[Record]:
         """Lines ``stem id species breed-id``, id 1-based; breed = stem without its number."""
         records = []
-        for line in Path(path).read_text(encoding="utf-8").splitlines():
-            if not line.strip() or line.startswith("#"):
+        for line in read_lines(path):
+            if line.text.startswith("#"):
                 continue
-            stem, number = line.split()[:2]
+            stem, number, *_ = [*line.text.split(), ""]
+            if not number.isdecimal() or "_" not in stem:
+                raise line.fault('"image breed-id species breed-id"')
             breed = stem.rpartition("_")[0].lower()
             records.append(Record(f"{stem}.jpg", int(number) - 1, breed))
         return records

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dassl.utils import atomic_write
+from dassl.utils import atomic_write, read_json
 
 REBUILD_SEED = 0
 TRAIN_FRACTION, VAL_FRACTION = 0.5, 0.2
@@ -42,11 +42,11 @@ def read_split_file(path: Path) -> Splits:
     """
     hint = f"Fetch it again, or delete it to have the split rebuilt. {SEE_SPLITS}"
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError as err:
         raise FileNotFoundError(f"No split file {path}. {SEE_SPLITS}") from err
-    except (json.JSONDecodeError, UnicodeDecodeError) as err:
-        raise ValueError(f"Split file {path} is not valid JSON ({err}). {hint}") from err
+    except ValueError as err:
+        raise ValueError(f"Split file {err}. {hint}") from err
     if not isinstance(content, dict) or not all(isinstance(content.get(s), list) for s in SPLITS):
         raise ValueError(f'Split file {path} needs the lists "train", "val", "test". {hint}')
     splits = {s: [_record(entry, s, path, hint) for entry in content[s]] for s in SPLITS}

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils.text_files import read_lines
 
 from .files import Piece
 from .records import Record, Splits, split_train_val
@@ -27,25 +28,21 @@ class SUN397(SplitDataset):
 
     def rebuild(self, folder: Path) -> Splits:
         class_file, train_file, test_file = (p.find() for p in self.rebuild_pieces(folder))
-        labels = {line: label for label, line in enumerate(read_lines(class_file))}
+        folders = [line.text.strip("/") for line in read_lines(class_file)]
+        labels = {folder: label for label, folder in enumerate(folders)}
         train, val = split_train_val(read_list(train_file, labels))
         return {"train": train, "val": val, "test": read_list(test_file, labels)}
-
-
-def read_lines(path: Path) -> list[str]:
-    """The non-empty lines of a list, without their leading slash."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return [line.strip().lstrip("/") for line in lines if line.strip()]
 
 
 def read_list(path: Path, labels: dict[str, int]) -> list[Record]:
     """Lines ``/a/abbey/sun_x.jpg`` -> records; ``labels`` maps class folders to labels."""
     records = []
     for line in read_lines(path):
-        folder = line.rpartition("/")[0]
+        image = line.text.replace("\\", "/").lstrip("/")
+        folder = image.rpartition("/")[0]
         if folder not in labels:
-            raise ValueError(f'{path} names "{line}", but ClassName.txt has no class /{folder}.')
+            raise line.fault(f"an image of a class in ClassName.txt (there is no /{folder})")
         # /a/apartment_building/outdoor -> "outdoor apartment_building"
         name = " ".join(reversed(folder.split("/")[1:]))
-        records.append(Record(line, labels[folder], name))
+        records.append(Record(image, labels[folder], name))
     return records

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils.text_files import read_lines
 
 from .files import Piece
 from .records import Record, Splits, split_train_val
@@ -30,10 +31,11 @@ class UCF101(SplitDataset):
     def rebuild(self, folder: Path) -> Splits:
         class_file, train_file, test_file = (p.find() for p in self.rebuild_pieces(folder))
         labels = {}
-        for line in Path(class_file).read_text(encoding="utf-8").splitlines():
-            if line.strip():
-                number, name = line.split()
-                labels[name] = int(number) - 1
+        for line in read_lines(class_file):
+            number, name, *_ = [*line.text.split(), ""]
+            if not number.isdecimal() or not name:
+                raise line.fault('"number action"')
+            labels[name] = int(number) - 1
         train, val = split_train_val(read_list(train_file, labels))
         return {"train": train, "val": val, "test": read_list(test_file, labels)}
 
@@ -46,12 +48,10 @@ def split_words(name: str) -> str:
 def read_list(path: Path, labels: dict[str, int]) -> list[Record]:
     """Lines ``Action/v_Action_gXX_cYY.avi [id]`` -> records of the middle frames."""
     records = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        if not line.strip():
-            continue
-        action, video = line.split()[0].split("/")
-        if action not in labels:
-            raise ValueError(f'{path} names "{line}", but classInd.txt has no class {action}.')
+    for line in read_lines(path):
+        action, _, video = line.text.split()[0].replace("\\", "/").partition("/")
+        if action not in labels or not video:
+            raise line.fault("a video of a class in classInd.txt, Action/video.avi")
         name = split_words(action)
         records.append(Record(f"{name}/{Path(video).stem}.jpg", labels[action], name))
     return records

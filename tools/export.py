@@ -26,6 +26,7 @@ from dassl.engine.steps.files import interpolation_of
 from dassl.flags import FlagParser
 from dassl.modeling.heads import TextHead
 from dassl.utils import atomic_write
+from dassl.utils.text_files import read_names
 from trainers.common.teachers.build import build_teacher
 from trainers.common.teachers.deploy import DeployedClassifier, load_deployed
 from trainers.common.teachers.new_classes import replace_classes
@@ -44,19 +45,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--model-dir", type=Path, required=True, help="folder of a finished run, or a checkpoint")
     add("--output", type=Path, required=True, help="file to write: *.pt2 (torch.export) or *.onnx")
     add("--classnames", help="new classes: names separated by commas, or a file, one per line")
-    add("--template", action="append", help="sentence with one {} (default: as distilled)")
+    add("--template", action="append", help="sentence with one {}, or a file of such")
     add("--text-encoder", default="", help="default: the teacher that the run names")
     return parser.parse_args(argv)
-
-
-def read_names(given: str) -> list[str]:
-    """Class names of the command line; ValueError if there are none."""
-    path = Path(given)
-    text = path.read_text(encoding="utf-8") if path.is_file() else given.replace(",", "\n")
-    names = [line.strip() for line in text.splitlines() if line.strip()]
-    if not names:
-        raise ValueError(f"--classnames {given!r} holds no name.")
-    return names
 
 
 def new_classes(model: DeployedClassifier, checkpoint: dict, args: argparse.Namespace) -> list[str]:
@@ -69,7 +60,9 @@ def new_classes(model: DeployedClassifier, checkpoint: dict, args: argparse.Name
                     "own class texts are exported. Give the class names, or leave it out."
                 )
         return list(checkpoint["classnames"])
-    names = read_names(args.classnames)
+    names = read_names(args.classnames, "--classnames")
+    if not names:
+        raise ValueError(f"--classnames {args.classnames!r} holds no name.")
     spec = args.text_encoder or checkpoint.get("teacher", "")
     if not spec:
         raise ValueError("The run names no teacher: give --text-encoder NAME.")

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from dassl.utils.text_files import read_text
+
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -17,6 +19,6 @@ def read_yaml(path: Path) -> Any:
         ValueError: if it is not YAML; names the file.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
+        return yaml.load(read_text(path), Loader=LOADER)
     except yaml.YAMLError as err:
         raise ValueError(f"{path} is not valid YAML: {err}") from err

@@ -59,19 +59,6 @@ def check_isfile(fpath: str | os.PathLike) -> bool:
     return exists
 
 
-def read_json(fpath: str | os.PathLike) -> Any:
-    """Return the content of a JSON file.
-
-    Raises:
-        ValueError: the file is not valid JSON; names the path and the place.
-    """
-    with open(fpath, encoding="utf-8") as file:
-        try:
-            return json.load(file)
-        except ValueError as err:
-            raise ValueError(f"{fpath} is not valid JSON: {err}") from err
-
-
 def write_json(obj: Any, fpath: str | os.PathLike) -> None:
     """Write `obj` as JSON (indent 4), atomically; the folder is made if missing."""
     text = json.dumps(obj, indent=4, separators=(",", ": "))

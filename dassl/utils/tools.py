@@ -20,11 +20,11 @@ from .files import (
     download_url,
     listdir_nohidden,
     mkdir_if_missing,
-    read_json,
     write_json,
 )
 from .image import read_image
 from .registry import check_availability
+from .text_files import read_json
 
 __all__ = [
     "check_availability",

@@ -244,7 +244,7 @@ def class_embeddings(
     Args:
         teacher: gives F_T.
         classnames: C names; "_" becomes a blank.
-        templates: each holds one {}.
+        templates: each holds one {}, or is a file of such.
         keep: store the result on disk, for teachers with a digest.
 
     Returns:
@@ -253,15 +253,10 @@ def class_embeddings(
     Raises:
         ValueError: for a template without a place for the name.
     """
-    for template in templates:
-        if template.count("{}") != 1:
-            raise ValueError(
-                f'The template "{template}" must hold one {{}}, where the class name goes, as in '
-                '"a photo of a {}".'
-            )
+    templates = check_templates(templates, given_as="templates of a teacher")
     names = [words_of(name) for name in classnames]
     warn_of_same_words(classnames, names)
-    prompts = [template.format(name) for template in templates for name in names]
+    prompts = [template.replace("{}", name) for template in templates for name in names]
     path = None
     if keep and teacher.digest:
         key = hashlib.sha256("\0".join([teacher.digest, *prompts]).encode()).hexdigest()[:32]

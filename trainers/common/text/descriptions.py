@@ -16,6 +16,7 @@ from yacs.config import CfgNode
 from clip.model import CLIP
 from dassl.engine.needed import NeededFile
 from dassl.utils import did_you_mean, read_json
+from dassl.utils.text_files import plain_name
 
 from .class_words import words_of
 from .encode import encode_sentences
@@ -28,6 +29,7 @@ from .templates import (
     select_templates,
 )
 
+EXPECTED_CUPL = "expected a JSON object with a non-empty list of sentences for every class name"
 TEXT_PROMPTS = ("simple", "tip", "full", "tip_cupl")
 FOLDERS = ("cupl", "gpt3_prompts", "CuPL")  # below DATASET.ROOT
 # Dataset class -> templates; others: the seven "select" templates (ImageNet and its variants,
@@ -117,24 +119,26 @@ def read_cupl(path: str | Path, classnames: Sequence[str]) -> list[list[str]]:
     """The sentences of every class, in the file's order.
 
     Args:
-        path: JSON object, class name with blanks -> list of sentences.
-        classnames: ``_`` counts as a blank.
+        path: JSON object, class name -> list of sentences, or one sentence.
+        classnames: ``_`` counts as a blank. Case, and further synonyms after a comma in a name of
+            the file, matter only where several of its names would be the same without them.
 
     Raises:
         ValueError: if the file has another form.
         KeyError: naming the classes that it lacks.
     """
     content = read_json(str(path))
-    is_valid = isinstance(content, dict) and all(
-        isinstance(sentences, list) and sentences and all(isinstance(s, str) for s in sentences)
-        for sentences in content.values()
-    )
-    if not is_valid:
-        raise ValueError(
-            f"{path} is no CuPL file: expected a JSON object with a non-empty list of sentences "
-            "for every class name."
-        )
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise ValueError(f"{path} is not a CuPL file: {EXPECTED_CUPL}, not a {kind}.")
+    content = {name: [own] if isinstance(own, str) else own for name, own in content.items()}
+    for name, own in content.items():
+        is_valid = isinstance(own, list) and own and all(isinstance(s, str) for s in own)
+        if not is_valid:
+            held = f'"{name}" has {own!r:.60}'
+            raise ValueError(f"{path} is not a CuPL file: {EXPECTED_CUPL}; {held}.")
     names = [words_of(name) for name in classnames]
+    content = {**_by_plain_name(content, names), **content}
     missing = [name for name in dict.fromkeys(names) if name not in content]
     if missing:
         hint = did_you_mean(missing[0], content)
@@ -143,6 +147,15 @@ def read_cupl(path: str | Path, classnames: Sequence[str]) -> list[list[str]]:
             f'"{missing[0]}". {hint} Add them, or use TRAINER.DMN.TEXT_PROMPT tip.'
         )
     return [list(content[name]) for name in names]
+
+
+def _by_plain_name(content: dict[str, list[str]], names: Sequence[str]) -> dict[str, list[str]]:
+    """Class name -> sentences of the one name in a file that differs by case or synonyms only."""
+    found: dict[str, list[list[str]]] = {}
+    for name, sentences in content.items():
+        found.setdefault(plain_name(name), []).append(sentences)
+    same = {name: found.get(plain_name(name), ()) for name in names}
+    return {name: sentences[0] for name, sentences in same.items() if len(sentences) == 1}
 
 
 def class_sentences(

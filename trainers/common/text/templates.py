@@ -12,6 +12,8 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from dassl.utils.text_files import is_text_file, read_entries
+
 from .class_words import words_of
 
 _DATA = Path(__file__).with_name("prompt_templates.json")
@@ -45,7 +47,7 @@ def check_templates(templates: Sequence[str], *, given_as: str = "DATASET.TEMPLA
     """Return the templates as a list.
 
     Args:
-        templates: sentences with one ``{}``.
+        templates: sentences with one ``{}``, or text files that hold one per line.
         given_as: the key or flag that errors name.
 
     Raises:
@@ -55,13 +57,17 @@ def check_templates(templates: Sequence[str], *, given_as: str = "DATASET.TEMPLA
         raise ValueError(
             f"No template given. {given_as} needs at least one, as {DEFAULT_TEMPLATE!r}."
         )
+    sentences = []
     for template in templates:
+        is_file = "{}" not in template and is_text_file(template)
+        sentences += read_entries(template) if is_file else [template]
+    for template in sentences:
         if template.count("{}") != 1:
             raise ValueError(
                 f"Template {template!r} ({given_as}) must hold exactly one '{{}}' for the "
                 f"class name, as in {DEFAULT_TEMPLATE!r}."
             )
-    return list(templates)
+    return sentences
 
 
 def single_template(cfg: CfgNode) -> list[str]:
