@@ -19,10 +19,11 @@ import torch
 from tabulate import tabulate
 
 from dassl.flags import FlagParser
-from dassl.utils import BadImageError, did_you_mean, load_checkpoint, read_image
+from dassl.utils import BadImageError, did_you_mean, load_checkpoint, read_image, upright
+from dassl.utils.image_files import IMAGE_SUFFIXES, LeftOut, images_below
+from dassl.utils.text_files import is_text_file, read_names
 
 OUTPUT_SUFFIXES = (".csv", ".json")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -40,7 +41,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--load-epoch", type=int, help="epoch to load (default: the last saved)")
     parser.add_argument("--classnames", help="zero-shot: names separated by commas, or a text file")
-    parser.add_argument("--template", action="append", help="zero-shot: sentence with one {}")
+    parser.add_argument(
+        "--template", action="append", help="zero-shot: sentence with one {}, or a file of such"
+    )
     parser.add_argument("--topk", type=int, default=3, help="classes to print per image")
     parser.add_argument("--batch-size", type=int, default=64, help="images encoded at a time")
     parser.add_argument(
@@ -81,27 +84,26 @@ def check_args(args: argparse.Namespace) -> None:
 def find_images(paths: Sequence[Path]) -> list[Path]:
     """Image files among the given files and below the given folders, sorted per folder.
 
+    Other files below a folder are named in a warning; hidden folders are not entered.
+
     Raises:
         FileNotFoundError: for a path that does not exist, or a folder without images.
     """
     found: list[Path] = []
     for path in paths:
-        if path.is_file():
+        if not path.exists():
+            raise FileNotFoundError(f"No image or folder {path}.")
+        if not path.is_dir():
             found.append(path)
             continue
-        if not path.is_dir():
-            raise FileNotFoundError(f"No image or folder {path}.")
-        below = sorted(p for p in path.rglob("*") if is_image(p))
+        left_out = LeftOut()
+        below = sorted(map(Path, images_below(path, left_out)))
+        left_out.warn(path)
         if not below:
             kinds = ", ".join(f"*{suffix}" for suffix in IMAGE_SUFFIXES)
             raise FileNotFoundError(f"No images under {path}. Looked for {kinds}.")
         found += below
     return found
-
-
-def is_image(path: Path) -> bool:
-    """Whether a file's name says that it is an image; hidden files are none."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def checkpoint_of(model_dir: Path, epoch: int | None) -> Path:
@@ -163,12 +165,9 @@ def zero_shot_predictor(args: argparse.Namespace, device: torch.device):
         raise ValueError(
             '--backbone needs --classnames, as "cat,dog,red panda", or a file with one per line.'
         )
-    as_file = Path(args.classnames)
-    text = as_file.read_text(encoding="utf-8") if as_file.is_file() else args.classnames
-    separator = "\n" if as_file.is_file() else ","
-    classnames = [name.strip() for name in text.split(separator) if name.strip()]
+    classnames = read_names(args.classnames, "--classnames")
     if len(classnames) < 2:
-        kind = "holds" if as_file.is_file() else "is not a file and gives"
+        kind = "holds" if is_text_file(args.classnames) else "is not a file and gives"
         raise ValueError(
             f"--classnames {args.classnames} {kind} {len(classnames)} name(s). Expected two or "
             'more, as "cat,dog,red panda", or a file with one per line.'
@@ -192,7 +191,7 @@ def predict(
         images = {}
         for path in paths[first : first + batch_size]:
             try:
-                images[path] = read_image(path)
+                images[path] = upright(read_image(path))
             except BadImageError as err:
                 if not skip_bad_images:
                     raise

@@ -5,6 +5,7 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .files import Piece, class_folders, hint, images_by_class
+from .near_miss import check_split_folders
 from .records import (
     SPLITS,
     VAL_FRACTION,
@@ -51,7 +52,7 @@ class ClassFolder(SplitDataset):
 
     def rebuild(self, folder: Path) -> Splits:
         names = class_folders(folder, ignored=OWN_FOLDERS)
-        if not {"train", "test"} <= set(names):
+        if not check_split_folders(folder, names):
             return split_by_fractions(self._images(folder))
         unknown = sorted(set(names) - set(SPLITS))
         if unknown:

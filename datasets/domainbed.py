@@ -4,7 +4,6 @@ Protocol: one domain is the target, the others are the sources (Gulrajani & Lope
 Not the fixed splits of Dassl's classes of the same names.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +11,12 @@ from yacs.config import CfgNode
 
 from dassl.config import Condition
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+from dassl.utils.image_files import LeftOut, images_below
 
 from .conditions import UNREAD
 from .domain_split import split_domain
-from .files import Piece, class_folders, data_root, hint, is_image
+from .files import Piece, class_folders, data_root, hint
+from .near_miss import holds_images
 from .sampling import Draw, seeded
 from .subsampling import kept_labels
 
@@ -107,9 +108,18 @@ class DomainFolders(DatasetBase):
         names = class_folders(folder)
         domains = [n for n in names if not any(word in n for word in IGNORED_DOMAINS)]
         if len(domains) < 2:
+            inner = folder / domains[0] if domains else None
+            deeper = bool(inner) and len(class_folders(inner)) > 1
+            way = f"If the domains lie one level deeper: --root {inner}. " if deeper else ""
             raise FileNotFoundError(
                 f"{folder} needs at least two domain folders <domain>/<class>/*, it has: "
-                f"{', '.join(domains) or 'none'}. {hint(cls.config, cls.section)}"
+                f"{', '.join(domains) or 'none'}. {way}{hint(cls.config, cls.section)}"
+            )
+        if all(holds_images(folder / domain) for domain in domains):
+            raise FileNotFoundError(
+                f"{folder} holds class folders ({', '.join(domains[:4])}), not domain folders "
+                f"<domain>/<class>/*: use --dataset class_folder, or sort them by domain. "
+                f"{hint(cls.config, cls.section)}"
             )
         return domains
 
@@ -147,13 +157,15 @@ class DomainFolders(DatasetBase):
     ) -> Domain:
         domain = self.domains[index]
         items = []
+        left_out = LeftOut()
         for label, name in enumerate(names):
-            files = images_below(folder / domain / name)
+            files = images_below(folder / domain / name, left_out)
             if not files:
                 raise FileNotFoundError(
                     f"No images in {folder / domain / name}. {hint(self.config, self.section)}"
                 )
             items += [Datum(impath=f, label=label, domain=index, classname=name) for f in files]
+        left_out.warn(folder / domain)
         out, kept = split_domain(len(items), domain=index, trial_seed=trial_seed, holdout=holdout)
         return Domain(domain, index, [items[i] for i in kept], [items[i] for i in out])
 
@@ -185,17 +197,6 @@ class DomainFolders(DatasetBase):
                 train += self.generate_fewshot_dataset(domain.in_items, num_shots=draw.num_shots)
                 val += self.generate_fewshot_dataset(domain.out_items, num_shots=draw.val_per_class)
         return train, val
-
-
-def images_below(folder: Path) -> list[str]:
-    """Paths of all images below a class folder: its own, sorted, then those of sub-folders.
-
-    Sub-folders come in the order of their whole paths, as in torchvision's ImageFolder.
-    """
-    files = []
-    for parent, _, names in sorted(os.walk(folder, followlinks=True)):
-        files += [os.path.join(parent, name) for name in sorted(names) if is_image(name)]
-    return files
 
 
 @DATASET_REGISTRY.register()

@@ -5,7 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+from dassl.utils.image_files import IMAGE_SUFFIXES, LeftOut, is_image
+
+from .near_miss import holds_images, visible, way_to_classes, way_to_place
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,15 @@ class Piece:
         """
         found = self.find()
         if found is None:
-            looked = " and ".join(str(place) for place in self.places)
-            raise FileNotFoundError(
-                f"No {self.what}. Looked for {looked}. {hint(dataset, section)}"
-            )
+            raise FileNotFoundError(f"{self.missing} {hint(dataset, section)}")
         return found
+
+    @property
+    def missing(self) -> str:
+        """That the piece is not there, where it was looked for, and what is there instead."""
+        looked = " and ".join(str(place) for place in self.places)
+        ways = [way for place in self.places if (way := way_to_place(place))]
+        return " ".join([f"No {self.what}. Looked for {looked}.", *ways[:1]])
 
 
 def hint(dataset: str, section: str) -> str:
@@ -63,23 +69,22 @@ def data_root(root: str) -> Path:
     return path
 
 
-def is_image(name: str) -> bool:
-    """Whether a file name has an image suffix, in upper or lower case."""
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-
-
 def class_folders(folder: Path, *, ignored: Iterable[str] = ()) -> list[str]:
     """Names of the visible sub-folders, sorted by code point."""
     ignored = set(ignored)
-    with os.scandir(folder) as entries:
-        names = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
-    return sorted(name for name in names if name not in ignored)
+    return [name for name in visible(folder) if name not in ignored]
 
 
-def image_names(folder: Path) -> list[str]:
-    """Names of the images directly inside a folder, sorted by code point."""
+def image_names(folder: Path, left_out: LeftOut) -> list[str]:
+    """Names of the images directly inside a folder, sorted by code point; the rest is counted."""
+    names = []
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if is_image(e.name))
+        for entry in entries:
+            if is_image(entry.name) and not entry.is_dir():
+                names.append(entry.name)
+            else:
+                left_out.add(folder / entry.name, is_folder=entry.is_dir())
+    return sorted(names)
 
 
 def images_by_class(
@@ -87,20 +92,37 @@ def images_by_class(
 ) -> dict[str, list[str]]:
     """Class folder -> POSIX paths of its images relative to ``folder``; both sorted.
 
+    What else the class folders hold is left out, and named in a warning.
+
     Raises:
         FileNotFoundError: if there are no class folders, or one holds no image.
     """
-    classes = {name: image_names(folder / name) for name in class_folders(folder, ignored=ignored)}
-    if not classes:
-        raise FileNotFoundError(f"No class folders under {folder}. {hint(dataset, section)}")
+    left_out = LeftOut()
+    names = class_folders(folder, ignored=ignored)
+    classes = {name: image_names(folder / name, left_out) for name in names}
     empty = [name for name, images in classes.items() if not images]
+    if not classes or len(empty) == len(classes):
+        way = way_to_classes(folder)
+        if way or not classes:
+            raise FileNotFoundError(
+                " ".join(filter(None, [f"No class folders with images under {folder}.", way]))
+                + f" {hint(dataset, section)}"
+            )
     if empty:
+        deeper = [n for n in empty if any(map(holds_images, _sub_folders(folder / n)))]
         raise FileNotFoundError(
             f"No images in {folder / empty[0]}"
             + (f" and {len(empty) - 1} more class folders" if len(empty) > 1 else "")
-            + f". Looked for *{', *'.join(IMAGE_SUFFIXES)}. {hint(dataset, section)}"
+            + f". Looked for *{', *'.join(IMAGE_SUFFIXES)}. "
+            + (f"Sub-folders of {folder / deeper[0]} hold images: move them up. " if deeper else "")
+            + hint(dataset, section)
         )
+    left_out.warn(folder)
     return {name: [f"{name}/{image}" for image in images] for name, images in classes.items()}
+
+
+def _sub_folders(folder: Path) -> list[Path]:
+    return [folder / name for name in visible(folder)]
 
 
 def require_images(folder: Path, paths: Sequence[str], *, dataset: str, section: str) -> None:

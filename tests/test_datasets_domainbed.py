@@ -6,8 +6,8 @@ import pytest
 from dataset_trees import make_cfg, names, write_images
 
 from dassl.data.datasets import build_dataset
+from dassl.utils.image_files import LeftOut, images_below
 from datasets.domain_split import split_domain
-from datasets.domainbed import images_below
 from datasets.files import images_by_class
 
 PACS_SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "pacs_small"
@@ -162,7 +162,7 @@ def test_sub_folders_come_in_the_order_of_their_paths(tmp_path):
     folder = tmp_path / "PACS" / "cartoon" / "cat"
     write_images(folder, ["b.jpg", "a/c.jpg", "a-b/d.jpg", "a/e/f.jpg"])
 
-    files = [Path(path).relative_to(folder).as_posix() for path in images_below(folder)]
+    files = [Path(path).relative_to(folder).as_posix() for path in images_below(folder, LeftOut())]
 
     assert files == ["b.jpg", "cartoon_cat_0.jpg", "a/c.jpg", "a-b/d.jpg", "a/e/f.jpg"]
 

@@ -12,9 +12,11 @@ unknown name.
 
 import argparse
 import importlib
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,15 +88,14 @@ def check(name: str, root: Path, *, decode: bool = False) -> Report:
     has_split = split is not None and split.find() is not None
     for piece in pieces:
         found = piece.find()
-        looked = " and ".join(str(place) for place in piece.places)
         if found is not None:
             report.add("ok", f"{piece.what}: {found}")
         elif piece.role == "needed" or (piece.role == "rebuild" and not has_split):
-            report.add("missing", f"No {piece.what}. Looked for {looked}.")
+            report.add("missing", piece.missing)
         elif piece.role == "split":
-            report.add("note", f"No {piece.what} (it would be rebuilt). Looked for {looked}.")
+            report.add("note", f"{piece.missing} It would be rebuilt.")
         elif piece.role == "optional":
-            report.add("note", f"No {piece.what}. Looked for {looked}.")
+            report.add("note", piece.missing)
     if report.is_ready:
         read_dataset(report, cls, name, root, decode=decode)
     return report
@@ -114,7 +115,8 @@ def read_dataset(report: Report, cls: type, name: str, root: Path, *, decode: bo
         if issubclass(cls, DomainFolders):
             domains = cls.list_domains(root / cls.dataset_dir)
             cfg.DATASET.TARGET_DOMAINS = (domains[-1],)
-        dataset = cls(cfg)
+        with warnings_as_notes(report):
+            dataset = cls(cfg)
         if not hasattr(cls, "pieces"):  # the other classes have looked for their images
             check_images(dataset, skip_bad=False)
     except (OSError, ValueError) as err:
@@ -138,6 +140,22 @@ def read_dataset(report: Report, cls: type, name: str, root: Path, *, decode: bo
     report.add("ok", sizes_line(dataset))
     if decode:
         decode_all(report, [item.impath for item in items])
+
+
+@contextmanager
+def warnings_as_notes(report: Report) -> Iterator[None]:
+    """Put what the readers warn of into the report."""
+
+    class Notes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            report.lines.insert(0, ("note", record.getMessage()))
+
+    handler = Notes(logging.WARNING)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def sizes_line(dataset) -> str:

@@ -12,6 +12,7 @@ def _input(cfg: CN) -> None:
     node.INTERPOLATION = "bilinear"  # bilinear | bicubic | nearest
     # ours: test images: shortest: shorter side to SIZE, then centre crop | squash: all of the image
     node.RESIZE = "shortest"
+    node.UPRIGHT = False  # ours: turn photographs by their EXIF tag (published sets: as they lie)
     node.TRANSFORMS = ()  # names of dassl.data.transforms.AVAI_CHOICES
     node.NO_TRANSFORM = False  # True: the loader yields PIL images
     node.PIXEL_MEAN = list(IMAGENET_MEAN)  # per channel, of pixels in [0, 1]

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dassl.utils.image import open_regular
+
 from .reader import image_digest, stat_digest
 from .store import segment_name
 
@@ -113,7 +115,7 @@ class Identities:
 
 def _identify(path: str) -> tuple[bytes, bytes]:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             stat = stat_digest(path, file.fileno())[0]
             return stat, image_digest(file.read())
     except OSError:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dassl.data.seeding import seeded
 from dassl.utils import BadImageError, read_image
+from dassl.utils.image import UNREADABLE, max_pixels, open_image, open_regular
 
 from .views import Pipeline, view_seed
 
@@ -29,6 +30,7 @@ except ImportError:
 IMAGE_BYTES = 16  # length of an image's digest
 WORTH_WORKERS = 1.5  # seconds of reading in this process before workers are started
 PLAIN_MODES = ("RGB", "RGBA", "L")
+EXIF_WITHIN = 4096  # bytes of a JPEG, where its metadata begin
 
 
 @dataclass(frozen=True)
@@ -92,15 +94,20 @@ def decode(path: str, data: bytes) -> Image.Image:
     """
     if simplejpeg is not None and data[:2] == b"\xff\xd8":
         try:
-            if simplejpeg.decode_jpeg_header(data)[2] in ("YCbCr", "Gray"):
-                return Image.fromarray(simplejpeg.decode_jpeg(data, "RGB"))
+            height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+            if space in ("YCbCr", "Gray") and height * width <= max_pixels():
+                image = Image.fromarray(simplejpeg.decode_jpeg(data, "RGB"))
+                if b"Exif\0" in data[:EXIF_WITHIN]:  # ``upright`` may ask for it
+                    with open_image(io.BytesIO(data)) as opened:
+                        image.info.update(opened.info)
+                return image
         except ValueError:
             pass  # Pillow decides whether the file is readable
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(io.BytesIO(data)) as image:
             if image.mode in PLAIN_MODES and "transparency" not in image.info:
                 return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+    except UNREADABLE:
         pass  # read_image says what is wrong
     return read_image(path)
 
@@ -131,7 +138,7 @@ class _Reader(Dataset):
 
     def _read(self, request: Request, transforms: Sequence) -> Pixels:
         try:
-            with open(request.path, "rb") as file:
+            with open_regular(request.path) as file:
                 stat, _ = stat_digest(request.path, file.fileno())
                 data = file.read()
             image = decode(request.path, data)

@@ -22,6 +22,7 @@ from yacs.config import CfgNode
 from dassl.config import get_cfg_default
 from dassl.data.pixels import unnormalise
 from dassl.data.transforms import INTERPOLATION_MODES, READS, transform_steps
+from dassl.utils.image import upright
 
 AFTER_NORMALIZE = ("gaussian_noise", "instance_norm")  # they work on normalised pixels
 Transform = Callable[[Image.Image], Tensor]
@@ -93,6 +94,8 @@ class InputPipeline(Pipeline):
             keys.update(READS.get(name, ()))
         if not self.is_train and self.settings.get("RESIZE", "shortest") != "shortest":
             keys.add("RESIZE")
+        if self.settings.get("UPRIGHT"):
+            keys.add("UPRIGHT")
         chosen = {key: self.settings[key] for key in sorted(keys)}
         described = {"is_train": self.is_train, "transforms": self._names, **chosen}
         return described if self.is_train else {**described, "alpha": "dropped before the resize"}
@@ -180,16 +183,18 @@ def view_seed(label: str, image: bytes) -> int:
 INTERPOLATION = "bilinear"  # the protocol's value of INPUT.INTERPOLATION
 
 
-def whole_image(image: Image.Image, size: tuple[int, int], interpolation: str) -> Tensor:
+def whole_image(
+    image: Image.Image, size: tuple[int, int], interpolation: str, *, is_turned: bool = False
+) -> Tensor:
     """Image -> (3, H, W) uint8, whatever its aspect ratio.
 
     Args:
         size: (H, W) in pixels.
         interpolation: a value of INPUT.INTERPOLATION; with antialiasing.
+        is_turned: INPUT.UPRIGHT: apply the orientation tag.
     """
-    resized = functional.resize(
-        image.convert("RGB"), list(size), INTERPOLATION_MODES[interpolation]
-    )
+    image = (upright(image) if is_turned else image).convert("RGB")
+    resized = functional.resize(image, list(size), INTERPOLATION_MODES[interpolation])
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 

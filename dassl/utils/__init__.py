@@ -2,7 +2,8 @@
 
 from .checkpoint import peek_checkpoint, read_tensors
 from .files import atomic_write, cache_dir
-from .image import BadImageError, read_image
+from .image import BadImageError, read_image, upright
+from .image_files import is_image
 from .locks import only_writer
 from .logger import Logger, setup_logger
 from .meters import AverageMeter, MetricMeter
@@ -47,6 +48,7 @@ __all__ = [
     "did_you_mean",
     "download_url",
     "init_network_weights",
+    "is_image",
     "listdir_nohidden",
     "load_checkpoint",
     "load_pretrained_weights",
@@ -63,6 +65,7 @@ __all__ = [
     "set_random_seed",
     "setup_logger",
     "tolist_if_not",
+    "upright",
     "weights_digest",
     "write_checkpoint",
     "write_json",

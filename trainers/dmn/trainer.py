@@ -83,7 +83,8 @@ class DMN(StreamTrainer):
     def build_augmentation(self) -> Augmentation:
         """Training views: crop and flip, bilinear; not the transforms of INPUT."""
         plain = super().build_augmentation()
-        return Augmentation(plain.test, CropFlip(plain.size, CROP_SCALE))
+        views = CropFlip(plain.size, CROP_SCALE, is_turned=self.cfg.INPUT.UPRIGHT)
+        return Augmentation(plain.test, views)
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> DualMemory:

@@ -12,6 +12,7 @@ from yacs.config import CfgNode
 
 from dassl.config.conditions import Condition
 from dassl.config.ranges import check_value, one_of
+from dassl.utils.image import upright
 from dassl.utils.text import did_you_mean
 
 from ..pixels import Normalise
@@ -128,7 +129,10 @@ def transform_steps(cfg: CfgNode, choices: Collection[str], *, is_train: bool) -
             )
     check_value("INPUT.INTERPOLATION", cfg.INTERPOLATION, one_of(*INTERPOLATION_MODES))
     check_value("INPUT.RESIZE", cfg.get("RESIZE", "shortest"), one_of(*RESIZE_RULES))
-    return (_train_steps if is_train else _test_steps)(cfg, choices)
+    steps = (_train_steps if is_train else _test_steps)(cfg, choices)
+    if cfg.get("UPRIGHT", False):
+        steps.insert(0, ("turn upright by the EXIF tag", upright))
+    return steps
 
 
 def _train_steps(cfg: CfgNode, choices: Collection[str]) -> list[_Step]:

@@ -7,12 +7,14 @@ stages, target domains and students. Specification: vl2v_adip, section 5.
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -112,15 +114,14 @@ def rows_by_domain(items: Sequence[Datum]) -> list[list[int]]:
 
 
 class _Resized(Dataset):
-    def __init__(self, items: Sequence[Datum], size: tuple[int, int], interpolation: str) -> None:
-        self.items = items
-        self.size, self.interpolation = size, interpolation
+    def __init__(self, items: Sequence[Datum], view: Callable[[Image.Image], Tensor]) -> None:
+        self.items, self.view = items, view
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, row: int) -> Tensor:
-        return whole_image(read_image(self.items[row].impath), self.size, self.interpolation)
+        return self.view(read_image(self.items[row].impath))
 
 
 class ResizedImages:
@@ -130,6 +131,7 @@ class ResizedImages:
         items: N images.
         size: (H, W) in pixels.
         interpolation: bilinear | bicubic | nearest, with antialiasing.
+        is_turned: apply the orientation tags of photographs.
         workers: processes that read files.
         limit: bytes up to which the pixels are kept on disk; more is read anew every time.
     """
@@ -140,12 +142,14 @@ class ResizedImages:
         *,
         size: tuple[int, int],
         interpolation: str = "bilinear",
+        is_turned: bool = False,
         workers: int = 0,
         limit: int = 8 * 2**30,
     ) -> None:
         self.items = items
         self.size = tuple(size)
         self.interpolation = interpolation
+        self.is_turned = is_turned
         self.workers = workers
         self.labels = torch.tensor([item.label for item in items], dtype=torch.long)
         self.shape = (len(items), 3, *self.size)
@@ -166,14 +170,21 @@ class ResizedImages:
     @property
     def path(self) -> Path:
         """Where the pixels are kept: depends on the files, their sizes and times, and the size."""
-        digest = hashlib.sha256(repr((self.size, self.interpolation)).encode())
+        how = (self.size, self.interpolation, *["upright"] * self.is_turned)
+        digest = hashlib.sha256(repr(how).encode())
         for item in self.items:
             status = os.stat(item.impath)
             digest.update(f"{item.impath}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
         return cache_dir() / "resized" / f"{digest.hexdigest()[:32]}.npy"
 
     def _read(self, batch_size: int) -> DataLoader:
-        images = _Resized(self.items, self.size, self.interpolation)
+        view = partial(
+            whole_image,
+            size=self.size,
+            interpolation=self.interpolation,
+            is_turned=self.is_turned,
+        )
+        images = _Resized(self.items, view)
         return DataLoader(images, batch_size=batch_size, num_workers=self.workers)
 
     def _stored(self) -> np.ndarray:

@@ -92,6 +92,7 @@ class StepEvaluation:
                 part,
                 size=cfg.INPUT.SIZE,
                 interpolation=cfg.INPUT.INTERPOLATION,
+                is_turned=cfg.INPUT.UPRIGHT,
                 workers=cfg.DATALOADER.NUM_WORKERS,
                 limit=int(cfg.STEPS.CACHE_GB * 2**30),
             )

@@ -8,6 +8,7 @@ state (memory, position, answers) can be saved and continued, and is kept for a 
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -134,6 +135,7 @@ class StreamTrainer(FeatureTrainer):
         plain = self.bank.augmentation.test
         kind, name = self.settings.view_kind, self.cfg.DATASET.NAME
         pipeline = view_pipeline(kind, name, plain.size, self.view_scale)
+        pipeline = replace(pipeline, is_turned=self.cfg.INPUT.UPRIGHT)
         return TestViews(
             self._bank(Augmentation(plain, pipeline)),
             items,

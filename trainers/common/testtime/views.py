@@ -20,6 +20,7 @@ from dassl.data.datasets import Datum
 from dassl.features.bank import FeatureBank
 from dassl.features.encode import Sink, fill
 from dassl.features.views import Pipeline, Transform
+from dassl.utils import upright
 from trainers.common.text.templates import IMAGENET_SETS
 
 CHUNK_VIEWS = 4096  # views encoded ahead of the stream
@@ -44,24 +45,27 @@ class CropFlip(Pipeline):
     Args:
         side: of the square output in pixels.
         scale: smallest and largest share of the area.
+        is_turned: INPUT.UPRIGHT: apply the orientation tags of photographs first.
     """
 
     side: int
     scale: tuple[float, float]
+    is_turned: bool = False
 
     @property
     def size(self) -> int:
         return self.side
 
     def describe(self) -> dict[str, Any]:
-        return {"side": self.side, "scale": list(self.scale)}
+        turned = {"upright": True} if self.is_turned else {}
+        return {"side": self.side, "scale": list(self.scale), **turned}
 
     def cropped(self) -> T.Compose:
         """A function from an image to the cropped image."""
         crop = T.RandomResizedCrop(
             self.side, scale=self.scale, interpolation=InterpolationMode.BILINEAR
         )
-        return T.Compose([crop, T.RandomHorizontalFlip()])
+        return T.Compose([upright] * self.is_turned + [crop, T.RandomHorizontalFlip()])
 
     def build(self) -> Transform:
         crop = self.cropped()

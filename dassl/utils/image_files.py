@@ -1,0 +1,74 @@
+"""Which files are images, and which entries of a folder are left out: one rule for all readers."""
+
+import logging
+import os
+from collections import Counter
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"),  # torchvision's
+    *(".gif", ".jfif"),
+)
+JUNK = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
+SILENT = ("thumbs.db", "desktop.ini")  # what file managers write
+
+
+def is_image(name: str) -> bool:
+    """Whether a file name has an image suffix, in upper or lower case; hidden files have none."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def is_hidden(folder: str) -> bool:
+    """Whether a folder's name says that nothing in it is meant to be read."""
+    return folder.startswith(".") or folder in JUNK
+
+
+class LeftOut:
+    """Counts what a reader of images does not take, and names it once."""
+
+    def __init__(self) -> None:
+        self.kinds: Counter[str] = Counter()
+        self.first = ""
+
+    def add(self, path: Path, *, is_folder: bool = False) -> None:
+        """Count a file or sub-folder that is not read; hidden files are meant to be unseen."""
+        if path.name.startswith(".") or path.name.lower() in SILENT:
+            return
+        suffix = path.suffix.lower() or "without suffix"
+        self.kinds["sub-folders" if is_folder else suffix] += 1
+        self.first = self.first or str(path)
+
+    def warn(self, folder: Path) -> None:
+        """Say what was left out below a folder, if anything was."""
+        if self.kinds:
+            logger.warning(
+                "Left out below %s: %d (%s), first %s. Read are files *%s; convert or move the "
+                "others to have them read.",
+                folder,
+                self.kinds.total(),
+                ", ".join(f"{kind} {count}" for kind, count in self.kinds.most_common(5)),
+                self.first,
+                ", *".join(IMAGE_SUFFIXES),
+            )
+
+
+def images_below(folder: Path, left_out: LeftOut) -> list[str]:
+    """Paths of all images below a folder: its own, sorted, then those of sub-folders.
+
+    Sub-folders come in the order of their whole paths, as in torchvision's ImageFolder; hidden ones
+    are not read, other files are counted.
+    """
+    parents = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        for name in filter(JUNK.__contains__, folders):
+            left_out.add(Path(parent) / name, is_folder=True)
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        parents.append((parent, sorted(names)))
+    files = []
+    for parent, names in sorted(parents):
+        files += [os.path.join(parent, name) for name in names if is_image(name)]
+        for name in names:
+            if not is_image(name):
+                left_out.add(Path(parent) / name)
+    return files
