@@ -222,7 +222,7 @@ def test_an_aircraft_list_with_an_unknown_variant_is_refused(tmp_path):
     folder = aircraft_tree(tmp_path)
     write_lines(folder / "images_variant_test.txt", ["0000004 Boeing 999"])
 
-    with pytest.raises(ValueError, match='variant "Boeing 999"'):
+    with pytest.raises(ValueError, match='line 1: "0000004 Boeing 999" is not an image number'):
         build(tmp_path, "FGVCAircraft")
 
 

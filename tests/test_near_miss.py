@@ -19,7 +19,9 @@ def tree(root, *classes, count=5):
 
 
 def build(root, name=ClassFolder.__name__):
-    return build_dataset(make_cfg(root, name, TARGET_DOMAINS=("photo",), TRIAL_SEED=0))
+    is_domains = name == DomainFolder.__name__
+    settings = {"TARGET_DOMAINS": ("photo",), "TRIAL_SEED": 0} if is_domains else {}
+    return build_dataset(make_cfg(root, name, **settings))
 
 
 TREES = {

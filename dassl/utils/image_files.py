@@ -47,7 +47,7 @@ class LeftOut:
                 "others to have them read.",
                 folder,
                 self.kinds.total(),
-                ", ".join(f"{kind} {count}" for kind, count in self.kinds.most_common(5)),
+                ", ".join(f"{kind} {count}" for kind, count in sorted(self.kinds.items())[:5]),
                 self.first,
                 ", *".join(IMAGE_SUFFIXES),
             )
