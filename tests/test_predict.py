@@ -121,7 +121,7 @@ def test_a_folder_above_or_beside_the_models_says_where_to_look(run, tmp_path):
     (tmp_path / "seed1").mkdir()
     (tmp_path / "seed1" / "results.json").touch()
 
-    with pytest.raises(FileNotFoundError, match=rf"holds results\.json: {tmp_path}/seed1$"):
+    with pytest.raises(FileNotFoundError, match=rf"Runs below {tmp_path}: {tmp_path}/seed1\.$"):
         predict.main([str(run / "mine"), "--model-dir", str(tmp_path)])
     with pytest.raises(FileNotFoundError, match="That run trained nothing.*--backbone NAME"):
         predict.main([str(run / "mine"), "--model-dir", str(tmp_path / "seed1")])
@@ -131,8 +131,10 @@ def test_a_missing_file_of_class_names_is_no_class(run, tmp_path):
     (tmp_path / "one.txt").write_text("cat\n")
     words = [str(run / "mine"), "--backbone", "toy/ViT", "--classnames"]
 
-    with pytest.raises(ValueError, match=r"names\.txt is not a file and gives 1 name"):
+    with pytest.raises(FileNotFoundError, match=r"--classnames names\.txt: there is no such file"):
         predict.main([*words, "names.txt"])
+    with pytest.raises(ValueError, match="cat is not a file and gives 1 name"):
+        predict.main([*words, "cat"])
     with pytest.raises(ValueError, match=r"one\.txt holds 1 name"):
         predict.main([*words, str(tmp_path / "one.txt")])
 

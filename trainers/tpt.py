@@ -25,6 +25,7 @@ from dassl.engine.selection import selection_rule
 from dassl.engine.shared_conditions import TRAINING, no_augmentation, no_templates
 from dassl.optim import build_optimizer
 from dassl.utils import load_checkpoint
+from dassl.utils.checkpoint import state_of
 from trainers.common import Method
 from trainers.common.checkpoints import load_exactly, load_state
 from trainers.common.predictor import config_of
@@ -265,8 +266,7 @@ def read_context(path: str, *, is_conditional: bool = False) -> dict[str, Tensor
     Raises:
         FileNotFoundError, ValueError: if there is no such file, or no context in it.
     """
-    state = load_checkpoint(path)
-    state = state.get("state_dict", state)
+    state = state_of(load_checkpoint(path))
     state = {key.removeprefix("prompt_learner."): value for key, value in state.items()}
     if "ctx" not in state:
         raise ValueError(

@@ -3,10 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from dassl import __version__
 from dassl.utils import load_checkpoint, save_checkpoint
+from dassl.utils.checkpoint import state_of
 
 from .anomaly import refuse_nonfinite
+from .near_runs import runs_near
 from .plain import plain
 
 if TYPE_CHECKING:
@@ -106,7 +110,8 @@ def _other_checkpoints(folder: Path, epoch: int | None) -> str:
         best = f"{BEST} (no --load-epoch)"
         return f"There is {best}, and {listed}." if present else f"There is {best}."
     if not present:
-        return f"{folder} holds no checkpoint; check --model-dir."
+        near = runs_near(folder.parent)
+        return f"{folder} holds no checkpoint; check --model-dir. {near}".rstrip()
     if epoch is None:
         return (
             "Only runs with TEST.FINAL_MODEL best_val (TEST.SELECT_ON val) write it; this run "
@@ -135,6 +140,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ValueError: a truncated or foreign file.
     """
     content = load_checkpoint(str(path))
+    state = state_of(content)
+    if isinstance(content, dict) and any(isinstance(v, Tensor) for v in state.values()):
+        content = {**content, "state_dict": state}
     if not isinstance(content, dict) or "state_dict" not in content:
         held = ", ".join(list(content)[:5]) if isinstance(content, dict) else type(content).__name__
         raise ValueError(
@@ -150,8 +158,9 @@ def load_models(trainer: "TrainerBase", directory: str | Path, epoch: int | None
     for name in trainer.get_model_names():
         path = find_checkpoint(directory, name, epoch, or_last=False)
         content = read_checkpoint(path)
+        model = trainer._models[name]
         try:
-            trainer._models[name].load_state_dict(content["state_dict"])
+            model.load_state_dict(state_of(content, model.state_dict()))
         except RuntimeError as err:
             raise ValueError(
                 f"Checkpoint {path} does not fit the model {name!r} of this run: {err} "
@@ -180,7 +189,8 @@ def resume_from_folders(trainer: "TrainerBase", directory: str | Path) -> int:
     print(f"Found checkpoints of epoch {epoch} at {directory} (will resume training)")
     for name in names:
         content = read_checkpoint(found[name][epoch])
-        trainer._models[name].load_state_dict(content["state_dict"])
+        model = trainer._models[name]
+        model.load_state_dict(state_of(content, model.state_dict()))
         refuse_nonfinite(trainer._models[name], found[name][epoch])
         for part, owner in (("optimizer", trainer._optims), ("scheduler", trainer._scheds)):
             if owner[name] is not None and content.get(part) is not None:

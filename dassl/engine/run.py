@@ -22,6 +22,7 @@ from dassl.utils import (
 )
 
 from .build import TRAINER_REGISTRY, build_trainer
+from .near_runs import runs_near
 from .report import collect_results, log_banner, log_end, written_files
 from .resume import RESUME_FILES, check_same_config
 from .selection import most_revealing
@@ -240,7 +241,8 @@ def describe_evaluated(args: argparse.Namespace) -> dict[str, Any]:
     """What --eval-only loads: folder, epoch, and size and time of the files, to see changes."""
     folder = Path(args.model_dir) if args.model_dir else None
     if folder is not None and not folder.exists():
-        raise FileNotFoundError(f"--model-dir {folder}: no such folder.")
+        near = runs_near(folder)
+        raise FileNotFoundError(f"--model-dir {folder}: no such folder. {near}".rstrip())
     files = sorted(folder.glob("*/model*.pth.tar*")) if folder is not None else []
     if folder is not None and folder.is_file():  # one checkpoint, for trainers that read such
         folder, files = folder.parent, [folder]

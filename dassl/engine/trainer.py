@@ -35,6 +35,7 @@ from dassl.utils import (
 
 from .base import TrainerBase
 from .checkpoints import best_so_far
+from .near_runs import runs_near
 from .resume import ResumeFile
 from .selection import selection_rule, selection_split
 from .simple_net import SimpleNet
@@ -136,7 +137,8 @@ class SimpleTrainer(TrainerBase):
         if start == 0 and wanted and not has_state and not is_own:
             raise FileNotFoundError(
                 f"--resume {wanted}: nothing to resume from there. Expected {wanted}/<model>/"
-                f"model.pth.tar-<epoch> for {', '.join(self.get_model_names())}."
+                f"model.pth.tar-<epoch> for {', '.join(self.get_model_names())}. "
+                f"{runs_near(wanted)}".rstrip()
             )
         if start and not has_state and (is_own or not wanted):
             self._take_best_so_far()

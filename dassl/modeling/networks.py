@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dassl.config.pixels import IMAGENET_MEAN, IMAGENET_STD
 from dassl.data.seeding import seeded
 from dassl.utils import did_you_mean, read_tensors
+from dassl.utils.checkpoint import tensors_only
 
 SHORT_NAMES = {
     "rn50": "torchvision:resnet50",
@@ -232,7 +233,8 @@ def _torchvision(model: str, pretrained: bool, weights: str) -> ImageNetwork:
         )
     try:
         entry = "IMAGENET1K_V1" if pretrained and not weights else None
-        network = models.get_model(model, weights=entry)
+        with tensors_only():
+            network = models.get_model(model, weights=entry)
     except OSError as error:
         url = models.get_model_weights(model)["IMAGENET1K_V1"].url
         folder = Path(torch.hub.get_dir()) / "checkpoints"
@@ -280,7 +282,7 @@ def _timm_network(model: str, pretrained: bool, weights: str) -> Any:
     tensors = read_tensors(weights) if weights else None
     overlay = {"state_dict": tensors, "hf_hub_id": None, "url": ""} if weights else None
     try:
-        with seeded(0) if weights else nullcontext():  # see _check_all_loaded
+        with tensors_only(), seeded(0) if weights else nullcontext():  # see _check_all_loaded
             network = timm.create_model(
                 model,
                 pretrained=pretrained or bool(weights),

@@ -7,8 +7,11 @@ which only the numbers are kept.
 
 import os
 import pickle
+import re
+import struct
+import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -33,7 +36,30 @@ _SCHEDULERS = (
 _WARMUPS = ("_BaseWarmupScheduler", "ConstantWarmupScheduler", "LinearWarmupScheduler")
 _OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
 _CONTAINERS = (dict, defaultdict, Counter)
-_WRAPPERS = ("state_dict", "model_state_dict", "model")  # of weights in public files
+_WRAPPERS = (  # of weights in public files
+    *("state_dict", "model_state_dict", "model", "module"),
+    *("ema", "ema_state_dict", "net", "network"),
+)
+_MAX_WRAPPERS = 4  # dictionaries inside one another
+_PREFIXES = ("module.", "_orig_mod.")
+_MEMBERS = ("model", "net", "network", "backbone", "encoder", "student")  # of Lightning modules
+_COUNTERS = ("n_averaged", "num_updates", "global_step")  # beside the weights of averages
+_TEXT = frozenset(range(32, 256)) | frozenset(b"\t\n\r\f")
+READ_ERRORS = (  # what torch and safetensors raise for files of other programs
+    pickle.UnpicklingError,
+    SafetensorError,
+    struct.error,
+    zipfile.BadZipFile,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    AssertionError,
+)
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -122,57 +148,135 @@ def peek_checkpoint(fpath: str | os.PathLike) -> Any:
     """
     try:
         return torch.load(fpath, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError):
+    except READ_ERRORS:
         return load_checkpoint(fpath)  # another format, or damaged: it says which
 
 
 def _read(fpath: str | os.PathLike) -> Any:
     map_location = None if torch.cuda.is_available() else "cpu"
     try:
+        if _starts_as_safetensors(fpath):
+            return load_file(fpath)
         return torch.load(fpath, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as err:
         first = err
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as err:
+    except READ_ERRORS as err:
         raise _unreadable(fpath, err) from err
     try:
         with _allow_stand_ins():
             return _without_objects(torch.load(fpath, map_location=map_location, weights_only=True))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, AttributeError) as err:
+    except READ_ERRORS as err:
         raise _unreadable(fpath, first) from err
 
 
+def _starts_as_safetensors(fpath: str | os.PathLike) -> bool:
+    with open(fpath, "rb") as file:
+        head = file.read(9)
+    return len(head) == 9 and head[8:] == b"{"
+
+
 def _unreadable(fpath: str | os.PathLike, err: Exception) -> ValueError:
+    """One line about a file that is not a checkpoint, by what its first bytes are."""
+    with open(fpath, "rb") as file:
+        head = file.read(512)
+    start = head.lstrip().lower()
+    if not head:
+        what = "it is empty. Copy it again, or delete it and train again."
+    elif head.startswith(b"version https://git-lfs"):
+        what = "it is a Git LFS pointer, not the file itself. Run git lfs pull."
+    elif start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        what = "it is a web page: the download was answered by an error page. Download it again."
+    elif b"\0" not in head and all(byte in _TEXT for byte in head):
+        what = "it is a text file. Give the file that holds the tensors."
+    else:
+        what = (
+            "it is truncated, not a torch file, or holds objects that a checkpoint has no need of "
+            f"({_reason(err)}). Copy it again, or delete it and train again."
+        )
+    size = os.path.getsize(fpath)
+    return ValueError(f'"{fpath}" ({size} bytes) cannot be read as a checkpoint: {what}')
+
+
+def _reason(err: Exception) -> str:
+    """What torch found, without its advice to load the file unsafely."""
     lines = str(err).strip().splitlines() or ["no details"]
-    reason = next((line.strip() for line in lines if "Unsupported" in line), lines[0])
-    return ValueError(
-        f'"{fpath}" ({os.path.getsize(fpath)} bytes) cannot be read as a checkpoint: it is '
-        "truncated, not a torch file, or holds objects that a checkpoint has no need of. "
-        f"({type(err).__name__}: {reason[:200]}) "
-        "Copy it again, or delete it and train again."
-    )
+    line = next((line.strip() for line in lines if "Unsupported" in line), lines[0])
+    asked = re.search(r"GLOBAL (\S+)", str(err))
+    if asked:
+        line = f"it asks for {asked[1]}"
+    elif "weights_only" in line:
+        line = "its pickle is not one of tensors"
+    return f"{type(err).__name__}: {line[:200]}"
+
+
+@contextmanager
+def tensors_only() -> Iterator[None]:
+    """Let packages that load files themselves (timm, torchvision) read nothing but tensors."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def read_tensors(fpath: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """The named tensors of a weights file: safetensors, or a checkpoint with or without wrapper.
+    """The named tensors of a weights file: safetensors or a checkpoint, wrapped in any common way.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: a truncated or foreign file, or one without tensors.
     """
-    if str(fpath).endswith(".safetensors") and os.path.isfile(fpath):
-        try:
-            return load_file(fpath)
-        except (SafetensorError, OSError) as err:
-            raise _unreadable(fpath, err) from err
-    content = load_checkpoint(fpath)
-    for key in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    pairs = content.items() if isinstance(content, Mapping) else ()
-    tensors = {str(key): value for key, value in pairs if isinstance(value, torch.Tensor)}
+    state = state_of(load_checkpoint(fpath))
+    tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    first = next(iter(tensors), "").partition(".")[0]
+    if first in _MEMBERS and all(key.startswith(f"{first}.") for key in tensors):
+        tensors = _unwrapped({k.removeprefix(f"{first}."): v for k, v in tensors.items()})
     if not tensors:
         raise ValueError(f"{fpath} holds no weights: expected names with tensors.")
-    return strip_module(tensors)
+    return tensors
+
+
+def state_of(content: Any, own: Collection[str] = ()) -> dict[str, Any]:
+    """The named tensors in a checkpoint's content, whatever public code wrapped them in.
+
+    Taken off are dictionaries around them (``state_dict``, ``model_state_dict``, ``model``, ...),
+    the prefixes of DataParallel and torch.compile, the counters of weight averages, and the name of
+    the member that Lightning modules keep the model in.
+
+    Args:
+        content: of a file; anything that is not a mapping has no tensors.
+        own: names that are expected; Lightning's prefix is taken off if they are found so.
+    """
+    entries: Mapping = {}
+    for _ in range(_MAX_WRAPPERS):
+        entries = content if isinstance(content, Mapping) else {}
+        wrapped = [entries[key] for key in _WRAPPERS if isinstance(entries.get(key), Mapping)]
+        if not wrapped:
+            break
+        content = wrapped[0]
+    state = {str(key): value for key, value in entries.items()}
+    state = {k: v for k, v in state.items() if k in own or k not in _COUNTERS}
+    state = _unwrapped(state, own)
+    first = next(iter(state), "").partition(".")[0] + "."
+    if not all(key.startswith(first) for key in state):
+        return state
+    inner = _unwrapped({key.removeprefix(first): value for key, value in state.items()}, own)
+    return inner if len(set(own) & set(inner)) > len(set(own) & set(state)) else state
+
+
+def _unwrapped(state: Mapping[str, Any], own: Collection[str] = ()) -> dict[str, Any]:
+    """Names without the prefixes of DataParallel and torch.compile."""
+
+    def name(key: str) -> str:
+        prefix = next((p for p in _PREFIXES if key.startswith(p) and key not in own), "")
+        return name(key.removeprefix(prefix)) if prefix else key
+
+    return {name(key): value for key, value in state.items()}
 
 
 def strip_module(state_dict: dict) -> dict:

@@ -6,13 +6,14 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn
 
 from .checkpoint import (
     load_checkpoint,
     resume_from_checkpoint,
     save_checkpoint,
-    strip_module,
+    state_of,
     write_checkpoint,
 )
 from .text import did_you_mean
@@ -34,16 +35,16 @@ __all__ = [
 def load_pretrained_weights(model: nn.Module, weight_path: str | os.PathLike) -> None:
     """Copy every entry of a checkpoint whose name and shape fit the model.
 
-    Takes the entry `state_dict` if the file has one and strips a leading `module.`. Warns if
-    nothing fits; prints the names that were left out.
+    Wrappers and prefixes of public code are taken off (`state_of`). Warns if nothing fits; prints
+    the names that were left out.
     """
     checkpoint = load_checkpoint(weight_path)
     if not isinstance(checkpoint, dict):
         raise ValueError(
             f"{weight_path} holds a {type(checkpoint).__name__}, expected a state dict."
         )
-    given = strip_module(checkpoint.get("state_dict", checkpoint))
     own = model.state_dict()
+    given = {k: v for k, v in state_of(checkpoint, own).items() if isinstance(v, torch.Tensor)}
     fits = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
     discarded = [k for k in given if k not in fits]
     model.load_state_dict({**own, **fits})

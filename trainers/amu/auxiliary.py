@@ -23,12 +23,13 @@ from dassl.modeling.networks import (
     takes_any_size,
 )
 from dassl.utils import cache_dir, did_you_mean, download_url, load_checkpoint
+from dassl.utils.checkpoint import state_of
 
 SEE = "See DATASETS.md, section Auxiliary networks."
 MOCO = "moco_v3_rn50"
 MOCO_URL = "https://dl.fbaipublicfiles.com/moco-v3/r-50-{epochs}ep/r-50-{epochs}ep.pth.tar"
 MOCO_EPOCHS = ("100", "300", "1000")
-MOCO_PREFIX, MOCO_HEAD = "module.base_encoder.", "module.base_encoder.fc"
+MOCO_PREFIX, MOCO_HEAD = "base_encoder.", "base_encoder.fc"  # below "module."
 SHORT_NAMES = {
     MOCO: f"{MOCO}:1000",
     "dino_vits16": "timm:vit_small_patch16_224.dino",
@@ -165,7 +166,7 @@ def resnet50_from_moco(checkpoint: dict, path: Path | str = "given") -> nn.Modul
     """
     from torchvision.models import resnet50
 
-    state = checkpoint.get("state_dict", checkpoint)
+    state = state_of(checkpoint)
     kept = {
         key.removeprefix(MOCO_PREFIX): value
         for key, value in state.items()
@@ -178,8 +179,8 @@ def resnet50_from_moco(checkpoint: dict, path: Path | str = "given") -> nn.Modul
     if missing or unknown:
         found = ", ".join(list(state)[:3]) or "nothing"
         raise ValueError(
-            f"{path} is not a MoCo v3 ResNet-50: expected {MOCO_PREFIX}<torchvision key> for "
-            f"{len(wanted)} tensors; {len(missing)} are missing ({', '.join(missing[:3])}), "
+            f"{path} is not a MoCo v3 ResNet-50: expected module.{MOCO_PREFIX}<torchvision key> "
+            f"for {len(wanted)} tensors; {len(missing)} are missing ({', '.join(missing[:3])}), "
             f"{len(unknown)} are unknown ({', '.join(unknown[:3])}). It begins with {found}."
         )
     network.load_state_dict(kept)

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from dassl.engine.anomaly import refuse_nonfinite
 from dassl.engine.checkpoints import find_checkpoint
+from dassl.engine.near_runs import runs_near
 from dassl.engine.trained import check_trained_settings
 from dassl.utils import load_checkpoint
+from dassl.utils.checkpoint import state_of
 
 if TYPE_CHECKING:
     from .clip_trainer import ClipTrainer
@@ -53,7 +55,8 @@ def start_from(trainer: "ClipTrainer", source: str) -> None:
         path = find_checkpoint(path, trainer.model_name)
     if not path.is_file():
         raise FileNotFoundError(
-            f"MODEL.INIT_WEIGHTS {source} is neither a checkpoint nor the folder of a run."
+            f"MODEL.INIT_WEIGHTS {source} is neither a checkpoint nor the folder of a run. "
+            f"{runs_near(source)}".rstrip()
         )
     _take(trainer, load_checkpoint(str(path)), path)
     logger.info("Start from %s", path)
@@ -83,8 +86,8 @@ def check_same_backbone(trainer: "ClipTrainer", checkpoint: dict, path: Path) ->
 def _take(trainer: "ClipTrainer", checkpoint: dict, path: Path) -> None:
     """Load ``trainer.method`` from a file's contents."""
     source, target = class_keys(trainer, checkpoint)
-    # Official files of AMU hold the bare tensors.
-    load_state(trainer.method, checkpoint.get("state_dict", checkpoint), source, target, path)
+    state = state_of(checkpoint, trainer.method.state_dict())
+    load_state(trainer.method, state, source, target, path)
 
 
 def class_keys(trainer: "ClipTrainer", checkpoint: dict) -> tuple[list[str] | None, list[str]]:

@@ -9,6 +9,7 @@ from yacs.config import CfgNode
 
 from clip.model import CLIP
 from dassl.utils import load_checkpoint
+from dassl.utils.checkpoint import state_of
 from trainers.common import Method
 from trainers.common.text.encode import pre_projection_features, template_features
 
@@ -87,7 +88,7 @@ def read_enhanced_base(path: str | Path) -> Tensor:
             "one with: bash scripts/taskres/enhanced_base.sh DATASET SHOTS. Official files: see "
             "DATASETS.md, section Enhanced bases."
         )
-    state = load_checkpoint(str(path))["state_dict"]
+    state = state_of(load_checkpoint(str(path)), ["weight"])
     if list(state) != ["weight"]:
         raise ValueError(
             f"{path} is not an enhanced base: it holds {', '.join(state)}, not one 'weight'."
