@@ -427,7 +427,7 @@ def test_underscores_of_class_names_become_blanks():
 
 
 def test_a_template_without_a_place_for_the_name_is_refused():
-    with pytest.raises(ValueError, match="must hold one {}"):
+    with pytest.raises(ValueError, match="must hold exactly one"):
         class_embeddings(make_teacher(), ["red", "blue"], ["a photo"])
 
 

@@ -21,8 +21,10 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from dassl.flags import FlagParser
 from dassl.utils import read_image
-from trainers.common.teachers.http import TOKEN_VARIABLE, HttpTeacher
+from dassl.utils.text_files import read_names
+from trainers.common.teachers.http import HttpTeacher
 from trainers.common.teachers.teacher import class_embeddings
+from trainers.common.teachers.transport import TOKEN_VARIABLE
 
 SIZE = 224  # pixels; the endpoint gets what a student of this size sees
 
@@ -32,13 +34,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url", help="address of the teacher")
     parser.add_argument("images", nargs="+", type=Path, help="image files")
-    parser.add_argument("--classnames", required=True, help="names separated by commas")
+    parser.add_argument(
+        "--classnames", required=True, help="names separated by commas, or a text file"
+    )
     parser.add_argument("--template", default="a photo of a {}", help="sentence with one {}")
     parser.add_argument("--size", type=int, default=SIZE, help="side in pixels")
     parser.add_argument("--retries", type=int, default=5)
     parser.epilog = f"A token in {TOKEN_VARIABLE} is sent along."
     args = parser.parse_args(argv)
-    names = [name.strip() for name in args.classnames.split(",") if name.strip()]
+    names = read_names(args.classnames, "--classnames")
     teacher = HttpTeacher(args.url, retries=args.retries)
     texts = class_embeddings(teacher, names, [args.template])
     pixels = [

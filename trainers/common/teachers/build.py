@@ -1,6 +1,7 @@
 """Teachers by name."""
 
 import importlib
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,7 @@ from dassl.config import check_value, one_of
 
 from .teacher import ClipTeacher, Renormalise, Teacher
 
+logger = logging.getLogger(__name__)
 BLACK_BOXES = ("http://", "https://", "python:")  # teachers that are not a CLIP at hand
 NORMS = ("imagenet", "clip")
 
@@ -56,6 +58,7 @@ def _from_python(spec: str) -> Teacher:
     parts = spec.split(":")
     if len(parts) != 3:
         raise ValueError(f'The teacher is "{spec}"; expected python:<module>:<function>.')
+    logger.warning("The teacher %s runs code: it imports %s and calls %s.", spec, *parts[1:])
     try:
         make = getattr(importlib.import_module(parts[1]), parts[2])
     except (ImportError, AttributeError) as error:

@@ -20,7 +20,7 @@ import http.client
 import io
 import json
 import logging
-import os
+import math
 import sqlite3
 import time
 import urllib.error
@@ -38,18 +38,21 @@ from dassl.data.pixels import unnormalise
 from dassl.utils import cache_dir
 
 from .teacher import Teacher
+from .transport import RefusedReply, check_address, masked, send, token
 
 logger = logging.getLogger(__name__)
-TOKEN_VARIABLE = "VLTUNE_TEACHER_TOKEN"  # sent as a bearer token
 RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
 LONGEST_WAIT = 60.0  # seconds
 LONGEST_REASON = 500  # bytes of a refusal that are shown
+LONGEST_NAME = 200  # characters of the name that an endpoint gives itself
+WIDEST = 2**16  # numbers of an embedding
 PASSING_ERRORS = (  # no connection, or an answer that was cut off
     urllib.error.URLError,
     TimeoutError,
     ConnectionError,
     http.client.HTTPException,
     json.JSONDecodeError,
+    UnicodeDecodeError,
 )
 
 
@@ -64,7 +67,11 @@ class HttpTeacher(Teacher):
         batch_size: items per request.
         retries: further attempts after a failed one.
         wait: seconds before the first further attempt, doubled each time.
-        timeout: seconds per request.
+        timeout: seconds per request, from the connection to the last byte of the reply.
+
+    Raises:
+        ValueError: an address that would give the token away.
+        RuntimeError: no usable answer; names the address and the cause.
     """
 
     def __init__(
@@ -80,10 +87,12 @@ class HttpTeacher(Teacher):
         wait: float = 1.0,
         timeout: float = 60.0,
     ) -> None:
+        check_address(url)
         self.url = url.rstrip("/")
         self.batch_size, self.retries, self.wait, self.timeout = batch_size, retries, wait, timeout
         info = self._ask("info")
-        super().__init__(str(info.get("name", self.url)), float(info.get("scale", scale)))
+        super().__init__(self._name(info), self._scale(info, scale))
+        self.width = 0  # of all embeddings, once one is known
         self.mean, self.std = mean, std
         identity = hashlib.sha256(f"{self.url}\0{self.name}".encode()).hexdigest()[:16]
         self.cache = ResponseCache(cache or cache_dir() / "teacher" / f"{identity}.sqlite")
@@ -118,16 +127,49 @@ class HttpTeacher(Teacher):
             part = todo[start : start + self.batch_size]
             reply = self._ask(kind, {f"{kind}s": [encode(item) for _, item in part]})
             self.queries.ask(**{f"{kind}s": len(part)})  # before the cache calls them known
-            rows = np.asarray(reply["embeddings"], dtype=np.float32)
-            if rows.ndim != 2 or len(rows) != len(part) or not np.isfinite(rows).all():
-                raise RuntimeError(
-                    f"{self.url}/{kind} answered {rows.shape} for {len(part)} items; expected "
-                    f"({len(part)}, D), all finite. Nothing of this answer is kept."
-                )
+            rows = self._rows(reply, kind, len(part))
             fresh = {key: row for (key, _), row in zip(part, rows)}
             self.cache.put(fresh)
             known.update(fresh)
         return torch.from_numpy(np.stack([known[key] for key in keys]))
+
+    def _rows(self, reply: dict, kind: str, count: int) -> np.ndarray:
+        """The embeddings (count, D) of a reply, float32.
+
+        Raises:
+            RuntimeError: if they are something else; nothing of such a reply is kept.
+        """
+        try:
+            rows = np.asarray(reply.get("embeddings"))
+        except ValueError:  # of different lengths
+            rows = np.asarray(None)
+        shape = rows.shape if rows.dtype.kind in "fiu" else f"no rows of numbers ({rows.dtype})"
+        fits = rows.dtype.kind in "fiu" and rows.ndim == 2 and len(rows) == count
+        if fits and 0 < rows.shape[1] <= WIDEST and rows.shape[1] in (self.width or rows.shape[1],):
+            with np.errstate(over="ignore"):
+                values = rows.astype(np.float32)
+            if np.isfinite(values).all() and values.any(axis=1).all():
+                self.width = values.shape[1]
+                return values
+        raise RuntimeError(
+            f"{self.url}/{kind} answered {shape} for {count} items; expected ({count}, "
+            f"{self.width or 'D'}), all finite, no row of zeros. Nothing of this answer is kept."
+        )
+
+    def _name(self, info: dict) -> str:
+        name = masked(str(info.get("name", self.url)))[:LONGEST_NAME]
+        return "".join(letter if letter.isprintable() else "?" for letter in name)
+
+    def _scale(self, info: dict, default: float) -> float:
+        scale = info.get("scale", default)
+        if isinstance(scale, bool) or not isinstance(scale, int | float):
+            scale = math.nan
+        if not (math.isfinite(scale) and scale > 0):
+            raise RuntimeError(
+                f"The teacher {self.url}/info gives the scale {info['scale']!r:.60}; expected a "
+                "positive number."
+            )
+        return float(scale)
 
     def _ask(self, path: str, body: dict | None = None) -> dict:
         """One request, repeated while the failure may pass.
@@ -138,19 +180,26 @@ class HttpTeacher(Teacher):
         wait = self.wait
         for attempt in range(self.retries + 1):
             try:
-                with urllib.request.urlopen(self._request(path, body), timeout=self.timeout) as got:
-                    return json.load(got)
+                reply = json.loads(send(self._request(path, body), self.timeout))
+                if not isinstance(reply, dict):
+                    raise RefusedReply(f"it answered a {type(reply).__name__}, expected an object")
+                return reply
+            except (RefusedReply, RecursionError) as error:
+                cause = str(error) if isinstance(error, RefusedReply) else "its JSON is too deep"
+                raise RuntimeError(
+                    f"The teacher {self.url}/{path} cannot be used: {cause}."
+                ) from None
             except urllib.error.HTTPError as error:
                 cause, pause = f"HTTP {error.code}", error.headers.get("Retry-After")
                 if error.code not in RETRY_STATUS:
-                    said = error.read(LONGEST_REASON).decode(errors="replace")
+                    said = masked(error.read(LONGEST_REASON).decode(errors="replace"))
                     raise RuntimeError(
                         f"The teacher {self.url}/{path} refused: {cause}. {said}".rstrip()
-                    ) from error
+                    ) from None
             except PASSING_ERRORS as error:
-                cause, pause = str(getattr(error, "reason", error)), None
+                cause, pause = masked(str(getattr(error, "reason", error))), None
             if attempt < self.retries:
-                seconds = float(pause) if pause and pause.isdigit() else wait
+                seconds = float(pause) if pause and pause.isdecimal() else wait
                 logger.warning("%s/%s: %s; again in %.1f s.", self.url, path, cause, seconds)
                 time.sleep(min(seconds, LONGEST_WAIT))
                 wait *= 2
@@ -162,8 +211,8 @@ class HttpTeacher(Teacher):
 
     def _request(self, path: str, body: dict | None) -> urllib.request.Request:
         headers = {"Content-Type": "application/json"}
-        if os.environ.get(TOKEN_VARIABLE):
-            headers["Authorization"] = f"Bearer {os.environ[TOKEN_VARIABLE]}"
+        if token():
+            headers["Authorization"] = f"Bearer {token()}"
         data = None if body is None else json.dumps(body).encode()
         return urllib.request.Request(f"{self.url}/{path}", data=data, headers=headers)
 
