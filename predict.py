@@ -19,8 +19,10 @@ import torch
 from tabulate import tabulate
 
 from dassl.flags import FlagParser
+from dassl.terminal import printable
 from dassl.utils import BadImageError, did_you_mean, load_checkpoint, read_image, upright
 from dassl.utils.image_files import IMAGE_SUFFIXES, LeftOut, images_below
+from dassl.utils.text import cell
 from dassl.utils.text_files import is_text_file, read_names
 
 OUTPUT_SUFFIXES = (".csv", ".json")
@@ -121,16 +123,15 @@ def checkpoint_of(model_dir: Path, epoch: int | None) -> Path:
 
 def way_to_model(model_dir: Path) -> str:
     """What to give in place of a folder without checkpoint."""
+    from dassl.engine.near_runs import runs_near
+
     if (model_dir / "results.json").is_file():
         return (
             "That run trained nothing. For a zero-shot classifier give --backbone NAME and "
             "--classnames; for a model that was only evaluated there, the folder of its training."
         )
     takes = "--model-dir takes the directory of a finished run, the one that holds results.json"
-    runs = sorted(path.parent.as_posix() for path in model_dir.rglob("results.json"))
-    return (
-        f"{takes}: {', '.join(runs[:3])}{', ...' if len(runs) > 3 else ''}" if runs else f"{takes}."
-    )
+    return f"{takes}. {runs_near(model_dir)}".rstrip()
 
 
 def tuned_predictor(model_dir: Path, epoch: int | None, device: torch.device):
@@ -195,7 +196,8 @@ def predict(
             except BadImageError as err:
                 if not skip_bad_images:
                     raise
-                print(f"Left out, no readable image: {path} ({err.__cause__})", file=sys.stderr)
+                text = f"Left out, no readable image: {path} ({err.__cause__})"
+                print(printable(text), file=sys.stderr)
         if images:
             pixels = predictor.pixels(list(images.values()))
             yield from zip(images, predictor(pixels).cpu())
@@ -210,7 +212,7 @@ def write_rows(path: Path, rows: list[dict]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -239,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not rows:
         raise ValueError(f"None of the {len(paths)} images can be read.")
     shown = [{**row, "probability": f"{100 * row['probability']:.1f} %"} for row in rows]
-    print(tabulate(shown, headers="keys"))
+    print(printable(tabulate(shown, headers="keys")))
     if args.output:
         write_rows(args.output, rows)
         print(f"Written to {args.output}")
@@ -251,4 +253,4 @@ if __name__ == "__main__":
     except (OSError, RuntimeError, ValueError, FloatingPointError) as error:
         if os.environ.get("VLTUNE_TRACEBACK"):
             raise
-        sys.exit(f"predict.py: {error}")
+        sys.exit(printable(f"predict.py: {error}"))

@@ -25,12 +25,12 @@ setup(
         "datasets": ["*.json", "toy_world/*", "toy_world/weights/*"],
     },
     install_requires=[
-        "torch>=2.4",
-        "torchvision>=0.19",
+        "torch>=2.10",  # older ones can be made to run code in spite of weights_only
+        "torchvision>=0.25",
         "numpy>=1.24",
-        "pillow>=10",
+        "pillow>=12.1.1",  # older ones write out of bounds for some files
         "open_clip_torch>=2.30",
-        "timm>=1.0.11",
+        "timm>=1.0.12",  # older ones unpickle what they download
         "ftfy",
         "regex",
         "yacs",

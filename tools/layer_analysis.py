@@ -30,6 +30,7 @@ from dassl.engine.cli import make_config, make_parser
 from dassl.engine.predictor import pixels_of
 from dassl.flags import FlagParser
 from dassl.utils import atomic_write, load_checkpoint, read_image
+from dassl.utils.text import cell
 from tools.layer_study import Samples, draw, joined, study, suggested_start, summarise
 from tools.layers import centroid_gap, image_levels, text_levels
 from trainers.common.checkpoints import load_state
@@ -130,7 +131,7 @@ def write_csv(rows: Sequence[dict], path: Path) -> None:
     with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
 
 
 def main(words: Sequence[str] | None = None) -> None:

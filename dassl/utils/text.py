@@ -1,9 +1,20 @@
 """Small text helpers."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 _MAX_LISTED = 30
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how spreadsheets know one
+
+
+def cell(value: Any) -> Any:
+    """A value for a CSV file: text that a spreadsheet would compute gets an apostrophe in front."""
+    if not isinstance(value, str) or not value.startswith(_FORMULA):
+        return value
+    is_number = re.fullmatch(r"[+-]?[\d.,]*(e[+-]?\d+)?%?", value, re.IGNORECASE)
+    return value if is_number else f"'{value}"
 
 
 def did_you_mean(name: str, known: Iterable[str], *, list_all: bool = True) -> str:

@@ -10,6 +10,7 @@ from itertools import groupby
 
 from tabulate import tabulate
 
+from dassl.utils.text import cell
 from tools.results.base2new import base2new_table
 from tools.results.domains import domain_tables
 from tools.results.lists import list_table
@@ -108,8 +109,9 @@ def as_csv(tables: Sequence[Table]) -> str:
 def _plain(value: object) -> object:
     """A list as one cell; texts hold blanks and are parted by semicolons."""
     if not isinstance(value, (list, tuple)):
-        return value
-    return ("; " if any(isinstance(item, str) for item in value) else " ").join(map(str, value))
+        return cell(value)
+    separator = "; " if any(isinstance(item, str) for item in value) else " "
+    return cell(separator.join(map(str, value)))
 
 
 def _block(table: Table, style: str) -> str:

@@ -2,8 +2,6 @@
 
 import logging
 import os
-import tarfile
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,7 +9,8 @@ from typing import Any
 from yacs.config import CfgNode
 
 from dassl.config.conditions import Condition, idle_settings
-from dassl.utils.files import check_isfile, download_url
+from dassl.utils.archives import unpack
+from dassl.utils.files import download_url
 from dassl.utils.text import did_you_mean
 
 from .draw import draw_shots, group_by_label
@@ -216,14 +215,7 @@ class DatasetBase:
                 download_url(url, dst)
         print("Extracting file ...")
         folder = os.path.dirname(dst) or "."
-        if zipfile.is_zipfile(dst):
-            with zipfile.ZipFile(dst) as archive:
-                archive.extractall(folder)
-        elif check_isfile(dst) and tarfile.is_tarfile(dst):
-            with tarfile.open(dst) as archive:
-                archive.extractall(folder, filter="data")
-        else:
-            raise ValueError(f"{dst} is neither a zip nor a tar archive; download it again.")
+        unpack(dst, folder)
         print(f"File extracted to {folder}")
 
     def generate_fewshot_dataset(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dassl.data.datasets import Datum
 from dassl.utils import atomic_write, write_json
+from dassl.utils.text import cell
 
 if TYPE_CHECKING:
     from .stream import Stream
@@ -101,7 +102,7 @@ def _write_rows(
         writer = csv.writer(file)
         writer.writerow(["position", *columns, "path"])
         for position, row in enumerate(zip(*values, strict=True)):
-            writer.writerow([position, *row, items[row[0]].impath])
+            writer.writerow([position, *row, cell(items[row[0]].impath)])
 
 
 def _draw(

@@ -1,0 +1,20 @@
+"""What may be printed: text of others cannot steer the terminal. Imports nothing heavy."""
+
+import logging
+import re
+
+# what steers a terminal, turns the direction of text, or stands for bytes that are not Unicode
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """A text that holds names of files or classes, with their control characters written out."""
+    return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class Printable(logging.Filter):
+    """Lets every record pass, as printable text."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = printable(record.getMessage()), ()
+        return True
