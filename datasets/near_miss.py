@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from dassl.utils.image_files import JUNK, is_image
@@ -27,10 +28,15 @@ def visible(folder: Path) -> list[str]:
     """
     with os.scandir(folder) as entries:
         names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-    if junk := [name for name in names if name in JUNK]:
-        where = " ".join(shlex.quote(str(folder / name)) for name in junk)
-        logger.warning("%s is left out; to remove it: rm -r %s", ", ".join(junk), where)
+    for name in filter(JUNK.__contains__, names):
+        _name_once(folder / name)
     return [name for name in names if name not in JUNK]
+
+
+@cache
+def _name_once(folder: Path) -> None:
+    where = shlex.quote(str(folder))
+    logger.warning("%s is left out; to remove it: rm -r %s", folder.name, where)
 
 
 def check_split_folders(folder: Path, names: Iterable[str]) -> bool:
@@ -110,6 +116,13 @@ def holds_images(folder: Path) -> bool:
 
 def way_to_place(place: Path) -> str:
     """Where a missing file or folder of a dataset may lie instead, as a command; "" if unknown."""
+    try:
+        return _found_beside(place)
+    except OSError:  # a folder that may not be listed
+        return ""
+
+
+def _found_beside(place: Path) -> str:
     missing = [place]
     while not missing[-1].parent.exists():
         missing.append(missing[-1].parent)
