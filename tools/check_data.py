@@ -187,6 +187,9 @@ def way_to_get(report: Report) -> str:
     """Where the reader goes from here."""
     from tools.get_data import RECIPES
 
+    if report.name in OWN_DATA:
+        way = f"--root is the folder itself: python tools/check_data.py {report.name} --root PATH"
+        return f"{way}. The expected tree: {report.way_to_get}."
     fetch = f"python tools/get_data.py {report.name}, or " if report.name in RECIPES else ""
     return f"{fetch}{report.way_to_get}: sources and the expected tree."
 

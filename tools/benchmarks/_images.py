@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dassl.utils.image_files import IMAGE_SUFFIXES, LeftOut, images_below
+
 VARIABLE = "BENCHMARK_IMAGES"
-SUFFIXES = (".jpg", ".jpeg", ".png")
 MADE_SIZE = (500, 375)  # width, height in pixels: the median of ImageNet's photographs
 
 
@@ -24,9 +25,11 @@ def image_files(count: int, folder: Path) -> tuple[list[str], str]:
     if not os.environ.get(VARIABLE):
         return [make_jpeg(folder / f"{i:05}.jpg", i) for i in range(count)], "made JPEGs 500x375"
     root = Path(os.environ[VARIABLE])
-    files = sorted(str(p) for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+    files = images_below(root, LeftOut())
     if not files:
-        raise FileNotFoundError(f"{VARIABLE} is {root}, where no {', '.join(SUFFIXES)} lies.")
+        raise FileNotFoundError(
+            f"{VARIABLE} is {root}, where no *{', *'.join(IMAGE_SUFFIXES)} lies."
+        )
     return files[:: max(1, len(files) // count)][:count], f"images of {root.name}"
 
 
