@@ -192,7 +192,7 @@ def test_a_line_without_id_or_name_is_shown(tmp_path, line):
 @pytest.mark.parametrize("key", ["Sea or Lake", "sea_or_lake", "SEA OR LAKE", "Sea or Lake, water"])
 def test_cupl_sentences_are_found_whatever_the_spelling(tmp_path, key):
     file = tmp_path / "cupl.json"
-    file.write_text(json.dumps({key: "A lake.", "Forest": ["Trees.", "Wood."]}))
+    file.write_text(json.dumps({key: ["A lake."], "Forest": ["Trees.", "Wood."]}))
 
     assert read_cupl(file, ["Forest", "Sea_or_Lake"]) == [["Trees.", "Wood."], ["A lake."]]
 

@@ -119,7 +119,7 @@ def read_cupl(path: str | Path, classnames: Sequence[str]) -> list[list[str]]:
     """The sentences of every class, in the file's order.
 
     Args:
-        path: JSON object, class name -> list of sentences, or one sentence.
+        path: JSON object, class name -> list of sentences.
         classnames: ``_`` counts as a blank. Case, and further synonyms after a comma in a name of
             the file, matter only where several of its names would be the same without them.
 
@@ -131,7 +131,6 @@ def read_cupl(path: str | Path, classnames: Sequence[str]) -> list[list[str]]:
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise ValueError(f"{path} is not a CuPL file: {EXPECTED_CUPL}, not a {kind}.")
-    content = {name: [own] if isinstance(own, str) else own for name, own in content.items()}
     for name, own in content.items():
         is_valid = isinstance(own, list) and own and all(isinstance(s, str) for s in own)
         if not is_valid:
