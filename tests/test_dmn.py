@@ -290,7 +290,7 @@ def test_a_missing_cupl_file_is_explained(tmp_path):
 
 def test_a_class_without_sentences_is_named(tmp_path):
     file = tmp_path / "own.json"
-    file.write_text(json.dumps({"forest": ["Green."]}))
+    file.write_text(json.dumps({"Pasture": ["Green."]}))
 
     with pytest.raises(KeyError, match='the first "Forest"'):
         read_cupl(file, ["Forest"])
