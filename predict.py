@@ -8,6 +8,7 @@ import argparse
 import csv
 import importlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ import torch
 from tabulate import tabulate
 
 from dassl.flags import FlagParser
-from dassl.terminal import printable
+from dassl.terminal import log_safely, printable
 from dassl.utils import BadImageError, did_you_mean, load_checkpoint, read_image, upright
 from dassl.utils.image_files import IMAGE_SUFFIXES, LeftOut, images_below
 from dassl.utils.text import cell
@@ -248,6 +249,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    log_safely()
     try:
         main()
     except (OSError, RuntimeError, ValueError, FloatingPointError) as error:

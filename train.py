@@ -55,14 +55,6 @@ def setup_logging() -> None:
     warnings.formatwarning = warning_text
 
 
-def print_safely() -> None:
-    """Keep names of files and classes from steering the terminal, in all that is logged."""
-    from dassl.terminal import Printable
-
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(Printable())
-
-
 def warning_text(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str = ""
 ) -> str:
@@ -107,7 +99,7 @@ if __name__ == "__main__":
     setup_logging()
     try:
         check_packages()
-        print_safely()
+        importlib.import_module("dassl.terminal").log_safely()
         main()
     except KeyboardInterrupt:
         logger.info("\nInterrupted. Run the same command again to resume from the last checkpoint.")

@@ -18,3 +18,9 @@ class Printable(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = printable(record.getMessage()), ()
         return True
+
+
+def log_safely() -> None:
+    """Keep names of files and classes from steering the terminal, in all that is logged."""
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Printable())
