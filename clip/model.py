@@ -89,7 +89,6 @@ class CLIP(TwoTowers):
     ):
         super().__init__(context_length)
         self.vocab_size = vocab_size
-        self.visual: VisionTransformer | ModifiedResNet
         if isinstance(vision_layers, int):
             if vision_patch_size is None:
                 raise ValueError("A vision transformer needs vision_patch_size, in pixels.")

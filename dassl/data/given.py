@@ -1,13 +1,12 @@
 """Batches that are given as tensors, in the place of a dataset on disk."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .datasets.base_dataset import Datum
+from .datasets.base_dataset import DatasetBase, Datum
 
 Batch = Mapping[str, Any]
 Batches = Sequence[Batch] | Callable[[int], Sequence[Batch]]
@@ -136,37 +135,30 @@ class GivenBatches:
             )
 
 
-@dataclass
-class GivenDataset:
-    """What trainers ask a dataset for, of class names and given batches."""
+class GivenDataset(DatasetBase):
+    """What trainers ask a dataset for, of class names and given batches.
 
-    classnames: list[str]
-    all_classnames: list[str]  # those that a subset of the classes leaves out included
-    _train_x: list[Datum]
-    _val: list[Datum] | None = None
-    test: list[Datum] | None = None
-    train_u = None  # no unlabelled images
-    domains = ()  # given images have a domain number, no name
+    Its domains have numbers, no names; there are no unlabelled images.
 
-    @property
-    def train_x(self) -> list[Datum]:
-        """The labelled training images."""
-        return self._train_x
+    Args:
+        classnames: ordered by label.
+        all_classnames: those that a subset of the classes leaves out included.
+        train_x: labelled training images; may be empty.
+        val: validation images.
+        test: test images.
+    """
 
-    @property
-    def val(self) -> list[Datum] | None:
-        """The validation images."""
-        return self._val
-
-    @property
-    def lab2cname(self) -> dict[int, str]:
-        """Label -> class name."""
-        return dict(enumerate(self.classnames))
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.classnames)
+    def __init__(
+        self,
+        classnames: list[str],
+        all_classnames: list[str],
+        train_x: list[Datum],
+        val: list[Datum] | None = None,
+        test: list[Datum] | None = None,
+    ) -> None:
+        self._classnames, self.all_classnames = classnames, all_classnames
+        self._lab2cname, self._num_classes = dict(enumerate(classnames)), len(classnames)
+        self._train_x, self._train_u, self._val, self._test = train_x, None, val, test
 
 
 class GivenData:

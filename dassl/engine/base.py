@@ -33,7 +33,7 @@ MODES = ("train", "eval", "test")
 class TrainerBase(FromParts):
     """Registered models with their optimisers, and the loop over epochs.
 
-    Attributes that a run leaves behind: ``results`` (split or classifier name -> metrics in
+    Attributes after a run: ``results`` (split or classifier name -> metrics in
     percent), ``selected_epoch`` (counted from 1; 0: no training), ``best_result``. Setting
     ``stop`` ends the loop after the current epoch.
     """
@@ -51,18 +51,21 @@ class TrainerBase(FromParts):
     declares: tuple[type[Settings], ...] = ()
     defaults: Mapping[str, Any] = {}
 
+    cfg: CfgNode
+    device: torch.device
     selection: str  # the rule of TEST.SELECT_ON
+    lab2cname: dict[int, str]
+    U: Tensor  # basis of model_subspace_backward_and_update, from the trainer that calls it
 
     def __init__(self) -> None:
-        self.cfg: CfgNode | None = None
-        self._models: dict[str, nn.Module] = {}
+        self._models: dict[str, Any] = {}  # modules, or None
         self._optims: dict[str, torch.optim.Optimizer | None] = {}
         self._scheds: dict[str, Any] = {}
         self._writer: SummaryWriter | None = None
         self._metrics_log: MetricsLog | None = None
         self._resume_file: ResumeFile | None = None
         self.stop = False
-        self.results: dict[str, dict[str, float]] = {}
+        self.results: dict[str, dict[str, Any]] = {}
         self.best_result = -math.inf
         self.selected_epoch: int | None = None
         self.selected_metrics: dict[str, float] = {}
@@ -152,10 +155,13 @@ class TrainerBase(FromParts):
 
     def get_current_lr(self, names: str | Sequence[str] | None = None) -> float | None:
         """Learning rate of the first group of the first model that has an optimiser, or None."""
-        for name in self.get_model_names(names):
-            if self._optims[name] is not None:
-                return self._optims[name].param_groups[0]["lr"]
-        return None
+        optims = self.optimizers(names)
+        return optims[0].param_groups[0]["lr"] if optims else None
+
+    def optimizers(self, names: str | Sequence[str] | None = None) -> list[torch.optim.Optimizer]:
+        """The optimisers of the named models that have one."""
+        found = [self._optims[name] for name in self.get_model_names(names)]
+        return [optim for optim in found if optim is not None]
 
     # ----------------------------------------------------------------- updates
     def detect_anomaly(self, loss: Tensor) -> None:
@@ -198,9 +204,8 @@ class TrainerBase(FromParts):
 
     def model_zero_grad(self, names: str | Sequence[str] | None = None) -> None:
         """Clear the gradients of the named optimisers."""
-        for name in self.get_model_names(names):
-            if self._optims[name] is not None:
-                self._optims[name].zero_grad()
+        for optim in self.optimizers(names):
+            optim.zero_grad()
 
     def model_backward(self, loss: Tensor) -> None:
         """Check the loss and compute gradients."""
@@ -209,9 +214,8 @@ class TrainerBase(FromParts):
 
     def model_update(self, names: str | Sequence[str] | None = None) -> None:
         """Step the named optimisers."""
-        for name in self.get_model_names(names):
-            if self._optims[name] is not None:
-                self._optims[name].step()
+        for optim in self.optimizers(names):
+            optim.step()
 
     def model_backward_and_update(
         self, loss: Tensor, names: str | Sequence[str] | None = None
@@ -292,7 +296,7 @@ class TrainerBase(FromParts):
         """Load every registered model: of an epoch (counted from 1), or the best one.
 
         Raises:
-            FileNotFoundError: if there is no such checkpoint; lists those that exist.
+            FileNotFoundError: if it does not exist; lists those that do.
             ValueError: if a file cannot be read or does not fit.
         """
         if not directory:
@@ -308,7 +312,7 @@ class TrainerBase(FromParts):
     def resume_model_if_exist(self, directory: str) -> int:
         """Continue a run found in ``directory``; returns the epoch to start from.
 
-        An interrupted run is continued exactly, from its resume file. Where only checkpoints lie
+        An interrupted run is continued exactly, from its resume file. Where only checkpoints exist
         (runs of the original, finished runs), weights, optimiser and schedule of the last epoch
         are loaded, and random states are not what they were.
         """
@@ -359,6 +363,18 @@ class TrainerBase(FromParts):
         """Seconds since the run began, earlier attempts included."""
         return self.earlier_seconds + time.time() - self.time_start
 
+    # ----------------------------------------------------------------- evaluation
+    def test(self, split: str | None = None) -> float:
+        """Evaluate; returns the first metric, percent."""
+        raise TypeError(f"{type(self).__name__} does not override test().")
+
+    def test_and_record(self, split: str | None = None) -> float:
+        """``test()`` with its duration."""
+        start = time.time()
+        accuracy = self.test(split)
+        self.test_seconds = time.time() - start
+        return accuracy
+
     # ----------------------------------------------------------------- loop
     def train(self, start_epoch: int | None = None, max_epoch: int | None = None) -> None:
         """The loop over epochs; arguments are for callers outside, None keeps the config's."""
@@ -385,8 +401,8 @@ class TrainerBase(FromParts):
     def _note_start(self) -> None:
         """Make the run resumable before its first epoch ends.
 
-        Not part of ``before_train``: a trainer with a loop of its own keeps no state here, and goes
-        on from its checkpoints, as with the original.
+        Not part of ``before_train``: a trainer with a loop of its own keeps no state here, and
+        resumes from its checkpoints, as with the original.
         """
         resume = self._resume_file
         if resume is None:

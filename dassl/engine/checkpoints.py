@@ -192,14 +192,15 @@ def resume_from_folders(trainer: "TrainerBase", directory: str | Path) -> int:
         model = trainer._models[name]
         model.load_state_dict(state_of(content, model.state_dict()))
         refuse_nonfinite(trainer._models[name], found[name][epoch])
-        for part, owner in (("optimizer", trainer._optims), ("scheduler", trainer._scheds)):
+        owners: dict[str, dict] = {"optimizer": trainer._optims, "scheduler": trainer._scheds}
+        for part, owner in owners.items():
             if owner[name] is not None and content.get(part) is not None:
                 owner[name].load_state_dict(content[part])
     return epoch
 
 
 def best_so_far(directory: str | Path, name: str) -> tuple[float, int] | None:
-    """(result, epoch) of a model's ``model-best.pth.tar``; None if there is none."""
+    """(result, epoch) of a model's ``model-best.pth.tar``; None without one."""
     path = Path(directory) / name / BEST
     content = read_checkpoint(path) if path.is_file() else {}
     result = content.get("val_result")

@@ -144,7 +144,7 @@ def available_cores() -> int:
 
 
 def check_pairs(words: Sequence[str]) -> None:
-    """Refuse what is no KEY VALUE: a flag among the pairs, or KEY=VALUE.
+    """Refuse what is not a KEY VALUE pair: a flag among the pairs, or KEY=VALUE.
 
     Raises:
         ValueError: saying how to write it.

@@ -85,7 +85,7 @@ class FromParts:
     def _over(
         cls: type[Built], cfg: CfgNode, data: GivenData | None, networks: dict[str, Any]
     ) -> Built:
-        trainer = cls.__new__(cls)
+        trainer: Any = cls.__new__(cls)
         trainer.given_data, trainer.given_networks = data, networks
         trainer.__init__(cfg)
         return trainer

@@ -63,7 +63,7 @@ def _parameters(optim: torch.optim.Optimizer) -> list[torch.Tensor]:
 
 
 def split_sizes(trainer: "TrainerBase") -> dict[str, int]:
-    """Images per split of the data set, as far as the trainer has one."""
+    """Images per split of the dataset, as far as the trainer has one."""
     dataset = getattr(getattr(trainer, "dm", None), "dataset", None)
     splits = ("train_x", "train_u", "val", "test")
     sizes = {name: len(getattr(dataset, name, None) or ()) for name in splits}
@@ -173,7 +173,7 @@ def collect_results(
 
     Args:
         trainer: after training or evaluation.
-        source: config stem of the data set that it was trained on.
+        source: config stem of the dataset that it was trained on.
         seconds: of train, test, total.
         evaluated: what was loaded, for an evaluation without training.
         trained: the config of the run that was loaded, where it is known.

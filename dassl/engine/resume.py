@@ -1,4 +1,4 @@
-"""The rolling resume file: everything that going on after a kill needs, in one file.
+"""The rolling resume file: everything that resuming after a kill needs, in one file.
 
 Written at epoch ends, replaced atomically, removed when the run has ended. It holds data only and
 is read with ``weights_only=True``.
@@ -52,7 +52,7 @@ class ResumeFile:
         self._last = time.monotonic()
 
     def mark_start(self) -> None:
-        """Note that a run begins here: until the first state is kept, a restart begins anew.
+        """Note that a run begins here: until the first state is kept, a restart begins at epoch 0.
 
         Without the mark, the checkpoints of an interrupted run would look like a finished run's.
         """
@@ -69,7 +69,7 @@ class ResumeFile:
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """The contents, or None if there is no file.
+        """The contents, or None without a file.
 
         Raises:
             ValueError: for a truncated or foreign file.
@@ -137,7 +137,8 @@ def restore(trainer: "TrainerBase", state: dict[str, Any], path: Path) -> int:
         )
     for name in names:
         trainer._models[name].load_state_dict(state["models"][name])
-    for part, owner in (("optimizers", trainer._optims), ("schedulers", trainer._scheds)):
+    owners: dict[str, dict] = {"optimizers": trainer._optims, "schedulers": trainer._scheds}
+    for part, owner in owners.items():
         for name, value in state[part].items():
             owner[name].load_state_dict(value)
     attributes = dict(_stateful_attributes(trainer))
@@ -212,13 +213,13 @@ def _defaults_of(leaves: dict[str, Any]) -> dict[str, Any]:
 
 
 def root_is_the_set(dataset: str) -> bool:
-    """Whether a data set is whatever lies in DATASET.ROOT, so that its name alone says little."""
+    """Whether a dataset is whatever is in DATASET.ROOT, so that its name alone says little."""
     is_known = dataset in DATASET_REGISTRY.registered_names()
     return is_known and getattr(DATASET_REGISTRY.get(dataset), "root_is_the_set", False)
 
 
 def check_same_config(ours: CfgNode, theirs: CfgNode, path: Path) -> None:
-    """Refuse to go on with files of another config.
+    """Refuse to resume from files of another config.
 
     Raises:
         ValueError: naming every key that differs, with both values.

@@ -75,7 +75,7 @@ def run_now(
     check_evaluation_has_weights(args, trainer)
     write_config(trainer.cfg, Path(cfg.OUTPUT_DIR), is_evaluation=args.eval_only)
     log_banner(trainer, cfg.RUN.DATASET)
-    if args.eval_only:
+    if evaluated is not None:
         return evaluate(args, trainer, evaluated, start=start)
     if args.no_train:
         return None
@@ -98,7 +98,7 @@ def prepare(args: argparse.Namespace, cfg: CfgNode) -> None:
 
 
 def drawn_seed(output: Path) -> int:
-    """The seed of a run whose SEED is random: drawn and kept, so that the run can go on with it."""
+    """The seed of a run whose SEED is random: drawn once, kept for resuming."""
     path = output / DRAWN_SEED_FILE
     if not path.is_file():
         with atomic_write(path) as temporary:
@@ -150,9 +150,13 @@ def evaluate(
     total = time.time() - start + trainer.earlier_seconds
     seconds = {"train": 0.0, "test": trainer.test_seconds, "total": total}
     trained = find_config(args.model_dir, loaded)
-    source = (trained or {}).get("RUN", {}).get("DATASET") or trainer.cfg.RUN.DATASET
+    source = trained.get("RUN", {}).get("DATASET") if trained else ""
     results = collect_results(
-        trainer, source=source, seconds=seconds, evaluated=evaluated, trained=trained
+        trainer,
+        source=source or trainer.cfg.RUN.DATASET,
+        seconds=seconds,
+        evaluated=evaluated,
+        trained=trained,
     )
     if varied := varied_settings(trainer):
         results["varied_at_test"] = varied
@@ -170,7 +174,7 @@ def evaluate(
 def add_labels_of_training(
     results: dict[str, Any], earlier: dict[str, Any], trainer: "TrainerBase"
 ) -> None:
-    """Name the labels behind an evaluation: the loaded model's, and those that it reads itself."""
+    """Name the labels of an evaluation: the loaded model's, and those that it reads itself."""
     own, seen = results["labelled_images"], earlier["labelled_images"]
     results["labelled_images"] = {name: max(seen.get(name, 0), own[name]) for name in own}
     rules = [earlier["selection"]]
@@ -239,13 +243,14 @@ def write_config(cfg: CfgNode, output: Path, *, is_evaluation: bool) -> None:
 # --------------------------------------------------------------------- evaluation
 def describe_evaluated(args: argparse.Namespace) -> dict[str, Any]:
     """What --eval-only loads: folder, epoch, and size and time of the files, to see changes."""
-    folder = Path(args.model_dir) if args.model_dir else None
-    if folder is not None and not folder.exists():
-        near = runs_near(folder)
-        raise FileNotFoundError(f"--model-dir {folder}: no such folder. {near}".rstrip())
-    files = sorted(folder.glob("*/model*.pth.tar*")) if folder is not None else []
-    if folder is not None and folder.is_file():  # one checkpoint, for trainers that read such
-        folder, files = folder.parent, [folder]
+    folder, files = Path(args.model_dir or "."), []
+    if args.model_dir:
+        if not folder.exists():
+            near = runs_near(folder)
+            raise FileNotFoundError(f"--model-dir {folder}: no such folder. {near}".rstrip())
+        files = sorted(folder.glob("*/model*.pth.tar*"))
+        if folder.is_file():  # one checkpoint, for trainers that read such
+            folder, files = folder.parent, [folder]
     return {
         "model_dir": args.model_dir,
         "load_epoch": args.load_epoch,

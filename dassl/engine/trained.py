@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def take_trained_settings(cfg: CfgNode, args: argparse.Namespace, trainer: type) -> None:
+def take_trained_settings(
+    cfg: CfgNode, args: argparse.Namespace, trainer: "type[TrainerBase]"
+) -> None:
     """Put the settings of the checkpoint that --eval-only loads into a config.
 
     Raises:
@@ -94,7 +96,9 @@ def config_in(content: dict[str, Any]) -> CfgNode | None:
     return CfgNode.load_cfg(text) if isinstance(text, str) else None
 
 
-def differences(cfg: CfgNode, trained: CfgNode, writer: type) -> dict[str, tuple[Any, Any]]:
+def differences(
+    cfg: CfgNode, trained: CfgNode, writer: "type[TrainerBase]"
+) -> dict[str, tuple[Any, Any]]:
     """Key -> (value here, value of the training) of the settings that shape scores.
 
     Keys that only one of them has belong to another version and are left alone. Sentences belong
@@ -114,7 +118,9 @@ def differences(cfg: CfgNode, trained: CfgNode, writer: type) -> dict[str, tuple
     return found
 
 
-def check_settings(different: dict[str, tuple[Any, Any]], writer: type, path: Path) -> None:
+def check_settings(
+    different: dict[str, tuple[Any, Any]], writer: "type[TrainerBase]", path: Path
+) -> None:
     """Refuse differences other than those that are meant to be varied.
 
     Raises:
@@ -132,7 +138,7 @@ def check_settings(different: dict[str, tuple[Any, Any]], writer: type, path: Pa
         )
 
 
-def check_same_trainer(writer: type, trained: CfgNode, path: Path) -> None:
+def check_same_trainer(writer: "type[TrainerBase]", trained: CfgNode, path: Path) -> None:
     """Refuse the checkpoint of another trainer, to which the same keys mean something else.
 
     Raises:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from dassl.config import check_settings, check_value, one_of
-from dassl.data import DataManager
+from dassl.data import DataManager, GivenData
 from dassl.data.checks import warn_of_shared_images
 from dassl.evaluation import build_evaluator
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -59,6 +59,17 @@ COUNT_ITER = ("train_x", "train_u", "smaller_one")
 class SimpleTrainer(TrainerBase):
     """Builds data, model and evaluator from a config; trains, selects, tests and saves."""
 
+    dm: DataManager | GivenData
+    # of the data manager, or a method's own; None where the run has none
+    train_loader_x: Any
+    train_loader_u: Any
+    val_loader: Any
+    test_loader: Any
+    optim: torch.optim.Optimizer | None  # None: nothing learns by gradients
+    sched: Any
+    num_batches: int  # of the epoch
+    batch_idx: int
+
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
         check_settings(cfg, type(self))
@@ -80,7 +91,7 @@ class SimpleTrainer(TrainerBase):
         """Refuse settings that cannot work, before anything is built."""
 
     def build_data_loader(self) -> None:
-        """Build data set, loaders and class names, or take those given."""
+        """Build dataset, loaders and class names, or take those given."""
         dm = self.given_data or DataManager(self.cfg)
         self.train_loader_x = dm.train_loader_x
         self.train_loader_u = dm.train_loader_u
@@ -118,18 +129,17 @@ class SimpleTrainer(TrainerBase):
         self._name_shared_images()
         self._name_untrained()
         self.time_start = time.time()
-        self._resume_file = ResumeFile(self.output_dir)
-        self._resume_file.remove_leftovers()
-        self.start_epoch = self._find_start()
+        self._resume_file = resume = ResumeFile(self.output_dir)
+        resume.remove_leftovers()
+        self.start_epoch = self._find_start(has_state=resume.path.is_file())
         writer_dir = Path(self.output_dir) / "tensorboard"
         writer_dir.mkdir(parents=True, exist_ok=True)
         self.init_writer(str(writer_dir))
         self._metrics_log = MetricsLog(self.output_dir, start_epoch=self.start_epoch)
 
-    def _find_start(self) -> int:
-        """The epoch to start from: an interrupted run here goes on, else RESUME or checkpoints."""
+    def _find_start(self, *, has_state: bool) -> int:
+        """The epoch to start from: an interrupted run here resumes, else RESUME or checkpoints."""
         wanted = self.cfg.RESUME
-        has_state = self._resume_file.path.is_file()
         if wanted and has_state:
             logger.info("--resume %s is not needed: resuming the interrupted run here.", wanted)
         start = self.resume_model_if_exist(wanted if wanted and not has_state else self.output_dir)
@@ -145,7 +155,7 @@ class SimpleTrainer(TrainerBase):
         return start
 
     def _take_best_so_far(self) -> None:
-        """Go on from the best epoch among the checkpoints here, which no worse one may replace."""
+        """Take up the best epoch among the checkpoints here: no worse one may replace it."""
         names = self.get_model_names()
         if names and self.epoch_split is not None:
             best = best_so_far(self.output_dir, names[0])
@@ -157,7 +167,7 @@ class SimpleTrainer(TrainerBase):
             raise ValueError(
                 f"TEST.SELECT_ON {self.selection} compares epochs on a validation split, and "
                 f"{self.cfg.DATASET.NAME} gives none here. Use TEST.SELECT_ON last, or give the "
-                "data set a validation split (DATASET.VAL_SHOTS)."
+                "dataset a validation split (DATASET.VAL_SHOTS)."
             )
         if split == "test":
             logger.warning(
@@ -253,7 +263,7 @@ class SimpleTrainer(TrainerBase):
 
     def _final_test(self, split: str | None) -> dict[str, Any]:
         """Arguments of the ``test`` that a run ends with: ``is_final`` for those that take it."""
-        arguments = {} if split is None else {"split": split}
+        arguments: dict[str, Any] = {} if split is None else {"split": split}
         if "is_final" in inspect.signature(self.test).parameters:
             arguments["is_final"] = True
         return arguments
@@ -262,16 +272,15 @@ class SimpleTrainer(TrainerBase):
     def test(self, split: str | None = None, is_final: bool = False) -> float:
         """Evaluate on ``val`` (if there is one) or ``test``; returns the first metric, percent.
 
-        ``is_final`` changes nothing here: trainers of other repositories are told by it that a run
-        ends with this test.
+        ``is_final`` changes nothing here: it tells trainers of other repositories that a run ends
+        with this test.
         """
         self.set_model_mode("eval")
         self.evaluator.reset()
         split = self.cfg.TEST.SPLIT if split is None else split
-        if split == "val" and self.val_loader is not None:
-            loader = self.val_loader
-        else:
-            split, loader = "test", self.test_loader
+        if split != "val" or self.val_loader is None:
+            split = "test"
+        loader = self.val_loader if split == "val" else self.test_loader
         if loader is None:
             raise ValueError(f"{self.cfg.DATASET.NAME} has no test images to evaluate on.")
         print(f"Evaluate on the *{split}* set")
@@ -407,7 +416,7 @@ class TrainerX(SimpleTrainer):
 class TrainerXU(SimpleTrainer):
     """Trains on labelled and unlabelled batches: override ``forward_backward(batch_x, batch_u)``.
 
-    TRAIN.COUNT_ITER says whose length an epoch has; the shorter loader begins anew.
+    TRAIN.COUNT_ITER says whose length an epoch has; the shorter loader starts again.
     """
 
     def run_epoch(self) -> None:

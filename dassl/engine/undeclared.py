@@ -32,7 +32,7 @@ CHAIN = re.compile(r"\bcfg\.([A-Z]\w*(?:\.[A-Z]\w*)+)")  # cfg.TRAINER.X.KEY in 
 class DeclaredKeys:
     """The keys of a trainer that declares them."""
 
-    def __init__(self, cfg: CfgNode, trainer: type) -> None:
+    def __init__(self, cfg: CfgNode, trainer: type[Any]) -> None:
         self.cfg, self.trainer = cfg, trainer
         merge_declared(cfg, trainer.default_cfg())
 
@@ -68,7 +68,7 @@ class OpenKeys:
     def __init__(self, cfg: CfgNode, trainer: type, args: argparse.Namespace) -> None:
         """Call ``extend_cfg(cfg)``, or ``extend_cfg(cfg, args)``, of the trainer's file, if any."""
         self.cfg, self.trainer = cfg, trainer
-        self.dataset = ""  # name, as far as the YAMLs have told it
+        self.dataset = ""  # name, as far as the YAMLs give it
         self.taken: set[str] = set()
         self.file = _shown_file(trainer)
         extend = getattr(sys.modules.get(trainer.__module__), "extend_cfg", None)
@@ -151,7 +151,7 @@ def _foreign(key: str, cfg: CfgNode) -> str | None:
             return None
     missing, is_section = ".".join(parts[: found + 1]), found + 1 < len(parts)
     for trainer in TRAINER_REGISTRY.snapshot().values():
-        if holds(getattr(trainer, "default_cfg", dict)(), key):
+        if holds(getattr(trainer, "default_cfg", CfgNode)(), key):
             return missing
     holds_methods = is_section and parts[:found] in ([], ["TRAINER"])
     is_misspelt = difflib.get_close_matches(parts[found].upper(), map(str.upper, node), cutoff=0.75)
@@ -209,7 +209,7 @@ def holds(cfg: CfgNode, key: str) -> bool:
 
 
 def _unknown_parts(key: str) -> list[str]:
-    """The parts of a key from the first one that is no section or key of the engine."""
+    """The parts of a key from the first one that is not a section or key of the engine."""
     parts, node = key.split("."), get_cfg_default()
     while parts and isinstance(node, CfgNode) and parts[0] in node:
         node = node[parts.pop(0)]

@@ -55,7 +55,7 @@ class MetricsLog:
 
     Args:
         folder: the run's directory.
-        start_epoch: the epoch to go on from, counted from 0; lines of later epochs, left by an
+        start_epoch: the epoch to resume from, counted from 0; lines of later epochs, left by an
             interrupted attempt, are removed.
     """
 

@@ -6,6 +6,7 @@ from yacs.config import CfgNode
 
 from dassl.config import Condition, never, only_if
 from dassl.data.datasets import DatasetBase
+from dassl.engine import TrainerX
 from dassl.engine.needed import NeededFile
 from dassl.engine.shared_conditions import STORED_VIEWS, UNREAD, no_templates
 from dassl.modeling.heads import build_student
@@ -14,14 +15,14 @@ from dassl.modeling.networks import full_name
 DEFAULT_STEPS, DEFAULT_FREQ = 5001, 200  # of datasets that do not say their own
 
 
-class StepChecks:
-    """Mixin of ``StepTrainer``; a staged trainer asks all of its stages before the first starts."""
+class StepChecks(TrainerX):
+    """Part of ``StepTrainer``; a staged trainer asks all of its stages before the first starts."""
 
     hands_on = False  # a later stage starts from ``best``
 
     @property
     def has_given_student(self) -> bool:
-        """Whether the student is at hand (``from_parts``): its name says nothing then."""
+        """Whether ``from_parts`` was given the student: its name says nothing then."""
         return "student" in self.given_networks
 
     @classmethod
@@ -100,6 +101,11 @@ class StepChecks:
     def first_saved(self, cfg: CfgNode) -> tuple[str, int]:
         """Key and value of the first step that may become the best checkpoint."""
         return "STEPS.MODEL_SAVE", cfg.STEPS.MODEL_SAVE
+
+    @property
+    def model_save(self) -> int:
+        """First step that may become the best checkpoint."""
+        return self.first_saved(self.cfg)[1]
 
     def check_hands_on(self, cfg: CfgNode) -> None:
         """ValueError if nothing would be saved for the stage that starts from this one."""

@@ -89,9 +89,10 @@ class SeededViews(Dataset):
 
 
 class StepLoader(DataLoader):
-    """Endless training stream over domains; workers stay alive from one evaluation to the next."""
+    """Endless training stream over domains; workers survive evaluations."""
 
     def __init__(self, views: SeededViews, batches: DomainBatches, *, workers: int) -> None:
+        self.batches = batches
         super().__init__(
             views,
             batch_sampler=batches,
@@ -102,7 +103,7 @@ class StepLoader(DataLoader):
 
     def set_steps(self, start: int, stop: int) -> None:
         """Choose the steps of the next pass."""
-        self.batch_sampler.set_steps(start, stop)
+        self.batches.set_steps(start, stop)
 
 
 def rows_by_domain(items: Sequence[Datum]) -> list[list[int]]:
@@ -133,7 +134,7 @@ class ResizedImages:
         interpolation: bilinear | bicubic | nearest, with antialiasing.
         is_turned: apply the orientation tags of photographs.
         workers: processes that read files.
-        limit: bytes up to which the pixels are kept on disk; more is read anew every time.
+        limit: bytes up to which the pixels are kept on disk; more is read again every time.
     """
 
     def __init__(
@@ -147,7 +148,7 @@ class ResizedImages:
         limit: int = 8 * 2**30,
     ) -> None:
         self.items = items
-        self.size = tuple(size)
+        self.size = (size[0], size[1])
         self.interpolation = interpolation
         self.is_turned = is_turned
         self.workers = workers

@@ -1,13 +1,13 @@
 """Evaluation of step-based runs: nothing that has not changed is computed twice."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
 from dassl.data import GivenData
-from dassl.data.datasets import DatasetBase
 from dassl.data.pixels import normalise, unit_pixels
 from dassl.modeling.heads import StudentClassifier
 
@@ -67,9 +67,9 @@ class StepEvaluation:
 
     @classmethod
     def from_dataset(
-        cls, dataset: DatasetBase, cfg: CfgNode, *, device: torch.device | str
+        cls, dataset: Any, cfg: CfgNode, *, device: torch.device | str
     ) -> "StepEvaluation":
-        """The parts of a multi-domain dataset: val by domain, test, and the target's out part."""
+        """The parts of a multi-domain dataset: val by domain, ``test``, ``test_out``."""
         by_domain: dict[int, list] = {}
         for item in dataset.val or []:
             by_domain.setdefault(item.domain, []).append(item)

@@ -16,9 +16,18 @@ from dassl.engine.checkpoints import BEST, find_checkpoint
 from dassl.engine.predictor import Predictor
 from dassl.engine.trained import check_trained_settings, config_in
 from dassl.features.views import WholeImage
-from dassl.modeling.heads import StudentClassifier, TextHead, empty_student, import_official
+from dassl.modeling.heads import (
+    Student,
+    StudentClassifier,
+    TextHead,
+    empty_student,
+    import_official,
+)
 from dassl.modeling.networks import network_options
 from dassl.utils import atomic_write, load_checkpoint, write_checkpoint
+
+from .checks import StepChecks
+from .selection import StepSelection
 
 logger = logging.getLogger(__name__)
 # what an earlier stage must share with the run that starts from it
@@ -33,9 +42,14 @@ SAME_IN_STAGES = (
 )
 
 
-class StepFiles:
-    """Mixin of ``StepTrainer``: writing, checking and reading weights."""
+class StepFiles(StepChecks):
+    """Part of ``StepTrainer``: writing, checking and reading weights."""
 
+    model_name = "network"  # folder of the deployed checkpoint
+    student: Student
+    network: StudentClassifier
+    kept: StepSelection
+    freq: int  # steps between evaluations
     earlier_stage = ""  # folder of the stage that this one cannot do without
     shapes_scores = (
         "TRAINER.",
@@ -50,6 +64,16 @@ class StepFiles:
     varies_at_test = frozenset(
         {"MODEL.BACKBONE.NAME", "MODEL.BACKBONE.WEIGHTS", "MODEL.BACKBONE.PRETRAINED"}
     )
+
+    @property
+    def classnames(self) -> list[str]:
+        """Class names of this run, ordered by label."""
+        return list(self.dm.dataset.classnames)
+
+    @property
+    def step(self) -> int:
+        """The step that is being made, or was made last."""
+        return 0 if self.epoch == 0 else (self.epoch - 1) * self.freq + 1 + self.batch_idx
 
     def checkpoint_meta(self) -> dict:
         """What prediction, transfer and a later stage need to know."""
@@ -141,7 +165,7 @@ class StepFiles:
 
         Raises:
             ValueError: if it does not fit this run.
-            FileNotFoundError: if there is no such file.
+            FileNotFoundError: if the file does not exist.
         """
         path = self.init_path()
         if path is None:
@@ -230,7 +254,7 @@ class StepFiles:
 
 
 def interpolation_of(checkpoint: dict) -> str:
-    """How the run behind a checkpoint resized its images: a value of INPUT.INTERPOLATION."""
+    """How the run that wrote a checkpoint resized its images: a value of INPUT.INTERPOLATION."""
     return CfgNode.load_cfg(checkpoint["config"]).INPUT.INTERPOLATION
 
 
@@ -273,12 +297,12 @@ def network_of(checkpoint: dict) -> StudentClassifier:
         input_size=checkpoint["input_size"],
         options=checkpoint.get("tower"),
     )
-    projection = nn.Identity()
+    projection: nn.Module = nn.Identity()
     if "projection.weight" in state:
         projection = nn.Linear(*reversed(state["projection.weight"].shape))
     shape = state["head.weight"].shape
     if checkpoint["head"] == TextHead.__name__:
-        head = TextHead(torch.zeros(shape), 1.0)
+        head: nn.Module = TextHead(torch.zeros(shape), 1.0)
     else:
         head = nn.Linear(*reversed(shape))
     network = StudentClassifier(student, projection, head)

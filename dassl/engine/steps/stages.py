@@ -24,6 +24,7 @@ from dassl.utils import Logger, set_random_seed
 
 from .checks import StepChecks
 from .files import link_or_copy
+from .trainer import StepTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ class StagedTrainer(TrainerBase):
             self._models, self._optims = trainer._models, trainer._optims
 
     @classmethod
-    def checkpoint_writer(cls) -> type[TrainerBase]:
+    def checkpoint_writer(cls) -> type[StepTrainer]:
         return TRAINER_REGISTRY.get(cls.stages[-1][1])
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
@@ -194,13 +195,6 @@ class StagedTrainer(TrainerBase):
             )
         accuracy = self.last.test(split)
         self.results |= self.last.results
-        return accuracy
-
-    def test_and_record(self, split: str | None = None) -> float:
-        """``test()`` with its duration, for ``--eval-only``."""
-        start = time.time()
-        accuracy = self.test(split)
-        self.test_seconds = time.time() - start
         return accuracy
 
     @classmethod

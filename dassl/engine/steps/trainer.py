@@ -16,12 +16,10 @@ from dassl.config.pixels import close
 from dassl.data import DatasetWrapper
 from dassl.data.seeding import seeded
 from dassl.data.transforms import build_transform
-from dassl.engine import TrainerX
 from dassl.modeling.heads import Objective, Student, StudentClassifier, build_student
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.optim.swad import LossValley, Segment
 
-from .checks import StepChecks
 from .cutmix import CutMix
 from .domains import DomainBatches, SeededViews, StepLoader, rows_by_domain, stable_seed
 from .evaluation import StepEvaluation
@@ -35,23 +33,22 @@ logger = logging.getLogger(__name__)
 NO_HEAD = {"--head": "the method brings its own"}
 
 
-class StepTrainer(StepChecks, StepFiles, TrainerX):
+class StepTrainer(StepFiles):
     """Learns a ``StudentClassifier`` from batches of every source domain.
 
     A subclass gives ``trained_parts``, ``build_objective`` and, where they differ,
     ``build_projection`` and ``build_head``. DATALOADER.TRAIN_X.BATCH_SIZE counts images per domain.
 
     ``from_parts`` takes one training batch per step (or a function of the epoch, that is, of the
-    stretch up to the next evaluation), held-out images of every source domain as ``val``, told
-    apart by ``domain``, and a ``Student``, which is trained in place.
+    stretch up to the next evaluation), held-out images of every source domain as ``val``, with
+    their ``domain``, and a ``Student``, which is trained in place.
     """
 
     default_cfg = classmethod(declared_cfg)
     declares = ONE_STAGE
     defaults = STEP_DEFAULTS
     follows_backbone = ("SIZE",)  # the rest is the protocol's, whatever the student's weights saw
-    takes_networks = ("student",)
-    model_name = "network"  # folder of the deployed checkpoint
+    takes_networks: tuple[str, ...] = ("student",)
     stage = "train"  # enters every seed
     unused_flags = NO_HEAD
     trained_parts: tuple[str, ...] = ("student", "head")
@@ -114,20 +111,10 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
         self.student.input_size = given[0]
 
     @property
-    def classnames(self) -> list[str]:
-        """Class names of this run, ordered by label."""
-        return list(self.dm.dataset.classnames)
-
-    @property
     def seed_key(self) -> tuple:
         """What every random draw of this run depends on: (seed, stage, target domains)."""
         seed = self.cfg.SEED if self.cfg.SEED >= 0 else torch.initial_seed()
         return seed, self.stage, ",".join(self.cfg.DATASET.TARGET_DOMAINS)
-
-    @property
-    def model_save(self) -> int:
-        """First step that may become the best checkpoint."""
-        return self.first_saved(self.cfg)[1]
 
     @property
     def swad_reset(self) -> str:
@@ -184,7 +171,7 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
             reset=self.swad_reset,
         )
         self.cutmix = CutMix(cfg.STEPS.CUTMIX_BETA, cfg.STEPS.CUTMIX_PROB)
-        self.reported: dict = {}
+        self.reported: dict[str, float] = {}
         self.loss_sum, self.loss_count = 0.0, 0
 
     def param_groups(self) -> list[dict]:
@@ -197,11 +184,6 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
         return sum(param.numel() for param in self.network.parameters())
 
     # ----------------------------------------------------------------- training
-    @property
-    def step(self) -> int:
-        """The step that is being made, or was made last."""
-        return 0 if self.epoch == 0 else (self.epoch - 1) * self.freq + 1 + self.batch_idx
-
     def before_train(self) -> None:
         self.check_training(self.cfg, self.dm.dataset)
         super().before_train()
@@ -280,7 +262,8 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
     def evaluate_sources(self) -> dict[str, float]:
         """Accuracy and loss on the held-out part of every source domain, and their means."""
         self.set_model_mode("eval")
-        parts, record = [], {}
+        parts: list[dict[str, float]] = []
+        record: dict[str, float] = {}
         for name in self.evaluation.source_parts:
             logits, labels = self.evaluation.logits(self.network, name)
             parts.append(split_metrics(logits, labels))
@@ -290,7 +273,7 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
     def evaluate_target(self, *, report: bool) -> dict[str, float]:
         """The target's ``in`` part, with full records ``out``; keeps what is to be reported."""
         self.set_model_mode("eval")
-        record = {}
+        record: dict[str, float] = {}
         for name in ("test_in", "test_out"):
             if name == "test_out" and self.cfg.STEPS.RECORDS != "all":
                 continue
@@ -302,7 +285,7 @@ class StepTrainer(StepChecks, StepFiles, TrainerX):
         return record
 
     @torch.no_grad()
-    def test(self, split: str | None = None) -> float:
+    def test(self, split: str | None = None, is_final: bool = False) -> float:
         """Evaluate on ``test`` (the target's in part) or ``val``; returns the accuracy, percent."""
         self.set_model_mode("eval")
         split = self.cfg.TEST.SPLIT if split is None else split
