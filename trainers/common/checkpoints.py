@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -93,10 +93,10 @@ def _take(trainer: "ClipTrainer", checkpoint: dict, path: Path) -> None:
 def class_keys(trainer: "ClipTrainer", checkpoint: dict) -> tuple[list[str] | None, list[str]]:
     """What identifies classes in the file and in this run: WordNet ids if both know them, or names.
 
-    Official files name no classes. On a data set whose classes are ImageNet's such a file counts as
+    Official files name no classes. On a dataset whose classes are ImageNet's such a file counts as
     trained on all of ImageNet; otherwise the first entry is None.
     """
-    dataset = trainer.dm.dataset
+    dataset: Any = trainer.dm.dataset  # some know the ids of their classes
     own_ids = list(getattr(dataset, "class_ids", []))
     ids = list(checkpoint.get("class_ids") or [])
     if own_ids and "classnames" not in checkpoint:

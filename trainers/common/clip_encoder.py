@@ -38,9 +38,11 @@ class ClipEncoder(Encoder):
         precision: see ``Encoder``.
     """
 
+    network: CLIP
+
     def __init__(
         self,
-        clip: nn.Module,
+        clip: CLIP,
         *,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,

@@ -44,7 +44,7 @@ class ClipTrainer(TrainerX):
 
     default_cfg = classmethod(declared_cfg)
     follows_backbone = tuple(OPEN)
-    takes_networks = ("clip",)
+    takes_networks: tuple[str, ...] = ("clip",)
     model_name = "prompt_learner"  # folder of the checkpoints, as in the official code
     needs_vit = False  # True: the method needs hooks in the image tower
     unused_flags = {"--head": "its scores come from CLIP"}
@@ -161,7 +161,7 @@ class ClipTrainer(TrainerX):
 
     @classmethod
     def class_words(cls, cfg: CfgNode, classname: str) -> str:
-        """What of a class name stands in the method's prompts."""
+        """The words of a class name in the method's prompts."""
         return words_of(classname)
 
     @classmethod
@@ -251,13 +251,14 @@ class ClipTrainer(TrainerX):
             self.model_backward_and_update(loss)
             return
         self.detect_anomaly(loss)
-        self.optim.zero_grad(set_to_none=True)
+        self.model_zero_grad()
         self.scaler.scale(loss).backward()
         self.scaled_step()
 
     def scaled_step(self) -> None:
         """Step through the gradient scaler; an overflow skips the step and is logged."""
-        self.scaler.step(self.optim)
+        for optim in self.optimizers():
+            self.scaler.step(optim)
         before = self.scaler.get_scale()
         self.scaler.update()
         if self.scaler.get_scale() < before:
@@ -290,8 +291,8 @@ class ClipTrainer(TrainerX):
         """Text features are computed once per evaluation."""
         return partial(self.model_inference, text_features=self.evaluation_text())
 
-    def evaluation_text(self) -> Tensor:
-        """(C, D) unit rows that an evaluation compares images with."""
+    def evaluation_text(self) -> Tensor | None:
+        """(C, D) unit rows that an evaluation compares images with; None: see ``text_features``."""
         return self.method.text_features(self.clip)
 
     def model_inference(self, images: Any, text_features: Tensor | None = None) -> Tensor:

@@ -8,6 +8,7 @@ stored views per image and epoch. Test images are encoded once and kept in the f
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ from .clip_trainer import ClipTrainer
 
 class FeatureTrainer(ClipTrainer):
     """``batch["img"]`` holds raw image features (B, D), float32, before L2 normalisation."""
+
+    bank: Any  # of features: the one that ``build_bank`` gives, or a ``GivenBank``
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
@@ -64,7 +67,7 @@ class FeatureTrainer(ClipTrainer):
         self.test_loader = self.make_test_loader(dataset.test) if dataset.test else None
 
     @property
-    def shots(self) -> list[Datum]:
+    def shots(self) -> Sequence[Datum]:
         """The labelled images that a cache or memory is made of."""
         return self.dm.dataset.train_x if self.given_data else self.train_loader_x.items
 

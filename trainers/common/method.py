@@ -5,6 +5,7 @@ passed in by the caller and never stored, so that a checkpoint holds exactly wha
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,8 +51,8 @@ class Method(nn.Module):
         """(B, D) raw features -> (B, D), unit rows."""
         return F.normalize(raw_image_features, dim=-1)
 
-    def logits(self, clip: CLIP, image_features: Tensor, text_features: Tensor | None) -> Tensor:
-        """(B, D), (C, D) -> (B, C) cosines times exp(logit scale)."""
+    def logits(self, clip: CLIP, image_features: Tensor, text_features: Any) -> Tensor:
+        """(B, D), (C, D) of ``text_features(clip)`` -> (B, C) cosines times exp(logit scale)."""
         return scaled_cosines(clip, image_features, text_features)
 
     def losses(self, clip: CLIP, raw_image_features: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -17,9 +17,9 @@ ACTIVATIONS = {kind.__name__: kind for kind in (QuickGELU, nn.GELU)}  # of CLIP'
 
 
 def tower_options(network: nn.Module) -> dict[str, Any]:
-    """What the weights of a CLIP tower do not tell: heads and activation."""
+    """What the weights of a CLIP tower do not show: heads and activation."""
     if isinstance(network, VisionTransformer):
-        block = network.transformer.resblocks[0]
+        block = network.transformer.block(0)
         return {"heads": block.attn.heads, "activation": type(block.mlp.gelu).__name__}
     return {"heads": network.attnpool.num_heads} if isinstance(network, ModifiedResNet) else {}
 
@@ -62,20 +62,20 @@ def _clip(model: str, pretrained: bool, weights: str) -> ImageNetwork:
             f"clip:{model} has no image tower of CLIP's layout, so that it cannot be trained here. "
             "Take it from timm, or another CLIP."
         )
-    return _tower(copy.deepcopy(tower), clip.image_mean, clip.image_std)
+    return _tower(copy.deepcopy(tower), mean=clip.image_mean, std=clip.image_std)
 
 
 def _empty_clip(
     model: str, state: Mapping[str, Tensor], input_size: int, options: Mapping | None
 ) -> ImageNetwork:
-    """For ``options`` None (a file that does not tell them) an open_clip tower loads its own."""
+    """For ``options`` None (a file without them) an open_clip tower loads its own."""
     if options is None and model.startswith("open_clip:"):
         return _clip(model, True, "")
     return _tower(tower_like(state, input_size, **(options or {})))
 
 
-def _tower(tower: nn.Module, *statistics: tuple[float, ...]) -> ImageNetwork:
-    return ImageNetwork(tower, tower.output_dim, tower.input_resolution, *statistics)
+def _tower(tower: Any, **statistics: Any) -> ImageNetwork:
+    return ImageNetwork(tower, tower.output_dim, tower.input_resolution, **statistics)
 
 
 def _toy(model: str, pretrained: bool, weights: str) -> ImageNetwork:

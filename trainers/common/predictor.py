@@ -1,6 +1,7 @@
 """Predictors of CLIP trainers, rebuilt from a checkpoint alone."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,13 +17,16 @@ from dassl.features.views import Augmentation, Transform
 from .checkpoints import load_state
 from .method import Method
 
+if TYPE_CHECKING:
+    from .clip_trainer import ClipTrainer
+
 
 def normalise_pixels(clip: CLIP, pixels: Tensor) -> Tensor:
     """[0, 1] pixels -> the backbone's normalised pixels, (B, 3, H, W)."""
     return normalise(pixels, clip.image_mean, clip.image_std)
 
 
-def config_of(checkpoint: dict, trainer: type) -> CfgNode:
+def config_of(checkpoint: dict, trainer: "type[ClipTrainer]") -> CfgNode:
     """The configuration that a checkpoint was trained with.
 
     Raises:
@@ -42,7 +46,9 @@ def config_of(checkpoint: dict, trainer: type) -> CfgNode:
     return cfg
 
 
-def clip_predictor(trainer: type, checkpoint: dict, device: torch.device) -> Predictor:
+def clip_predictor(
+    trainer: "type[ClipTrainer]", checkpoint: dict, device: torch.device
+) -> Predictor:
     """Rebuild a ClipTrainer's method from its checkpoint alone."""
     cfg, state = config_of(checkpoint, trainer), checkpoint["state_dict"]
     classnames = list(checkpoint["classnames"])
@@ -55,7 +61,7 @@ def clip_predictor(trainer: type, checkpoint: dict, device: torch.device) -> Pre
 
 
 def method_predictor(
-    trainer: type,
+    trainer: "type[ClipTrainer]",
     cfg: CfgNode,
     clip: CLIP,
     method: Method,

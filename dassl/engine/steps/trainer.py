@@ -11,7 +11,7 @@ import time
 import torch
 from torch import Tensor, nn
 
-from dassl.config import declared_cfg
+from dassl.config import Settings, declared_cfg
 from dassl.config.pixels import close
 from dassl.data import DatasetWrapper
 from dassl.data.seeding import seeded
@@ -45,7 +45,7 @@ class StepTrainer(StepFiles):
     """
 
     default_cfg = classmethod(declared_cfg)
-    declares = ONE_STAGE
+    declares: tuple[type[Settings], ...] = ONE_STAGE
     defaults = STEP_DEFAULTS
     follows_backbone = ("SIZE",)  # the rest is the protocol's, whatever the student's weights saw
     takes_networks: tuple[str, ...] = ("student",)

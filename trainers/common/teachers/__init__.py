@@ -1,7 +1,7 @@
 """Vision-language teachers of step-based trainers.
 
 teacher.py          what a teacher is; CLIP and Python callables as teachers; class embeddings
-http.py             a black-box teacher behind an HTTP endpoint
+http.py             a black-box teacher at an HTTP endpoint
 build.py            teachers by name
 distill_trainer.py  base of the trainers that have a teacher
 deploy.py           the deployed classifier: pixels in, logits out

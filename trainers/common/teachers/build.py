@@ -12,7 +12,7 @@ from dassl.config import check_value, one_of
 from .teacher import ClipTeacher, Renormalise, Teacher
 
 logger = logging.getLogger(__name__)
-BLACK_BOXES = ("http://", "https://", "python:")  # teachers that are not a CLIP at hand
+BLACK_BOXES = ("http://", "https://", "python:")  # teachers that are not a local CLIP
 NORMS = ("imagenet", "clip")
 
 

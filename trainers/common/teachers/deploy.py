@@ -24,6 +24,9 @@ class DeployedClassifier(nn.Module):
         mean, std: per channel, of pixels in [0, 1].
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self, network: StudentClassifier, mean: Sequence[float], std: Sequence[float]
     ) -> None:

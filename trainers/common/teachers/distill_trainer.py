@@ -120,7 +120,7 @@ class DistillTrainer(StepTrainer):
 
     @staticmethod
     def needed_files(cfg: CfgNode) -> list[NeededFile]:
-        """The student's weights and, of a CLIP at hand, the teacher's."""
+        """The student's weights and, of a local CLIP, the teacher's."""
         teacher = VL2VSettings.of(cfg).teacher
         needed = StepTrainer.needed_files(cfg)
         if not teacher.startswith(BLACK_BOXES):

@@ -1,4 +1,4 @@
-"""A black-box teacher behind an HTTP endpoint, with retries and a response cache on disk.
+"""A black-box teacher at an HTTP endpoint, with retries and a response cache on disk.
 
 Three requests, JSON both ways (``tools/teacher_server.py`` answers them with any CLIP backbone):
 

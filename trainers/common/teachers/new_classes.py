@@ -22,7 +22,7 @@ def replace_classes(
         templates: each holds one {}.
 
     Raises:
-        ValueError: if the head is no text head, or the encoder is another one.
+        ValueError: if the head is not a text head, or the encoder is another one.
     """
     if not isinstance(network.head, TextHead):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Teachers: frozen image and text encoders, in this process or behind an endpoint.
+"""Teachers: frozen image and text encoders, in this process or at an endpoint.
 
 A black-box teacher is two callables, image -> embedding and text -> embedding; nothing else of it
 is used. Every query is counted, because clients pay per query.
@@ -78,7 +78,7 @@ class Queries:
                 file.write(f"{images} {texts}\n")
 
     def keep_in(self, journal: Path) -> None:
-        """Keep all counts in a journal, behind those that a killed attempt has left there."""
+        """Keep all counts in a journal, after those that a killed attempt has left there."""
         journal.parent.mkdir(parents=True, exist_ok=True)
         lines = journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else []
         counts = [(0, 0), *(tuple(map(int, line.split())) for line in lines)]
@@ -159,6 +159,9 @@ class Teacher(ABC):
 class Renormalise(nn.Module):
     """(x * std + mean - other_mean) / other_std, per channel."""
 
+    gain: Tensor
+    offset: Tensor
+
     def __init__(
         self,
         mean: Sequence[float],
@@ -167,11 +170,11 @@ class Renormalise(nn.Module):
         other_std: Sequence[float],
     ) -> None:
         super().__init__()
-        mean, std, other_mean, other_std = (
+        m, s, m_other, s_other = (
             torch.tensor(values).view(-1, 1, 1) for values in (mean, std, other_mean, other_std)
         )
-        self.register_buffer("gain", std / other_std)
-        self.register_buffer("offset", (mean - other_mean) / other_std)
+        self.register_buffer("gain", s / s_other)
+        self.register_buffer("offset", (m - m_other) / s_other)
 
     def forward(self, images: Tensor) -> Tensor:
         return images * self.gain + self.offset

@@ -34,7 +34,7 @@ def confident_count(views: int, share: float, *, key: str) -> int:
     """k = int(views * share), truncated.
 
     Raises:
-        ValueError: if that is no view at all; ``key`` is the config node that is named.
+        ValueError: if that selects no view; ``key`` is the config node that is named.
     """
     count = int(views * share)
     if not 1 <= count <= views:

@@ -1,4 +1,4 @@
-"""What lets a stream go on after a kill: one rolling file, and what has to agree with it.
+"""What lets a stream resume after a kill: one rolling file, and what has to agree with it.
 
 The file holds data only, is replaced atomically between two chunks of images, and is removed when
 the run has ended. Chunks begin where they would have begun anyway, so the rest of the stream gets
@@ -175,7 +175,7 @@ class StreamResume:
         self.next = end + (max(self.interval, LEAST_RATIO * (end - begin)) if self.interval else 0)
 
     def load(self) -> dict | None:
-        """The state to go on from, put into the trainer; None if there is no file.
+        """The state to resume from, put into the trainer; None without a file.
 
         Raises:
             ValueError: for a file of another stream; names what differs.

@@ -34,6 +34,7 @@ from .resume import (
     remove_resume_files,
     shaping_settings,
 )
+from .settings import StreamSettings
 from .stream import FUSED, Step, Stream, run_stream
 from .views import TestViews, view_pipeline
 
@@ -49,6 +50,7 @@ class StreamTrainer(FeatureTrainer):
     is ``bank`` (runs of all seeds share them), and drawn by the run's seed where it is ``fresh``.
     """
 
+    declares: tuple[type[StreamSettings], ...]
     view_scale = (0.08, 1.0)  # share of the area of augmented test views
     about_one_run = frozenset(ABOUT_ONE_PART)
     streamed: dict[str, int] | None = None  # test images seen, and how many there are
@@ -74,7 +76,7 @@ class StreamTrainer(FeatureTrainer):
         """Choose hyperparameters from a finished stream's (N, C) scores and its labels."""
 
     def stream_state(self, *, exact: bool = False) -> dict:
-        """What of the method's state going on needs; tensors and plain values.
+        """What of the method's state resuming needs; tensors and plain values.
 
         ``exact`` asks for what could be computed from the rest, too, where that rounds otherwise.
         """
@@ -150,7 +152,7 @@ class StreamTrainer(FeatureTrainer):
         return AUGMENTATION_SEED if self.cfg.TRAIN.VIEWS == "bank" else self.run_seed
 
     # ----------------------------------------------------------------- evaluation
-    def test(self, split: str | None = None) -> float:
+    def test(self, split: str | None = None, is_final: bool = False) -> float:
         """Stream a split from an empty state; returns the accuracy of the fused answer, percent."""
         split = self.cfg.TEST.SPLIT if split is None else split
         accuracy = self.run_stream("val" if split == "val" and self.dm.dataset.val else "test")
@@ -171,7 +173,7 @@ class StreamTrainer(FeatureTrainer):
         return {**super().results_meta(), **streamed}
 
     def remove_resume_file(self) -> None:
-        """Remove what an interrupted run would go on from, streams included."""
+        """Remove what an interrupted run would resume from, streams included."""
         super().remove_resume_file()
         remove_resume_files(self.output_dir)
 

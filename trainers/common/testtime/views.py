@@ -148,7 +148,7 @@ def view_pipeline(kind: str, dataset: str, side: int, scale: tuple[float, float]
     """
     if kind == "auto":
         kind = "crop" if dataset in IMAGENET_SETS else "augmix"
-    return (CropFlip if kind == "crop" else AugMixViews)(side, tuple(scale))
+    return (CropFlip if kind == "crop" else AugMixViews)(side, scale)
 
 
 class _ViewSink(Sink):
@@ -184,7 +184,7 @@ class TestViews:
         items: the N images.
         views: V.
         seed: of the augmented views.
-        stored: keep them in the bank for later runs; False encodes them anew.
+        stored: keep them in the bank for later runs; False encodes them again.
     """
 
     __test__ = False  # not a test of pytest's

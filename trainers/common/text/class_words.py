@@ -32,7 +32,7 @@ def warn_of_same_words(classnames: Sequence[str], words: Sequence[str]) -> None:
 
     Args:
         classnames: C names, ordered by label.
-        words: what of each name stands in the prompts.
+        words: of each name, as in the prompts.
     """
     groups = same_words(words)
     if not groups:

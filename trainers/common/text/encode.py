@@ -150,7 +150,7 @@ def pre_projection_features(
     replace_underscores: bool = True,
 ) -> Tensor:
     """(C, W): mean over templates of ln_final's output at the token that is read."""
-    total = 0
+    total = torch.zeros(())
     for template in templates:
         names = [fill(template, c, replace_underscores=replace_underscores) for c in classnames]
         tokens = clip.tokenize(names)

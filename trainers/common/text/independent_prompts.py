@@ -102,16 +102,16 @@ class IndependentPrompts(ContextPrompt):
         self.text_deep = nn.ParameterList(
             _random(len(self.ctx), width, device) for _ in range(depth_text - 1)
         )
-        self.vision = None
+        self.vision: VisionPrompts | None = None
         if depth_vision:
             self.vision = VisionPrompts(clip, settings)
 
-    def raw_text_features(self, clip: CLIP) -> Tensor:
-        """(C, D), before L2 normalisation."""
+    def raw_text_features(self, clip: CLIP, count: int | None = None) -> Tensor:
+        """(C, D), before L2 normalisation; of the first ``count`` classes only, if given."""
         return encode_prompts(
             clip,
-            self.tokenized_prompts,
-            embeddings=self.embeddings(),
+            self.tokenized_prompts[:count],
+            embeddings=self.embeddings()[:count],
             hook=TextPromptHook(list(self.text_deep), clip.text_start),
             chunk=self.chunk if self.training else 0,
         )
@@ -127,6 +127,8 @@ class VisualPrompt(Method):
 
     text (C, D) unit rows.
     """
+
+    text: Tensor
 
     @staticmethod
     def own_name(official: str) -> str:

@@ -77,7 +77,10 @@ class LearnedPrompt(nn.Module):
     The trained context lives in ``ctx``: (M, W), or (C, M, W) when class-specific.
     """
 
-    of_this_run = ("token_prefix", "token_suffix")
+    token_prefix: Tensor
+    token_suffix: Tensor
+    tokenized_prompts: Tensor
+    of_this_run: tuple[str, ...] = ("token_prefix", "token_suffix")
     official_prefix = "prompt_learner."
 
     def __init__(
@@ -252,7 +255,7 @@ def _end(ctx: Tensor, prefix: Tensor, suffix: Tensor, lengths: Sequence[int]) ->
 
 
 def _around(before: Callable[[int], int]) -> Callable[..., Tensor]:
-    """A layout with ``before(M)`` context tokens in front of the class name, the others behind."""
+    """A layout with ``before(M)`` context tokens before the class name, the others after it."""
 
     def assemble(ctx: Tensor, prefix: Tensor, suffix: Tensor, lengths: Sequence[int]) -> Tensor:
         half = before(ctx.shape[1])
