@@ -160,7 +160,7 @@ class _Http(urllib.request.HTTPHandler):
         self.watch = watch
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_watched(http.client.HTTPConnection, self.watch), req)  # type: ignore
+        return self.do_open(_watched(http.client.HTTPConnection, self.watch), req)
 
 
 class _Https(urllib.request.HTTPSHandler):
@@ -170,13 +170,13 @@ class _Https(urllib.request.HTTPSHandler):
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         make = _watched(http.client.HTTPSConnection, self.watch)
-        return self.do_open(make, req, context=ssl.create_default_context())  # type: ignore
+        return self.do_open(make, req, context=ssl.create_default_context())
 
 
 class _SameOrigin(urllib.request.HTTPRedirectHandler):
     """Follows redirects within one scheme, host and port."""
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
         """As urllib, but a POST stays one; refuses another origin."""
         if _origin(urlsplit(req.full_url)) != _origin(urlsplit(newurl)):
             where = masked(newurl)
