@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from dassl.config import check_value, one_of
 from dassl.data.datasets import Datum
 
 SUBSAMPLES = ("all", "base", "new")
@@ -14,10 +15,7 @@ def kept_labels(labels: Sequence[int], subsample: str) -> list[int]:
     Raises:
         ValueError: for another word, or when nothing is left.
     """
-    if subsample not in SUBSAMPLES:
-        raise ValueError(
-            f'DATASET.SUBSAMPLE_CLASSES is "{subsample}". Known: {", ".join(SUBSAMPLES)}.'
-        )
+    check_value("DATASET.SUBSAMPLE_CLASSES", subsample, one_of(*SUBSAMPLES))
     ordered = sorted(set(labels))
     if subsample == "all":
         return ordered
