@@ -153,7 +153,7 @@ def _train_steps(cfg: CfgNode, choices: Collection[str]) -> list[_Step]:
         steps.append((f"random resized crop (size={size}, scale={scale})", crop))
     if "random_flip" in choices:
         steps.append(("random flip", T.RandomHorizontalFlip()))
-    steps += [step for name, step in _colour_steps(cfg).items() if name in choices]
+    steps += [make() for name, make in _colour_steps(cfg).items() if name in choices]
     steps.append(("to torch tensor of range [0, 1]", T.ToTensor()))
     if "cutout" in choices:
         n_holes, length = cfg.CUTOUT_N, cfg.CUTOUT_LEN
@@ -168,26 +168,31 @@ def _train_steps(cfg: CfgNode, choices: Collection[str]) -> list[_Step]:
     return steps
 
 
-def _colour_steps(cfg: CfgNode) -> dict[str, _Step]:
-    """Return the policies and colour operations in their fixed order."""
+def _colour_steps(cfg: CfgNode) -> dict[str, Callable[[], _Step]]:
+    """Return what makes the policies and colour operations, in their fixed order."""
     n, m = cfg.RANDAUGMENT_N, cfg.RANDAUGMENT_M
-    jitter = T.ColorJitter(
-        brightness=cfg.COLORJITTER_B,
-        contrast=cfg.COLORJITTER_C,
-        saturation=cfg.COLORJITTER_S,
-        hue=cfg.COLORJITTER_H,
-    )
-    blur = T.RandomApply([T.GaussianBlur(cfg.GB_K)], p=cfg.GB_P)
+
+    def jitter() -> Callable:
+        return T.ColorJitter(
+            brightness=cfg.COLORJITTER_B,
+            contrast=cfg.COLORJITTER_C,
+            saturation=cfg.COLORJITTER_S,
+            hue=cfg.COLORJITTER_H,
+        )
+
+    def blur() -> Callable:
+        return T.RandomApply([T.GaussianBlur(cfg.GB_K)], p=cfg.GB_P)
+
     return {
-        "imagenet_policy": ("imagenet policy", ImageNetPolicy()),
-        "cifar10_policy": ("cifar10 policy", CIFAR10Policy()),
-        "svhn_policy": ("svhn policy", SVHNPolicy()),
-        "randaugment": (f"randaugment (n={n}, m={m})", RandAugment(n, m)),
-        "randaugment_fixmatch": (f"randaugment_fixmatch (n={n})", RandAugmentFixMatch(n)),
-        "randaugment2": (f"randaugment2 (n={n})", RandAugment2(n)),
-        "colorjitter": ("color jitter", jitter),
-        "randomgrayscale": ("random gray scale", T.RandomGrayscale(p=cfg.RGS_P)),
-        "gaussian_blur": (f"gaussian blur (kernel={cfg.GB_K})", blur),
+        "imagenet_policy": lambda: ("imagenet policy", ImageNetPolicy()),
+        "cifar10_policy": lambda: ("cifar10 policy", CIFAR10Policy()),
+        "svhn_policy": lambda: ("svhn policy", SVHNPolicy()),
+        "randaugment": lambda: (f"randaugment (n={n}, m={m})", RandAugment(n, m)),
+        "randaugment_fixmatch": lambda: (f"randaugment_fixmatch (n={n})", RandAugmentFixMatch(n)),
+        "randaugment2": lambda: (f"randaugment2 (n={n})", RandAugment2(n)),
+        "colorjitter": lambda: ("color jitter", jitter()),
+        "randomgrayscale": lambda: ("random gray scale", T.RandomGrayscale(p=cfg.RGS_P)),
+        "gaussian_blur": lambda: (f"gaussian blur (kernel={cfg.GB_K})", blur()),
     }
 
 
