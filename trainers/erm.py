@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from dassl.config import Settings, at_least, one_of, setting
+from dassl.config import Condition, Settings, at_least, one_of, only_if, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.steps.settings import ONE_STAGE
 from dassl.engine.steps.stages import StagedTrainer
@@ -22,6 +22,7 @@ from dassl.modeling.networks import full_name
 from trainers.common.teachers.build import build_teacher
 from trainers.common.teachers.teacher import (
     PROMPT_STYLES,
+    REPLACED_STYLES,
     class_embeddings,
     prompt_names,
     run_templates,
@@ -50,7 +51,12 @@ class ERMSettings(Settings, section="TRAINER.ERM"):
         "clip:<backbone>",
         one_of("linear", "projected", "text"),
     )
-    projected_width: int = setting(512, "outputs of P, the capacity control (erm_prj)", at_least(1))
+    projected_width: int = setting(
+        512,
+        "outputs of P, the capacity control (erm_prj)",
+        at_least(1),
+        read_if={"head": "projected"},
+    )
     prompt_style: int = setting(
         2, "see TRAINER.VL2V.PROMPT_STYLE", one_of(*PROMPT_STYLES), read_if={"head": "text"}
     )
@@ -63,6 +69,14 @@ class ERM(StepTrainer):
     takes_networks = ("student", "teacher")  # the teacher's texts start the text head
     trained_parts = ("student", "projection", "head")
     declares = (ERMSettings, *ONE_STAGE)
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [
+            only_if("DATASET.TEMPLATES", "TRAINER.ERM.HEAD", "text"),
+            only_if("DATASET.TEMPLATES", "TRAINER.ERM.PROMPT_STYLE", *REPLACED_STYLES),
+            *super().conditions(),
+        ]
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)

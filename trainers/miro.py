@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip.blocks import BlockView, TowerHook
-from dassl.config import Settings, at_least, setting
+from dassl.config import Condition, Settings, at_least, setting
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.shared_conditions import no_templates
 from dassl.engine.steps.settings import ONE_STAGE
 from dassl.engine.steps.trainer import StepTrainer
 from dassl.modeling.heads import Objective, Student, StudentClassifier
@@ -175,6 +176,10 @@ class MIRO(StepTrainer):
 
     trained_parts = ("student", "head")
     declares = (MIROSettings, *ONE_STAGE)
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [no_templates("no text enters"), *super().conditions()]
 
     def build_objective(self) -> MIROObjective:
         oracle = copy.deepcopy(self.network.student)

@@ -134,6 +134,7 @@ class NaiveKD(DistillTrainer):
     def conditions(cls) -> list[Condition]:
         weighted = [kind for kind, weight in EMBEDDING_LOSSES.items() if weight is None]
         return [
+            only_if("TRAINER.NAIVEKD.TEMPERATURE", "TRAINER.NAIVEKD.LOSS", *LOGIT_LOSSES),
             only_if("TRAINER.VL2V.LAMBDA", "TRAINER.NAIVEKD.LOSS", *LOGIT_LOSSES, *weighted),
             *super().conditions(),
         ]

@@ -19,7 +19,7 @@ from golden_checks import runs
 from golden_checks.common import Case
 from golden_checks.shipped import Watched
 from golden_checks.students import clip_student, load, stored_student
-from trainers.common.teachers.teacher import ClipTeacher, prompt_templates
+from trainers.common.teachers.teacher import REPLACED_STYLES, ClipTeacher, prompt_templates
 
 PARTS = {"student": "student.network", "proj": "projection", "head": "head"}
 PARTS |= {"proj512": "projection", "head512": "head", "classifier": "head"}
@@ -71,7 +71,10 @@ def _template_settings(style: int, given: str | list[str] | None) -> dict:
     """The prompt style, and the case's templates where they are not the style's."""
     templates = (given,) if isinstance(given, str) else tuple(given or ())
     own = templates in ((), prompt_templates(style))
-    return {"TRAINER.VL2V.PROMPT_STYLE": style, "DATASET.TEMPLATES": () if own else templates}
+    if own:
+        return {"TRAINER.VL2V.PROMPT_STYLE": style, "DATASET.TEMPLATES": ()}
+    style = style if style in REPLACED_STYLES else 2  # which has the same class names
+    return {"TRAINER.VL2V.PROMPT_STYLE": style, "DATASET.TEMPLATES": templates}
 
 
 def _teacher_settings(case: Case) -> dict:

@@ -8,7 +8,7 @@ from dassl.config import Condition, never, only_if
 from dassl.data.datasets import DatasetBase
 from dassl.engine import TrainerX
 from dassl.engine.needed import NeededFile
-from dassl.engine.shared_conditions import STORED_VIEWS, UNREAD, no_templates
+from dassl.engine.shared_conditions import STORED_VIEWS, UNREAD
 from dassl.modeling.heads import build_student
 from dassl.modeling.networks import full_name
 
@@ -28,6 +28,9 @@ class StepChecks(TrainerX):
     @classmethod
     def conditions(cls) -> list[Condition]:
         return [
+            only_if(
+                ("MODEL.BACKBONE.PRETRAINED", "MODEL.BACKBONE.WEIGHTS"), "MODEL.INIT_WEIGHTS", ""
+            ),
             only_if("MODEL.BACKBONE.PRETRAINED", "MODEL.BACKBONE.WEIGHTS", ""),
             never("MODEL.BACKBONE.ACTIVATION", "it is for a backbone with a text tower"),
             never("OPTIM.MAX_EPOCH", "the length of the run is STEPS.N"),
@@ -38,7 +41,6 @@ class StepChecks(TrainerX):
                 ("DATALOADER.SEEDING", "DATALOADER.TEST.SAMPLER"),
                 "training images are drawn step by step, evaluation images have a fixed order",
             ),
-            no_templates("class texts have TRAINER.<NAME>.PROMPT_STYLE"),
             *UNREAD,
             *super().conditions(),
         ]

@@ -9,7 +9,16 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from clip import fetch_weights
-from dassl.config import Condition, Settings, above, at_least, between, one_of, setting
+from dassl.config import (
+    Condition,
+    Settings,
+    above,
+    at_least,
+    between,
+    one_of,
+    only_if,
+    setting,
+)
 from dassl.engine.needed import NeededFile
 from dassl.engine.steps.settings import (
     FIRST_SAVED,
@@ -23,7 +32,13 @@ from dassl.modeling.heads import TextHead
 from dassl.optim.swad import RESET_RULES
 
 from .build import BLACK_BOXES, NORMS, build_teacher
-from .teacher import PROMPT_STYLES, class_embeddings, prompt_names, run_templates
+from .teacher import (
+    PROMPT_STYLES,
+    REPLACED_STYLES,
+    class_embeddings,
+    prompt_names,
+    run_templates,
+)
 
 JOURNAL = "resume.queries"  # counts what is asked of the teacher as it happens
 
@@ -40,7 +55,7 @@ class VL2VSettings(Settings, section="TRAINER.VL2V"):
     scale: float = setting(100.0, "logit scale of an endpoint that does not tell its own", above(0))
     lambda_: float = setting(0.5, "lam: share of the image term", between(0, 1))
     prompt_style: int = setting(
-        2, "sentences of a class; DATASET.TEMPLATES replaces them", one_of(*PROMPT_STYLES)
+        2, "sentences of a class; DATASET.TEMPLATES replace those of 2, 6", one_of(*PROMPT_STYLES)
     )
 
 
@@ -111,6 +126,7 @@ class DistillTrainer(StepTrainer):
                 lambda cfg: cfg.TRAINER.VL2V.TEACHER.startswith(("http://", "https://")),
                 "the teacher {TRAINER.VL2V.TEACHER} tells its own scale",
             ),
+            only_if("DATASET.TEMPLATES", "TRAINER.VL2V.PROMPT_STYLE", *REPLACED_STYLES),
             *super().conditions(),
         ]
 

@@ -30,6 +30,7 @@ PROMPT_STYLES = {
     5: ("a clipart of a {}", "a photo of a {} product", "a photo of a {}"),
     6: ("a photo of a {}",),  # with the class index as the name
 }
+REPLACED_STYLES = (2, 6)  # by DATASET.TEMPLATES, which the configs of domain datasets set
 
 
 def prompt_templates(style: int) -> tuple[str, ...]:
@@ -39,9 +40,11 @@ def prompt_templates(style: int) -> tuple[str, ...]:
 
 
 def run_templates(cfg: CfgNode, style: int) -> tuple[str, ...]:
-    """The templates of a prompt style, or DATASET.TEMPLATES where that is set."""
+    """The templates of a prompt style; DATASET.TEMPLATES replace those of REPLACED_STYLES."""
     own = prompt_templates(style)
-    return tuple(check_templates(cfg.DATASET.TEMPLATES)) if cfg.DATASET.TEMPLATES else own
+    if style not in REPLACED_STYLES or not cfg.DATASET.TEMPLATES:
+        return own
+    return tuple(check_templates(cfg.DATASET.TEMPLATES))
 
 
 def prompt_names(style: int, classnames: Sequence[str]) -> list[str]:
