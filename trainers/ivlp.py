@@ -70,6 +70,15 @@ class VPT(ClipTrainer):
     needs_vit = True
 
     @classmethod
+    def conditions(cls) -> list[Condition]:
+        words = Condition(
+            ("TRAINER.VPT.CTX_INIT",),
+            lambda cfg: not cfg.DATASET.TEMPLATES,
+            "the sentences are DATASET.TEMPLATES {DATASET.TEMPLATES}",
+        )
+        return [words, *super().conditions()]
+
+    @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
         settings = VPTSettings.of(cfg)
         sentence = f"{settings.ctx_init} {{}}.".lstrip()

@@ -52,10 +52,13 @@ class LASPSettings(Settings, section="TRAINER.LASP"):
     train_w: bool = setting(True, "False keeps w at 0", read_if={"enable_correction": True})
     finetune_vit_ln: bool = setting(True, "tune the LayerNorms of the image blocks")
     ln_lr_mult: float = setting(
-        0.1, "learning rate of these LayerNorms, relative to OPTIM.LR", above(0)
+        0.1,
+        "learning rate of these LayerNorms, relative to OPTIM.LR",
+        above(0),
+        read_if={"finetune_vit_ln": True},
     )
     grad_clip: float = setting(
-        1.0, "global norm that gradients are clipped to, with PREC amp only", above(0)
+        1.0, "global norm that gradients are clipped to", above(0), read_if={"prec": "amp"}
     )
 
     def check(self) -> None:

@@ -28,7 +28,9 @@ class NaiveKDSettings(Settings, section="TRAINER.NAIVEKD"):
     """Which loss."""
 
     loss: str = setting("kd_kl", "name of the loss", one_of(*LOGIT_LOSSES, *EMBEDDING_LOSSES))
-    temperature: float = setting(0.1, "tau of kd_kl and kd_cos", above(0))
+    temperature: float = setting(
+        0.1, "tau of kd_kl and kd_cos", above(0), read_if={"loss": LOGIT_LOSSES}
+    )
 
 
 def kd_losses(
@@ -134,7 +136,6 @@ class NaiveKD(DistillTrainer):
     def conditions(cls) -> list[Condition]:
         weighted = [kind for kind, weight in EMBEDDING_LOSSES.items() if weight is None]
         return [
-            only_if("TRAINER.NAIVEKD.TEMPERATURE", "TRAINER.NAIVEKD.LOSS", *LOGIT_LOSSES),
             only_if("TRAINER.VL2V.LAMBDA", "TRAINER.NAIVEKD.LOSS", *LOGIT_LOSSES, *weighted),
             *super().conditions(),
         ]

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from clip.model import CLIP
-from dassl.config import Condition, above, at_least, never, setting
+from dassl.config import Condition, above, at_least, idle_settings, never, only_if, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.needed import NeededFile
 from dassl.engine.predictor import Predictor
 from dassl.engine.selection import selection_rule
 from dassl.engine.shared_conditions import TRAINING, no_augmentation, no_templates
-from dassl.optim import build_optimizer
+from dassl.optim import build_optimizer, optimizer
 from dassl.utils import load_checkpoint
 from dassl.utils.checkpoint import state_of
 from trainers.common import Method
@@ -41,6 +41,11 @@ from trainers.common.text.meta_net import MetaNet
 logger = logging.getLogger(__name__)
 CLASS_WORD = "[CLS]"  # in CTX_INIT: the class name's place
 PLACEHOLDER_TOKENS = 4  # context length where no words are given and no file says another
+BETAS = ("OPTIM.ADAM_BETA1", "OPTIM.ADAM_BETA2")  # the first step does not depend on them
+OF_STEPS = (  # keys of OPTIM that the steps read; rate and decay are TPT's own
+    *("OPTIM.NAME", "OPTIM.EPS", "OPTIM.RMSPROP_ALPHA", *BETAS),
+    *("OPTIM.MOMENTUM", "OPTIM.SGD_DAMPNING", "OPTIM.SGD_NESTEROV"),
+)
 
 
 IN_STEPS = {"tta_steps": above(0)}
@@ -354,6 +359,17 @@ class TPT(StreamTrainer):
         ]
 
     @classmethod
+    def idle_settings(cls, cfg: CfgNode) -> dict[str, str]:
+        """As declared, but the steps read the keys of the optimiser, though nothing is trained."""
+        idle = super().idle_settings(cfg)
+        if cfg.TRAINER.TPT.TTA_STEPS == 0:
+            return idle
+        betas = only_if(BETAS, "TRAINER.TPT.TTA_STEPS", above(1))
+        unread = idle_settings(cfg, [*optimizer.CONDITIONS, betas])
+        others = {key: reason for key, reason in idle.items() if key not in OF_STEPS}
+        return others | {key: unread[key] for key in OF_STEPS if key in unread}
+
+    @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
         settings, state = TPTSettings.of(cfg), {}
         if path := settings.ctx_file:
@@ -402,6 +418,7 @@ class TPT(StreamTrainer):
         settings, optim = self.settings, self.cfg.OPTIM.clone()
         optim.defrost()
         optim.LR, optim.WEIGHT_DECAY = settings.lr, settings.weight_decay
+        optim.STAGED_LR = False  # the context is all that learns
         self.adapter = Adapter(
             self.method,
             self.clip,

@@ -73,7 +73,7 @@ class LinearProbe(FeatureTrainer):
         views = "the test view serves every image, training images included"
         return [
             not_searched("TRAINER.LINEARPROBE.C"),
-            searched("TRAINER.LINEARPROBE.NUM_STEP"),
+            searched("TRAINER.LINEARPROBE.COARSE_C", "TRAINER.LINEARPROBE.NUM_STEP"),
             never((*TRAINING, "MODEL.INIT_WEIGHTS"), "a solver fits all images at once"),
             never(STORED_VIEWS, views),
             *no_augmentation(views),
