@@ -6,7 +6,7 @@ import io
 import os
 import warnings
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,7 @@ SETTINGS = {
         "TRAINER.TPT.N_VIEWS": "4",
         "TRAINER.TPT.SELECTION_P": "0.5",
         "TRAINER.TPT.TTA_STEPS": "2",
+        "DATASET.SUBSAMPLE_CLASSES": "base",
     },
     "VPT": {"TRAINER.VPT.PROMPT_DEPTH_VISION": "2"},
 }
@@ -132,6 +133,8 @@ def _step_config(name: str, folder: Path) -> CfgNode:
     }
     if "TRAINER.VL2V.TEACHER" in dict(leaves(TRAINER_REGISTRY.get(name).default_cfg())):
         own["TRAINER.VL2V.TEACHER"] = backbone
+    if name in ("LPFT", "VL2VADiP", "VL2VAlign"):
+        own["OPTIM.LR"] = "1e-4"  # keeps the accuracy, so that the next stage has a start
     if name == "VL2VDistill":
         own["MODEL.INIT_WEIGHTS"] = str(_aligned(folder))
     return step_config(_domains(folder), folder / f"out_{name}", name, *_words(own))
@@ -294,7 +297,8 @@ def _loaded_once(load):
     return loaded
 
 
-_backbone, _auxiliary = _loaded_once(load_backbone), _loaded_once(amu.load_auxiliary)
+_backbone = _loaded_once(partial(load_backbone, activation="quick_gelu"))
+_auxiliary = _loaded_once(amu.load_auxiliary)
 
 
 def _registers(original, record):

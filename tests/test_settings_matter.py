@@ -39,7 +39,7 @@ from dassl.engine.unread import idle_settings_of
 
 NAMED_AS = {"DATASET.SUBSAMPLE_CLASSES": "classnames", "MODEL.BACKBONE.NAME": "BACKBONE"}
 # Whose weights a trainer starts from: its own, except where it would find the same ones by itself.
-DONORS = {"TipAdapter": "TipAdapterF", "TPT": "CoCoOp"}
+DONORS = {"TipAdapter": "TipAdapterF", "TPT": "CoOp"}
 ALIASES = {"MultiModalAdapter": "MMA"}
 NAMES = [name for name in TRAINERS if name not in ALIASES]
 
