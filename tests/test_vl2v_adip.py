@@ -49,6 +49,7 @@ from trainers.common.teachers.teacher import (
     class_embeddings,
     prompt_names,
     prompt_templates,
+    run_templates,
 )
 from trainers.miro import tap_outputs
 from trainers.naive_kd import kd_losses
@@ -412,6 +413,13 @@ def test_templates_of_the_command_line_replace_those_of_the_prompt_style(domains
     expected = class_embeddings(make_teacher(), CLASSES, ["a red {}", "{}"])
     torch.testing.assert_close(trainer.class_texts, expected)
     assert not torch.allclose(expected, class_embeddings(make_teacher(), CLASSES, ["{}"]))
+
+
+def test_a_prompt_style_counts_beside_the_sentence_of_a_domain_dataset(domains, tmp_path):
+    cfg = step_config(domains, tmp_path, "VL2VAlign", "TRAINER.VL2V.PROMPT_STYLE", "3")
+
+    assert tuple(cfg.DATASET.TEMPLATES) == ("a photo of a {}",)
+    assert run_templates(cfg, cfg.TRAINER.VL2V.PROMPT_STYLE) == prompt_templates(3)
 
 
 def test_underscores_of_class_names_become_blanks():
