@@ -172,6 +172,27 @@ def test_a_misspelt_name_gets_a_did_you_mean(key, value, message):
         make(**(COOP | {key: value}))
 
 
+class Mixed(nn.Module):
+    """A parameter that the network holds itself, and a child."""
+
+    def __init__(self):
+        super().__init__()
+        self.ctx, self.head = nn.Parameter(torch.zeros(2)), nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize(("new", "base"), [("head", ["ctx"]), ("ctx", ["head"])])
+def test_staged_rates_reach_parameters_that_a_network_holds_itself(new, base):
+    network = Mixed()
+    cfg = optim_cfg(NAME="sgd", LR=0.1, STAGED_LR=True, NEW_LAYERS=(new,), BASE_LR_MULT=0.5)
+
+    groups = build_optimizer(network, cfg).param_groups
+
+    names = {id(parameter): name.split(".")[0] for name, parameter in network.named_parameters()}
+    found = [sorted({names[id(p)] for p in group["params"]}) for group in groups]
+    assert found == [base, [new]]
+    assert [group["lr"] for group in groups] == [0.05, 0.1]
+
+
 def test_an_unknown_new_layer_is_named():
     with pytest.raises(ValueError, match="NEW_LAYERS.*head"):
         make(nn.Sequential(nn.Linear(2, 2)), STAGED_LR=True, NEW_LAYERS=("head",))

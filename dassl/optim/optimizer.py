@@ -83,22 +83,29 @@ def _create(name: str, params: Iterable, cfg: CfgNode) -> torch.optim.Optimizer:
 
 
 def _staged_groups(model: nn.Module | Iterable, cfg: CfgNode) -> list[dict]:
-    """Return [base group at LR * BASE_LR_MULT, group of the children in NEW_LAYERS at LR]."""
+    """Return [base group at LR * BASE_LR_MULT, group of NEW_LAYERS at LR].
+
+    NEW_LAYERS names children, or parameters that the network holds directly. The original forgets
+    such parameters; here they learn, too.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"OPTIM.STAGED_LR looks for NEW_LAYERS in a network, not in a {type(model).__name__}."
         )
     network = model.module if isinstance(model, nn.DataParallel) else model
     names = [cfg.NEW_LAYERS] if isinstance(cfg.NEW_LAYERS, str) else list(cfg.NEW_LAYERS)
-    children = dict(network.named_children())
+    parts = [name for name, _ in network.named_parameters(recurse=False)]
+    parts += [name for name, _ in network.named_children()]
     for name in names:
-        if name not in children:
+        if name not in parts:
             raise ValueError(
                 f'OPTIM.NEW_LAYERS names "{name}", which the network does not have. '
-                f"{did_you_mean(name, children)}"
+                f"{did_you_mean(name, parts)}"
             )
     if not names:
         warnings.warn("OPTIM.STAGED_LR is on, but OPTIM.NEW_LAYERS is empty.", stacklevel=3)
-    base = [p for name, child in children.items() if name not in names for p in child.parameters()]
-    new = [p for name, child in children.items() if name in names for p in child.parameters()]
+    base: list[nn.Parameter] = []
+    new: list[nn.Parameter] = []
+    for name, parameter in network.named_parameters():
+        (new if name.split(".")[0] in names else base).append(parameter)
     return [{"params": base, "lr": cfg.LR * cfg.BASE_LR_MULT}, {"params": new}]
