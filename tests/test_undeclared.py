@@ -63,8 +63,8 @@ def config(world, *pairs, **options):
     return make_config(parse(world, *pairs, **options))
 
 
-def start(world, *pairs):
-    args, stdout = parse(world, *pairs), sys.stdout
+def start(world, *pairs, **options):
+    args, stdout = parse(world, *pairs, **options), sys.stdout
     try:
         return run(args, make_config(args))
     finally:
@@ -233,3 +233,35 @@ def test_what_looks_misspelt_is_refused(world, content):
 def test_a_foreign_key_on_the_command_line_is_refused(world):
     with pytest.raises(KeyError, match="TRAINER.COOP.N_CTX"):
         config(world, "TRAINER.COOP.N_CTX", "4", trainer="ZeroshotCLIP")
+
+
+TOKEN_MAP = """
+from dassl.engine import TRAINER_REGISTRY
+from engine_toy import EngineToy
+
+
+@TRAINER_REGISTRY.register()
+class TokenMap(EngineToy):
+    def forward_backward(self, batch):
+        features = self.image_encoder(batch["img"])
+        return {"loss": features.sum(dim=0), "tokens": features.shape[2]}
+
+    def image_encoder(self, images):
+        return self.model(images)
+"""
+
+
+def test_a_file_that_needs_the_features_of_another_clip_is_told_so_with_its_line(world):
+    with dropped(world, tokens=TOKEN_MAP), pytest.raises(RuntimeError) as info:
+        start(world, trainer="TokenMap")
+
+    text = str(info.value)
+    assert "trainers/tokens.py, line 10: IndexError: tuple index out of range." in text
+    assert "run it with that CLIP" in text and "docs/compatibility.md" in text
+
+
+def test_an_error_of_a_file_that_uses_no_tower_stays_as_it_is(world):
+    other = TOKEN_MAP.replace("image_encoder", "read")
+
+    with dropped(world, tokens=other), pytest.raises(IndexError, match="^tuple index"):
+        start(world, trainer="TokenMap")

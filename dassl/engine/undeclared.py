@@ -12,11 +12,13 @@ import inspect
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from yacs.config import CfgNode
 
 from dassl.config import Config, UnknownKey, get_cfg_default, leaves, merge_declared
@@ -26,6 +28,8 @@ from dassl.data.datasets import DATASET_REGISTRY
 from .build import TRAINER_REGISTRY
 
 logger = logging.getLogger(__name__)
+SHAPE_ERRORS = (IndexError, RuntimeError, TypeError, ValueError)  # of tensors of another shape
+TOWERS = re.compile(r"encode_image|image_encoder|\.visual\b")
 CHAIN = re.compile(r"\bcfg\.([A-Z]\w*(?:\.[A-Z]\w*)+)")  # cfg.TRAINER.X.KEY in a source file
 
 
@@ -160,18 +164,40 @@ def _foreign(key: str, cfg: CfgNode) -> str | None:
 
 @contextmanager
 def explained(cfg: CfgNode) -> Iterator[None]:
-    """Turn the error of a key that a trainer without declaration reads into one that helps.
+    """Turn errors of a trainer that was written for another package into ones that help.
 
     Raises:
-        KeyError: naming the key, the trainer's file, and what to add.
+        KeyError: a key that it reads and nobody set: the key, the trainer's file, what to add.
+        RuntimeError: it does with the features of CLIP's towers what only another CLIP allows.
     """
+    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     try:
         yield
     except UnknownKey as err:
-        trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
         if hasattr(trainer, "default_cfg"):
             raise
         raise KeyError(_how_to_set(err, cfg, trainer)) from err
+    except SHAPE_ERRORS as err:
+        line = None if hasattr(trainer, "default_cfg") else _line_on_features(err, trainer)
+        if line is None:
+            raise
+        raise RuntimeError(
+            f"{_shown_file(trainer)}, line {line}: {type(err).__name__}: {err}. The image tower of "
+            "this CLIP gives one feature per image, (B, D). If the file was written for a CLIP "
+            "that gives others (PLOT: the whole token map), run it with that CLIP: in its own "
+            "repository, with `dassl` alone linked (docs/compatibility.md)."
+        ) from err
+
+
+def _line_on_features(err: Exception, trainer: type) -> int | None:
+    """The line of a file that uses CLIP's towers from which an error comes; None if elsewhere."""
+    path, torch_folder = source_file(trainer), str(Path(torch.__file__).parent)
+    frames = traceback.extract_tb(err.__traceback__)
+    last = [frame for frame in frames if not frame.filename.startswith(torch_folder)][-1]
+    if path is None or last.filename != str(path):
+        return None
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return last.lineno if TOWERS.search(text) else None
 
 
 def _how_to_set(err: UnknownKey, cfg: CfgNode, trainer: type) -> str:
