@@ -16,7 +16,7 @@ from trainers.common.clip_encoder import backbone_input
 from trainers.common.text.deep_prompts import ImagePromptHook, TextPromptHook
 from trainers.common.text.encode import common_prefix_length, encode_prompts, encode_sentences
 from trainers.common.text.learned import ContextPrompt, FrozenPrompts
-from trainers.rpo import ReadOnlyPrompts
+from trainers.rpo import ReadOnlyPrompts, RPOSettings
 from trainers.taskres.base import enhanced_base, regular_base
 
 TEXTS = ["a photo of a cat.", "a photo of a red dog on grass.", "a photo of a bus."]
@@ -357,7 +357,7 @@ def test_what_reads_single_image_tokens_names_the_towers_that_have_them(name):
     ours = backbone(name)
 
     def read_only_prompts():
-        method = ReadOnlyPrompts(ours, ["cat", "bus"], prompts=2, template="a _")
+        method = ReadOnlyPrompts(ours, ["cat", "bus"], RPOSettings(k=2), template="a _")
         return method(ours, pixels(name))
 
     for refused in (read_only_prompts, lambda: ours.project_image(torch.zeros(1, 2, 64))):
