@@ -6,7 +6,7 @@ import io
 import os
 import warnings
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +250,7 @@ def _observed(record: Record) -> Iterator[None]:
     """Let every trainer report to ``record``, and leave out what only costs time."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (clip_trainer, clip_networks, teachers):
-            patch.setattr(module, "load_backbone", lambda name, **_: _backbone(name))
+            patch.setattr(module, "load_backbone", _load_backbone)
         for module in (data_manager, domains):
             patch.setattr(module, "read_image", _image)
         patch.setattr(amu, "load_auxiliary", _auxiliary)
@@ -297,8 +297,12 @@ def _loaded_once(load):
     return loaded
 
 
-_backbone = _loaded_once(partial(load_backbone, activation="quick_gelu"))
+_backbone = _loaded_once(lambda name, activation: load_backbone(name, activation=activation))
 _auxiliary = _loaded_once(amu.load_auxiliary)
+
+
+def _load_backbone(name: str, *, activation: str = "", **options) -> nn.Module:
+    return _backbone(name, activation or "quick_gelu")
 
 
 def _registers(original, record):
