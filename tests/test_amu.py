@@ -1,5 +1,7 @@
 """AMU-Tuning: auxiliary encoders by name, initial weight, evaluation, ablations, files."""
 
+from types import SimpleNamespace
+
 import pytest
 import timm
 import torch
@@ -42,6 +44,18 @@ def test_the_initial_weight_divides_by_the_average_number_of_shots():
 
     torch.testing.assert_close(weight[0], features[:3].sum(0) / 2)
     torch.testing.assert_close(weight[2], features[5] / 2)
+
+
+def test_clip_s_cosines_are_scaled_as_asked_or_by_the_backbone():
+    features, clip = F.normalize(torch.randn(4, 6), dim=-1), SimpleNamespace()
+    clip.logit_scale = torch.tensor(20.0).log()
+
+    def logits(scale):
+        method = bias(clip_scale=scale)
+        return method.clip_logits(clip, features, method.clip_classifier)
+
+    torch.testing.assert_close(logits(50.0), 0.5 * logits(100.0))
+    torch.testing.assert_close(logits(0.0), 0.2 * logits(100.0))
 
 
 def test_a_single_class_is_refused():
