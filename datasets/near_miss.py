@@ -135,7 +135,9 @@ def _found_beside(place: Path) -> str:
         if entry.name.lower() == wanted.name.lower() and (entry / tail).exists():
             return f"There is {entry}. Rename it: {_move(entry, wanted)}"
     for entry in entries:
-        if entry.is_dir() and (entry / wanted.name / tail).exists():
+        # any folder may hold one of that name: it counts if more of the path, or the name, agrees
+        is_likely = place != wanted or entry.name == above.name
+        if is_likely and entry.is_dir() and (entry / wanted.name / tail).exists():
             return (
                 f"There is {entry / wanted.name}, one level deeper. Move it: "
                 f"{_move(entry / wanted.name, wanted)}"

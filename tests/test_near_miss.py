@@ -113,3 +113,12 @@ def test_a_published_set_beside_its_place_is_found(tmp_path, place, root, messag
     assert check_data.main(["oxford_pets", "--root", str(tmp_path / root)]) == 1
 
     assert re.search(message, capsys.readouterr().out)
+
+
+def test_a_data_folder_that_is_not_there_is_not_looked_for_in_other_folders(tmp_path, capsys):
+    (tmp_path / "code" / "data" / "cat").mkdir(parents=True)
+
+    assert check_data.main(["class_folder", "--root", str(tmp_path / "data")]) == 1
+
+    said = capsys.readouterr().out
+    assert "mv " not in said and "check_data.py class_folder --root PATH" in said
