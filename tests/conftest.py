@@ -18,3 +18,9 @@ def temporary_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLTUNE_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def battery(tmp_path_factory):
+    """Where the runs lie that the tests over all trainers share."""
+    return tmp_path_factory.mktemp("battery")
