@@ -389,7 +389,7 @@ class TPT(StreamTrainer):
             clip,
             swap_food_names(classnames) if settings.legacy_food101_names else classnames,
             ctx_init="" if settings.ctx_file else settings.ctx_init,
-            n_ctx=len(state["ctx"]) if state else PLACEHOLDER_TOKENS,
+            n_ctx=len(state["ctx"]) if "ctx" in state else PLACEHOLDER_TOKENS,
             chunk=cfg.TRAIN.TEXT_CHUNK,
         )
 

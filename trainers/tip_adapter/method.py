@@ -107,6 +107,8 @@ class Cache(Method):
         Raises:
             ValueError: if no key belongs to a class of this run.
         """
+        if not {"keys", "key_labels"} <= state.keys():
+            return state  # loading says what is missing
         state = dict(state)
         if source_classes is not None and list(source_classes) != list(classes):
             own = set(classes)
