@@ -64,6 +64,7 @@ def one_of(*values: Any) -> Choice:
     return Choice(values)
 
 
+LEARNING_RATE = between(0, 1e4)  # beyond, one step makes weights that no later one brings back
 ENGINE_RANGES: dict[str, Range] = {
     "INPUT.SIZE": at_least(0),  # 0: follows the backbone
     "INPUT.CROP_PADDING": at_least(0),
@@ -97,7 +98,7 @@ ENGINE_RANGES: dict[str, Range] = {
     "DATALOADER.TRAIN_U.N_INS": at_least(1),
     "DATALOADER.TEST.BATCH_SIZE": at_least(1),
     "MODEL.HEAD.DROPOUT": between(0, 1),
-    "OPTIM.LR": at_least(0),
+    "OPTIM.LR": LEARNING_RATE,
     "OPTIM.WEIGHT_DECAY": at_least(0),
     "OPTIM.MOMENTUM": between(0, 1),
     "OPTIM.SGD_DAMPNING": at_least(0),
@@ -108,11 +109,11 @@ ENGINE_RANGES: dict[str, Range] = {
     "OPTIM.BASE_LR_MULT": at_least(0),
     "OPTIM.STEPSIZE": at_least(-1),
     "OPTIM.GAMMA": at_least(0),
-    "OPTIM.ETA_MIN": at_least(0),
+    "OPTIM.ETA_MIN": LEARNING_RATE,
     "OPTIM.MAX_EPOCH": at_least(0),
     "OPTIM.WARMUP_EPOCH": at_least(-1),
-    "OPTIM.WARMUP_CONS_LR": at_least(0),
-    "OPTIM.WARMUP_MIN_LR": at_least(0),
+    "OPTIM.WARMUP_CONS_LR": LEARNING_RATE,
+    "OPTIM.WARMUP_MIN_LR": LEARNING_RATE,
     "TRAIN.CHECKPOINT_FREQ": at_least(-1),  # as 0, in code written for the original
     "TRAIN.PRINT_FREQ": at_least(1),
     "TRAIN.TEXT_CHUNK": at_least(0),
