@@ -272,6 +272,11 @@ class ClipTrainer(TrainerX):
         if self.cfg.OPTIM.STEP_PER == "batch" or (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
 
+    def before_train(self) -> None:
+        """Note which backbone a checkpoint belongs to before anything can change it."""
+        _ = self.backbone_digest
+        super().before_train()
+
     def after_train(self) -> None:
         """Keep the method of a training-free run as epoch 0, then deploy and test."""
         if self.max_epoch == 0:
