@@ -12,12 +12,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 import torch
-from battery import CLASSNAMES, backbone_file, made_image
+from battery import CLASSNAMES, backbone_file, made_image, made_trainer
 from small_configs import MICRO, TRAINERS, is_step_based
 from torch import Tensor
 from watched_runs import (
@@ -35,7 +35,8 @@ from watched_runs import (
 from clip import load_backbone
 from dassl.config import check_settings, get_cfg_default, merge_declared
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import read_image, write_checkpoint
+from dassl.utils import load_checkpoint, read_image, weights_digest, write_checkpoint
+from tools.protocols.sets import CLASS_BOUND
 from trainers.common.checkpoints import checkpoint_path
 from trainers.common.testtime.stream import Stream
 
@@ -295,6 +296,35 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(name, battery):
         predictor_of(name, checkpoint)
 
 
+@pytest.mark.parametrize("name", [name for name in TRAINERS if not is_step_based(name)])
+def test_a_protocol_for_new_classes_is_planned_where_a_checkpoint_serves_them(name, battery):
+    trainer = another(name, battery, "DATASET.NAME", "OtherNames")
+    load = partial(trainer.load_model, str(standard(name, battery).output))
+
+    if name in CLASS_BOUND:
+        with pytest.raises(ValueError, match="class"):
+            load()
+    else:
+        load()
+        assert evaluated(trainer).isfinite().all()
+
+
+def test_a_checkpoint_names_the_backbone_as_it_was_before_the_training(tmp_path):
+    trainer = made_trainer("LASP", tmp_path, backbone=MICRO)
+    expected = weights_digest(trainer.clip.visual)
+    save = trainer.after_epoch
+
+    def after_epoch():
+        trainer.clip.visual.proj.add_(1.0)
+        save()
+
+    trainer.after_epoch = after_epoch
+    trainer.train()
+
+    path = checkpoint_path(trainer.output_dir, trainer.model_name, None)
+    assert load_checkpoint(str(path))["backbone_digest"] == expected
+
+
 def test_a_model_that_answers_nan_predicts_nothing(battery):
     predictor = predictor_of("CoOp", checkpoint_of(standard("CoOp", battery)))
     pixels = predictor.pixels([made_image("test", 0, 0)])
@@ -318,6 +348,12 @@ def test_a_checkpoint_of_nan_weights_is_refused(battery):
 
 
 # --------------------------------------------------------------------- settings
+@pytest.mark.parametrize("key", ["OPTIM.LR", "OPTIM.WARMUP_CONS_LR"])
+def test_a_learning_rate_beyond_any_use_is_refused(key, tmp_path):
+    with pytest.raises(ValueError, match=rf"{key} is 1e\+30.*at most 10000"):
+        made_trainer("CoOp", tmp_path, key, "1e30", backbone=MICRO)
+
+
 @every_trainer
 def test_the_defaults_of_a_trainer_are_values_that_it_allows(name):
     trainer = TRAINER_REGISTRY.get(name)

@@ -85,3 +85,13 @@ def test_a_protocol_with_a_failed_run_ends_with_one_and_counts_what_is_missing(
 
     assert status == 1
     assert "2 of 2 runs are not finished." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["xd", "base2new"])
+def test_a_trainer_that_serves_its_own_classes_only_is_refused_before_it_trains(capsys, name):
+    status = main([name, "--trainer", "AMU", "--seeds", "1"])
+
+    assert status == 1
+    printed = capsys.readouterr().err
+    assert f"The protocol {name} tests on classes that were not trained on" in printed
+    assert "what AMU learns belongs to the classes of its training. Use dg" in printed

@@ -11,7 +11,12 @@ from pathlib import Path
 
 from dassl.config.files import REPOSITORY
 from dassl.config.recipes import Recipe, resolve, slug
-from tools.protocols.sets import check_has_no_domains, chosen_domains, transfer_targets
+from tools.protocols.sets import (
+    check_has_no_domains,
+    check_serves_new_classes,
+    chosen_domains,
+    transfer_targets,
+)
 
 KEY = re.compile(r"[A-Z][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)+$|USE_CUDA$|VERBOSE$")
 SHARED_KEYS = ("DATASET.", "INPUT.", "DATALOADER.", "USE_CUDA", "VERBOSE")
@@ -123,8 +128,9 @@ def make_plan(request: Request) -> list[Run]:
     """All runs of a protocol in an order that respects their dependencies.
 
     Raises:
-        ValueError: an unknown protocol, an option that it has no use for, or a dataset without the
-            domains or targets it needs, or with domains that it leaves alone.
+        ValueError: an unknown protocol, an option that it has no use for, a trainer that cannot
+            serve its classes, or a dataset without the domains or targets it needs, or with domains
+            that it leaves alone.
     """
     planners = {
         "fewshot": _fewshot,
@@ -137,6 +143,7 @@ def make_plan(request: Request) -> list[Run]:
     }
     if request.protocol not in planners:
         raise ValueError(f'No protocol "{request.protocol}". Known: {", ".join(planners)}.')
+    check_serves_new_classes(request.trainer, request.protocol)
     if request.protocol != "lodo":
         check_has_no_domains((*request.datasets, *request.targets), request.protocol)
     return planners[request.protocol](request)

@@ -36,6 +36,8 @@ DOMAINS = {
     "domain_net": ("clipart", "infograph", "painting", "quickdraw", "real", "sketch"),
     "toy_domains": ("cartoon", "painting", "photo", "sketch"),
 }
+# What they learn belongs to the classes of the training; a test compares with what they load.
+CLASS_BOUND = ("ADAPTER", "AMU", "CLAP", "DMN", "LinearProbe", "TipAdapter", "TipAdapterF")
 IGNORED_DOMAINS = ("Snow", "Cartoon")  # spec vl2v_adip section 5, case-sensitive
 
 
@@ -51,6 +53,21 @@ def check_datasets(names: Iterable[str]) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise ValueError(f'No data set "{name}".{hint} Known: {", ".join(known)}.')
+
+
+def check_serves_new_classes(trainer: str, protocol: str) -> None:
+    """Refuse a protocol that tests on new classes where a trainer serves those of its training.
+
+    Raises:
+        ValueError: saying what is possible instead.
+    """
+    if protocol not in ("xd", "base2new") or trainer not in CLASS_BOUND:
+        return
+    raise ValueError(
+        f"The protocol {protocol} tests on classes that were not trained on, and what {trainer} "
+        "learns belongs to the classes of its training. Use dg (other images of the same classes), "
+        "fewshot, or a trainer that serves any class: CoOp, MMA, TaskRes, ..."
+    )
 
 
 def check_has_no_domains(names: Iterable[str], protocol: str) -> None:
