@@ -131,6 +131,7 @@ def test_only_the_methods_parameters_move(name, battery):
     stages = [type(part.trainer).__name__ for part in run.parts]
     assert stages == STAGED.get(name, [name])
     for stage, part in zip(stages, run.parts):
+        assert stage in {*LEARNED, *UNTRAINED}, f"Say in LEARNED what {stage} learns."
         assert bool(part.steps) == (stage not in UNTRAINED)
         learned = {key for key in part.moved | part.fixed if re.fullmatch(LEARNED[stage], key)}
         assert part.moved == learned

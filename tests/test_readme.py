@@ -127,8 +127,8 @@ def test_the_example_method_trains_as_written(tmp_path):
     words += ["--output-dir", str(tmp_path / "out"), "DATASET.NUM_SHOTS", "1"]
     words += ["OPTIM.MAX_EPOCH", "1", "TRAIN.NUM_VIEWS", "1"]
     program = f"{block}\nfrom train import main\nprint(main({words!r})['metrics'])\n"
-    program += "from test_battery import clip_trainers\n"
-    program += "print('picked up' if 'MyMethod' in clip_trainers() else clip_trainers())\n"
+    program += "from test_battery import TRAINERS\n"
+    program += "print('picked up' if 'MyMethod' in TRAINERS else TRAINERS)\n"
     (tmp_path / "example.py").write_text(program, encoding="utf-8")
 
     done = subprocess.run(
