@@ -35,9 +35,9 @@ from watched_runs import (
 from clip import load_backbone
 from dassl.config import check_settings, get_cfg_default, merge_declared
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.checkpoints import find_checkpoint
 from dassl.utils import load_checkpoint, read_image, weights_digest, write_checkpoint
 from tools.protocols.sets import CLASS_BOUND
-from trainers.common.checkpoints import checkpoint_path
 from trainers.common.testtime.stream import Stream
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -251,7 +251,7 @@ def answers(request, battery, tmp_path_factory):
 def files_of(name: str, folder: Path, place: Path) -> tuple[str, list[str]]:
     """Copies of a run's checkpoints and of its test images; nothing else of it."""
     run = standard(name, folder)
-    checkpoints = checkpoint_path(run.output, run.last.trainer.model_name, None).parent
+    checkpoints = find_checkpoint(run.output, run.last.trainer.model_name).parent
     shutil.copytree(checkpoints, place / name / checkpoints.name)
     copies = []
     for number, path in enumerate(images_of(name, folder)):
@@ -322,7 +322,7 @@ def test_a_checkpoint_names_the_backbone_as_it_was_before_the_training(tmp_path)
     trainer.after_epoch = after_epoch
     trainer.train()
 
-    path = checkpoint_path(trainer.output_dir, trainer.model_name, None)
+    path = find_checkpoint(trainer.output_dir)
     assert load_checkpoint(str(path))["backbone_digest"] == expected
 
 

@@ -20,13 +20,13 @@ from yacs.config import CfgNode
 from clip import load_backbone
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.engine.base import TrainerBase
+from dassl.engine.checkpoints import find_checkpoint
 from dassl.engine.predictor import Predictor
 from dassl.engine.resume import ResumeFile
 from dassl.engine.trainer import SimpleTrainer
 from dassl.utils import load_checkpoint, set_random_seed
 from trainers.common import clip_trainer
 from trainers.common import networks as clip_networks
-from trainers.common.checkpoints import checkpoint_path
 from trainers.common.teachers import build as teachers
 from trainers.common.testtime import report
 
@@ -291,8 +291,7 @@ def evaluated(trainer: TrainerBase) -> Tensor:
 
 def checkpoint_of(run: Run) -> dict:
     """The content of the file that a run is evaluated and predicted with."""
-    path = checkpoint_path(run.output, run.last.trainer.model_name, None)
-    return load_checkpoint(str(path))
+    return load_checkpoint(str(find_checkpoint(run.output, run.last.trainer.model_name)))
 
 
 def predictor_of(name: str, checkpoint: dict) -> Predictor:
