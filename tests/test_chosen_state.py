@@ -22,7 +22,7 @@ from watched_runs import (
     watched,
 )
 
-from dassl.engine.steps.files import DEPLOYED
+from dassl.engine.checkpoints import find_checkpoint
 from dassl.utils import load_checkpoint
 
 SWAD = ("NaiveKD", "VL2VADiP", "VL2VAlign", "VL2VDistill", "VL2VSD")
@@ -128,7 +128,7 @@ def test_swads_average_over_its_steps_is_deployed(name, battery):
             for key, value in network(part.steps[-1]).items()
         }
 
-        saved = load_checkpoint(f"{part.trainer.output_dir}/network/{DEPLOYED}")
+        saved = load_checkpoint(str(find_checkpoint(part.trainer.output_dir, "network")))
 
         assert (results["start"], results["end"]) == (1, 4)
         assert_same(saved["state_dict"], expected, rtol=1e-5, atol=1e-6)
