@@ -1,6 +1,7 @@
 """Items as tensors, loaders over them, and all that belongs to a dataset in one object."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -204,19 +205,33 @@ class DataManager:
         self._tfm_train = self._choose_transform(custom_tfm_train, is_train=True)
         self._tfm_test = self._choose_transform(custom_tfm_test, is_train=False)
 
-        train_u_options = cfg.DATALOADER.TRAIN_U
-        if train_u_options.SAME_AS_X:
-            train_u_options = cfg.DATALOADER.TRAIN_X
-        self.train_loader_x = self._loader(dataset.train_x, cfg.DATALOADER.TRAIN_X, is_train=True)
-        self.train_loader_u = self._loader(dataset.train_u, train_u_options, is_train=True)
-        self.val_loader = self._loader(dataset.val, cfg.DATALOADER.TEST, is_train=False)
-        self.test_loader = self._loader(dataset.test, cfg.DATALOADER.TEST, is_train=False)
-
         self._num_classes = dataset.num_classes
         self._num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
         self._lab2cname = dataset.lab2cname
         if cfg.VERBOSE:
             self.show_dataset_summary(cfg)
+
+    @cached_property
+    def train_loader_x(self) -> DataLoader | None:
+        """Labelled training images; like all loaders, built when it is first asked for."""
+        return self._loader(self.dataset.train_x, self.cfg.DATALOADER.TRAIN_X, is_train=True)
+
+    @cached_property
+    def train_loader_u(self) -> DataLoader | None:
+        """Unlabelled training images."""
+        node = self.cfg.DATALOADER
+        options = node.TRAIN_X if node.TRAIN_U.SAME_AS_X else node.TRAIN_U
+        return self._loader(self.dataset.train_u, options, is_train=True)
+
+    @cached_property
+    def val_loader(self) -> DataLoader | None:
+        """Validation images."""
+        return self._loader(self.dataset.val, self.cfg.DATALOADER.TEST, is_train=False)
+
+    @cached_property
+    def test_loader(self) -> DataLoader | None:
+        """Test images."""
+        return self._loader(self.dataset.test, self.cfg.DATALOADER.TEST, is_train=False)
 
     def _choose_transform(self, custom: Any, *, is_train: bool) -> Any:
         if custom is None:

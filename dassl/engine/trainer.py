@@ -93,14 +93,16 @@ class SimpleTrainer(TrainerBase):
     def build_data_loader(self) -> None:
         """Build dataset, loaders and class names, or take those given."""
         dm = self.given_data or DataManager(self.cfg)
-        self.train_loader_x = dm.train_loader_x
-        self.train_loader_u = dm.train_loader_u
-        self.val_loader = dm.val_loader
-        self.test_loader = dm.test_loader
         self.num_classes = dm.num_classes
         self.num_source_domains = dm.num_source_domains
         self.lab2cname = dm.lab2cname
         self.dm = dm
+        self.make_loaders()
+
+    def make_loaders(self) -> None:
+        """Take the loaders of the data; override where batches are made in another way."""
+        self.train_loader_x, self.train_loader_u = self.dm.train_loader_x, self.dm.train_loader_u
+        self.val_loader, self.test_loader = self.dm.val_loader, self.dm.test_loader
 
     def build_model(self) -> None:
         """Build and register a torchvision network with a linear classifier."""

@@ -53,14 +53,13 @@ class FeatureTrainer(ClipTrainer):
     def check_pixels(self, cfg: CfgNode) -> None:
         """Any transforms will do: the encoder normalises."""
 
-    def build_data_loader(self) -> None:
-        super().build_data_loader()
-        self.bank = self.build_bank()
+    def make_loaders(self) -> None:
+        self.bank, self.train_loader_u = self.build_bank(), None
         dataset = self.dm.dataset
         if self.given_data:
             self.bank = GivenBank(self.bank, self.given_data)
-            if self.train_loader_x is not None:
-                self.train_loader_x = self.train_loader_x.mapped(self.bank.encode)
+            given = self.given_data.train_loader_x
+            self.train_loader_x = None if given is None else given.mapped(self.bank.encode)
         else:
             self.train_loader_x = self.make_train_loader(self.bank.readable(dataset.train_x))
         self.val_loader = self.make_test_loader(dataset.val) if dataset.val else None

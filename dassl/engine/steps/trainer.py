@@ -59,13 +59,17 @@ class StepTrainer(StepFiles):
         self.student = self._student()
         self._set_input_size()
         super().build_data_loader()
+
+    def make_loaders(self) -> None:
+        """A stream of steps over all source domains; evaluation has images of its own."""
+        self.val_loader, self.test_loader = self.dm.val_loader, self.dm.test_loader
+        self.train_loader_u = None
         self.freq, self.max_epoch = self.count_steps(self.cfg, self.dm.dataset)
-        if self.given_data:
+        if given := self.given_data:
+            self.train_loader_x = given.train_loader_x
             if self.train_loader_x is not None:
                 self.train_loader_x.check_steps((self.max_epoch - 1) * self.freq + 1)
-            self.evaluation = StepEvaluation.from_given(
-                self.given_data, self.cfg, device=self.device
-            )
+            self.evaluation = StepEvaluation.from_given(given, self.cfg, device=self.device)
         else:
             self._read_domains()
 
