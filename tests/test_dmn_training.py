@@ -19,7 +19,7 @@ def epoch_of(trainer, epoch: int) -> torch.Tensor:
     """(N, D) training features of an epoch, in the order of the items."""
     trainer.train_loader_x.set_epoch(epoch)
     batches = list(trainer.train_loader_x)
-    rows, places = (torch.cat([batch[key] for batch in batches]) for key in ("img", "index"))
+    rows, places = (torch.cat([batch[key] for batch in batches]) for key in ("features", "index"))
     return rows[places.argsort()]
 
 

@@ -18,7 +18,7 @@ def loader(**options) -> FeatureLoader:
 
 def test_batches_carry_rows_and_labels_of_the_same_items():
     for batch in loader(shuffle_seed=3):
-        assert torch.equal(batch["img"][:, 0].long(), batch["index"])
+        assert torch.equal(batch["features"][:, 0].long(), batch["index"])
         assert torch.equal(batch["label"], batch["index"] % 3)
         assert batch["impath"] == [f"{i}.png" for i in batch["index"].tolist()]
 
@@ -45,7 +45,7 @@ def epoch_features(trainer, epoch: int) -> torch.Tensor:
     """(N, D) training rows of an epoch in the order of the items."""
     trainer.train_loader_x.set_epoch(epoch)
     batches = list(trainer.train_loader_x)
-    rows = torch.cat([batch["img"] for batch in batches])
+    rows = torch.cat([batch["features"] for batch in batches])
     return rows[torch.cat([batch["index"] for batch in batches]).argsort()]
 
 

@@ -41,10 +41,10 @@ def test_a_datasets_batches_train_the_same_model_as_the_dataset(tmp_path, traine
 def test_pixels_are_encoded_as_the_feature_bank_encodes_them(tmp_path):
     given = from_parts("TaskRes", tmp_path, [BATCH], test=[BATCH])
 
-    features = next(iter(given.train_loader_x))["img"]
+    features = next(iter(given.train_loader_x))["features"]
 
     assert torch.equal(features, given.bank.encoder.encode(IMAGES))
-    assert torch.equal(torch.cat([part["img"] for part in given.test_loader]), features)
+    assert torch.equal(torch.cat([part["features"] for part in given.test_loader]), features)
 
 
 @pytest.mark.parametrize("trainer", ["RPO", "TaskRes"])

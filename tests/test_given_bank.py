@@ -81,7 +81,7 @@ def test_images_of_8_bits_are_encoded_by_both_networks(world, tmp_path):
     (row,) = given.train_loader_x.batches
 
     parts = [part.encoder(PIXELS) for part in given.bank.parts]
-    torch.testing.assert_close(row["img"], torch.cat(parts, dim=1))
+    torch.testing.assert_close(row["features"], torch.cat(parts, dim=1))
     given.train()
     assert given.results["test"]["accuracy"] == given.test()
 

@@ -121,7 +121,7 @@ def test_stored_features_and_prediction_see_the_same_pixels(name, world):
         normalise_pixels(trainer.clip, classifier.pixels(images_of(batch)))
     )
 
-    torch.testing.assert_close(batch["img"], features, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(batch["features"], features, rtol=1e-4, atol=1e-5)
 
 
 def test_training_views_are_normalised_with_the_backbone_s_statistics(world):

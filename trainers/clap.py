@@ -135,7 +135,7 @@ class RowLoader(FeatureLoader):
         for rows in self.order().split(self.batch_size):
             images = rows % len(self.items)
             yield {
-                "img": features(rows),
+                "features": features(rows),
                 "label": self.labels[images],
                 "domain": self.domains[images],
                 "index": images,

@@ -12,10 +12,15 @@ Batch = Mapping[str, Any]
 Batches = Sequence[Batch] | Callable[[int], Sequence[Batch]]
 
 
+def _inputs(batch: Batch) -> Tensor:
+    """What a batch holds of its images: pixels, or features."""
+    return batch["img"] if "img" in batch else batch["features"]
+
+
 class GivenBatches:
     """A loader over given batches, in their order; completes each with what the engine reads.
 
-    A batch maps ``img`` to (B, ...) inputs and ``label`` to (B,) labels; ``domain`` (zeros),
+    A batch maps ``img``, or ``features``, to (B, ...) inputs and ``label`` to (B,) labels; ``domain`` (zeros),
     ``index`` (the place in the epoch) and ``impath`` are added where they are missing. ``views``
     (B, V, ...), where a method reads them, are further views of the same images.
 
@@ -60,10 +65,10 @@ class GivenBatches:
         ]
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> "GivenBatches":
-        """The same batches with ``function`` applied to every ``img``; once, if they stay."""
+        """The same batches with ``features``: ``function`` of ``img``; once, if they stay."""
 
         def changed(batches: Sequence[Batch]) -> list[dict[str, Any]]:
-            return [{**batch, "img": function(batch["img"])} for batch in batches]
+            return [{**batch, "features": function(_inputs(batch))} for batch in batches]
 
         given = self._given
         batches = (lambda epoch: changed(given(epoch))) if callable(given) else changed(given)
@@ -97,6 +102,8 @@ class GivenBatches:
     def _completed(self, batches: Sequence[Batch]) -> list[dict[str, Any]]:
         completed, first = [], 0
         for number, batch in enumerate(batches):
+            if "features" in batch:
+                batch = {**batch, "img": _inputs(batch)}
             self._check(batch, number)
             count = len(batch["label"])
             places = torch.arange(first, first + count)

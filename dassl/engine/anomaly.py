@@ -86,7 +86,7 @@ def refuse_nonfinite(module: nn.Module, path: object) -> None:
 def _bad_batch(batch: Any) -> str:
     if not isinstance(batch, Mapping):
         return ""
-    images = batch.get("img")
+    images = batch.get("features", batch.get("img"))
     if not isinstance(images, Tensor) or not images.is_floating_point():
         return ""
     bad = (~images.flatten(1).isfinite().all(dim=1)).nonzero().flatten().tolist()

@@ -15,7 +15,7 @@ Constants = Sequence[Tensor]
 
 
 class ConstantLoader:
-    """Batches whose ``img`` is a list of tensors (B, ...), in the order of the items.
+    """Batches whose ``constants`` are a list of tensors (B, ...), in the order of the items.
 
     Args:
         items: the images.
@@ -56,4 +56,4 @@ class ConstantLoader:
         kept = self.kept()
         for begin in range(0, len(self.items), self.batch_size):
             rows = slice(begin, begin + self.batch_size)
-            yield {"img": [column[rows] for column in kept], "label": self.labels[rows]}
+            yield {"constants": [column[rows] for column in kept], "label": self.labels[rows]}

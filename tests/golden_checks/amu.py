@@ -134,7 +134,7 @@ def _compare_first(case: Case, run: Shipped) -> None:
     """What the initial weight makes of the first batch."""
     method: AuxiliaryBias = run.method
     method.fc.weight.data.copy_(run.trainer.shot_weight())
-    features = method.image_features(run.trainer.train_loader_x.batches[0]["img"])
+    features = method.image_features(run.trainer.train_loader_x.batches[0]["features"])
     clip_logits, factor, aux = method.branches(run.clip, features, method.clip_classifier)
     case.compare("first_clip_logits", clip_logits)
     case.compare("first_factor", factor)

@@ -16,8 +16,8 @@ def check(case: Case) -> None:
 def check_two_gradients(case: Case, run: Shipped) -> None:
     """Both gradients before the projection; the projected one is the optimiser's."""
     first = run.trainer.train_loader_x.batches[0]
-    losses = run.method.losses(run.clip, first["img"], first["label"])
-    case.compare("zs_logits0", run.method.teacher_logits(run.clip, first["img"]))
+    losses = run.method.losses(run.clip, first["features"], first["label"])
+    case.compare("zs_logits0", run.method.teacher_logits(run.clip, first["features"]))
     case.compare("xe0", losses["loss"])
     case.compare("kl0", losses["loss_kl"])
     for array, key in (("grad_xe0", "loss"), ("grad_kl0", "loss_kl")):

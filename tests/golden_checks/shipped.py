@@ -162,7 +162,9 @@ class Shipped(Watched):
     @property
     def test_inputs(self) -> Tensor:
         """What an evaluation reads of the test images: pixels, or (N, D) raw features."""
-        return torch.cat([part["img"] for part in self.trainer.test_loader])
+        return torch.cat(
+            [part.get("features", part.get("img")) for part in self.trainer.test_loader]
+        )
 
     @property
     def logits(self) -> Tensor:

@@ -71,7 +71,7 @@ def _training(
 
     def train() -> None:
         for batch in loader:
-            losses = method.losses(None, batch["img"], batch["label"])
+            losses = method.losses(None, batch["features"], batch["label"])
             optimizer.zero_grad()
             losses["loss"].backward()
             optimizer.step()
@@ -132,7 +132,7 @@ def evaluate_kept(method: AuxiliaryBias, loader: ConstantLoader) -> tuple[float,
     """The evaluation that the trainer runs."""
     hits = alone = 0
     for batch in loader:
-        scores, preferred = method.fuse(batch["img"])
+        scores, preferred = method.fuse(batch["constants"])
         hits += (scores.argmax(dim=-1) == batch["label"]).sum().item()
         alone += (preferred == batch["label"]).sum().item()
     return 100 * hits / len(loader.items), 100 * alone / len(loader.items)

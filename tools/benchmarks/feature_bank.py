@@ -78,7 +78,7 @@ class Head:
     def epoch(self, loader: FeatureLoader) -> None:
         """One pass."""
         for batch in loader:
-            self.step(batch["img"], batch["label"])
+            self.step(batch["features"], batch["label"])
 
 
 def stored_loader(bank: FeatureBank, items: list[Datum]) -> FeatureLoader:

@@ -26,7 +26,7 @@ from .clip_trainer import ClipTrainer
 
 
 class FeatureTrainer(ClipTrainer):
-    """``batch["img"]`` holds raw image features (B, D), float32, before L2 normalisation."""
+    """``batch["features"]`` holds raw image features (B, D), float32, before L2 normalisation."""
 
     bank: Any  # of features: the one that ``build_bank`` gives, or a ``GivenBank``
 
@@ -83,6 +83,15 @@ class FeatureTrainer(ClipTrainer):
     @property
     def backbone_digest(self) -> str:
         return self.bank.encoder.digest  # known already: stored features belong to it
+
+    def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """A training batch -> (raw features, labels, domains) on the device."""
+        return super().parse_batch_train({**batch, "img": batch["features"]})
+
+    def parse_batch_test(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """A test batch -> (raw features, or constants made of them, and labels) on the device."""
+        inputs = batch["constants"] if "constants" in batch else batch["features"]
+        return super().parse_batch_test({**batch, "img": inputs})
 
     def raw_features(self, images: Tensor) -> Tensor:
         """Batches carry raw features already."""
@@ -187,7 +196,7 @@ class FeatureLoader:
         features = self.open_epoch(self.epoch)
         for rows in self.order().split(self.batch_size)[: len(self)]:
             yield {
-                "img": features(rows),
+                "features": features(rows),
                 "label": self.labels[rows],
                 "domain": self.domains[rows],
                 "index": rows,
