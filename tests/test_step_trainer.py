@@ -229,7 +229,7 @@ def test_wrong_settings_of_any_stage_are_found_before_the_first_starts(
     assert not (tmp_path / first).exists()
     kind = TRAINER_REGISTRY.get(trainer)
     with pytest.raises(ValueError, match=message):  # without a trainer, as before a protocol
-        kind.__new__(kind).check_cfg(step_config(domains, tmp_path, trainer, key, value))
+        kind.check_cfg(step_config(domains, tmp_path, trainer, key, value))
 
 
 def test_a_second_stage_that_could_save_nothing_stops_the_first(domains, tmp_path):

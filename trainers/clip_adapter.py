@@ -83,7 +83,8 @@ class CLIPAdapter(FeatureTrainer):
     declares = (CLIPAdapterSettings,)
     model_name = "clip_adapter"
 
-    def check_cfg(self, cfg: CfgNode) -> None:
+    @classmethod
+    def check_cfg(cls, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         if CLIPAdapterSettings.of(cfg).search_ratio and selection_rule(cfg) == "last":
             raise ValueError(

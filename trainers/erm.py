@@ -78,11 +78,12 @@ class ERM(StepTrainer):
             *super().conditions(),
         ]
 
-    def check_cfg(self, cfg: CfgNode) -> None:
+    @classmethod
+    def check_cfg(cls, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         settings = ERMSettings.of(cfg)
         run_templates(cfg, settings.prompt_style)
-        if self.has_given_student or settings.head != "text":
+        if not cfg.MODEL.BACKBONE.NAME or settings.head != "text":  # given
             return
         student = full_name(cfg.MODEL.BACKBONE.NAME)
         if not student.startswith("clip:"):

@@ -330,7 +330,8 @@ class TPT(StreamTrainer):
     declares = (TPTSettings,)
     defaults = {"OPTIM.NAME": "adamw", "OPTIM.MAX_EPOCH": 0}
 
-    def check_cfg(self, cfg: CfgNode) -> None:
+    @classmethod
+    def check_cfg(cls, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         if selection_rule(cfg) != "last":
             raise ValueError(

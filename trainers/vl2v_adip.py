@@ -74,10 +74,11 @@ class VL2VAlign(_VL2VTrainer):
         keys = (StageSaves.key(other), StageRestarts.key(other))
         return [never(keys, "it belongs to the other stage"), *super().conditions()]
 
-    def check_cfg(self, cfg: CfgNode) -> None:
+    @classmethod
+    def check_cfg(cls, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        if self.hands_on:
-            self.check_hands_on(cfg)
+        if cls.hands_on:
+            cls.check_hands_on(cfg)
 
     def build_projection(self, student_width: int) -> nn.Module:
         return nn.Linear(student_width, self.class_texts.shape[1])
@@ -99,9 +100,10 @@ class VL2VSD(_VL2VTrainer):
 
     trained_parts = ("student",)
 
-    def check_cfg(self, cfg: CfgNode) -> None:
+    @classmethod
+    def check_cfg(cls, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        if self.has_given_student:
+        if not cfg.MODEL.BACKBONE.NAME:  # the student is given
             return
         student = full_name(cfg.MODEL.BACKBONE.NAME)
         teacher = VL2VSettings.of(cfg).teacher

@@ -113,7 +113,8 @@ class ZeroshotCLIP(FeatureTrainer):
             own |= {"PIXEL_MEAN": IMAGENET_MEAN, "PIXEL_STD": IMAGENET_STD}
         return own
 
-    def check_cfg(self, cfg: CfgNode) -> None:
+    @classmethod
+    def check_cfg(cls, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         norm = cfg.INPUT.TEACHER_NORM
         if norm != "clip" and not _leaves_a_domain_out(cfg):

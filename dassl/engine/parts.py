@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from yacs.config import CfgNode
 
+from dassl.config.tools import unfrozen
 from dassl.data.given import Batches, GivenData
 
 Built = TypeVar("Built", bound="FromParts")
@@ -16,7 +17,8 @@ class FromParts:
     ``build_data_loader`` and what loads a network look at ``given_data`` and ``given_networks``.
     """
 
-    takes_networks: tuple[str, ...] = ()  # networks that ``from_parts`` may be given, by name
+    # networks that ``from_parts`` may be given; the first is what MODEL.BACKBONE.NAME names
+    takes_networks: tuple[str, ...] = ()
     takes_shots = False  # True: ``from_parts`` may be given the images of a cache or memory
     given_data: GivenData | None = None  # None: the dataset of the config
     given_networks: dict[str, Any] = {}
@@ -85,6 +87,9 @@ class FromParts:
     def _over(
         cls: type[Built], cfg: CfgNode, data: GivenData | None, networks: dict[str, Any]
     ) -> Built:
+        if cls.takes_networks[:1] and cls.takes_networks[0] in networks:
+            with unfrozen(cfg):
+                cfg.MODEL.BACKBONE.NAME = ""  # it would name the network that is given
         trainer: Any = cls.__new__(cls)
         trainer.given_data, trainer.given_networks = data, networks
         trainer.__init__(cfg)

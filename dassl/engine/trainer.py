@@ -87,7 +87,8 @@ class SimpleTrainer(TrainerBase):
         self.best_result = -math.inf
 
     # ----------------------------------------------------------------- set-up
-    def check_cfg(self, cfg: CfgNode) -> None:
+    @classmethod
+    def check_cfg(cls, cfg: CfgNode) -> None:
         """Refuse settings that cannot work, before anything is built."""
 
     def build_data_loader(self) -> None:

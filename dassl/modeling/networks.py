@@ -95,6 +95,8 @@ def full_name(name: str, *, key: str = "MODEL.BACKBONE.NAME") -> str:
     source, _, model = name.partition(":")
     if source not in SOURCES or not model:
         known = [*SHORT_NAMES, *(entry.example for entry in SOURCES.values())]
+        if not name:
+            raise ValueError(f"{key} is empty. Give --backbone NAME, one of {', '.join(known)}.")
         raise ValueError(f"Unknown image network {name!r} ({key}). {did_you_mean(name, known)}")
     return name
 

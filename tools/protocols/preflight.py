@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import io
 import json
 import logging
@@ -75,9 +76,9 @@ def config_problem(words: Sequence[str]) -> str:
             args = parser.parse_args(words)
             cfg = make_config(args)
             trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
-            if hasattr(trainer, "check_cfg"):  # as in __init__: it reads the config alone
+            if inspect.ismethod(trainer.check_cfg):  # ours; others need the trainer itself
                 with explained(cfg):
-                    trainer.__new__(trainer).check_cfg(cfg)
+                    trainer.check_cfg(cfg)
     except SystemExit:  # argparse has printed its usage and the reason
         return complaint.getvalue().split("error: ", 1)[-1].strip()
     except (ValueError, KeyError, OSError, ImportError) as err:

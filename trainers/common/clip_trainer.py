@@ -65,19 +65,15 @@ class ClipTrainer(TrainerX):
         """The method's own settings."""
         return self.declares[0].of(self.cfg) if self.declares else None
 
-    def check_cfg(self, cfg: CfgNode) -> None:
-        """Refuse a precision, backbone or form of the images that cannot work.
+    @classmethod
+    def check_cfg(cls, cfg: CfgNode) -> None:
+        """Refuse a precision or form of the images that cannot work.
 
         Raises:
             ValueError: naming the key, its value and what is allowed.
         """
-        if not cfg.MODEL.BACKBONE.NAME and "clip" not in self.given_networks:
-            raise ValueError(
-                "MODEL.BACKBONE.NAME is empty. Give --backbone NAME, one of "
-                f"{', '.join(available_models())}, open_clip:<arch>/<pretrained> or a path."
-            )
-        self.check_pixels(cfg)
-        name = type(self).__name__
+        cls.check_pixels(cfg)
+        name = cls.__name__
         if cfg.DATALOADER.K_TRANSFORMS != 1:
             raise ValueError(
                 f"DATALOADER.K_TRANSFORMS is {cfg.DATALOADER.K_TRANSFORMS}, but {name} takes one "
@@ -96,7 +92,8 @@ class ClipTrainer(TrainerX):
         """What the settings of loaders and views depend on."""
         return [never(STORED_VIEWS, "every epoch reads the images again: no views are stored")]
 
-    def check_pixels(self, cfg: CfgNode) -> None:
+    @classmethod
+    def check_pixels(cls, cfg: CfgNode) -> None:
         """Refuse transforms that do not normalise: the image tower reads what the loader yields.
 
         Raises:
@@ -105,7 +102,7 @@ class ClipTrainer(TrainerX):
         if "normalize" not in cfg.INPUT.TRANSFORMS:
             raise ValueError(
                 f"INPUT.TRANSFORMS is {list(cfg.INPUT.TRANSFORMS)} without normalize, but "
-                f"{type(self).__name__} needs normalised pixels. Add it: --transforms "
+                f"{cls.__name__} needs normalised pixels. Add it: --transforms "
                 f"{' '.join([*cfg.INPUT.TRANSFORMS, 'normalize'])}."
             )
 
@@ -120,6 +117,11 @@ class ClipTrainer(TrainerX):
     def _backbone(self, precision: str) -> CLIP:
         """The given backbone, frozen and in the precision of this run, or the config's."""
         given = self.given_networks.get("clip")
+        if given is None and not self.cfg.MODEL.BACKBONE.NAME:
+            raise ValueError(
+                "MODEL.BACKBONE.NAME is empty. Give --backbone NAME, one of "
+                f"{', '.join(available_models())}, open_clip:<arch>/<pretrained> or a path."
+            )
         if given is None:
             return load_backbone(
                 self.cfg.MODEL.BACKBONE.NAME,

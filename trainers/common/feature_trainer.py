@@ -30,13 +30,14 @@ class FeatureTrainer(ClipTrainer):
 
     bank: Any  # of features: the one that ``build_bank`` gives, or a ``GivenBank``
 
-    def check_cfg(self, cfg: CfgNode) -> None:
+    @classmethod
+    def check_cfg(cls, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         check_value("TRAIN.VIEWS", cfg.TRAIN.VIEWS, one_of("fresh", "bank"))
         sampler = cfg.DATALOADER.TRAIN_X.SAMPLER
         if sampler != "RandomSampler":
             raise ValueError(
-                f"DATALOADER.TRAIN_X.SAMPLER is {sampler!r}, but {type(self).__name__} reads image "
+                f"DATALOADER.TRAIN_X.SAMPLER is {sampler!r}, but {cls.__name__} reads image "
                 "features in random order. Leave it at RandomSampler."
             )
 
@@ -50,7 +51,8 @@ class FeatureTrainer(ClipTrainer):
             ),
         ]
 
-    def check_pixels(self, cfg: CfgNode) -> None:
+    @classmethod
+    def check_pixels(cls, cfg: CfgNode) -> None:
         """Any transforms will do: the encoder normalises."""
 
     def make_loaders(self) -> None:

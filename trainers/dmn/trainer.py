@@ -52,7 +52,8 @@ class DMN(StreamTrainer):
     declares = (DMNSettings,)
 
     # ----------------------------------------------------------------- set-up
-    def check_cfg(self, cfg: CfgNode) -> None:
+    @classmethod
+    def check_cfg(cls, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         settings, shots = DMNSettings.of(cfg), cfg.DATASET.NUM_SHOTS
         if settings.has_shots and shots < 1:
@@ -64,10 +65,6 @@ class DMN(StreamTrainer):
             raise ValueError(
                 f"TRAINER.DMN.N_AUGVIEW is {settings.n_augview}; it must be a multiple of "
                 f"DATASET.NUM_SHOTS {shots}, or 0."
-            )
-        if settings.official_draw and self.given_data:
-            raise ValueError(
-                "TRAINER.DMN.OFFICIAL_DRAW True draws the shots from a dataset. Given ones: False."
             )
 
     @classmethod
@@ -118,6 +115,10 @@ class DMN(StreamTrainer):
 
     def _draw_officially(self) -> None:
         """Other shots than CoOp's; ImageNet's validation images, drawn beside those, give way."""
+        if self.given_data:
+            raise ValueError(
+                "TRAINER.DMN.OFFICIAL_DRAW True draws the shots from a dataset. Given ones: False."
+            )
         dataset = self.dm.dataset
         self.memory_items, training = official_draws(self.cfg)
         self.train_loader_x = self.make_train_loader(training)

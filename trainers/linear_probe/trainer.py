@@ -63,7 +63,8 @@ class LinearProbe(FeatureTrainer):
         "--transforms": "it reads the test view of every image",
     }
 
-    def check_cfg(self, cfg: CfgNode) -> None:
+    @classmethod
+    def check_cfg(cls, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         if LinearProbeSettings.of(cfg).draw == "lpclip" and cfg.DATASET.NUM_SHOTS < 1:
             raise ValueError("TRAINER.LINEARPROBE.DRAW lpclip needs DATASET.NUM_SHOTS >= 1.")

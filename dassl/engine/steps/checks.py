@@ -20,11 +20,6 @@ class StepChecks(TrainerX):
 
     hands_on = False  # a later stage starts from ``best``
 
-    @property
-    def has_given_student(self) -> bool:
-        """Whether ``from_parts`` was given the student: its name says nothing then."""
-        return "student" in self.given_networks
-
     @classmethod
     def conditions(cls) -> list[Condition]:
         return [
@@ -45,20 +40,16 @@ class StepChecks(TrainerX):
             *super().conditions(),
         ]
 
-    def check_cfg(self, cfg: CfgNode) -> None:
+    @classmethod
+    def check_cfg(cls, cfg: CfgNode) -> None:
         """Refuse settings that cannot work.
 
         Raises:
             ValueError: naming the key, its value and what is allowed.
         """
-        if not self.has_given_student and not cfg.MODEL.BACKBONE.NAME:
-            raise ValueError(
-                "MODEL.BACKBONE.NAME, the student, is empty. Give --backbone NAME: rn50, vitb, "
-                "vits, deits, toy, torchvision:<model>, timm:<model>.<tag> or clip:<backbone>."
-            )
-        if not self.has_given_student:
+        if cfg.MODEL.BACKBONE.NAME:  # else the student is given
             full_name(cfg.MODEL.BACKBONE.NAME)
-        self._check_schedule(cfg)
+        cls._check_schedule(cfg)
         if "normalize" not in cfg.INPUT.TRANSFORMS:
             raise ValueError(
                 f"INPUT.TRANSFORMS is {list(cfg.INPUT.TRANSFORMS)}, without normalize: evaluation "
@@ -66,7 +57,7 @@ class StepChecks(TrainerX):
             )
         if cfg.INPUT.RESIZE != "squash":
             raise ValueError(
-                f'INPUT.RESIZE is "{cfg.INPUT.RESIZE}", but the protocol of {type(self).__name__} '
+                f'INPUT.RESIZE is "{cfg.INPUT.RESIZE}", but the protocol of {cls.__name__} '
                 'evaluates on whole images. Leave it at "squash".'
             )
         for key, value, only in (
@@ -76,12 +67,12 @@ class StepChecks(TrainerX):
         ):
             if value != only:
                 raise ValueError(
-                    f"{key} is {value}, but {type(self).__name__} draws images of every source "
+                    f"{key} is {value}, but {cls.__name__} draws images of every source "
                     f"domain at random, one view of each. Leave it at {only}."
                 )
         if cfg.TEST.SELECT_ON != "source_val":
             raise ValueError(
-                f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON}, but {type(self).__name__} selects on "
+                f"TEST.SELECT_ON is {cfg.TEST.SELECT_ON}, but {cls.__name__} selects on "
                 "held-out images of the source domains only. Leave it out, or set it to source_val."
             )
 
@@ -93,14 +84,16 @@ class StepChecks(TrainerX):
         read = partial(build_student, node.NAME, pretrained=node.PRETRAINED, weights=node.WEIGHTS)
         return [NeededFile(name, read, may_download=node.PRETRAINED and not node.WEIGHTS)]
 
-    def _check_schedule(self, cfg: CfgNode) -> None:
+    @classmethod
+    def _check_schedule(cls, cfg: CfgNode) -> None:
         if cfg.OPTIM.STEP_PER != "epoch":
             raise ValueError(
-                f"OPTIM.STEP_PER is {cfg.OPTIM.STEP_PER}, but {type(self).__name__} moves its "
+                f"OPTIM.STEP_PER is {cfg.OPTIM.STEP_PER}, but {cls.__name__} moves its "
                 "learning rate at evaluations (STEPS.FREQ). Leave it at epoch."
             )
 
-    def first_saved(self, cfg: CfgNode) -> tuple[str, int]:
+    @classmethod
+    def first_saved(cls, cfg: CfgNode) -> tuple[str, int]:
         """Key and value of the first step that may become the best checkpoint."""
         return "STEPS.MODEL_SAVE", cfg.STEPS.MODEL_SAVE
 
@@ -109,16 +102,18 @@ class StepChecks(TrainerX):
         """First step that may become the best checkpoint."""
         return self.first_saved(self.cfg)[1]
 
-    def check_hands_on(self, cfg: CfgNode) -> None:
+    @classmethod
+    def check_hands_on(cls, cfg: CfgNode) -> None:
         """ValueError if nothing would be saved for the stage that starts from this one."""
-        key, first = self.first_saved(cfg)
+        key, first = cls.first_saved(cfg)
         if first < 1:
             raise ValueError(
                 f"{key} is {first}, so that no checkpoint would be saved, but the next stage "
                 "starts from one. Give a step of at least 1."
             )
 
-    def count_steps(self, cfg: CfgNode, dataset: DatasetBase) -> tuple[int, int]:
+    @classmethod
+    def count_steps(cls, cfg: CfgNode, dataset: DatasetBase) -> tuple[int, int]:
         """(steps between evaluations, evaluations), the dataset's where the config names none.
 
         The last step is an evaluation.
@@ -128,12 +123,13 @@ class StepChecks(TrainerX):
         steps = node.N or getattr(dataset, "steps", DEFAULT_STEPS)
         return freq, steps // freq + 1
 
-    def check_training(self, cfg: CfgNode, dataset: DatasetBase) -> None:
+    @classmethod
+    def check_training(cls, cfg: CfgNode, dataset: DatasetBase) -> None:
         """ValueError if training would end before anything may be saved."""
-        freq, evaluations = self.count_steps(cfg, dataset)
+        freq, evaluations = cls.count_steps(cfg, dataset)
         last = (evaluations - 1) * freq
-        key, first = self.first_saved(cfg)
-        if first > last and (self.hands_on or not cfg.SWAD.ENABLED):
+        key, first = cls.first_saved(cfg)
+        if first > last and (cls.hands_on or not cfg.SWAD.ENABLED):
             raise ValueError(
                 f"{key} is {first}, but the last step is {last}: no checkpoint would be saved. "
                 f"Lower {key}, or train longer (STEPS.N)."

@@ -66,8 +66,7 @@ class StagedTrainer(TrainerBase):
     @classmethod
     def idle_settings(cls, cfg: CfgNode) -> dict[str, str]:
         """A key that no stage reads."""
-        kinds = [TRAINER_REGISTRY.get(trainer) for _, trainer in cls.stages]
-        idle, *others = [kind.idle_settings(cfg) for kind in kinds]
+        idle, *others = [kind.idle_settings(cfg) for kind in cls.kinds()]
         return {key: reason for key, reason in idle.items() if all(key in o for o in others)}
 
     def stage_cfg(self, index: int) -> CfgNode:
@@ -82,14 +81,15 @@ class StagedTrainer(TrainerBase):
         cfg.freeze()
         return cfg
 
-    def check_cfg(self, cfg: CfgNode) -> None:
+    @classmethod
+    def check_cfg(cls, cfg: CfgNode) -> None:
         """Refuse wrong settings of any stage before the first starts.
 
         Raises:
             ValueError: as the stage would.
         """
-        check_settings(cfg, type(self))
-        *earlier, last = self.stage_checks()
+        check_settings(cfg, cls)
+        *earlier, last = cls.kinds()
         for stage in earlier:
             stage.check_cfg(cfg)
             stage.check_hands_on(cfg)
@@ -98,21 +98,17 @@ class StagedTrainer(TrainerBase):
     @classmethod
     def needed_files(cls, cfg: CfgNode) -> list[NeededFile]:
         """What the stages read."""
-        kinds = (TRAINER_REGISTRY.get(trainer) for _, trainer in cls.stages)
-        return [needed for kind in kinds for needed in kind.needed_files(cfg)]
+        return [needed for kind in cls.kinds() for needed in kind.needed_files(cfg)]
 
-    def stage_checks(self) -> list[StepChecks]:
-        """The stages' trainers without what ``__init__`` builds: checks read the config alone."""
-        kinds = (TRAINER_REGISTRY.get(trainer) for _, trainer in self.stages)
-        checks = [kind.__new__(kind) for kind in kinds]
-        for stage in checks:
-            stage.given_networks = self.given_networks
-        return checks
+    @classmethod
+    def kinds(cls) -> list[type[StepChecks]]:
+        """The trainers of the stages."""
+        return [TRAINER_REGISTRY.get(trainer) for _, trainer in cls.stages]
 
     def train(self, start_epoch: int | None = None, max_epoch: int | None = None) -> None:
         """Run every stage that is not finished."""
         self.time_start = time.time()
-        for stage in self.stage_checks():
+        for stage in self.kinds():
             stage.check_training(self.cfg, self.dm.dataset)
         for index in range(len(self.stages)):
             results = self.run_stage(index)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dassl.config import Settings, declared_cfg
 from dassl.config.pixels import close
+from dassl.config.tools import unfrozen
 from dassl.data import DatasetWrapper
 from dassl.data.seeding import seeded
 from dassl.data.transforms import build_transform
@@ -63,7 +64,6 @@ class StepTrainer(StepFiles):
     def make_loaders(self) -> None:
         """A stream of steps over all source domains; evaluation has images of its own."""
         self.val_loader, self.test_loader = self.dm.val_loader, self.dm.test_loader
-        self.train_loader_u = None
         self.freq, self.max_epoch = self.count_steps(self.cfg, self.dm.dataset)
         if given := self.given_data:
             self.train_loader_x = given.train_loader_x
@@ -75,10 +75,11 @@ class StepTrainer(StepFiles):
 
     def _student(self) -> Student:
         """The given student, or the one that the config names."""
-        node = self.cfg.MODEL
-        if self.has_given_student:
-            student = self.given_networks["student"]
+        node, student = self.cfg.MODEL, self.given_networks.get("student")
+        if student is not None:
             student.freeze_bn = node.FREEZE_BN
+            with unfrozen(self.cfg):
+                node.BACKBONE.NAME = student.name
             return student
         return build_student(
             node.BACKBONE.NAME,

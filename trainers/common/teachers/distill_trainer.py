@@ -130,7 +130,8 @@ class DistillTrainer(StepTrainer):
             *super().conditions(),
         ]
 
-    def check_cfg(self, cfg: CfgNode) -> None:
+    @classmethod
+    def check_cfg(cls, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         run_templates(cfg, VL2VSettings.of(cfg).prompt_style)
 
@@ -172,13 +173,9 @@ class DistillTrainer(StepTrainer):
             )
         return TextHead(self.class_texts, self.teacher.scale)
 
-    @property
-    def stage_key(self) -> str:
-        """Name of the stage in the config."""
-        return self.stage.upper()
-
-    def first_saved(self, cfg: CfgNode) -> tuple[str, int]:
-        node, key = cfg.TRAINER.VL2V, self.stage_key
+    @classmethod
+    def first_saved(cls, cfg: CfgNode) -> tuple[str, int]:
+        node, key = cfg.TRAINER.VL2V, cls.stage.upper()
         if "MODEL_SAVE" not in node:
             return super().first_saved(cfg)
         return f"TRAINER.VL2V.MODEL_SAVE.{key}", node.MODEL_SAVE[key]
@@ -186,7 +183,7 @@ class DistillTrainer(StepTrainer):
     @property
     def swad_reset(self) -> str:
         reset = self.cfg.SWAD.RESET
-        return reset[self.stage_key] if isinstance(reset, CfgNode) else reset
+        return reset[self.stage.upper()] if isinstance(reset, CfgNode) else reset
 
     def checkpoint_meta(self) -> dict:
         settings = VL2VSettings.of(self.cfg)

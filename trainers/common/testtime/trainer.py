@@ -90,14 +90,15 @@ class StreamTrainer(FeatureTrainer):
         return {}
 
     # ----------------------------------------------------------------- set-up
-    def check_cfg(self, cfg: CfgNode) -> None:
+    @classmethod
+    def check_cfg(cls, cfg: CfgNode) -> None:
         """Refuse a state of a stream that is not there.
 
         Raises:
             FileNotFoundError: saying what writes one.
         """
         super().check_cfg(cfg)
-        settings = self.declares[0].of(cfg)
+        settings = cls.declares[0].of(cfg)
         if settings.stream_state and not Path(settings.stream_state).is_file():
             raise FileNotFoundError(
                 f"{settings.key('stream_state')} {settings.stream_state}: no such file. A run with "
