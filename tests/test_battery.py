@@ -33,6 +33,7 @@ from watched_runs import (
 )
 
 from clip import load_backbone
+from clip.two_towers import TwoTowers
 from dassl.config import check_settings, get_cfg_default, merge_declared
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.checkpoints import find_checkpoint
@@ -369,3 +370,22 @@ def test_every_predictor_knows_the_classes_of_its_training(battery):
     predictor = predictor_of("CoOp", checkpoint_of(standard("CoOp", battery)))
 
     assert predictor.classnames == list(CLASSNAMES)
+
+
+NOT_ENCODED = ("TaskRes", "CLAP", "DMN", "ZeroshotCLIP")  # their features are in the checkpoint
+PROMPTS_ALONE = ("KgCoOp", "ProGrad", "PromptSRC", "LASP")  # what regulates them is for training
+
+
+@pytest.mark.parametrize("name", [*NOT_ENCODED, *PROMPTS_ALONE])
+def test_prediction_encodes_nothing_that_only_training_reads(name, battery, monkeypatch):
+    checkpoint = checkpoint_of(standard(name, battery))
+    encoded, encode = [], TwoTowers.encode_text
+
+    def counted(clip, text, *arguments, **options):
+        encoded.append(len(text))
+        return encode(clip, text, *arguments, **options)
+
+    monkeypatch.setattr(TwoTowers, "encode_text", counted)
+    predictor_of(name, checkpoint)
+
+    assert sum(encoded) == (0 if name in NOT_ENCODED else len(CLASSNAMES))

@@ -50,10 +50,10 @@ class KgCoOpPrompt(ContextPrompt):
         classnames: Sequence[str],
         settings: KgCoOpSettings,
         *,
-        reference: Tensor,
+        reference: Tensor | None,
         chunk: int = 0,
     ) -> None:
-        """Args: reference (C, D) unit rows; chunk: TRAIN.TEXT_CHUNK."""
+        """Args: reference (C, D) unit rows, None: no losses; chunk: TRAIN.TEXT_CHUNK."""
         super().__init__(
             clip,
             classnames,
@@ -82,7 +82,10 @@ class KgCoOp(FeatureTrainer):
     declares = (KgCoOpSettings,)
 
     @classmethod
-    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
+    def build_method(
+        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], *, trains: bool = True
+    ) -> Method:
+        """Args: trains: False leaves out what only the losses read."""
         templates = [dataset_template(cfg.DATASET.NAME, "kgcoop_reference")]
         if cfg.DATASET.TEMPLATES:
             templates = check_templates(cfg.DATASET.TEMPLATES)
@@ -90,6 +93,13 @@ class KgCoOp(FeatureTrainer):
             clip,
             classnames,
             KgCoOpSettings.of(cfg),
-            reference=zero_shot_classifier(clip, classnames, templates),
+            reference=zero_shot_classifier(clip, classnames, templates) if trains else None,
             chunk=cfg.TRAIN.TEXT_CHUNK,
         )
+
+    @classmethod
+    def restore_method(
+        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], state: dict[str, Tensor]
+    ) -> Method:
+        """Without what only the losses read."""
+        return cls.build_method(cfg, clip, classnames, trains=False)

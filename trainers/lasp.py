@@ -101,6 +101,7 @@ class LASPPrompt(ContextPrompt):
         extra_names: Sequence[str] = (),
         virtual: bool = False,
         chunk: int = 0,
+        trains: bool = True,
     ) -> None:
         """Build prompts for C class names and the extra ones.
 
@@ -108,6 +109,7 @@ class LASPPrompt(ContextPrompt):
             extra_names: further class names of the dataset, never with images.
             virtual: True classifies images among A (LASP-V), False among the C classes.
             chunk: TRAIN.TEXT_CHUNK.
+            trains: False leaves the hand-written templates out, which only the losses read.
         """
         names, tune_norms = [*classnames, *extra_names], settings.finetune_vit_ln
         options = {"n_ctx": settings.n_ctx, "ctx_init": settings.ctx_init, "chunk": chunk}
@@ -119,7 +121,9 @@ class LASPPrompt(ContextPrompt):
             self.w = nn.Parameter(w, requires_grad=settings.train_w)
         self.vision_norms = nn.ModuleList(_copied_norms(clip) if tune_norms else [])
         self.frozen_norms = {} if tune_norms else _own_norms(clip)
-        written = template_features(clip, names, settings.templates) if self.weight else None
+        written = None
+        if self.weight and trains:
+            written = template_features(clip, names, settings.templates)
         self.register_buffer("written", written, persistent=False)  # (M, A, D), raw
 
     def all_text_features(self, clip: CLIP, count: int | None = None) -> Tensor:
@@ -263,8 +267,10 @@ class LASP(ClipTrainer):
         clip: CLIP,
         classnames: Sequence[str],
         extra_names: Sequence[str] = (),
+        *,
+        trains: bool = True,
     ) -> Method:
-        """Args: extra_names: class names of the dataset outside this run's."""
+        """Args: extra_names: of classes outside this run; trains: see ``LASPPrompt``."""
         return LASPPrompt(
             clip,
             classnames,
@@ -272,7 +278,15 @@ class LASP(ClipTrainer):
             extra_names=extra_names,
             virtual=NamesSettings.of(cfg).include_all_classes,
             chunk=cfg.TRAIN.TEXT_CHUNK,
+            trains=trains,
         )
+
+    @classmethod
+    def restore_method(
+        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], state: dict[str, Tensor]
+    ) -> Method:
+        """Without what only the losses read."""
+        return cls.build_method(cfg, clip, classnames, trains=False)
 
     def make_method(self) -> Method:
         """Give the method the names of all classes of the dataset, base and new."""

@@ -60,7 +60,7 @@ class ProGradPrompt(ContextPrompt):
         classnames: Sequence[str],
         settings: ProGradSettings,
         *,
-        teacher: Tensor,
+        teacher: Tensor | None,
         temperature: float,
         words: str = "",
         chunk: int = 0,
@@ -126,7 +126,10 @@ class ProGrad(FeatureTrainer):
     declares = (ProGradSettings, LossSettings)
 
     @classmethod
-    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
+    def build_method(
+        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], *, trains: bool = True
+    ) -> Method:
+        """Args: trains: False leaves out what only the losses read."""
         settings = ProGradSettings.of(cfg)
         templates = [dataset_template(cfg.DATASET.NAME, "prograd")]
         if cfg.DATASET.TEMPLATES:
@@ -140,11 +143,18 @@ class ProGrad(FeatureTrainer):
             clip,
             classnames,
             settings,
-            teacher=zero_shot_classifier(clip, classnames, templates),
+            teacher=zero_shot_classifier(clip, classnames, templates) if trains else None,
             temperature=LossSettings.of(cfg).t,
             words=templates[0].removesuffix(SLOT) if settings.ctx_init else "",
             chunk=cfg.TRAIN.TEXT_CHUNK,
         )
+
+    @classmethod
+    def restore_method(
+        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], state: dict[str, Tensor]
+    ) -> Method:
+        """Without what only the losses read."""
+        return cls.build_method(cfg, clip, classnames, trains=False)
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
         """One step along the projected gradient."""

@@ -60,13 +60,15 @@ class SelfRegulatedPrompts(IndependentPrompts):
         classnames: Sequence[str],
         settings: PromptSRCSettings,
         *,
-        frozen_text: Tensor,
+        frozen_text: Tensor | None,
         chunk: int = 0,
     ) -> None:
-        """Args: frozen_text (C, D) un-normalised mean; chunk: TRAIN.TEXT_CHUNK."""
+        """Args: frozen_text (C, D) un-normalised mean, None: no losses; chunk: TRAIN.TEXT_CHUNK."""
         super().__init__(clip, classnames, settings, chunk=chunk)
         self.text_weight, self.image_weight = settings.text_loss_weight, settings.image_loss_weight
-        self.register_buffer("frozen_text", F.normalize(frozen_text, dim=-1), persistent=False)
+        if frozen_text is not None:
+            frozen_text = F.normalize(frozen_text, dim=-1)
+        self.register_buffer("frozen_text", frozen_text, persistent=False)
 
     @torch.no_grad()
     def frozen_image_features(self, clip: CLIP, images: Tensor) -> Tensor:
@@ -152,17 +154,28 @@ class PromptSRC(ClipTrainer):
     needs_vit = True
 
     @classmethod
-    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
+    def build_method(
+        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], *, trains: bool = True
+    ) -> Method:
+        """Args: trains: False leaves out what only the losses read."""
         templates = template_lists()["promptsrc_imagenet_60"]
         if cfg.DATASET.TEMPLATES:
             templates = check_templates(cfg.DATASET.TEMPLATES)
+        mean = template_features(clip, classnames, templates).mean(dim=0) if trains else None
         return SelfRegulatedPrompts(
             clip,
             classnames,
             PromptSRCSettings.of(cfg),
-            frozen_text=template_features(clip, classnames, templates).mean(dim=0),
+            frozen_text=mean,
             chunk=cfg.TRAIN.TEXT_CHUNK,
         )
+
+    @classmethod
+    def restore_method(
+        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], state: dict[str, Tensor]
+    ) -> Method:
+        """Without what only the losses read."""
+        return cls.build_method(cfg, clip, classnames, trains=False)
 
     def build_model(self) -> None:
         super().build_model()
