@@ -123,7 +123,7 @@ class LP(ERM):
     """A linear probe: the student is frozen, the head learns."""
 
     trained_parts = ("head",)
-    hands_on = True
+    feeds_next_stage = True
 
 
 @TRAINER_REGISTRY.register()

@@ -66,7 +66,7 @@ class VL2VAlign(_VL2VTrainer):
     defaults = STAGED_DEFAULTS
     stage = "align"
     trained_parts = ("projection",)
-    hands_on = True
+    feeds_next_stage = True
 
     @classmethod
     def conditions(cls) -> list[Condition]:
@@ -77,8 +77,8 @@ class VL2VAlign(_VL2VTrainer):
     @classmethod
     def check_cfg(cls, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        if cls.hands_on:
-            cls.check_hands_on(cfg)
+        if cls.feeds_next_stage:
+            cls.check_feeds_next_stage(cfg)
 
     def build_projection(self, student_width: int) -> nn.Module:
         return nn.Linear(student_width, self.class_texts.shape[1])
@@ -90,7 +90,7 @@ class VL2VDistill(VL2VAlign):
 
     stage = "distill"
     trained_parts = ("student",)
-    hands_on = False
+    feeds_next_stage = False
     earlier_stage = "align"
 
 

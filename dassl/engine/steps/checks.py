@@ -18,7 +18,7 @@ DEFAULT_STEPS, DEFAULT_FREQ = 5001, 200  # of datasets that do not say their own
 class StepChecks(TrainerX):
     """Part of ``StepTrainer``; a staged trainer asks all of its stages before the first starts."""
 
-    hands_on = False  # a later stage starts from ``best``
+    feeds_next_stage = False  # a later stage starts from ``best``
 
     @classmethod
     def conditions(cls) -> list[Condition]:
@@ -103,7 +103,7 @@ class StepChecks(TrainerX):
         return self.first_saved(self.cfg)[1]
 
     @classmethod
-    def check_hands_on(cls, cfg: CfgNode) -> None:
+    def check_feeds_next_stage(cls, cfg: CfgNode) -> None:
         """ValueError if nothing would be saved for the stage that starts from this one."""
         key, first = cls.first_saved(cfg)
         if first < 1:
@@ -129,7 +129,7 @@ class StepChecks(TrainerX):
         freq, evaluations = cls.count_steps(cfg, dataset)
         last = (evaluations - 1) * freq
         key, first = cls.first_saved(cfg)
-        if first > last and (cls.hands_on or not cfg.SWAD.ENABLED):
+        if first > last and (cls.feeds_next_stage or not cfg.SWAD.ENABLED):
             raise ValueError(
                 f"{key} is {first}, but the last step is {last}: no checkpoint would be saved. "
                 f"Lower {key}, or train longer (STEPS.N)."

@@ -118,7 +118,7 @@ class StepFiles(StepChecks):
         """
         if self.kept.saved_step >= 0 or self.model_save == 0:
             return
-        if self.hands_on or self.kept.valley is None:
+        if self.feeds_next_stage or self.kept.valley is None:
             key, first = self.first_saved(self.cfg)
             raise RuntimeError(
                 f"No checkpoint was saved: the best train_out ({self.kept.best:.2f}%) was reached "

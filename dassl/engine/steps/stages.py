@@ -92,7 +92,7 @@ class StagedTrainer(TrainerBase):
         *earlier, last = cls.kinds()
         for stage in earlier:
             stage.check_cfg(cfg)
-            stage.check_hands_on(cfg)
+            stage.check_feeds_next_stage(cfg)
         last.check_cfg(cfg)
 
     @classmethod
