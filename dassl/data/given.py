@@ -20,7 +20,7 @@ def _inputs(batch: Batch) -> Tensor:
 class GivenBatches:
     """A loader over given batches, in their order; completes each with what the engine reads.
 
-    A batch maps ``img``, or ``features``, to (B, ...) inputs and ``label`` to (B,) labels; ``domain`` (zeros),
+    A batch maps ``img`` (or ``features``) to (B, ...) inputs, ``label`` to (B,); ``domain`` (0),
     ``index`` (the place in the epoch) and ``impath`` are added where they are missing. ``views``
     (B, V, ...), where a method reads them, are further views of the same images.
 
