@@ -253,7 +253,7 @@ def test_an_unknown_seeding_is_refused(cfg):
     cfg.DATALOADER.SEEDING = "none"
 
     with pytest.raises(ValueError, match="SEEDING"):
-        DataManager(cfg).train_loader_x
+        next(iter(DataManager(cfg).train_loader_x))
 
 
 def test_cached_images_give_the_same_pixels(cfg):
