@@ -83,7 +83,7 @@ def test_tokens_that_a_hook_appends_are_attended_to_and_not_pooled(name):
         def block(self, i, block, x):
             x = super().block(i, block, x)
             is_last = i == ours.visual.transformer.layers - 1
-            return torch.cat([x[:-3], x[-3:] + 1000]) if is_last else x
+            return torch.cat([x[:-3], x[-3:] + 1000 * first[:, None]]) if is_last else x
 
     prompted = ours.encode_image(images, hook=ImagePromptHook(first))
 
