@@ -65,7 +65,7 @@ def test_a_cupl_file_of_another_form_is_found_before_the_first_run(tmp_path):
 
     (problem,) = preflight.file_problems(arguments(*words, output=tmp_path), may_download=False)
 
-    assert f"{path} is no CuPL file" in problem
+    assert f"{path} is not a CuPL file" in problem
 
 
 def test_what_several_runs_need_is_tried_once(tmp_path, monkeypatch):
