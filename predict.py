@@ -23,6 +23,7 @@ from dassl.flags import FlagParser
 from dassl.terminal import log_safely, printable
 from dassl.utils import BadImageError, did_you_mean, load_checkpoint, read_image, upright
 from dassl.utils.image_files import IMAGE_SUFFIXES, LeftOut, images_below
+from dassl.utils.places import explain
 from dassl.utils.text import cell
 from dassl.utils.text_files import is_text_file, read_names
 
@@ -256,4 +257,4 @@ if __name__ == "__main__":
     except (OSError, RuntimeError, ValueError, FloatingPointError) as error:
         if os.environ.get("VLTUNE_TRACEBACK"):
             raise
-        sys.exit(printable(f"predict.py: {error}"))
+        sys.exit(printable(f"predict.py: {explain(error)}"))

@@ -108,6 +108,8 @@ if __name__ == "__main__":
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
         message = err.args[0] if isinstance(err, KeyError) and err.args else err
+        if isinstance(err, OSError):
+            message = importlib.import_module("dassl.utils.places").explain(err)
         logger.error("%s", str(message) or type(err).__name__)
         logger.info(
             "(raised at %s; set %s=1 for the full traceback)", place_of(err), TRACEBACK_VARIABLE

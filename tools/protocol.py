@@ -276,7 +276,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         requests = make_requests(args, rest)
         runs = plan_all(requests)
     except (ValueError, FileNotFoundError) as err:
-        print(f"Error: {err}", file=sys.stderr)
+        from dassl.utils.places import explain  # loads torch
+
+        print(f"Error: {explain(err)}", file=sys.stderr)
         return 1
     if args.dry_run:
         print("\n".join(run.command() for run in runs))

@@ -201,7 +201,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         make_request(args.protocol, [*words, *grid])  # keys of the grid that are not free
         settings = plan_sweep(request, grid, args.classes)
     except (ValueError, FileNotFoundError) as err:
-        print(f"Error: {err}", file=sys.stderr)
+        from dassl.utils.places import explain  # loads torch
+
+        print(f"Error: {explain(err)}", file=sys.stderr)
         return 1
     runs = [run for setting in settings for run in setting.runs]
     if args.dry_run:

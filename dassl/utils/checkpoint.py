@@ -5,6 +5,7 @@ the warm-up, and through it the optimiser. They are read with inert stand-ins fo
 which only the numbers are kept.
 """
 
+import errno
 import os
 import pickle
 import re
@@ -285,9 +286,19 @@ def strip_module(state_dict: dict) -> dict:
 
 
 def write_checkpoint(content: dict, fpath: str | os.PathLike) -> None:
-    """Write a file that `load_checkpoint` reads: atomically, with a checksum beside the content."""
+    """Write a file that `load_checkpoint` reads: atomically, with a checksum beside the content.
+
+    Raises:
+        OSError: if it cannot be written; names the file.
+    """
     with atomic_write(fpath) as temporary:
-        torch.save({**content, CHECKSUM: checksum_of(content)}, temporary)
+        try:
+            torch.save({**content, CHECKSUM: checksum_of(content)}, temporary)
+        except RuntimeError as err:
+            if "PytorchStreamWriter" not in str(err):
+                raise
+            # torch does not say why a write failed; a full disk is what ends one half-way
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(fpath)) from err
 
 
 def save_checkpoint(

@@ -35,6 +35,10 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+    except OSError as err:
+        if err.filename in (None, name):  # a full disk names no file
+            err.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

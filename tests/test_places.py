@@ -1,0 +1,79 @@
+"""Where the system refuses a path, the message says which and what to do."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from dassl.utils import atomic_write, write_checkpoint
+from dassl.utils.files import cache_dir
+from dassl.utils.places import explain
+
+
+def refusal(code: int, path: Path | None) -> OSError:
+    return OSError(code, os.strerror(code), None if path is None else str(path))
+
+
+def test_a_full_disk_is_said_with_the_file_and_what_is_kept(tmp_path):
+    text = explain(refusal(errno.ENOSPC, tmp_path / "model.pth.tar-1"))
+
+    assert text.startswith(f"No space is left for {tmp_path / 'model.pth.tar-1'}. Make room")
+    assert "--output-dir" in text and "what is finished is kept" in text
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_place_that_cannot_be_written_is_named_with_the_flag_for_another(tmp_path, code):
+    text = explain(refusal(code, tmp_path))
+
+    assert text.startswith(f"{tmp_path} cannot be opened or written ({os.strerror(code)}).")
+    assert "--output-dir" in text
+
+
+def test_the_cache_has_a_variable_of_its_own():
+    assert "environment variable VLTUNE_CACHE" in explain(
+        refusal(errno.EACCES, cache_dir() / "features")
+    )
+
+
+def test_a_file_in_a_folder_s_place_is_named(tmp_path):
+    (tmp_path / "output").write_text("")
+
+    with pytest.raises(OSError) as caught, atomic_write(tmp_path / "output" / "seed1" / "a"):
+        pass
+
+    assert explain(caught.value).startswith(
+        f"{tmp_path / 'output'} is a file, and a folder is needed there. Move it, or name another"
+    )
+
+
+@pytest.mark.parametrize("error", [ValueError("a"), OSError("b"), OSError(errno.EIO, "c", "d")])
+def test_other_errors_keep_their_text(error):
+    assert explain(error) == str(error)
+
+
+def test_a_write_that_names_no_file_gets_the_name_of_the_one_that_was_to_be_written(tmp_path):
+    target = tmp_path / "results.json"
+
+    with pytest.raises(OSError) as caught, atomic_write(target):
+        raise refusal(errno.ENOSPC, None)
+
+    assert caught.value.filename == str(target)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_on_a_full_disk_names_the_file_and_keeps_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "model.pth.tar-1"
+    write_checkpoint({"state_dict": {"w": torch.zeros(1)}}, path)
+    before = path.read_bytes()
+
+    def full(*_):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError) as caught:
+        write_checkpoint({"state_dict": {"w": torch.ones(1)}}, path)
+
+    assert explain(caught.value).startswith(f"No space is left for {path}.")
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
