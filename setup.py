@@ -29,7 +29,7 @@ setup(
         "torchvision>=0.25",
         "numpy>=1.24",
         "pillow>=12.1.1",  # older ones write out of bounds for some files
-        "open_clip_torch>=3.0",
+        "open_clip_torch>=3.0",  # the first that reads local-dir:
         "timm>=1.0.12",  # older ones unpickle what they download
         "ftfy",
         "regex",
