@@ -39,7 +39,6 @@ from trainers.common.testtime import report
 from trainers.common.testtime import trainer as testtime
 from trainers.common.testtime.stream import FUSED
 
-TRAINERS = sorted(TRAINER_REGISTRY.registered_names())
 MICRO = "micro_vit"
 
 
@@ -209,6 +208,8 @@ def same(a: Any, b: Any, *, exact: bool) -> bool:
         return torch.equal(a, b) if exact else torch.allclose(a, b, rtol=1e-5, atol=1e-7)
     if isinstance(a, dict):
         return list(a) == list(b) and all(same(a[key], b[key], exact=exact) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(same(*pair, exact=exact) for pair in zip(a, b))
     if isinstance(a, float) and not exact:
         return a == pytest.approx(b, rel=1e-5, abs=1e-9, nan_ok=True)
     return a == b or a != a and b != b
@@ -347,7 +348,8 @@ def _trains_on(original, record):
             for arguments in batches:
                 batch = arguments[0]
                 record.see("items", tuple(map(int, batch["index"])))
-                record.see("views", batch["img"])
+                held = next(key for key in ("img", "features", "constants") if key in batch)
+                record.see("views", batch[held])
                 yield arguments
 
         original(self, seen())

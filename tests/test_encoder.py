@@ -235,7 +235,7 @@ def test_only_settings_that_matter_change_the_key_of_a_pipeline():
     assert same.train.key == other_mean.train.key == base.train.key
     assert other_scale.train.key != base.train.key
     assert other_scale.test.key == base.test.key
-    assert base.at(32).train.key != base.train.key and base.at(24).train.key == base.train.key
+    assert Augmentation.from_input(32, TRANSFORMS=crop).train.key != base.train.key
 
 
 def test_a_config_makes_the_same_views_as_keywords():

@@ -29,7 +29,8 @@ from setting_values import (
     TOGETHER,
     Or,
 )
-from small_runs import MICRO, TRAINERS, Differs, Record, observe, small_config
+from small_configs import TRAINERS
+from small_runs import MICRO, Differs, Record, observe, small_config
 from yacs.config import CfgNode
 
 from dassl.config import get_cfg_default

@@ -23,7 +23,9 @@ class DMNSettings(StreamSettings, section="TRAINER.DMN"):
     memory_size: int = setting(50, "dynamic slots per class", at_least(1), varies=True)
     beta: float = setting(5.5, "sharpness of the read-outs", at_least(0))
     text_prompt: str = setting(
-        "tip_cupl", "sentences of a class, see DATASETS.md", one_of(*TEXT_PROMPTS)
+        "tip_cupl",
+        "sentences of a class (DATASETS.md, section CuPL sentences)",
+        one_of(*TEXT_PROMPTS),
     )
     cupl_file: str = setting(
         "",
