@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import dassl.utils
 from dassl.utils import (
     BadImageError,
     Registry,
@@ -311,6 +312,18 @@ def test_importing_the_engine_needs_no_optional_package():
     code = "import sys; blocked = ['wilds','gdown','tensorboard','sklearn','tabulate'];"
     code += "sys.modules.update(dict.fromkeys(blocked)); import dassl.engine, dassl.data"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("module", ["parse_test_res", "dassl.config", "dassl.flags"])
+def test_tables_configs_and_flags_do_not_wait_for_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_names_of_the_package_are_those_of_its_files():
+    assert all(getattr(dassl.utils, name) for name in dassl.utils.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        dassl.utils.nothing  # noqa: B018
 
 
 def test_the_network_zoo_of_the_original_says_that_it_is_out_of_scope():
