@@ -35,6 +35,15 @@ def test_the_best_comes_before_the_last_the_last_before_the_averaged_one(run):
     assert order == ["model-best.pth.tar", "model.pth.tar-2", "swad", "best"]
 
 
+def test_the_last_one_may_have_a_name_with_blanks(run):
+    model = run / "prompt_learner"
+    (model / "model-best.pth.tar").unlink()
+    (model / "my last model").touch()
+    (model / "checkpoint").write_text("my last model\n")
+
+    assert found(run) == "my last model"
+
+
 def test_an_epoch_is_its_file(run):
     assert found(run, epoch=1) == "model.pth.tar-1"
 

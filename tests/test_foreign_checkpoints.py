@@ -58,6 +58,13 @@ def test_common_wrappers_and_prefixes_are_taken_off(tmp_path, form, is_safe):
     torch.testing.assert_close(engine, STATE, rtol=0, atol=0)
 
 
+def test_a_checkpoint_of_ours_is_read_as_it_was_written(tmp_path):
+    state = {"_orig_mod.weight": torch.ones(1), "n_averaged": torch.tensor(3)}
+    torch.save({"state_dict": state, "epoch": 1}, tmp_path / "w.bin")
+
+    assert read_checkpoint(tmp_path / "w.bin")["state_dict"] == state
+
+
 def test_names_that_a_model_expects_stay():
     own = {"model.fc.weight": 1, "model.fc.bias": 1}
 

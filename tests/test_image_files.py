@@ -227,6 +227,14 @@ def test_deep_images_that_use_few_levels_are_said(tmp_path, caplog, highest):
     assert caplog.text.count("nearly black") == 1
 
 
+def test_deep_images_keep_their_orientation(tmp_path):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(np.full((20, 30), 60000, dtype=np.uint16)).save(tmp_path / "x.png", exif=exif)
+
+    assert upright(read_image(tmp_path / "x.png")).size == (20, 30)
+
+
 def test_deep_images_of_full_range_are_not_worth_a_word(tmp_path, caplog):
     pixels = np.linspace(0, 65535, 600).reshape(20, 30).astype(np.uint16)
     Image.fromarray(pixels).save(tmp_path / "a.png")

@@ -187,6 +187,13 @@ def test_every_malformed_reply_is_one_clear_error(scripted, tmp_path, kind):
         teacher(url, tmp_path).encode_text(["a"])
 
 
+def test_a_refusal_is_one_error_with_its_reason_where_the_body_breaks_off(scripted, tmp_path):
+    url, _ = scripted(text=(403, {"Content-Length": "1000"}, b"too many images"))
+
+    with pytest.raises(RuntimeError, match=f"{url}/text refused: HTTP 403. too many images"):
+        teacher(url, tmp_path).encode_text(["a"])
+
+
 @pytest.mark.parametrize("scale", ["0", "-1", "NaN", '"big"', "true", "null", "[1]"])
 def test_a_scale_that_is_not_a_positive_number_is_refused(scripted, tmp_path, scale):
     url, _ = scripted(info=(200, {}, f'{{"scale": {scale}}}'.encode()))

@@ -380,5 +380,5 @@ def existing_recipe(trainer: str, recipe: str, directory: Path = TRAINERS_DIR) -
     path = _path(trainer, recipe, directory)
     if is_config(path):
         return path
-    hint = did_you_mean(recipe, config_names(directory / trainer))
-    raise FileNotFoundError(f'{trainer} has no recipe "{recipe}". {hint}')
+    hint = did_you_mean(path.stem, config_names(path.parent))
+    raise FileNotFoundError(f'{path.parent.name} has no recipe "{path.stem}". {hint}')

@@ -94,8 +94,8 @@ def find_checkpoint(
     places = [folder / (BEST if epoch is None else f"{NUMBERED}{epoch}")]
     if or_last and epoch is None:
         pointer = folder / "checkpoint"
-        last = pointer.read_text(encoding="utf-8").split() if pointer.is_file() else []
-        places += [*(folder / line for line in last[:1]), run / "swad", run / "best"]
+        last = pointer.read_text(encoding="utf-8").splitlines() if pointer.is_file() else []
+        places += [*(folder / line.strip() for line in last[:1]), run / "swad", run / "best"]
     for path in places:
         if path.is_file():
             return path
@@ -140,9 +140,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ValueError: a truncated or foreign file.
     """
     content = load_checkpoint(str(path))
-    state = state_of(content)
-    if isinstance(content, dict) and any(isinstance(v, Tensor) for v in state.values()):
-        content = {**content, "state_dict": state}
+    if isinstance(content, dict) and "state_dict" not in content:
+        state = state_of(content)
+        if any(isinstance(value, Tensor) for value in state.values()):
+            content = {**content, "state_dict": state}
     if not isinstance(content, dict) or "state_dict" not in content:
         held = ", ".join(list(content)[:5]) if isinstance(content, dict) else type(content).__name__
         raise ValueError(

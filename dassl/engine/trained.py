@@ -90,9 +90,9 @@ def untrained_classes(trainer: "TrainerBase") -> list[str]:
     return [] if known is None else [name for name in tested if name not in set(known)]
 
 
-def config_in(content: dict[str, Any]) -> CfgNode | None:
-    """The config that a checkpoint carries; None in official files."""
-    text = content.get("config")
+def config_in(content: Any) -> CfgNode | None:
+    """The config that a checkpoint's content carries; None in official files."""
+    text = content.get("config") if isinstance(content, dict) else None
     return CfgNode.load_cfg(text) if isinstance(text, str) else None
 
 

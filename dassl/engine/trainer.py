@@ -179,7 +179,7 @@ class SimpleTrainer(TrainerBase):
             )
 
     def _name_untrained(self) -> None:
-        if self.max_epoch == 0 and any(optim is not None for optim in self._optims.values()):
+        if self.max_epoch == 0 and self.optimizers():
             logger.warning(
                 "OPTIM.MAX_EPOCH is 0: nothing is trained, and what is tested is %s as it starts.",
                 type(self).__name__,

@@ -175,7 +175,7 @@ def remove_classifier(network: nn.Module, name: str) -> None:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network into eval mode; afterwards, restore the modes afterwards."""
+    """Put a network into eval mode; restore the modes afterwards."""
     training = [module for module in network.modules() if module.training]
     for module in training:
         module.training = False

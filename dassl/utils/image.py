@@ -139,7 +139,9 @@ def _deep_to_rgb(image: Image.Image, path: str | os.PathLike) -> Image.Image:
         pixels = pixels >> 8
         if highest >> 8 < FEW_LEVELS:
             _warn_of_few_levels(Path(path), highest)
-    return Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
+    rgb = Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
+    rgb.info.update(image.info)  # the orientation is in there
+    return rgb
 
 
 _named: set[Path] = set()  # folders whose dark images this process has named

@@ -32,7 +32,7 @@ def load_method(trainer: "ClipTrainer", directory: str, epoch: int | None = None
         ValueError: if it does not fit this run, or was trained with other settings.
     """
     path = find_checkpoint(directory, trainer.model_name, epoch)
-    checkpoint = load_checkpoint(str(path))
+    checkpoint = _content_of(path)
     check_trained_settings(trainer, checkpoint, path)
     check_same_backbone(trainer, checkpoint, path)
     _take(trainer, checkpoint, path)
@@ -58,8 +58,18 @@ def start_from(trainer: "ClipTrainer", source: str) -> None:
             f"MODEL.INIT_WEIGHTS {source} is neither a checkpoint nor the folder of a run. "
             f"{runs_near(source)}".rstrip()
         )
-    _take(trainer, load_checkpoint(str(path)), path)
+    _take(trainer, _content_of(path), path)
     logger.info("Start from %s", path)
+
+
+def _content_of(path: Path) -> dict:
+    content = load_checkpoint(str(path))
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} holds a {type(content).__name__}; expected named tensors, as train.py and the "
+            "official code write them."
+        )
+    return content
 
 
 def check_same_backbone(trainer: "ClipTrainer", checkpoint: dict, path: Path) -> None:

@@ -43,7 +43,6 @@ from .transport import RefusedReply, check_address, masked, send, token
 logger = logging.getLogger(__name__)
 RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
 LONGEST_WAIT = 60.0  # seconds
-LONGEST_REASON = 500  # bytes of a refusal that are shown
 LONGEST_NAME = 200  # characters of the name that an endpoint gives itself
 WIDEST = 2**16  # numbers of an embedding
 PASSING_ERRORS = (  # no connection, or an answer that was cut off
@@ -192,7 +191,7 @@ class HttpTeacher(Teacher):
             except urllib.error.HTTPError as error:
                 cause, pause = f"HTTP {error.code}", error.headers.get("Retry-After")
                 if error.code not in RETRY_STATUS:
-                    said = masked(error.read(LONGEST_REASON).decode(errors="replace"))
+                    said = masked(error.read().decode(errors="replace"))
                     raise RuntimeError(
                         f"The teacher {self.url}/{path} refused: {cause}. {said}".rstrip()
                     ) from None

@@ -5,17 +5,20 @@ same origin only; no text that leaves this module holds the token.
 """
 
 import http.client
+import io
 import ipaddress
 import os
 import socket
 import ssl
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from urllib.parse import SplitResult, urlsplit
 
 TOKEN_VARIABLE = "VLTUNE_TEACHER_TOKEN"  # sent as a bearer token
+LONGEST_REASON = 500  # bytes of a refusal that are read
 LARGEST_REPLY = 64 * 2**20  # bytes; 64 embeddings of 1024 numbers have about 1.5 MB
 MASK = "***"
 _PORTS = {"http": 80, "https": 443}
@@ -69,6 +72,14 @@ def check_address(url: str) -> None:
         )
 
 
+def _with_its_reason(error: urllib.error.HTTPError) -> urllib.error.HTTPError:
+    """The same refusal with its reason already read, while the time of the request still runs."""
+    said = b""
+    with error, suppress(OSError, http.client.HTTPException, ValueError):
+        said = error.read(LONGEST_REASON)
+    return urllib.error.HTTPError(error.url, error.code, error.msg, error.headers, io.BytesIO(said))
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine."""
     if host == "localhost":
@@ -99,6 +110,8 @@ def send(request: urllib.request.Request, seconds: float) -> bytes:
         try:
             with opener.open(request, timeout=seconds) as reply:
                 body = reply.read(LARGEST_REPLY + 1)
+        except urllib.error.HTTPError as error:
+            raise _with_its_reason(error) from None
         except (OSError, http.client.HTTPException, ValueError):
             if watch.is_late:
                 raise TimeoutError(f"no whole reply within {seconds:g} s") from None
@@ -147,6 +160,8 @@ def _watched(kind: type[http.client.HTTPConnection], watch: Watch) -> Callable:
         def connect_watched() -> None:
             connect()
             watch.socket = connection.sock
+            if watch.is_late:  # while it connected, when there was nothing to shut down yet
+                watch.end()
 
         connection.connect = connect_watched  # type: ignore[method-assign]
         return connection
