@@ -30,7 +30,7 @@ setup(
         "numpy>=1.24",
         "pillow>=12.1.1",  # older ones write out of bounds for some files
         "open_clip_torch>=3.0",  # the first that reads local-dir:
-        "timm>=1.0.12",  # older ones unpickle what they download
+        "timm>=1.0.17",  # older ones unpickle what they download
         "ftfy",
         "regex",
         "yacs",
