@@ -419,6 +419,15 @@ def test_a_checkpoint_of_another_shape_is_refused(build):
         other.load_model(trainer.output_dir, epoch=3)
 
 
+def test_one_file_does_not_serve_two_models(build, tmp_path):
+    trainer = build()
+    trainer.register_model("second", torch.nn.Linear(1, 1))
+    (tmp_path / "one.tar").touch()
+
+    with pytest.raises(ValueError, match=r"is one file, and this trainer has 2 models \(.*second"):
+        trainer.load_model(str(tmp_path / "one.tar"))
+
+
 def test_load_model_without_a_folder_is_skipped_with_a_note(build, capsys):
     build().load_model("")
 

@@ -259,6 +259,8 @@ def test_a_senseless_retry_after_is_no_harm(scripted, tmp_path, monkeypatch, pau
 def encode_texts(texts):
     if "too long" in texts:
         raise RuntimeError("Input too long is too long for context length 77")
+    if "no memory" in texts:
+        raise torch.OutOfMemoryError("CUDA out of memory")
     return torch.ones(len(texts), 2)
 
 
@@ -337,6 +339,12 @@ def test_every_bad_body_gets_a_4xx_and_a_reason(server, kind):
     status, reply = post(server, content, path)
 
     assert status == expected and json.loads(reply)["error"]
+
+
+def test_a_want_of_memory_is_the_server_s_fault_and_may_pass(server):
+    status, reply = post(server, {"texts": ["no memory"]})
+
+    assert status == 503 and "out of memory" in json.loads(reply)["error"]
 
 
 @pytest.mark.parametrize("sent", [b"", b"{", b'{"texts": ["a"'])

@@ -97,6 +97,8 @@ class TeacherHandler(BaseHTTPRequestHandler):
             status, content = error.status, {"error": str(error)}
         except TimeoutError:
             status, content = 408, {"error": "the body did not arrive in time"}
+        except torch.OutOfMemoryError as error:  # of this side: the client may try again
+            status, content = 503, {"error": str(error)[:LONGEST_REASON]}
         except BAD_REQUESTS as error:
             reason = "too deep" if isinstance(error, RecursionError) else str(error)
             status, content = 400, {"error": f"{type(error).__name__}: {reason}"[:LONGEST_REASON]}

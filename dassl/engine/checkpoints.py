@@ -156,7 +156,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def load_models(trainer: "TrainerBase", directory: str | Path, epoch: int | None = None) -> None:
     """Load every registered model, strictly, and print what was loaded."""
-    for name in trainer.get_model_names():
+    names = trainer.get_model_names()
+    if len(names) > 1 and Path(directory).is_file():
+        raise ValueError(
+            f"{directory} is one file, and this trainer has {len(names)} models "
+            f"({', '.join(names)}). Give the folder of the run."
+        )
+    for name in names:
         path = find_checkpoint(directory, name, epoch, or_last=False)
         content = read_checkpoint(path)
         model = trainer._models[name]
