@@ -63,6 +63,11 @@ def test_a_write_that_names_no_file_gets_the_name_of_the_one_that_was_to_be_writ
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_error_of_our_own_keeps_its_text(tmp_path):
+    with pytest.raises(OSError, match="^the connection ended$"), atomic_write(tmp_path / "x"):
+        raise OSError("the connection ended")
+
+
 def test_a_checkpoint_on_a_full_disk_names_the_file_and_keeps_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "model.pth.tar-1"
     write_checkpoint({"state_dict": {"w": torch.zeros(1)}}, path)

@@ -36,7 +36,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as err:
-        if err.filename in (None, name):  # a full disk names no file
+        if err.errno is not None and err.filename in (None, name):  # a full disk names no file
             err.filename = str(path)
         raise
     finally:
