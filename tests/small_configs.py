@@ -73,25 +73,34 @@ def small_config(name: str, folder: Path, *pairs: str) -> CfgNode:
 
 
 @cache
-def _domains(folder: Path) -> Path:
+def step_images(folder: Path) -> Path:
+    """The dataset of the step-based trainers."""
     return make_domains(folder / "domains", per_class=5)
 
 
-def _step_config(name: str, folder: Path, *pairs: str) -> CfgNode:
+def step_settings(name: str, folder: Path) -> dict[str, str]:
+    """What every smallest step-based run sets, but its length and rates."""
     backbone = backbone_file(folder, MICRO)
     own = {
         "MODEL.BACKBONE.NAME": f"clip:{backbone}",
         "MODEL.BACKBONE.PRETRAINED": "True",
         "DATALOADER.TRAIN_X.BATCH_SIZE": "2",
-        "STEPS.N": "4",
-        "STEPS.FREQ": "2",
-        "OPTIM.LR": "1e-2",
         "SEED": "7",  # learns enough in four steps for a checkpoint of the first stage
         "USE_CUDA": "False",
-        **dict(zip(SETTINGS.get(name, ())[::2], SETTINGS.get(name, ())[1::2])),
     }
     if "TRAINER.VL2V.TEACHER" in _declared(name):
         own["TRAINER.VL2V.TEACHER"] = backbone
+    return own
+
+
+def _step_config(name: str, folder: Path, *pairs: str) -> CfgNode:
+    own = {
+        **step_settings(name, folder),
+        "STEPS.N": "4",
+        "STEPS.FREQ": "2",
+        "OPTIM.LR": "1e-2",
+        **dict(zip(SETTINGS.get(name, ())[::2], SETTINGS.get(name, ())[1::2])),
+    }
     words = [word for pair in own.items() for word in pair]
     cfg = _base_step_config(name, folder, tuple(words)).clone()
     cfg.defrost()
@@ -102,7 +111,7 @@ def _step_config(name: str, folder: Path, *pairs: str) -> CfgNode:
 
 @cache
 def _base_step_config(name: str, folder: Path, words: tuple[str, ...]) -> CfgNode:
-    return step_config(_domains(folder), folder / f"out_{name}", name, *words)
+    return step_config(step_images(folder), folder / f"out_{name}", name, *words)
 
 
 def _declared(name: str) -> list[str]:

@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 import torch
-from battery import Faint, backbone_file, made_config
-from step_world import make_domains, step_config
+from battery import Faint, made_config
+from small_configs import MICRO, is_step_based, step_images, step_settings
+from step_world import step_config
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from clip import load_backbone
 from clip.model import CLIP
-from dassl.config.conditions import leaves
 from dassl.data import data_manager
 from dassl.data.datasets import DATASET_REGISTRY, Datum
-from dassl.engine import TRAINER_REGISTRY, build_trainer, run
+from dassl.engine import build_trainer, run
 from dassl.engine.resume import ResumeFile
 from dassl.engine.steps import domains, stages
 from dassl.engine.steps.evaluation import StepEvaluation
@@ -38,8 +38,6 @@ from trainers.common.teachers import build as teachers
 from trainers.common.testtime import report
 from trainers.common.testtime import trainer as testtime
 from trainers.common.testtime.stream import FUSED
-
-MICRO = "micro_vit"
 
 
 class Few(Faint):
@@ -97,8 +95,7 @@ SETTINGS["MultiModalAdapter"] = SETTINGS["MMA"]
 # --------------------------------------------------------------------- configs
 def small_config(name: str, folder: Path, pairs: dict[str, str] | None = None) -> CfgNode:
     """The config of the smallest run of a trainer, with further settings."""
-    is_step_based = not issubclass(TRAINER_REGISTRY.get(name), ClipTrainer)
-    cfg = (_step_config if is_step_based else _clip_config)(name, folder).clone()
+    cfg = (_step_config if is_step_based(name) else _clip_config)(name, folder).clone()
     cfg.defrost()
     cfg.merge_from_list(_words(pairs or {}))
     cfg.freeze()
@@ -117,31 +114,19 @@ def _clip_config(name: str, folder: Path) -> CfgNode:
 
 @cache
 def _step_config(name: str, folder: Path) -> CfgNode:
-    backbone = backbone_file(folder, MICRO)
     own = {
-        "MODEL.BACKBONE.NAME": f"clip:{backbone}",
-        "MODEL.BACKBONE.PRETRAINED": "True",
-        "DATALOADER.TRAIN_X.BATCH_SIZE": "2",
+        **step_settings(name, folder),
         "STEPS.N": "2",
         "STEPS.FREQ": "1",
         "OPTIM.LR": "1e-3",
         "OPTIM.WARMUP_CONS_LR": "1e-4",
-        "SEED": "7",
         "DATASET.TRIAL_SEED": "7",
-        "USE_CUDA": "False",
     }
-    if "TRAINER.VL2V.TEACHER" in dict(leaves(TRAINER_REGISTRY.get(name).default_cfg())):
-        own["TRAINER.VL2V.TEACHER"] = backbone
     if name in ("LPFT", "VL2VADiP", "VL2VAlign"):
         own["OPTIM.LR"] = "1e-4"  # keeps the accuracy, so that the next stage has a start
     if name == "VL2VDistill":
         own["MODEL.INIT_WEIGHTS"] = str(_aligned(folder))
-    return step_config(_domains(folder), folder / f"out_{name}", name, *_words(own))
-
-
-@cache
-def _domains(folder: Path) -> Path:
-    return make_domains(folder / "domains", per_class=5)
+    return step_config(step_images(folder), folder / f"out_{name}", name, *_words(own))
 
 
 @cache

@@ -45,7 +45,7 @@ def load_rng_state(state: dict[str, Any]) -> None:
 
 
 def loader_generators(loaders: dict[str, Any]) -> Iterator[tuple[str, torch.Generator]]:
-    """Generators that loaders, their samplers and their data sets own, with stable names."""
+    """Generators that loaders, their samplers and their datasets own, with stable names."""
     seen: set[int] = set()
     for name, loader in sorted(loaders.items()):
         batch_sampler = getattr(loader, "batch_sampler", None)

@@ -40,7 +40,7 @@ def open_regular(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """Open a file for reading, unless it is a pipe, a device or larger than 1 GiB.
 
     Raises:
-        OSError: if it cannot be opened, or is no such file.
+        OSError: if it cannot be opened, or is not a regular file.
     """
 
     def opener(name: str, flags: int) -> int:
