@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoint import peek_checkpoint, read_tensors
+    from .downloads import download_url
     from .files import atomic_write, cache_dir
     from .image import BadImageError, read_image, upright
     from .image_files import is_image
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from .tools import (
         check_isfile,
         collect_env_info,
-        download_url,
         listdir_nohidden,
         mkdir_if_missing,
         read_json,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 _FILES = {
     "checkpoint": ("peek_checkpoint", "read_tensors"),
+    "downloads": ("download_url",),
     "files": ("atomic_write", "cache_dir"),
     "image": ("BadImageError", "read_image", "upright"),
     "image_files": ("is_image",),
@@ -55,7 +56,6 @@ _FILES = {
     "tools": (
         "check_isfile",
         "collect_env_info",
-        "download_url",
         "listdir_nohidden",
         "mkdir_if_missing",
         "read_json",

@@ -1,10 +1,8 @@
 """Writing and reading files safely: atomic replacement, JSON, the cache folder."""
 
-import hashlib
 import json
 import os
 import tempfile
-import urllib.request
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 CACHE_VARIABLE = "VLTUNE_CACHE"
-TIMEOUT = 60.0  # seconds without a byte
-CHUNK = 2**20  # bytes
-LARGEST_DOWNLOAD = 100 * 10**9  # bytes
 
 
 @contextmanager
@@ -82,44 +77,3 @@ def listdir_nohidden(path: str | os.PathLike, sort: bool = False) -> list[str]:
     """
     del sort  # kept for the original's signature
     return sorted(name for name in os.listdir(path) if not name.startswith("."))
-
-
-class _SecureRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        """As urllib; refuses to leave https."""
-        if not newurl.startswith("https://"):
-            raise OSError(f"{req.full_url} redirects to {newurl}, which is not https")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def download_url(url: str, dst: str | os.PathLike, *, sha256: str = "") -> None:
-    """Download `url` to the file `dst`, atomically.
-
-    Args:
-        url: https only, redirects included.
-        dst: the file.
-        sha256: hexadecimal digest that is published for the file, if there is one.
-
-    Raises:
-        ValueError: another protocol than https.
-        OSError: no connection, 60 s without a byte, fewer bytes than announced or more than
-            100 GB, or another digest; nothing is kept.
-    """
-    if not url.startswith("https://"):
-        raise ValueError(f"{url} is not fetched: downloads use https://.")
-    print(f'* url="{url}"\n* destination="{dst}"')
-    digest, size = hashlib.sha256(), 0
-    opener = urllib.request.build_opener(_SecureRedirects)
-    with atomic_write(dst) as temporary, opener.open(url, timeout=TIMEOUT) as reply:
-        announced = reply.headers.get("Content-Length") or ""
-        with temporary.open("wb") as file:
-            while chunk := reply.read(CHUNK):
-                size += len(chunk)
-                if size > LARGEST_DOWNLOAD:
-                    raise OSError(f"{url} sends more than {LARGEST_DOWNLOAD:,} bytes")
-                digest.update(chunk)
-                file.write(chunk)
-        if announced.isdecimal() and int(announced) != size:
-            raise OSError(f"the connection to {url} ended after {size} of {announced} bytes")
-        if sha256 and digest.hexdigest() != sha256:
-            raise OSError(f"{url} sent a file of SHA-256 {digest.hexdigest()}, not {sha256}")

@@ -13,11 +13,11 @@ import numpy as np
 import PIL
 import torch
 
+from .downloads import download_url
 from .files import (
     atomic_write,
     cache_dir,
     check_isfile,
-    download_url,
     listdir_nohidden,
     mkdir_if_missing,
     write_json,

@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 
 from dassl.config.conditions import Condition, idle_settings
 from dassl.utils.archives import unpack
-from dassl.utils.files import download_url
+from dassl.utils.downloads import download_url
 from dassl.utils.text import did_you_mean
 
 from .draw import draw_shots, group_by_label
