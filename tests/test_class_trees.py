@@ -4,9 +4,11 @@ import importlib
 import pkgutil
 from types import FunctionType
 
-from dassl.engine import TRAINER_REGISTRY
+import trainers  # noqa: F401  registers them
+from dassl.engine import TRAINER_REGISTRY, SimpleTrainer, TrainerBase, TrainerX
 
 PACKAGES = ("clip", "dassl", "datasets", "trainers")
+DASSL = (TrainerX, SimpleTrainer, TrainerBase)
 
 
 def own_classes() -> set[type]:
@@ -45,3 +47,19 @@ def test_an_override_of_a_private_method_is_noticed():
     child = type("Child", (trainer,), {"_deploy": lambda self: None})
 
     assert private_overrides(child) == ["Child._deploy"]
+
+
+def bases_of_ours(trainer: type) -> list[type]:
+    """The classes that a reader of a trainer meets above it, beside those of Dassl's own API."""
+    return [cls for cls in trainer.__mro__[1:-1] if cls not in DASSL]
+
+
+def test_at_most_four_classes_stand_above_a_trainer_beside_those_of_dassl():
+    trees = {
+        name: bases_of_ours(TRAINER_REGISTRY.get(name))
+        for name in TRAINER_REGISTRY.registered_names()
+    }
+
+    deep = {name: [cls.__name__ for cls in tree] for name, tree in trees.items() if len(tree) > 4}
+
+    assert not deep

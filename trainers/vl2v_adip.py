@@ -51,15 +51,8 @@ STAGED = (VL2VSettings, StageSaves, StageRestarts, TeacherInput, *SEVERAL_STAGES
 STAGED_DEFAULTS = {**STEP_DEFAULTS, "SWAD.ENABLED": True}
 
 
-class _VL2VTrainer(DistillTrainer):
-    """What Align, Distill and the white-box setting share."""
-
-    def build_objective(self) -> VL2VObjective:
-        return VL2VObjective(self.teacher, VL2VSettings.of(self.cfg))
-
-
 @TRAINER_REGISTRY.register()
-class VL2VAlign(_VL2VTrainer):
+class VL2VAlign(DistillTrainer):
     """Stage 1: only the projection P learns; the student is frozen."""
 
     declares = STAGED
@@ -83,6 +76,9 @@ class VL2VAlign(_VL2VTrainer):
     def build_projection(self, student_width: int) -> nn.Module:
         return nn.Linear(student_width, self.class_texts.shape[1])
 
+    def build_objective(self) -> VL2VObjective:
+        return VL2VObjective(self.teacher, VL2VSettings.of(self.cfg))
+
 
 @TRAINER_REGISTRY.register()
 class VL2VDistill(VL2VAlign):
@@ -95,7 +91,7 @@ class VL2VDistill(VL2VAlign):
 
 
 @TRAINER_REGISTRY.register()
-class VL2VSD(_VL2VTrainer):
+class VL2VSD(DistillTrainer):
     """White box: a trainable copy of the teacher's image encoder, no P, one stage."""
 
     trained_parts = ("student",)
@@ -114,6 +110,9 @@ class VL2VSD(_VL2VTrainer):
                 f"{student} and TRAINER.VL2V.TEACHER is {teacher}. Set "
                 f"MODEL.BACKBONE.NAME {expected}."
             )
+
+    def build_objective(self) -> VL2VObjective:
+        return VL2VObjective(self.teacher, VL2VSettings.of(self.cfg))
 
 
 @TRAINER_REGISTRY.register()

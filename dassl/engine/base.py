@@ -14,6 +14,7 @@ from dassl.config import Settings
 from dassl.config.conditions import Condition, idle_settings
 from dassl.config.declared import declared_conditions
 from dassl.data import samplers, transforms
+from dassl.data.given import GivenData
 from dassl.data.seeding import set_epoch
 from dassl.optim import lr_scheduler, optimizer
 from dassl.utils import tolist_if_not
@@ -21,16 +22,16 @@ from dassl.utils import tolist_if_not
 from . import selection
 from .anomaly import explain_nonfinite, explain_weights
 from .checkpoints import load_models, resume_from_folders, save_models
-from .parts import FromParts
+from .parts import from_parts, sibling
 from .prograd import projected_gradients
 from .resume import ResumeFile, restore
 from .subspace import project_gradients
-from .writer import MetricsLog, SummaryWriter
+from .writer import MetricsLog, SummaryWriter, numbers_in
 
 MODES = ("train", "eval", "test")
 
 
-class TrainerBase(FromParts):
+class TrainerBase:
     """Registered models with their optimisers, and the loop over epochs.
 
     Attributes after a run: ``results`` (split or classifier name -> metrics in
@@ -50,6 +51,14 @@ class TrainerBase(FromParts):
     # What a trainer reads (dassl/config/declared.py), own settings first; its other defaults.
     declares: tuple[type[Settings], ...] = ()
     defaults: Mapping[str, Any] = {}
+    # networks that ``from_parts`` may be given; the first is what MODEL.BACKBONE.NAME names
+    takes_networks: tuple[str, ...] = ()
+    takes_shots = False  # True: ``from_parts`` may be given the images of a cache or memory
+    given_data: GivenData | None = None  # None: the dataset of the config
+    given_networks: Mapping[str, Any] = {}
+
+    from_parts: Any = classmethod(from_parts)
+    sibling = sibling
 
     cfg: CfgNode
     device: torch.device
@@ -341,9 +350,7 @@ class TrainerBase(FromParts):
 
     def add_result(self, name: str, metrics: Mapping[str, float]) -> None:
         """Record metrics (percent) of a split or classifier for ``results.json``."""
-        self.results[name] = {
-            key: float(value) for key, value in metrics.items() if _is_number(value)
-        }
+        self.results[name] = numbers_in(metrics)
 
     def close_writer(self) -> None:
         """Close the TensorBoard writer and ``metrics.jsonl``."""
@@ -439,11 +446,3 @@ class TrainerBase(FromParts):
     def run_epoch(self) -> None:
         """One pass of training."""
         raise TypeError(f"{type(self).__name__} does not override run_epoch().")
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True

@@ -1,10 +1,12 @@
 """Where scalars go: TensorBoard where it is installed, and ``metrics.jsonl``."""
 
+import contextlib
 import json
 import logging
 import math
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +123,12 @@ def is_terminal(stream: Any) -> bool:
         return os.isatty(stream.fileno())
     except (AttributeError, OSError, ValueError):
         return False
+
+
+def numbers_in(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Those metrics that are numbers, as floats."""
+    found = {}
+    for key, value in metrics.items():
+        with contextlib.suppress(TypeError, ValueError):
+            found[key] = float(value)
+    return found

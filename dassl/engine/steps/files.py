@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 
 from dassl import __version__
 from dassl.data.pixels import normalise
+from dassl.engine import TrainerX
 from dassl.engine.anomaly import refuse_nonfinite
 from dassl.engine.checkpoints import BEST, find_checkpoint
 from dassl.engine.predictor import Predictor
@@ -26,7 +27,6 @@ from dassl.modeling.heads import (
 from dassl.modeling.networks import network_options
 from dassl.utils import atomic_write, load_checkpoint, write_checkpoint
 
-from .checks import StepChecks
 from .selection import StepSelection
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ SAME_IN_STAGES = (
 )
 
 
-class StepFiles(StepChecks):
+class StepFiles(TrainerX):
     """Part of ``StepTrainer``: writing, checking and reading weights."""
 
     model_name = "network"  # folder of the deployed checkpoint
@@ -50,6 +50,7 @@ class StepFiles(StepChecks):
     network: StudentClassifier
     kept: StepSelection
     freq: int  # steps between evaluations
+    feeds_next_stage = False  # a later stage starts from ``best``
     earlier_stage = ""  # folder of the stage that this one cannot do without
     shapes_scores = (
         "TRAINER.",
@@ -64,6 +65,16 @@ class StepFiles(StepChecks):
     varies_at_test = frozenset(
         {"MODEL.BACKBONE.NAME", "MODEL.BACKBONE.WEIGHTS", "MODEL.BACKBONE.PRETRAINED"}
     )
+
+    @classmethod
+    def first_saved(cls, cfg: CfgNode) -> tuple[str, int]:
+        """Key and value of the first step that may become the best checkpoint."""
+        return "STEPS.MODEL_SAVE", cfg.STEPS.MODEL_SAVE
+
+    @property
+    def model_save(self) -> int:
+        """First step that may become the best checkpoint."""
+        return self.first_saved(self.cfg)[1]
 
     @property
     def classnames(self) -> list[str]:

@@ -22,7 +22,6 @@ from dassl.engine.report import parameter_counts
 from dassl.engine.selection import selection_rule
 from dassl.utils import Logger, set_random_seed
 
-from .checks import StepChecks
 from .files import link_or_copy
 from .trainer import StepTrainer
 
@@ -101,7 +100,7 @@ class StagedTrainer(TrainerBase):
         return [needed for kind in cls.kinds() for needed in kind.needed_files(cfg)]
 
     @classmethod
-    def kinds(cls) -> list[type[StepChecks]]:
+    def kinds(cls) -> list[type[StepTrainer]]:
         """The trainers of the stages."""
         return [TRAINER_REGISTRY.get(trainer) for _, trainer in cls.stages]
 

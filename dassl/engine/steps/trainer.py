@@ -7,20 +7,26 @@ An engine epoch is the stretch up to the next evaluation: epoch 0 is step 0, epo
 import datetime
 import logging
 import time
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
-from dassl.config import Settings, declared_cfg
+from dassl.config import Condition, Settings, declared_cfg
 from dassl.config.pixels import close
 from dassl.config.tools import unfrozen
 from dassl.data import DatasetWrapper
+from dassl.data.datasets import DatasetBase
 from dassl.data.seeding import seeded
 from dassl.data.transforms import build_transform
+from dassl.engine.needed import NeededFile
 from dassl.modeling.heads import Objective, Student, StudentClassifier, build_student
+from dassl.modeling.networks import full_name
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.optim.swad import LossValley, Segment
 
+from . import checks
 from .cutmix import CutMix
 from .domains import DomainBatches, SeededViews, StepLoader, rows_by_domain, stable_seed
 from .evaluation import StepEvaluation
@@ -54,6 +60,40 @@ class StepTrainer(StepFiles):
     unused_flags = NO_HEAD
     trained_parts: tuple[str, ...] = ("student", "head")
 
+    # ----------------------------------------------------------------- settings
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [*checks.CONDITIONS, *super().conditions()]
+
+    @classmethod
+    def check_cfg(cls, cfg: CfgNode) -> None:
+        """ValueError for settings that cannot work, naming key, value and what is allowed."""
+        checks.refuse_settings(cfg, cls.__name__)
+
+    @classmethod
+    def check_feeds_next_stage(cls, cfg: CfgNode) -> None:
+        """ValueError if nothing would be saved for the stage that starts from this one."""
+        key, first = cls.first_saved(cfg)
+        if first < 1:
+            raise ValueError(
+                f"{key} is {first}, so that no checkpoint would be saved, but the next stage "
+                "starts from one. Give a step of at least 1."
+            )
+
+    @classmethod
+    def check_training(cls, cfg: CfgNode, dataset: DatasetBase) -> None:
+        """ValueError if training would end before anything may be saved."""
+        if cls.feeds_next_stage or not cfg.SWAD.ENABLED:
+            checks.refuse_unsaved(cfg, dataset, *cls.first_saved(cfg))
+
+    @staticmethod
+    def needed_files(cfg: CfgNode) -> list[NeededFile]:
+        """The student's weights."""
+        node = cfg.MODEL.BACKBONE
+        name = f"Student {full_name(node.NAME)}" + (f" in {node.WEIGHTS}" if node.WEIGHTS else "")
+        read = partial(build_student, node.NAME, pretrained=node.PRETRAINED, weights=node.WEIGHTS)
+        return [NeededFile(name, read, may_download=node.PRETRAINED and not node.WEIGHTS)]
+
     # ----------------------------------------------------------------- set-up
     def build_data_loader(self) -> None:
         """The student first, because INPUT.SIZE follows it; then streams and fixed images."""
@@ -64,7 +104,7 @@ class StepTrainer(StepFiles):
     def make_loaders(self) -> None:
         """A stream of steps over all source domains; evaluation has images of its own."""
         self.val_loader, self.test_loader = self.dm.val_loader, self.dm.test_loader
-        self.freq, self.max_epoch = self.count_steps(self.cfg, self.dm.dataset)
+        self.freq, self.max_epoch = checks.count_steps(self.cfg, self.dm.dataset)
         if given := self.given_data:
             self.train_loader_x = given.train_loader_x
             if self.train_loader_x is not None:
