@@ -1,16 +1,14 @@
-"""tools/check_data.py and tools/get_data.py, without a network."""
+"""tools/check_data.py."""
 
 import json
 from pathlib import Path
 
-import pytest
 import yaml
 from dataset_trees import pets_tree, write_images
-from torchvision.datasets import Flowers102
 
 import datasets  # registers the classes
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
-from tools import check_data, get_data
+from tools import check_data
 
 CONFIGS = Path(datasets.__file__).parents[1] / "configs" / "datasets"
 
@@ -151,60 +149,3 @@ def test_an_unknown_dataset_gets_a_suggestion(tmp_path, capsys):
 
     assert status == 2
     assert 'Did you mean "oxford_pets"' in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", sorted(get_data.RECIPES))
-def test_downloads_are_arranged_where_the_readers_look(tmp_path, name):
-    folder = tmp_path / "download"
-    for source in get_data.RECIPES[name].moves:
-        place = folder / source
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if place.suffix:
-            place.write_text("x")
-        else:
-            place.mkdir()
-
-    get_data.arrange(name, folder, tmp_path)
-
-    cls = DATASET_REGISTRY.get(check_data.known_datasets()[name])
-    needed = [p for p in cls.pieces(tmp_path) if p.role == "needed"]
-    assert needed
-    assert all(p.find() for p in needed)
-
-
-def test_what_is_in_place_is_not_fetched_again(tmp_path, capsys):
-    (tmp_path / "dtd" / "images").mkdir(parents=True)
-
-    status = get_data.main(["dtd", "--root", str(tmp_path)])
-
-    assert status == 0
-    assert "dtd: in place" in capsys.readouterr().out
-    assert not (tmp_path / "downloads").exists()
-
-
-def test_a_download_of_another_shape_is_reported(tmp_path, monkeypatch, capsys):
-    recipe = get_data.Recipe(lambda folder: None, get_data.RECIPES["dtd"].moves)
-    monkeypatch.setitem(get_data.RECIPES, "dtd", recipe)
-
-    status = get_data.main(["dtd", "--root", str(tmp_path)])
-
-    assert status == 1
-    assert "Arrange it by hand" in capsys.readouterr().err
-
-
-def test_a_dataset_that_torchvision_lacks_is_refused(tmp_path, capsys):
-    assert get_data.main(["ucf101", "--root", str(tmp_path)]) == 2
-    assert "cannot be downloaded" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(
-    not hasattr(Flowers102, "classes"), reason="this torchvision has no names of the flowers"
-)
-def test_flower_names_are_written_from_torchvision(tmp_path):
-    path = tmp_path / "cat_to_name.json"
-
-    get_data.write_flower_names(path)
-
-    flowers = json.loads(path.read_text())
-    assert len(flowers) == 102
-    assert flowers["1"] == "pink primrose" and flowers["60"] == "pink-yellow dahlia"

@@ -19,7 +19,8 @@ PLACEHOLDER = "\0"  # an expression in an f-string
 WHOLE_PAGE = {  # what is about many datasets, or about none yet
     "datasets/files.py": 1,
     "tools/check_data.py": 2,
-    "tools/get_data.py": 3,
+    "tools/data_sources/arrange.py": 1,
+    "tools/get_data.py": 2,
     "tools/protocol.py": 1,
 }
 FOLDERS_OF_CODE = ("clip", "dassl", "datasets", "trainers", "tools")

@@ -1,182 +1,233 @@
-"""Download datasets with torchvision and arrange them into the trees of DATASETS.md.
+"""Download datasets and arrange them into the trees of DATASETS.md.
 
+    python tools/get_data.py --list
     python tools/get_data.py dtd eurosat --root data
+    python tools/get_data.py cupl moco_v3
 
-Nothing that is already in place is fetched or overwritten. The published split files
-(split_zhou_*.json) are not part of these downloads: put them into the dataset folder to get the
-published splits; without them a split is rebuilt.
+What is in place is not fetched again. A run that was interrupted resumes. An archive that was
+fetched in another way is used from `downloads/<dataset>/files/` below the data root.
 """
 
-import json
+import argparse
+import http.client
 import os
 import shutil
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dassl.flags import FlagParser
+from tools.data_sources.catalog import IMAGENET_TERMS, RECIPES, split_file
+from tools.data_sources.digests import DigestRecord
+from tools.data_sources.extras import EXTRAS
+from tools.data_sources.sources import GIGABYTE, Source
 
-DOWNLOADS = "downloads"  # below the data root: what torchvision fetched
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to get one dataset.
-
-    Attributes:
-        fetch: downloads into a folder with torchvision.
-        moves: path below the download -> path below the data root.
-        note: what the download lacks.
-    """
-
-    fetch: Callable[[Path], object]
-    moves: dict[str, str]
-    note: str = ""
+DOWNLOADS = "downloads"  # below the data root
+ROOM = 2.2  # times the download: the archives, the images, and what sorting them takes
+FAILURES = (OSError, ValueError, RuntimeError, tarfile.TarError, zipfile.BadZipFile,
+            http.client.HTTPException)  # fmt: skip
 
 
-def _torchvision(name: str, *settings: dict) -> Callable[[Path], object]:
-    """A function that constructs a torchvision dataset with download=True, once per setting."""
+def reader_of(name: str) -> Any:
+    """The class that reads a dataset."""
+    import datasets  # noqa: F401  (registers the classes)
+    from dassl.data.datasets import DATASET_REGISTRY
+    from tools.check_data import known_datasets
 
-    def fetch(folder: Path) -> None:
-        from torchvision import datasets as sources
-
-        for kwargs in settings or ({},):
-            getattr(sources, name)(str(folder), download=True, **kwargs)
-
-    return fetch
+    return DATASET_REGISTRY.get(known_datasets()[name])
 
 
-AIRCRAFT_FILES = (
-    "images",
-    "variants.txt",
-    "images_variant_train.txt",
-    "images_variant_val.txt",
-    "images_variant_test.txt",
-)
-FLOWER_NOTE = "cat_to_name.json is written from torchvision's class names."
+def get(name: str, root: Path, *, source: str = "", keep: bool = False) -> None:
+    """Fetch one dataset unless it is in place, with its published split, and arrange it.
 
-RECIPES = {
-    "caltech101": Recipe(
-        _torchvision("Caltech101"),
-        {"caltech101/101_ObjectCategories": "caltech-101/101_ObjectCategories"},
-    ),
-    "oxford_pets": Recipe(
-        _torchvision("OxfordIIITPet", {"split": "trainval"}),
-        {
-            "oxford-iiit-pet/images": "oxford_pets/images",
-            "oxford-iiit-pet/annotations": "oxford_pets/annotations",
-        },
-    ),
-    "oxford_flowers": Recipe(
-        _torchvision("Flowers102"),
-        {
-            "flowers-102/jpg": "oxford_flowers/jpg",
-            "flowers-102/imagelabels.mat": "oxford_flowers/imagelabels.mat",
-        },
-        FLOWER_NOTE,
-    ),
-    "food101": Recipe(_torchvision("Food101"), {"food-101/images": "food-101/images"}),
-    "fgvc_aircraft": Recipe(
-        _torchvision("FGVCAircraft"),
-        {f"fgvc-aircraft-2013b/data/{name}": f"fgvc_aircraft/{name}" for name in AIRCRAFT_FILES},
-    ),
-    "dtd": Recipe(_torchvision("DTD"), {"dtd/dtd/images": "dtd/images"}),
-    "eurosat": Recipe(_torchvision("EuroSAT"), {"eurosat/2750": "eurosat/2750"}),
-    "sun397": Recipe(
-        _torchvision("SUN397"),
-        {"SUN397": "sun397/SUN397"},
-        "Rebuilding the split also needs Training_01.txt and Testing_01.txt (Partitions.zip of the "
-        "SUN project) in sun397/.",
-    ),
-}
-
-
-def get(name: str, root: Path) -> None:
-    """Fetch one dataset unless it is in place, arrange it, and say what is still missing.
+    Args:
+        source: "files", "hub" or "torchvision": this kind alone.
+        keep: leave the archives in the folder of downloads.
 
     Raises:
-        FileNotFoundError: if the download does not hold what was expected.
+        OSError: if no source sends it, or the disk is too small.
+        ValueError: if the set has no source of this kind.
     """
-    recipe = RECIPES[name]
-    targets = [root / target for target in recipe.moves.values()]
-    if all(target.exists() for target in targets):
-        print(f"{name}: in place ({targets[0]})")
+    reader, recipe = reader_of(name), RECIPES[name]
+    record = DigestRecord(root / DOWNLOADS)
+    pieces = reader.pieces(root)
+    needed = [piece for piece in pieces if piece.role == "needed"]
+    if all(piece.find() for piece in needed):
+        print(f"{name}: in place ({needed[0].find()})")
     else:
         folder = root / DOWNLOADS / name
-        folder.mkdir(parents=True, exist_ok=True)
-        print(f"{name}: downloading to {folder}")
-        recipe.fetch(folder)
-        arrange(name, folder, root)
-    if name == "oxford_flowers":
-        write_flower_names(root / "oxford_flowers" / "cat_to_name.json")
-    if recipe.note:
+        sources = _of_kind(name, recipe.sources, source)
+        check_room(name, root, recipe.gigabytes, folder)
+        names = {reader.config, reader.dataset_dir, reader.__name__}
+        _from_first(name, sources, pieces, names, folder, record)
+        if not keep:
+            shutil.rmtree(folder)
+    _add_small_files(name, reader, pieces, record)
+    if recipe.note and any(p.role == "split" and not p.find() for p in pieces):
         print(f"{name}: {recipe.note}")
 
 
-def arrange(name: str, folder: Path, root: Path) -> None:
-    """Move a download's folders to the places where the readers look."""
-    for source, target in RECIPES[name].moves.items():
-        origin, place = folder / source, root / target
-        if place.exists():
-            continue
-        if not origin.exists():
-            raise FileNotFoundError(
-                f"{name}: torchvision's download has no {origin}. Arrange it by hand as "
-                f"DATASETS.md shows: it belongs to {place}."
-            )
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(str(origin), str(place))
-        print(f"{name}: {place}")
+def _of_kind(name: str, sources: Sequence[Source], kind: str) -> list[Source]:
+    chosen = [source for source in sources if kind in ("", source.folder)]
+    if not chosen:
+        kinds = ", ".join(dict.fromkeys(source.folder for source in sources))
+        raise ValueError(f"--source {kind}: {name} has sources of the kind {kinds}")
+    return chosen
 
 
-def write_flower_names(path: Path) -> None:
-    """1-based label -> flower name, as the reader of OxfordFlowers expects it."""
-    if path.exists():
-        return
-    from torchvision.datasets import Flowers102
+def check_room(name: str, root: Path, gigabytes: float, folder: Path) -> None:
+    """Refuse to begin what the disk cannot hold.
 
-    if not hasattr(Flowers102, "classes"):
-        raise RuntimeError(
-            f"This torchvision has no names of the flowers, so {path} could not be written: "
-            "update torchvision."
+    Raises:
+        OSError: if the disk has less room than archives and images need.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    wanted = ROOM * gigabytes - there / GIGABYTE
+    free = shutil.disk_usage(root).free / GIGABYTE
+    if free < wanted:
+        raise OSError(
+            f"{root} has {free:.1f} GB free; {name} needs about {wanted:.1f} GB while it is "
+            "unpacked. Free some, or give another --root"
         )
-    names = {str(i): name.rstrip("?") for i, name in enumerate(Flowers102.classes, start=1)}
-    path.write_text(json.dumps(names), encoding="utf-8")
+
+
+def _from_first(
+    name: str,
+    sources: Iterable[Source],
+    pieces: Sequence,
+    names: Iterable[str],
+    folder: Path,
+    record: DigestRecord,
+) -> None:
+    """Fetch and arrange from the first source that has it."""
+    from tools.data_sources import arrange
+
+    problems = []
+    for source in sources:
+        place = folder / source.folder
+        print(f"{name}: from {source.title} to {place}")
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            source.fetch(place, record, names)
+            if not source.is_unpacked:
+                arrange.unpack_all(place)
+            if name in arrange.PREPARE:
+                arrange.PREPARE[name](place)
+            arrange.place(pieces, place, RECIPES[name].other_names)
+            return
+        except FAILURES as err:
+            problems.append(f"{source.title}: {str(err).rstrip('.')}.")
+            print(f"{name}: {problems[-1]}", file=sys.stderr)
+    raise OSError(f"no source has sent it. {' '.join(problems)}")
+
+
+def _add_small_files(name: str, reader: Any, pieces: Sequence, record: DigestRecord) -> None:
+    """The published split, and the names of the flowers, where they are not in place."""
+    file = split_file(reader.__name__)
+    split = next((piece for piece in pieces if piece.role == "split"), None)
+    if file and split and not split.find():
+        target = split.places[0]
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            folder = record.folder / "splits"
+            shutil.move(file.fetch(folder, record), target)
+            print(f"{name}: {split.what}: {target}")
+        except FAILURES as err:
+            print(f"{name}: no {split.what}; it would be rebuilt. {err}.", file=sys.stderr)
+    if name == "oxford_flowers":
+        from tools.data_sources.arrange import write_flower_names
+
+        write_flower_names(pieces[0].places[0].parent / "cat_to_name.json")
+
+
+def get_extra(name: str, root: Path) -> None:
+    """Fetch files that a method needs beside images.
+
+    Raises:
+        OSError: if one could not be fetched.
+    """
+    extra = EXTRAS[name]
+    folder = extra.place(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in extra.files:
+        file.fetch(folder, DigestRecord(folder))
+    print(f"{name}: {folder}")
+
+
+def print_list() -> None:
+    """Every dataset with size, licence and sources."""
+    from tabulate import tabulate
+
+    rows = [
+        (name, f"{recipe.gigabytes:g} GB", recipe.licence,
+         "; ".join(dict.fromkeys(source.title for source in recipe.sources)))
+        for name, recipe in RECIPES.items()
+    ]  # fmt: skip
+    rows += [
+        (name, f"{sum(file.gigabytes for file in extra.files):.1g} GB", extra.licence, extra.use)
+        for name, extra in EXTRAS.items()
+    ]
+    rows.append(("imagenet", "144 GB", "research, non-commercial", "by hand, see below"))
+    print(tabulate(rows, headers=("name", "download", "licence", "sources, in order")))
+    print(f"\n{IMAGENET_TERMS}\nLicences are as the authors state them: check them before use.")
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
+    known = [*RECIPES, *EXTRAS]
     parser = FlagParser(description="Download datasets and arrange them.")
-    parser.add_argument("datasets", nargs="+", help=f"of: {', '.join(RECIPES)}")
+    parser.add_argument("datasets", nargs="*", help=f"of: {', '.join(known)}")
     parser.add_argument(
         "--root",
         default=os.environ.get("DATA", "data"),
         help="folder that holds all datasets (default: environment variable DATA, or ./data)",
     )
+    parser.add_argument("--list", action="store_true", help="sizes, licences and sources")
+    parser.add_argument(
+        "--source", default="", choices=["", "files", "hub", "torchvision"], help="this kind alone"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the archives")
     options = parser.parse_args(args)
-    unknown = [name for name in options.datasets if name not in RECIPES]
+    if options.list or not options.datasets:
+        print_list()
+        return 0 if options.list else 2
+    unknown = [name for name in options.datasets if name not in [*known, "imagenet"]]
     if unknown:
         print(
-            f'"{unknown[0]}" cannot be downloaded by this tool. It knows: {", ".join(RECIPES)}. '
-            "For the others DATASETS.md lists sources.",
+            f'"{unknown[0]}" cannot be downloaded by this tool. It knows: {", ".join(known)}. '
+            "DATASETS.md lists sources of others.",
             file=sys.stderr,
         )
         return 2
     root = Path(options.root).expanduser().absolute()
-    failed = []
-    for name in options.datasets:
-        try:
-            get(name, root)
-        except (OSError, RuntimeError, tarfile.TarError, zipfile.BadZipFile) as err:
-            print(f"{name}: {err} DATASETS.md lists other sources.", file=sys.stderr)
-            failed.append(name)
-    print(f"Check: python tools/check_data.py {' '.join(options.datasets)} --root {root}")
+    failed = [name for name in options.datasets if not _try(name, root, options)]
+    checked = [name for name in options.datasets if name not in EXTRAS]
+    if checked:
+        print(f"Check: python tools/check_data.py {' '.join(checked)} --root {root}")
     return 1 if failed else 0
+
+
+def _try(name: str, root: Path, options: argparse.Namespace) -> bool:
+    """Whether a dataset is there now; says why not."""
+    if name == "imagenet":
+        print(IMAGENET_TERMS, file=sys.stderr)
+        return False
+    try:
+        if name in EXTRAS:
+            get_extra(name, root)
+        else:
+            get(name, root, source=options.source, keep=options.keep)
+    except FAILURES as err:
+        text = str(err).rstrip(".")
+        print(f"{name}: {text}. DATASETS.md lists other sources.", file=sys.stderr)
+        return False
+    return True
 
 
 if __name__ == "__main__":
