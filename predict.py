@@ -118,9 +118,13 @@ def checkpoint_of(model_dir: Path, epoch: int | None) -> Path:
     """
     from dassl.engine.checkpoints import find_checkpoint
 
-    if not model_dir.is_file() and not any(model_dir.glob("*/checkpoint")):
-        raise FileNotFoundError(f"No checkpoint under {model_dir}. {way_to_model(model_dir)}")
-    return find_checkpoint(model_dir, epoch=epoch)
+    try:
+        return find_checkpoint(model_dir, epoch=epoch)
+    except FileNotFoundError as err:
+        if any(model_dir.glob("*/checkpoint")):  # a run, which keeps others
+            raise
+        text = f"No checkpoint under {model_dir}. {way_to_model(model_dir)}"
+        raise FileNotFoundError(text) from err
 
 
 def way_to_model(model_dir: Path) -> str:

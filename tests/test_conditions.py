@@ -20,7 +20,8 @@ def config(**optim) -> CN:
 def test_a_key_is_idle_where_another_has_another_value():
     idle = idle_settings(config(), [only_if("OPTIM.MOMENTUM", "OPTIM.NAME", "sgd", "rmsprop")])
 
-    reason = "it is read with OPTIM.NAME sgd or rmsprop only, and here that is adam"
+    reason = "it is read with OPTIM.NAME sgd or rmsprop only, and here that is adam (to have it "
+    reason += "read, add OPTIM.NAME sgd)"
     assert idle == {"OPTIM.MOMENTUM": reason}
 
 
@@ -84,7 +85,7 @@ def test_a_given_key_without_effect_is_named_with_what_it_needs(caplog):
 
     assert warning == (
         "TRAINER.COOP.N_CTX 16 has no effect: it is read with TRAINER.COOP.CTX_INIT '' only, and "
-        "here that is 'a photo of a'."
+        "here that is 'a photo of a' (to have it read, add TRAINER.COOP.CTX_INIT '')."
     )
 
 

@@ -1,6 +1,7 @@
 """Config files with bases, and recipes that share one file: what they set, and what is refused."""
 
 import importlib
+import os
 
 import pytest
 import yaml
@@ -97,6 +98,20 @@ def test_a_base_that_is_not_there_is_named_with_its_file(write):
 
     assert f"{path}: _BASE_ clip_image.yaml: no such file. Did you mean" in str(caught.value)
     assert "clip_images.yaml" in str(caught.value)
+
+
+def test_a_search_for_close_names_looks_into_few_folders(tmp_path, monkeypatch):
+    for number in range(300):
+        (tmp_path / f"folder{number:03}" / "sub").mkdir(parents=True)
+    seen = []
+    listed = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: seen.append(path) or listed(path))
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(FileNotFoundError, match="nowhere.yaml: no such file"):
+        existing_yaml("nowhere.yaml", "--config-file")
+
+    assert len(seen) < 250
 
 
 def test_bases_in_a_circle_are_shown_as_one(write):

@@ -118,7 +118,7 @@ def test_a_key_is_read_where_the_declaration_says():
 
     assert reasons() == {
         "TRAINER.Made.LAMBDA": "it is read with TRAINER.Made.KIND fancy only, and here that is "
-        "plain",
+        "plain (to have it read, add TRAINER.Made.KIND fancy)",
         "TRAINER.Made.WORDS": "it is read with TRAINER.Made.COUNT above 1 only, and here that is 1",
         "TRAINER.Made.ALPHA": "no code reads it",
     }

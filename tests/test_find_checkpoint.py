@@ -44,6 +44,23 @@ def test_the_last_one_may_have_a_name_with_blanks(run):
     assert found(run) == "my last model"
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"\0\0\0\0", b"\xff\xfe\x80", b"../../elsewhere\n", b"\x1b[2J\n", b"/etc/x"]
+)
+def test_a_damaged_pointer_file_says_what_to_do(run, content):
+    (run / "prompt_learner" / "model-best.pth.tar").unlink()
+    (run / "prompt_learner" / "checkpoint").write_bytes(content)
+
+    with pytest.raises(ValueError, match="checkpoint is damaged: it holds .*Delete it, or write"):
+        found(run)
+
+
+def test_without_a_pointer_file_the_folder_with_checkpoints_is_the_models(run):
+    (run / "prompt_learner" / "checkpoint").unlink()
+
+    assert find_checkpoint(run) == run / "prompt_learner" / "model-best.pth.tar"
+
+
 def test_an_epoch_is_its_file(run):
     assert found(run, epoch=1) == "model.pth.tar-1"
 

@@ -323,6 +323,11 @@ def test_a_text_tower_that_only_encodes_names_those_that_take_prompts():
             refused()
 
 
+def test_asking_whether_a_text_tower_has_internals_raises_nothing():
+    assert not hasattr(backbone("hf_text"), "token_embedding")
+    assert getattr(backbone("hf_text"), "ln_final", None) is None
+
+
 def test_images_of_another_size_are_refused():
     for name in ("siglip", "convnext"):
         with pytest.raises(ValueError, match=f"this backbone takes {SIDE} x {SIDE}"):

@@ -44,6 +44,7 @@ def test_pixels_are_encoded_as_the_feature_bank_encodes_them(tmp_path):
     features = next(iter(given.train_loader_x))["features"]
 
     assert torch.equal(features, given.bank.encoder.encode(IMAGES))
+    assert given.train_loader_x.batches[0]["img"] is given.train_loader_x.batches[0]["features"]
     assert torch.equal(torch.cat([part["features"] for part in given.test_loader]), features)
 
 

@@ -144,6 +144,12 @@ def test_a_backbone_without_class_names_says_what_to_add(run):
         predict.main([str(run / "mine"), "--backbone", backbone_file(run)])
 
 
+def test_a_step_based_run_that_has_not_ended_predicts_with_the_best_so_far(tmp_path):
+    (tmp_path / "best").touch()
+
+    assert predict.checkpoint_of(tmp_path, None) == tmp_path / "best"
+
+
 def test_an_unreadable_image_is_named_or_left_out_on_request(run, tmp_path, capsys):
     shutil.copytree(run / "mine", tmp_path / "photos")
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"no image")

@@ -54,6 +54,15 @@ def test_a_student_trains_on_tensors_and_leaves_a_whole_run(tmp_path):
     assert trainer.results["test"]["accuracy"] == trainer.test()
 
 
+def test_a_text_head_over_a_student_without_texts_asks_for_a_teacher(tmp_path):
+    settings = SHORT | {"TRAINER.ERM.HEAD": "text"}
+
+    with pytest.raises(ValueError, match=r"student .*has none. Give from_parts\(\) teacher="):
+        build("ERM", tmp_path, settings, CLASSES, batches(), **parts())
+    with pytest.raises(ValueError, match="class texts of .* have 8 numbers, the student gives 5"):
+        build("ERM", tmp_path, settings, CLASSES, batches(), teacher=make_teacher(), **parts())
+
+
 def test_held_out_images_of_a_domain_that_is_not_trained_on_are_the_targets(tmp_path):
     trainer = build("ERM", tmp_path, SHORT, CLASSES, batches(), **parts())
 

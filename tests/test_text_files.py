@@ -102,6 +102,8 @@ def test_numbers_that_belong_to_names_stay(tmp_path, text):
     ("name", "text", "message"),
     [
         ("n.csv", "id,name\n0,tench\n1,gold,fish\n", r'n.csv, line 3: "1,gold,fish" is not a row'),
+        ("n.csv", 'id,name\n0,"a\nb"\n1,c,d\n', 'n.csv, line 4: "1,c,d" is not a row of 2'),
+        ("n.csv", 'id,name\n0,"' + "a" * 200_000, "n.csv, line 2: .* is not a row of a table"),
         ("n.json", '[1, 2]', "n.json holds no class names: expected a JSON list of names"),
         ("n.json", '{"a": [}', r"n.json is not valid JSON: .*line 1 column"),
         ("n.json", "[" * 100_000, "n.json is not valid JSON: it is nested too deeply"),

@@ -6,6 +6,7 @@ import os
 import stat
 import tarfile
 import zipfile
+from pathlib import Path
 from urllib.request import Request
 
 import pytest
@@ -191,6 +192,16 @@ def test_names_cannot_steer_the_terminal(text, shown, capsys):
     assert printable(text) == shown
     record = logging.LogRecord("x", logging.INFO, "", 0, "%s!", (text,), None)
     assert Printable().filter(record) and record.getMessage() == f"{shown}!"
+
+
+def test_log_filter_cleans_the_arguments_and_the_message(caplog):
+    caplog.handler.addFilter(Printable())
+    try:
+        logging.getLogger("x").warning("a\x1b[2J %s %d", ["b\x9b31m", Path("c\x1b")], 3)
+    finally:
+        caplog.handler.filters.clear()
+
+    assert caplog.text.endswith(r"a\x1b[2J ['b\x9b31m', PosixPath('c\x1b')] 3" + "\n")
 
 
 def test_predictions_neutralise_names_in_csv_files_and_on_the_terminal(tmp_path, capsys):

@@ -23,6 +23,7 @@ from trainers.common.teachers.build import build_teacher
 from trainers.common.teachers.teacher import (
     PROMPT_STYLES,
     REPLACED_STYLES,
+    Teacher,
     class_embeddings,
     prompt_names,
     run_templates,
@@ -102,17 +103,41 @@ class ERM(StepTrainer):
         cfg, settings = self.cfg, ERMSettings.of(self.cfg)
         if settings.head != "text":
             return super().build_head(width)
-        teacher = self.given_networks.get("teacher") or build_teacher(
-            cfg.MODEL.BACKBONE.WEIGHTS or full_name(cfg.MODEL.BACKBONE.NAME).split(":", 1)[1],
+        teacher, style = self._text_teacher(), settings.prompt_style
+        names, templates = prompt_names(style, self.classnames), run_templates(cfg, style)
+        texts = class_embeddings(teacher, names, templates)
+        if texts.shape[1] != width:
+            raise ValueError(
+                f"TRAINER.ERM.HEAD text: the class texts of {teacher.name} have {texts.shape[1]} "
+                f"numbers, the student gives {width}. Use both towers of one "
+                "CLIP, or TRAINER.ERM.HEAD linear."
+            )
+        return TextHead(texts, teacher.scale)
+
+    def _text_teacher(self) -> Teacher:
+        """Whose texts start the text head: the given teacher, or the student's own CLIP.
+
+        Raises:
+            ValueError: from_parts() was given a student alone, and it is not a CLIP's.
+        """
+        if given := self.given_networks.get("teacher"):
+            return given
+        cfg, student = self.cfg, self.student.name
+        source, _, name = full_name(student).partition(":") if student else ("", "", "")
+        if source != "clip":
+            raise ValueError(
+                "TRAINER.ERM.HEAD text starts from CLIP's class texts, and the given student "
+                f"{student!r} has none. Give from_parts() teacher=..., too, or set "
+                "TRAINER.ERM.HEAD linear."
+            )
+        return build_teacher(
+            cfg.MODEL.BACKBONE.WEIGHTS or name,
             device=self.device,
             scale=1.0,
             norm="imagenet",
             mean=cfg.INPUT.PIXEL_MEAN,
             std=cfg.INPUT.PIXEL_STD,
         )
-        style = settings.prompt_style
-        names, templates = prompt_names(style, self.classnames), run_templates(cfg, style)
-        return TextHead(class_embeddings(teacher, names, templates), teacher.scale)
 
     def build_objective(self) -> CrossEntropy:
         return CrossEntropy()

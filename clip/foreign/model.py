@@ -28,6 +28,10 @@ TEXT_INTERNALS = (
 PLAIN = {"start": 0, "pool": True, "shared": 0}  # options that ask for nothing; others: None
 
 
+class NoTextInternals(AttributeError, ValueError):
+    """A text tower that only encodes whole texts was asked for more; `hasattr` answers False."""
+
+
 class OpenCLIP(TwoTowers):
     """Both towers of an open_clip model, behind the members of TwoTowers.
 
@@ -93,7 +97,7 @@ class OpenCLIP(TwoTowers):
         """See TwoTowers.encode_text; a text tower that is not ours takes token ids alone.
 
         Raises:
-            ValueError: for anything else in that case.
+            NoTextInternals: for anything else in that case.
         """
         if self.readout is not None:
             return super().encode_text(tokens, **options)
@@ -114,7 +118,7 @@ class OpenCLIP(TwoTowers):
         return self
 
     def _refuse_text(self, what: str) -> NoReturn:
-        raise ValueError(
+        raise NoTextInternals(
             f"{self.backbone_name or 'This backbone'} has a text tower that only encodes whole "
             f"texts: {what} is not available. Backbones that work: {TEXT_PROMPTS}."
         )

@@ -35,10 +35,12 @@ class Condition:
 def only_if(keys: str | Iterable[str], key: str, *values: Any) -> Condition:
     """`keys` are read only where another key has one of some values, or a number in a `Range`."""
     listed = " or ".join(map(_shown, values))
+    first = values[0]
+    way = "" if isinstance(first, Range) else f" (to have it read, add {key} {_shown(first)})"
     return Condition(
         _names(keys),
         lambda cfg: any(_fits(value_of(cfg, key), value) for value in values),
-        f"it is read with {key} {listed} only, and here that is {{{key}}}",
+        f"it is read with {key} {listed} only, and here that is {{{key}}}{way}",
     )
 
 

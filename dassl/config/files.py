@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dassl.utils.files import few_folders
 from dassl.utils.text import did_you_mean
 
 from .yaml_files import read_yaml
@@ -144,7 +145,11 @@ def _no_such_file(given: str | Path, asked_by: str, start: Path) -> FileNotFound
     """The error for a config that is not there, with those near it."""
     folders = (start / Path(given).parent, REPOSITORY / Path(given).parent, CONFIGS)
     folder = Path(os.path.normpath(next((f for f in folders if f.is_dir()), CONFIGS)))
-    inside = {folder, *(path.parent for path in folder.rglob("*.yaml"))}
+    inside = [
+        place
+        for place, _, files in few_folders(folder)
+        if any(name.endswith(".yaml") for name in files)
+    ]
     paths = (place / f"{name}.yaml" for place in inside for name in config_names(place))
     known = sorted(
         path.relative_to(start).as_posix() if path.is_relative_to(start) else shown(path)

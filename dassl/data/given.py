@@ -65,10 +65,14 @@ class GivenBatches:
         ]
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> "GivenBatches":
-        """The same batches with ``features``: ``function`` of ``img``; once, if they stay."""
+        """The same batches with ``function`` of ``img`` as ``features``; once, if they stay.
+
+        The pixels are not kept.
+        """
 
         def changed(batches: Sequence[Batch]) -> list[dict[str, Any]]:
-            return [{**batch, "features": function(_inputs(batch))} for batch in batches]
+            features = [function(_inputs(batch)) for batch in batches]
+            return [{**batch, "img": f, "features": f} for batch, f in zip(batches, features)]
 
         given = self._given
         batches = (lambda epoch: changed(given(epoch))) if callable(given) else changed(given)

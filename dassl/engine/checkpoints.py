@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 BEST = "model-best.pth.tar"
 NUMBERED = "model.pth.tar-"
+LONGEST_NAME = 1024  # bytes of a pointer file that are read
 _RESERVED = ("state_dict", "epoch", "optimizer", "scheduler", "val_result")
 
 
@@ -89,17 +90,39 @@ def find_checkpoint(
     if run.is_file() and epoch is None:
         return run
     if not name:
-        name = next((path.parent.name for path in sorted(run.glob("*/checkpoint"))), "")
+        name = next((path.parent.name for path in _kept_in(run)), "")
     folder = run / name
     places = [folder / (BEST if epoch is None else f"{NUMBERED}{epoch}")]
     if or_last and epoch is None:
-        pointer = folder / "checkpoint"
-        last = pointer.read_text(encoding="utf-8").splitlines() if pointer.is_file() else []
-        places += [*(folder / line.strip() for line in last[:1]), run / "swad", run / "best"]
+        places += [*last_of(folder), run / "swad", run / "best"]
     for path in places:
         if path.is_file():
             return path
     raise FileNotFoundError(f"No checkpoint {places[0]}. {_other_checkpoints(folder, epoch)}")
+
+
+def _kept_in(run: Path) -> list[Path]:
+    """Pointer files of a run's models; without any, their checkpoints."""
+    return sorted(run.glob("*/checkpoint")) or sorted(run.glob("*/model*.pth.tar*"))
+
+
+def last_of(folder: Path) -> list[Path]:
+    """The checkpoint that a model's pointer file names, if there is a pointer file.
+
+    Raises:
+        ValueError: if it is damaged; says what to do.
+    """
+    pointer = folder / "checkpoint"
+    if not pointer.is_file():
+        return []
+    text = pointer.read_bytes()[:LONGEST_NAME].decode("utf-8", "replace").strip()
+    name = text.splitlines()[0] if text else ""
+    if not name.isprintable() or "\ufffd" in name or Path(name).name != name or not name:
+        raise ValueError(
+            f"{pointer} is damaged: it holds {name[:40]!r}, expected the name of a checkpoint "
+            "beside it. Delete it, or write the name of the file to load into it."
+        )
+    return [folder / name]
 
 
 def _other_checkpoints(folder: Path, epoch: int | None) -> str:

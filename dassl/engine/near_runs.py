@@ -1,12 +1,12 @@
 """What to give in place of a folder that is not a run's: the run around it, or those below it."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from dassl.utils.files import few_folders
+
 MARKS = ("results.json", "config.yaml", "checkpoint")  # files of a run, or of a model's folder
-DEEPEST = 6  # folders; output/<protocol>/<dataset>/<trainer>/<recipe>/<seed>
-SHOWN, MOST = 3, 200  # runs in a message, folders looked at
+SHOWN = 3  # runs in a message
 
 
 def runs_near(given: str | Path) -> str:
@@ -36,11 +36,9 @@ def is_run(folder: Path) -> bool:
 
 
 def runs_below(folder: Path) -> Iterator[Path]:
-    """The folders of runs below a folder, sorted; few folders deep, and of many only the first."""
-    for seen, (parent, folders, files) in enumerate(os.walk(folder)):
-        depth = len(Path(parent).relative_to(folder).parts)
-        folders[:] = sorted(folders) if depth < DEEPEST and seen < MOST else []
+    """The folders of runs below a folder: few folders deep, and of many only the first."""
+    for parent, folders, files in few_folders(folder):
         if not set(MARKS[:2]).isdisjoint(files):
             folders.clear()
-            if depth:
-                yield Path(parent)
+            if parent != folder:
+                yield parent

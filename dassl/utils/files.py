@@ -1,5 +1,6 @@
 """Writing and reading files safely: atomic replacement, JSON, the cache folder."""
 
+import itertools
 import json
 import os
 import tempfile
@@ -67,6 +68,21 @@ def write_json(obj: Any, fpath: str | os.PathLike) -> None:
     text = json.dumps(obj, indent=4, separators=(",", ": "))
     with atomic_write(fpath) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def few_folders(
+    root: str | os.PathLike, *, deepest: int = 6, most: int = 200
+) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """(folder, names of its folders, of its files) as ``os.walk``, sorted, of a few folders only.
+
+    A search for what a message may suggest: at most ``most`` folders, ``deepest`` levels below
+    ``root``. A caller may remove from the names of the folders those not to be entered.
+    """
+    for name, folders, files in itertools.islice(os.walk(str(root)), most):
+        folder = Path(name)
+        is_deepest = len(folder.relative_to(root).parts) >= deepest
+        folders[:] = [] if is_deepest else sorted(folders)
+        yield folder, folders, sorted(files)
 
 
 def listdir_nohidden(path: str | os.PathLike, sort: bool = False) -> list[str]:

@@ -211,11 +211,18 @@ def _names_of_json(content: Any, path: str) -> list[str]:
 
 def _named_column(lines: Sequence[Line], separator: str) -> list[str]:
     """The column of names of a table with a header; empty for a table without one."""
-    rows = list(csv.reader((line.text for line in lines), delimiter=separator))
-    header = [cell.strip().lower() for cell in rows[0]] if rows else []
-    for line, row in zip(lines, rows, strict=False):
-        if set(header) & set(NAME_COLUMNS) and len(row) != len(header):
-            raise line.fault(f"a row of {len(header)} columns ({', '.join(header)})")
+    reader = csv.reader((line.text for line in lines), delimiter=separator)
+    rows: list[list[str]] = []
+    header: list[str] = []
+    try:
+        for row in reader:
+            header = header or [cell.strip().lower() for cell in row]
+            if set(header) & set(NAME_COLUMNS) and len(row) != len(header):
+                line = lines[reader.line_num - 1]  # a cell in quotes may hold line ends
+                raise line.fault(f"a row of {len(header)} columns ({', '.join(header)})")
+            rows.append(row)
+    except csv.Error as err:
+        raise lines[max(reader.line_num, 1) - 1].fault(f"a row of a table ({err})") from err
     for name in NAME_COLUMNS:
         cells = [row[header.index(name)].strip() for row in rows[1:]] if name in header else []
         if not all(cell.isdecimal() for cell in cells):
