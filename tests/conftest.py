@@ -13,8 +13,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture(scope="session", autouse=True)
 def temporary_cache(tmp_path_factory):
-    """Point VLTUNE_CACHE to a folder of this session; no test reads or fills the user's cache."""
-    folder = tmp_path_factory.mktemp("vltune_cache")
+    """Point VLTUNE_CACHE to a folder of this session; no test reads or fills the user's cache.
+
+    The workers of pytest-xdist share one, so that the toy world is rendered once.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder /= "vltune_cache"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLTUNE_CACHE", str(folder))
         yield folder

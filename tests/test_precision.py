@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 from battery import made_trainer
+from small_configs import small_config
 
-from dassl.engine import TRAINER_REGISTRY
+from dassl.engine import TRAINER_REGISTRY, build_trainer
 from trainers.common import ClipTrainer
 from trainers.common.method import scaled_cosines
 
@@ -33,9 +34,9 @@ def half_precision_on_a_cpu(monkeypatch):
     ("precision", "name"),
     [(precision, name) for precision in ("fp16", "amp") for name in trainers_with(precision)],
 )
-def test_half_precision_trains_and_evaluates(precision, name, tmp_path, half_precision_on_a_cpu):
+def test_half_precision_trains_and_evaluates(precision, name, battery, half_precision_on_a_cpu):
     key = TRAINER_REGISTRY.get(name).declares[0].key("prec")
-    trainer = made_trainer(name, tmp_path, key, precision)
+    trainer = build_trainer(small_config(name, battery, key, precision))
 
     if trainer.optim is not None:
         trainer.batch_idx = trainer.epoch = 0
