@@ -4,6 +4,8 @@ python predict.py --model-dir output/fewshot/toy_objects/TaskRes/toy_16shots/see
 python predict.py --backbone ViT-B/16 --classnames "cat,dog,red panda" images/
 """
 
+from __future__ import annotations
+
 import argparse
 import csv
 import importlib
@@ -13,19 +15,17 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads, see train.py
-
-import torch
-from tabulate import tabulate
+from typing import TYPE_CHECKING
 
 from dassl.flags import FlagParser
 from dassl.terminal import log_safely, printable
-from dassl.utils import BadImageError, did_you_mean, load_checkpoint, read_image, upright
 from dassl.utils.image_files import IMAGE_SUFFIXES, LeftOut, images_below
 from dassl.utils.places import explain
-from dassl.utils.text import cell
+from dassl.utils.text import cell, did_you_mean
 from dassl.utils.text_files import is_text_file, read_names
+
+if TYPE_CHECKING:  # torch is imported once the command line is known to be sound
+    import torch
 
 OUTPUT_SUFFIXES = (".csv", ".json")
 
@@ -51,9 +51,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--topk", type=int, default=3, help="classes to print per image")
     parser.add_argument("--batch-size", type=int, default=64, help="images encoded at a time")
     parser.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)",
+        "--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)"
     )
     parser.add_argument("--output", type=Path, help="also write a .csv or .json file")
     parser.add_argument(
@@ -143,8 +141,9 @@ def way_to_model(model_dir: Path) -> str:
 def tuned_predictor(model_dir: Path, epoch: int | None, device: torch.device):
     """The predictor of a run's checkpoint."""
     from dassl.engine import TRAINER_REGISTRY
+    from dassl.utils import load_checkpoint
 
-    importlib.import_module("trainers")  # registers every trainer
+    importlib.import_module("trainers")  # makes every trainer known
 
     path = checkpoint_of(model_dir, epoch)
     checkpoint = load_checkpoint(str(path))
@@ -194,6 +193,8 @@ def predict(
     Raises:
         BadImageError: a file is not a readable image (unless such files are skipped).
     """
+    from dassl.utils import BadImageError, read_image, upright
+
     for first in range(0, len(paths), batch_size):
         images = {}
         for path in paths[first : first + batch_size]:
@@ -225,7 +226,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point."""
     args = parse_args(argv)
     paths = find_images(args.images)
-    device = torch.device(args.device)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads, see train.py
+    import torch
+    from tabulate import tabulate
+
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if args.model_dir:
         predictor = tuned_predictor(args.model_dir, args.load_epoch, device)
     else:
@@ -258,7 +263,7 @@ if __name__ == "__main__":
     log_safely()
     try:
         main()
-    except (OSError, RuntimeError, ValueError, FloatingPointError) as error:
+    except (OSError, ImportError, RuntimeError, ValueError, FloatingPointError) as error:
         if os.environ.get("VLTUNE_TRACEBACK"):
             raise
         sys.exit(printable(f"predict.py: {explain(error)}"))

@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     Raises:
         ValueError, KeyError, FileNotFoundError: what is wrong with the command line.
     """
-    from dassl.engine.cli import make_config, make_parser
+    from dassl.engine.cli import check_names, make_config, make_parser
 
     args = make_parser().parse_args(argv)
     if args.list:
@@ -86,8 +86,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
 
         print(listing(args.list))
         return None
-    for package in ("datasets", "trainers"):  # importing them registers what they hold
-        importlib.import_module(package)
+    importlib.import_module("trainers")  # makes known what it holds, as the other import does
+    check_names(args)
+    importlib.import_module("datasets")
     from dassl.engine.run import run
 
     return run(args, make_config(args))

@@ -1,6 +1,7 @@
-"""One file per dataset; importing the package registers them all in ``DATASET_REGISTRY``.
+"""One file per dataset; importing the package makes them known in ``DATASET_REGISTRY``.
 
-A file that cannot be imported is named and left out; asking for its dataset gives the error.
+A file is imported when its dataset is asked for. One that cannot be imported does not disturb the
+others; asking for its dataset gives the error.
 """
 
 from dassl.data.datasets import DATASET_REGISTRY

@@ -1,5 +1,6 @@
 """What docs/compatibility.md says about code of other repositories: a test for each row."""
 
+import importlib
 import logging
 import os
 import re
@@ -157,7 +158,7 @@ def test_a_trainer_file_may_import_what_its_siblings_offer_and_call_vendored_hel
 ):
     made = []
     with dropped(tmp_path, sibling=idiom("sibling_trainer")):
-        module = sys.modules["trainers.sibling"]
+        module = importlib.import_module("trainers.sibling")
         build = module.SiblingAdapter.build_model
         monkeypatch.setattr(
             module.SiblingAdapter, "build_model", lambda self: made.append(self) or build(self)

@@ -1,4 +1,4 @@
-"""Files put beside those of a package: what is imported, and what one that fails costs."""
+"""Files put beside those of a package: what is imported when, and what one that fails costs."""
 
 import importlib
 import logging
@@ -10,10 +10,10 @@ from dassl.utils import Registry
 from dassl.utils.plugins import import_files
 
 ENTRY = """
-from registry_of_this_test import THINGS
+from registry_of_this_test import THING_REGISTRY
 
 
-@THINGS.register()
+@THING_REGISTRY.register()
 class {name}:
     own = {own}
 """
@@ -27,12 +27,12 @@ def world(tmp_path, monkeypatch):
     package.mkdir()
     (package / "__init__.py").write_text("")
     module = type(sys)("registry_of_this_test")
-    module.THINGS = registry
+    module.THING_REGISTRY = registry
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.syspath_prepend(str(tmp_path))
 
     class World:
-        things = registry
+        things, folder = registry, package
 
         @staticmethod
         def add(file, name="", *, own=True, before="", after=""):
@@ -50,13 +50,79 @@ def world(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_one_file_that_cannot_be_imported_is_named_and_the_others_register(world, caplog):
-    world.add("a.py", "A")
-    world.add("b.py", "B", before="\nimport no_such_module\n")
-    world.add("c.py", "C")
+def test_a_file_is_imported_when_its_class_is_asked_for(world):
+    world.add("a.py", "A", before='"""Text."""\n')
+    world.add("b/__init__.py", "B")
 
     world.load()
 
+    assert world.things.registered_names() == ["A", "B"]
+    assert not {"things.a", "things.b"} & set(sys.modules)
+    assert world.things.get("B").__module__ == "things.b"
+    assert "things.a" not in sys.modules
+
+
+def test_a_file_that_registers_in_another_way_is_imported_at_once(world):
+    other = "\n\nclass Second:\n    own = True\n\n\nTHING_REGISTRY.register(Second)\n"
+    world.add("a.py", "First", after=other)
+
+    world.load()
+
+    assert world.things.registered_names() == ["First", "Second"]
+    assert "things.a" in sys.modules
+
+
+def test_a_file_that_fills_another_registry_is_imported_at_once(world):
+    world.add(
+        "a.py", "A", before="from registry_of_this_test import THING_REGISTRY as X_REGISTRY\n"
+    )
+    text = (world.folder / "a.py").read_text()
+    (world.folder / "a.py").write_text(text.replace("@THING_REGISTRY", "@X_REGISTRY"))
+
+    world.load()
+
+    assert "things.a" in sys.modules
+
+
+def test_a_class_that_was_imported_by_its_module_is_the_one_that_is_known(world):
+    world.add("a.py", "A")
+    world.load()
+
+    module = importlib.import_module("things.a")
+
+    assert world.things.get("A") is module.A
+
+
+def test_a_class_that_its_file_only_seemed_to_register_is_unknown(world):
+    world.add(
+        "a.py", "A", before="class THING_REGISTRY:\n    register = lambda: lambda kind: kind\n"
+    )
+    text = (world.folder / "a.py").read_text().replace("from registry_of_this_test", "#")
+    (world.folder / "a.py").write_text(text)
+    world.load()
+
+    with pytest.raises(KeyError, match='"A" is not registered'):
+        world.things.get("A")
+    assert world.things.registered_names() == []
+
+
+def test_a_docstring_is_read_without_an_import(world):
+    documented = '\n\n@THING_REGISTRY.register()\nclass B:\n    """What it is."""\n'
+    world.add("a.py", "A", after=documented)
+    world.load()
+
+    assert (world.things.docstring("A"), world.things.docstring("B")) == ("", "What it is.")
+    assert "things.a" not in sys.modules
+
+
+def test_where_all_classes_are_wanted_a_file_that_cannot_be_imported_is_named(world, caplog):
+    world.add("a.py", "A")
+    world.add("b.py", "B", before="\nimport no_such_module\n")
+    world.add("c.py", "C")
+    world.load()
+    assert caplog.messages == []
+
+    assert list(world.things.snapshot()) == ["A", "C"]
     assert world.things.registered_names() == ["A", "C"]
     assert caplog.messages == [
         "things/b.py cannot be imported and is left out: line 2: ModuleNotFoundError: "
@@ -64,11 +130,19 @@ def test_one_file_that_cannot_be_imported_is_named_and_the_others_register(world
     ]
 
 
+def test_a_file_without_classes_that_cannot_be_imported_is_named_at_once(world, caplog):
+    (world.folder / "b.py").write_text("import no_such_module\n")
+
+    world.load()
+
+    assert "things/b.py cannot be imported and is left out: line 1" in caplog.text
+
+
 def test_asking_for_a_class_of_a_broken_file_gives_the_file_and_the_error(world):
     world.add("b.py", "B", before="import no_such_module\n")
     world.load()
 
-    for ask in (world.things.get, world.things.check):
+    for ask in (world.things.get, world.things.check, world.things.get):
         with pytest.raises(ImportError, match=r"B is in things/b.py, .*no_such_module") as info:
             ask("B")
         assert isinstance(info.value.__cause__, ModuleNotFoundError)
@@ -76,12 +150,12 @@ def test_asking_for_a_class_of_a_broken_file_gives_the_file_and_the_error(world)
         world.things.get("Other")
 
 
-def test_a_slip_of_syntax_is_named_with_its_line(world, caplog):
+def test_a_slip_of_syntax_is_named_with_its_line(world):
     world.add("b.py", "B", after="\ndef f(:\n")
-
     world.load()
 
-    assert "things/b.py cannot be imported and is left out: line 9: SyntaxError" in caplog.text
+    with pytest.raises(ImportError, match=r"things/b.py, .*\(line 9: SyntaxError"):
+        world.things.get("B")
 
 
 def test_a_file_that_fails_halfway_registers_nothing(world):

@@ -15,6 +15,7 @@ from dassl.config import describe_settings
 from dassl.config.files import CONFIGS, RECIPES, config_names, read_layers, shown
 from dassl.config.recipes import TRAINERS_DIR, existing_recipe, stated_value
 from dassl.config.tools import leaves
+from dassl.utils.registry import Registry
 from dassl.utils.text import did_you_mean
 
 WIDTH = 100  # columns
@@ -60,9 +61,9 @@ def aligned(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
         yield from (" " * indent + more for more in words[1:])
 
 
-def summary(documented: object) -> str:
-    """The first sentence of a docstring."""
-    paragraph = (documented.__doc__ or "").strip().split("\n\n")[0]
+def summary(docstring: str | None) -> str:
+    """The first paragraph of a docstring, on one line."""
+    paragraph = (docstring or "").strip().split("\n\n")[0]
     return " ".join(paragraph.split())
 
 
@@ -73,22 +74,25 @@ def _known(name: str, known: Iterable[str], what: str) -> None:
 
 
 # --------------------------------------------------------------------- trainers
-def _trainer_classes() -> dict[str, type]:
-    importlib.import_module("trainers")  # registers them
-    registry = importlib.import_module("dassl.engine").TRAINER_REGISTRY
-    return dict(sorted(registry.snapshot().items(), key=lambda pair: pair[0].lower()))
+def _trainer_registry() -> Registry:
+    importlib.import_module("trainers")  # makes them known
+    registry: Registry = importlib.import_module("dassl.engine").TRAINER_REGISTRY
+    return registry
 
 
 def _trainers() -> Iterator[str]:
-    return aligned((name, summary(kind)) for name, kind in _trainer_classes().items())
+    registry = _trainer_registry()
+    names = sorted(registry.registered_names(), key=str.lower)
+    return aligned((name, summary(registry.docstring(name))) for name in names)
 
 
 def _one_trainer(name: str) -> Iterator[str]:
     """Its keys: default, and what is declared of them."""
-    classes = _trainer_classes()
-    _known(name, classes, "trainer")
-    yield f"{name}: {summary(classes[name])}"
-    kind = classes[name]
+    registry = _trainer_registry()
+    registry.raise_if_broken(name)
+    _known(name, registry.registered_names(), "trainer")
+    kind = registry.get(name)
+    yield f"{name}: {summary(kind.__doc__)}"
     if not hasattr(kind, "default_cfg"):
         yield "It declares no keys: it takes those that a config file or the command line gives."
         return
@@ -117,7 +121,7 @@ def _about(path: Path) -> tuple[str, str]:
     in_file = [
         other for other in registry.snapshot().values() if other.__module__ == kind.__module__
     ]
-    return name, summary(sys.modules[kind.__module__] if in_file == [kind] else kind)
+    return name, summary((sys.modules[kind.__module__] if in_file == [kind] else kind).__doc__)
 
 
 def _datasets() -> Iterator[str]:

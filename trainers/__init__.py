@@ -1,14 +1,16 @@
-"""The methods. Importing this package registers every trainer.
+"""The methods. Importing this package makes every trainer known, by its name.
 
-A file that was put here and cannot be imported is named and left out; asking for its trainer gives
-the error. Modules that other repositories' files import under another name are in ``compat``.
+A trainer's file is imported when the trainer is asked for. One that was put here and cannot be
+imported does not disturb the others; asking for its trainer gives the error. Modules that other
+repositories' files import under another name are in ``compat``.
 """
+
+from pathlib import Path
 
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.plugins import import_files
 
-from . import compat
-
 _here = list(__path__)
-__path__ += compat.__path__  # searched last: a file of that name in this folder comes first
+# searched last: a file of that name in this folder comes first
+__path__ += [str(Path(folder, "compat")) for folder in _here]
 import_files(__name__, _here, TRAINER_REGISTRY, skip=("common", "compat"))

@@ -1,7 +1,20 @@
-"""Datasets, loaders, samplers, transforms."""
+"""Datasets, loaders, samplers, transforms; a name is loaded when it is first asked for."""
 
-from .data_manager import DataManager, DatasetWrapper, build_data_loader
-from .given import GivenData
-from .seeding import set_epoch
+# ruff: noqa: F401  (the imports tell type checkers what __getattr__ finds)
+from typing import TYPE_CHECKING
 
-__all__ = ["DataManager", "DatasetWrapper", "GivenData", "build_data_loader", "set_epoch"]
+from dassl.lazy import lazily
+
+if TYPE_CHECKING:
+    from .data_manager import DataManager, DatasetWrapper, build_data_loader
+    from .given import GivenData
+    from .seeding import set_epoch
+
+__getattr__, __dir__, __all__ = lazily(
+    __name__,
+    {
+        "data_manager": ("DataManager", "DatasetWrapper", "build_data_loader"),
+        "given": ("GivenData",),
+        "seeding": ("set_epoch",),
+    },
+)

@@ -1,15 +1,23 @@
-"""The training engine: registry, loops, checkpoints, exact resume."""
+"""The training engine: registry, loops, checkpoints, exact resume.
 
-from .build import TRAINER_REGISTRY, build_trainer
-from .simple_net import SimpleNet
-from .trainer import SimpleTrainer, TrainerBase, TrainerX, TrainerXU
+A name is loaded from its file when it is first asked for: parsing a command line needs no torch.
+"""
 
-__all__ = [
-    "TRAINER_REGISTRY",
-    "SimpleNet",
-    "SimpleTrainer",
-    "TrainerBase",
-    "TrainerX",
-    "TrainerXU",
-    "build_trainer",
-]
+# ruff: noqa: F401  (the imports tell type checkers what __getattr__ finds)
+from typing import TYPE_CHECKING
+
+from dassl.lazy import lazily
+
+if TYPE_CHECKING:
+    from .build import TRAINER_REGISTRY, build_trainer
+    from .simple_net import SimpleNet
+    from .trainer import SimpleTrainer, TrainerBase, TrainerX, TrainerXU
+
+__getattr__, __dir__, __all__ = lazily(
+    __name__,
+    {
+        "build": ("TRAINER_REGISTRY", "build_trainer"),
+        "simple_net": ("SimpleNet",),
+        "trainer": ("SimpleTrainer", "TrainerBase", "TrainerX", "TrainerXU"),
+    },
+)

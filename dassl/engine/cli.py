@@ -6,22 +6,23 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from yacs.config import CfgNode
 
 from dassl.config import check_settings, get_cfg_default
 from dassl.config.files import CONFIGS, existing_yaml, find_yaml, read_layers
 from dassl.config.pixels import OPEN, close, leave_open
-from dassl.config.recipes import Recipe, read_given, resolve, stated_value
+from dassl.config.recipes import Recipe, existing_recipe, read_given, resolve, stated_value
 from dassl.config.tools import set_value
 from dassl.flags import FlagParser
 from dassl.utils import did_you_mean
 
 from .build import TRAINER_REGISTRY
 from .flag_checks import FLAG_KEYS, check_flags, check_trainer_flags
-from .resume import root_is_the_set
-from .trained import take_trained_settings
-from .undeclared import DeclaredKeys, OpenKeys, keys_of
+
+if TYPE_CHECKING:
+    from .undeclared import DeclaredKeys, OpenKeys
 
 logger = logging.getLogger(__name__)
 DEFAULT_DATASET = "toy_objects"
@@ -89,6 +90,26 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check_names(args: argparse.Namespace) -> tuple[str, Path]:
+    """Refuse what is wrong with a command line as it stands, before anything slow is imported.
+
+    Returns:
+        the trainer's name and the dataset config.
+
+    Raises:
+        ValueError: an unknown trainer or dataset, a flag without effect, a malformed pair.
+        FileNotFoundError: a YAML or recipe that is not there.
+    """
+    free_pairs(args)
+    check_pairs(args.opts)
+    check_flags(args)
+    dataset_yaml = find_dataset_yaml(args)
+    trainer = find_trainer(args, filter(None, map(find_yaml, args.config_file)))
+    if args.recipe and not (args.config_file or args.no_recipe):
+        existing_recipe(trainer, args.recipe)
+    return trainer, dataset_yaml
+
+
 def make_config(args: argparse.Namespace) -> CfgNode:
     """The frozen config of a run.
 
@@ -100,14 +121,14 @@ def make_config(args: argparse.Namespace) -> CfgNode:
         KeyError: an unknown config key.
         FileNotFoundError: a YAML that is not there.
     """
-    free_pairs(args)
-    check_pairs(args.opts)
-    check_flags(args)
+    name, dataset_yaml = check_names(args)
+    trainer = TRAINER_REGISTRY.get(name)
+    from .resume import root_is_the_set  # with the trainer, these load torch
+    from .trained import take_trained_settings
+    from .undeclared import keys_of
+
     cfg = get_cfg_default()
     leave_open(cfg)
-    dataset_yaml = find_dataset_yaml(args)
-    given = filter(None, map(find_yaml, args.config_file))
-    trainer = TRAINER_REGISTRY.get(find_trainer(args, given))
     check_trainer_flags(args, trainer)
     recipe = find_recipe(args, trainer, dataset_yaml.stem)
     keys = keys_of(trainer, cfg, args)
@@ -283,7 +304,7 @@ def _shared_keys(ours: CfgNode, engine: CfgNode, prefix: str = "") -> Iterator[s
             yield prefix + key
 
 
-def merge_yaml(cfg: CfgNode, path: Path, keys: DeclaredKeys | OpenKeys) -> None:
+def merge_yaml(cfg: CfgNode, path: Path, keys: "DeclaredKeys | OpenKeys") -> None:
     """Merge a config and its bases for a trainer with these keys; errors name the file at fault."""
     for layer in read_layers(path):
         content = keys.settle(CfgNode(layer.content), layer.where)
@@ -293,7 +314,7 @@ def merge_yaml(cfg: CfgNode, path: Path, keys: DeclaredKeys | OpenKeys) -> None:
             raise type(err)(f"{layer.where}: {err.args[0] if err.args else err}") from err
 
 
-def merge_flags(cfg: CfgNode, args: argparse.Namespace, keys: DeclaredKeys | OpenKeys) -> None:
+def merge_flags(cfg: CfgNode, args: argparse.Namespace, keys: "DeclaredKeys | OpenKeys") -> None:
     """Put the flags that were given into the config."""
     for name, key in FLAG_KEYS.items():
         if value := getattr(args, name):

@@ -5,8 +5,9 @@ configs, tables) does not wait for torch.
 """
 
 # ruff: noqa: F401  (the imports tell type checkers what __getattr__ finds)
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dassl.lazy import lazily
 
 if TYPE_CHECKING:
     from .checkpoint import peek_checkpoint, read_tensors
@@ -42,51 +43,40 @@ if TYPE_CHECKING:
         write_checkpoint,
     )
 
-_FILES = {
-    "checkpoint": ("peek_checkpoint", "read_tensors"),
-    "downloads": ("download_url",),
-    "files": ("atomic_write", "cache_dir"),
-    "image": ("BadImageError", "read_image", "upright"),
-    "image_files": ("is_image",),
-    "locks": ("only_writer",),
-    "logger": ("Logger", "setup_logger"),
-    "meters": ("AverageMeter", "MetricMeter"),
-    "registry": ("Registry", "check_availability"),
-    "text": ("did_you_mean",),
-    "tools": (
-        "check_isfile",
-        "collect_env_info",
-        "listdir_nohidden",
-        "mkdir_if_missing",
-        "read_json",
-        "set_random_seed",
-        "tolist_if_not",
-        "write_json",
-    ),
-    "torchtools": (
-        "count_num_param",
-        "init_network_weights",
-        "load_checkpoint",
-        "load_pretrained_weights",
-        "open_all_layers",
-        "open_specified_layers",
-        "resume_from_checkpoint",
-        "save_checkpoint",
-        "weights_digest",
-        "write_checkpoint",
-    ),
-}
-_FILE_OF = {name: file for file, names in _FILES.items() for name in names}
-__all__ = sorted(_FILE_OF)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _FILES:  # a file itself, as after ``import dassl.utils``
-        return importlib.import_module(f"{__name__}.{name}")
-    if name not in _FILE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_FILE_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_FILE_OF, *_FILES})
+__getattr__, __dir__, __all__ = lazily(
+    __name__,
+    {
+        "checkpoint": ("peek_checkpoint", "read_tensors"),
+        "downloads": ("download_url",),
+        "files": ("atomic_write", "cache_dir"),
+        "image": ("BadImageError", "read_image", "upright"),
+        "image_files": ("is_image",),
+        "locks": ("only_writer",),
+        "logger": ("Logger", "setup_logger"),
+        "meters": ("AverageMeter", "MetricMeter"),
+        "registry": ("Registry", "check_availability"),
+        "text": ("did_you_mean",),
+        "tools": (
+            "check_isfile",
+            "collect_env_info",
+            "listdir_nohidden",
+            "mkdir_if_missing",
+            "read_json",
+            "set_random_seed",
+            "tolist_if_not",
+            "write_json",
+        ),
+        "torchtools": (
+            "count_num_param",
+            "init_network_weights",
+            "load_checkpoint",
+            "load_pretrained_weights",
+            "open_all_layers",
+            "open_specified_layers",
+            "resume_from_checkpoint",
+            "save_checkpoint",
+            "weights_digest",
+            "write_checkpoint",
+        ),
+    },
+)

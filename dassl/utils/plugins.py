@@ -1,26 +1,32 @@
-"""Import all files of a package that fill a registry; one bad file does not stop the others."""
+"""The files of a package that fill a registry: known by name, imported when they are asked for.
+
+One file that cannot be imported does not stop the others.
+"""
 
 import importlib
 import importlib.util
-import logging
 import pkgutil
+import re
 import sys
 import traceback
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from .registry import BrokenFile, Registry
+from .registry import Awaited, BrokenFile, Registry, warn_of
 
-logger = logging.getLogger(__name__)
+REGISTERS = re.compile(r"\.register\(")
+DECORATED = r"^@{}_REGISTRY\.register\(\)\n(?:@.*\n)*class (\w+)"
 
 
 def import_files(
     package: str, folders: Iterable[str], registry: Registry, *, skip: Collection[str] = ()
 ) -> None:
-    """Import what lies in the folders of a package, files and packages, sorted by name.
+    """Make known what lies in the folders of a package, files and packages, sorted by name.
 
-    A file that cannot be imported is named in a warning and noted in the registry, which gives the
-    error to whoever asks for a class of that file.
+    A file whose classes stand under ``@NAME_REGISTRY.register()`` is imported when one of them is
+    asked for; any other file, and one with a class that another file has, too, at once. One that
+    cannot be imported is named in a warning, or in the error for whoever asks for a class of it.
 
     Args:
         package: its name.
@@ -31,14 +37,40 @@ def import_files(
     for module, path in _modules(package, folders):
         if module.rpartition(".")[2] in skip:
             continue
-        before = registry.snapshot()
-        try:
-            _import(module, path)
-        except Exception as err:  # anything can be wrong in a file that somebody put there
-            registry.forget(module, before)
-            broken = _describe(package, path, err)
-            registry.add_broken(broken)
-            logger.warning("%s cannot be imported and is left out: %s", broken.name, broken.reason)
+        files = sorted(path.parent.rglob("*.py")) if path.stem == "__init__" else [path]
+        names = registered_in(files, registry.name)
+        load = partial(_load, package, module, path, registry)
+        if not names or set(names) & set(registry.registered_names()):
+            if broken := load():
+                warn_of(broken)
+            continue
+        for name in names:
+            registry.expect(name, Awaited(module, files, load))
+
+
+def registered_in(files: Sequence[Path], registry: str) -> list[str]:
+    """Names of the classes that files register; none if only an import can tell.
+
+    Args:
+        files: their texts are read.
+        registry: its name; ``X`` where files call it ``X_REGISTRY``.
+    """
+    decorated = re.compile(DECORATED.format(registry), re.MULTILINE)
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in files]
+    names = [name for text in texts for name in decorated.findall(text)]
+    return names if len(names) == sum(len(REGISTERS.findall(text)) for text in texts) else []
+
+
+def _load(package: str, module: str, path: Path, registry: Registry) -> BrokenFile | None:
+    """Import a file; where that fails, undo and note what it registered."""
+    try:
+        _import(module, path)
+    except Exception as err:  # anything can be wrong in a file that somebody put there
+        registry.forget(module)
+        broken = _describe(package, path, err)
+        registry.add_broken(broken)
+        return broken
+    return None
 
 
 def _modules(package: str, folders: Iterable[str]) -> Iterator[tuple[str, Path]]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from dassl.data.datasets import Datum
@@ -114,6 +113,8 @@ def _draw(
     occupied: Tensor | None,
 ) -> None:
     """Running accuracy of every classifier, moving accuracy of the fused one, memory."""
+    from matplotlib.figure import Figure  # slow to import, needed here only
+
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.add_subplot()
     images = range(1, len(labels) + 1)

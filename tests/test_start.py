@@ -1,0 +1,57 @@
+"""What a command line costs before it is known to be sound: no import of anything slow."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SLOW = {"torch", "torchvision", "numpy", "PIL", "matplotlib", "scipy", "sklearn", "open_clip"}
+LINES = {  # command line -> what its answer holds
+    "train --help": "--trainer TRAINER",
+    "predict --help": "--model-dir",
+    "tools.protocol --help": "--keep-going",
+    "train --list trainers": "TaskRes",
+    "train --trainr TaskRes": "There is no flag --trainr. Did you mean --trainer",
+    "train --trainer TaskRess": "Did you mean",
+    "train --trainer TaskRes --dataset toy_object": "Did you mean",
+    "train --trainer TaskRes --recipe rn5": "TaskRes has no recipe",
+}
+PROGRAM = """
+import contextlib, importlib, io, json, sys
+answers = {}
+for line in json.loads(sys.argv[1]):
+    module, *words = line.split()
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
+        try:
+            importlib.import_module(module).main(words)
+        except (SystemExit, ValueError, FileNotFoundError) as err:
+            print(err)
+    answers[line] = [shown.getvalue(), sorted(sys.modules)]
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """Command line -> its answer, and the modules that are loaded then; all in one process."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(list(LINES))],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_help_and_slips_are_answered_before_anything_slow_is_imported(line, answers):
+    text, loaded = answers[line]
+
+    assert LINES[line] in text
+    assert SLOW & set(loaded) == set()
