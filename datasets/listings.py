@@ -9,7 +9,7 @@ import json
 import logging
 from pathlib import Path
 
-from dassl.utils import atomic_write, cache_dir
+from dassl.utils import atomic_write, cache_dir, read_json
 
 from .files import class_folders, images_by_class
 
@@ -54,9 +54,13 @@ def _read(path: Path, folder: Path, state: str) -> dict[str, list[str]] | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        fits = content["state"] == state and content["folder"] == str(folder)
-        return content["images"] if fits else None
-    except (ValueError, KeyError, TypeError) as err:
+        content = read_json(path)
+        if content["state"] != state or content["folder"] != str(folder):
+            return None
+        images = content["images"]
+        if not all(isinstance(name, str) for names in images.values() for name in names):
+            raise TypeError("a name is not text")
+        return images
+    except (ValueError, KeyError, TypeError, AttributeError) as err:
         logger.warning("The kept listing %s is damaged (%s): made again.", path, err)
         return None

@@ -9,6 +9,7 @@ file; it is not the published split.
 import hashlib
 import json
 import random
+import reprlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ TRAIN_FRACTION, VAL_FRACTION = 0.5, 0.2
 SEE_SPLITS = "See DATASETS.md, section Split files, few-shot draws, class subsets."
 SEE_SETS = "See DATASETS.md, section The eleven few-shot sets."
 SPLITS = ("train", "val", "test")
+MOST_GAPS = 10_000  # labels that a small set may leave out
 
 
 class Record(NamedTuple):
@@ -53,6 +55,7 @@ def read_split_file(path: Path) -> Splits:
     for s in ("train", "test"):
         if not splits[s]:
             raise ValueError(f'Split file {path}: the list "{s}" is empty. {hint}')
+    _check_labels(splits, path, hint)
     names: dict[int, str] = {}
     for record in (record for s in SPLITS for record in splits[s]):
         if names.setdefault(record.label, record.classname) != record.classname:
@@ -63,21 +66,37 @@ def read_split_file(path: Path) -> Splits:
     return splits
 
 
+def _check_labels(splits: Splits, path: Path, hint: str) -> None:
+    """Refuse labels that leave more gaps than there are images: one number is damaged."""
+    records = [record for s in SPLITS for record in splits[s]]
+    last = max(records, key=lambda record: record.label)
+    if last.label >= max(len(records), MOST_GAPS):
+        raise ValueError(
+            f"Split file {path}: {reprlib.repr(list(last))} has a label beyond the number of "
+            f"images ({len(records)}); labels count the classes from 0. {hint}"
+        )
+
+
 def _record(entry: object, split: str, path: Path, hint: str) -> Record:
     """One entry of a split file, checked."""
-    if (
-        isinstance(entry, list)
-        and len(entry) == 3
-        and isinstance(entry[0], str)
-        and isinstance(entry[1], int)
-        and entry[1] >= 0
-        and isinstance(entry[2], str)
-    ):
-        return Record(entry[0].replace("\\", "/"), entry[1], entry[2])
-    raise ValueError(
-        f'Split file {path}, list "{split}": {entry!r} is not [path, label >= 0, class name]. '
-        f"{hint}"
-    )
+    record = as_record(entry)
+    if record is None:
+        raise ValueError(
+            f'Split file {path}, list "{split}": {reprlib.repr(entry)} is not [path, label >= 0, '
+            f"class name]. {hint}"
+        )
+    return record
+
+
+def as_record(entry: object) -> Record | None:
+    """An entry [path, label, class name] of a JSON file; None if it is of another form."""
+    if not isinstance(entry, list) or len(entry) != 3:
+        return None
+    path, label, name = entry
+    is_label = isinstance(label, int) and not isinstance(label, bool) and label >= 0
+    if not is_label or not isinstance(path, str) or not isinstance(name, str) or "\0" in path:
+        return None
+    return Record(path.replace("\\", "/"), label, name)
 
 
 def write_split_file(splits: Splits, path: Path) -> None:

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from dassl.utils import atomic_write
+from dassl.utils import atomic_write, read_json
 
 from .legacy_draws import match_items, read_pickled_draw
-from .records import Record, fingerprint
+from .records import Record, as_record, fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -211,8 +211,10 @@ def _read(path: Path, split: str) -> Lists | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        train, val = ([Record(*entry) for entry in content[key]] for key in ("train", "val"))
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise TypeError("expected an object")
+        train, val = (_records(content, key) for key in ("train", "val"))
         fits = content["split"] == split
         drawn = content.get("drawn")  # files of the first version have none
     except (ValueError, KeyError, TypeError) as err:
@@ -228,6 +230,13 @@ def _read(path: Path, split: str) -> Lists | None:
             "entry to use the records as they are."
         )
     return train, val
+
+
+def _records(content: dict, key: str) -> list[Record]:
+    found = list(map(as_record, content[key]))
+    if None in found:
+        raise ValueError(f'an entry of "{key}" is not [path, label, class name]')
+    return [record for record in found if record is not None]
 
 
 def _read_original(path: Path, lists: Callable[[], Lists], draw: Draw) -> Lists | None:

@@ -16,6 +16,7 @@ from yacs.config import CfgNode
 from dassl.config import get_cfg_default, merge_declared
 from dassl.config.pixels import open_keys
 from dassl.config.settings import NEUTRAL_KEYS, flat
+from dassl.config.yaml_files import config_of
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import atomic_write, load_checkpoint
 
@@ -128,7 +129,7 @@ def restore(trainer: "TrainerBase", state: dict[str, Any], path: Path) -> int:
     Raises:
         ValueError: if the file belongs to another config or other models; names what differs.
     """
-    check_same_config(trainer.cfg, CfgNode.load_cfg(state["config"]), path)
+    check_same_config(trainer.cfg, config_of(state["config"], path), path)
     names = trainer.get_model_names()
     if set(state["models"]) != set(names):
         raise ValueError(

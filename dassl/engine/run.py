@@ -11,6 +11,7 @@ import torch
 from yacs.config import CfgNode
 
 from dassl.config.pixels import in_words
+from dassl.config.yaml_files import read_config
 from dassl.utils import (
     atomic_write,
     collect_env_info,
@@ -20,13 +21,14 @@ from dassl.utils import (
     setup_logger,
     write_json,
 )
+from dassl.utils.text_files import read_text
 
 from .build import TRAINER_REGISTRY, build_trainer
 from .near_runs import runs_near
 from .report import collect_results, log_banner, log_end, written_files
 from .resume import RESUME_FILES, check_same_config
 from .selection import most_revealing
-from .trained import untrained_classes, varied_settings
+from .trained import config_in, untrained_classes, varied_settings
 from .undeclared import explained
 from .unread import warn_of_idle_settings
 
@@ -37,6 +39,8 @@ logger = logging.getLogger(__name__)
 CONFIG_FILE = "config.yaml"
 RESULTS_FILE = "results.json"
 DRAWN_SEED_FILE = "drawn_seed.txt"  # of a run whose SEED is random
+SEEDS = 2**31  # from which one is drawn
+OF_RESULTS = {"metrics": dict, "selection": str, "labelled_images": dict}  # what is read again
 EVALUATION_FILE = "results_eval.json"  # where a folder already holds a training run's results
 
 
@@ -102,8 +106,14 @@ def drawn_seed(output: Path) -> int:
     path = output / DRAWN_SEED_FILE
     if not path.is_file():
         with atomic_write(path) as temporary:
-            Path(temporary).write_text(f"{secrets.randbelow(2**31)}\n", encoding="utf-8")
-    seed = int(path.read_text(encoding="utf-8"))
+            Path(temporary).write_text(f"{secrets.randbelow(SEEDS)}\n", encoding="utf-8")
+    text = read_text(path).strip()
+    if not text.isdecimal() or len(text) > 10 or int(text) >= SEEDS:
+        raise ValueError(
+            f"{path} is damaged: it holds {text[:40]!r}, expected the seed that this run drew. "
+            f"Delete the folder {output} to start over."
+        )
+    seed = int(text)
     logger.info("Random seed: %d (%s)", seed, path)
     return seed
 
@@ -141,6 +151,7 @@ def evaluate(
     start: float,
 ) -> dict[str, Any]:
     """Load a trained model, test and record; nothing is trained."""
+    earlier = _read_results(Path(args.model_dir) / RESULTS_FILE) if args.model_dir else None
     if args.model_dir:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
     loaded = trainer.loaded_checkpoint or {}
@@ -162,7 +173,6 @@ def evaluate(
         results["varied_at_test"] = varied
     if unknown := untrained_classes(trainer):
         results["untrained_classes"] = len(unknown)
-    earlier = _read_results(Path(args.model_dir) / RESULTS_FILE) if args.model_dir else None
     if earlier is not None:
         add_labels_of_training(results, earlier, trainer)
     output = Path(trainer.output_dir)
@@ -203,7 +213,13 @@ def check_output_dir(cfg: CfgNode, output: Path, *, is_evaluation: bool) -> None
         return
     if is_evaluation and holds_training(output):
         return
-    check_same_config(cfg, CfgNode.load_cfg(path.read_text(encoding="utf-8")), path)
+    try:
+        theirs = read_config(path)
+    except ValueError as err:
+        raise ValueError(
+            f"{err} Choose another --output-dir, or delete the folder {output} to start over."
+        ) from err
+    check_same_config(cfg, theirs, path)
 
 
 def keeps_anything(output: Path) -> bool:
@@ -228,7 +244,23 @@ def find_finished(output: Path, evaluated: dict[str, Any] | None) -> dict[str, A
 
 
 def _read_results(path: Path) -> dict[str, Any] | None:
-    return read_json(str(path)) if path.is_file() else None
+    """The results in a file, or None without one.
+
+    Raises:
+        ValueError: if it is damaged, or not what a run writes; says what to delete.
+    """
+    if not path.is_file():
+        return None
+    try:
+        results = read_json(path)
+        if not isinstance(results, dict) or not all(
+            isinstance(results.get(key), kind) for key, kind in OF_RESULTS.items()
+        ):
+            raise ValueError(f"{path} lacks {', '.join(OF_RESULTS)}, which a run records.")
+    except ValueError as err:
+        way = "Delete it and run again, or restore it from a copy."
+        raise ValueError(f"The results of a run are damaged: {err} {way}") from err
+    return results
 
 
 def write_config(cfg: CfgNode, output: Path, *, is_evaluation: bool) -> None:
@@ -273,5 +305,6 @@ def check_evaluation_has_weights(args: argparse.Namespace, trainer: "TrainerBase
 def find_config(model_dir: str, loaded: dict[str, Any]) -> CfgNode | None:
     """The config that a loaded model was trained with, or None where nothing says."""
     path = Path(model_dir) / CONFIG_FILE if model_dir else None
-    text = path.read_text(encoding="utf-8") if path and path.is_file() else loaded.get("config")
-    return CfgNode.load_cfg(text) if text else None
+    if path and path.is_file():
+        return read_config(path)
+    return config_in(loaded)

@@ -19,6 +19,7 @@ from yacs.config import CfgNode
 from dassl.config.declared import varying_names
 from dassl.config.settings import flat
 from dassl.config.tools import set_value
+from dassl.config.yaml_files import config_of
 from dassl.utils import peek_checkpoint
 
 from .build import TRAINER_REGISTRY
@@ -93,7 +94,7 @@ def untrained_classes(trainer: "TrainerBase") -> list[str]:
 def config_in(content: Any) -> CfgNode | None:
     """The config that a checkpoint's content carries; None in official files."""
     text = content.get("config") if isinstance(content, dict) else None
-    return CfgNode.load_cfg(text) if isinstance(text, str) else None
+    return config_of(text, "The config in the checkpoint") if isinstance(text, str) else None
 
 
 def differences(

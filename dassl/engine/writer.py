@@ -86,15 +86,29 @@ def _lines_up_to(path: Path, last_epoch: int) -> list[str]:
     """Complete lines whose ``epoch`` (counted from 1) is not beyond ``last_epoch``."""
     if last_epoch == 0 or not path.is_file():
         return []
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            epoch = json.loads(line).get("epoch", 0)
-        except json.JSONDecodeError:
-            break  # the line that was being written when the run was killed
-        if epoch <= last_epoch and line.endswith("\n"):
-            kept.append(line)
+    kept, damaged = [], []
+    data = path.read_bytes().decode("utf-8", "replace")
+    *lines, _ = data.split("\n")  # the last was being written when the run was killed
+    for number, line in enumerate(lines, start=1):
+        epoch = _epoch_of(line)
+        if epoch is None:
+            damaged.append(number)
+        elif epoch <= last_epoch:
+            kept.append(f"{line}\n")
+    if damaged:
+        text = "%d damaged lines of %s are left out, the first is line %d."
+        logger.warning(text, len(damaged), path, damaged[0])
     return kept
+
+
+def _epoch_of(line: str) -> float | None:
+    """The epoch of a line of ``metrics.jsonl``, 0 where it has none; None for a damaged line."""
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    epoch = content.get("epoch", 0) if isinstance(content, dict) else None
+    return epoch if isinstance(epoch, int | float) else None
 
 
 def _json_value(value: Any) -> Any:

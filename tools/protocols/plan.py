@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from dassl.config.files import REPOSITORY
 from dassl.config.recipes import Recipe, resolve, slug
+from dassl.utils.text_files import read_json
 from tools.protocols.sets import (
     check_has_no_domains,
     check_serves_new_classes,
@@ -76,8 +76,8 @@ class Run:
         """results.json of this run, or {} where it is not finished."""
         path = self.output_dir / "results.json"
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
+            data = read_json(path)
+        except (OSError, ValueError):
             return {}
         return data if isinstance(data, dict) and data.get("finished") else {}
 

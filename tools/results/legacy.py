@@ -11,7 +11,7 @@ import logging
 import os
 from pathlib import Path
 
-from tools.results.logs import known_metrics, read_metric
+from tools.results.logs import known_metrics, read_result
 from tools.results.records import load_records
 from tools.results.series import group
 from tools.results.statistics import mean, spread
@@ -40,8 +40,9 @@ def legacy_parse(
     head = f"Parsing files in {os.fspath(directory)}"
     lines = ["===", head] if style == "dassl" else [head]
     values = []
-    for path in _log_files(directory):
-        value = read_metric(Path(path), keyword, test_log=test_log)
+    for first in _log_files(directory):
+        found, value = read_result(Path(first).parent, keyword, test_log=test_log)
+        path = os.path.join(os.path.dirname(first), found.name)
         if value is None:
             logger.warning("%s", _why_ignored(Path(path), keyword, test_log=test_log))
             continue

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.results.logs import read_metric
+from dassl.utils.text_files import read_json
+from tools.results.logs import is_possible, read_result
 
 SEED_FOLDER = re.compile(r"seed(\d+)$")
 METRICS_OF_A_LOG = ("accuracy", "error", "macro_f1")
+KINDS: dict[str, type | tuple[type, ...]] = {  # of a results.json, as far as tables read it
+    **dict.fromkeys(("metrics", "evaluated", "stream", "labelled_images"), dict),
+    **dict.fromkeys(("seed", "shots"), int),
+    "target_domains": list,
+}
 
 
 @dataclass(frozen=True)
@@ -133,19 +139,48 @@ def _read_folder(folder: Path, findings: Findings, *, test_log: bool) -> None:
 def _read_results(folder: Path, findings: Findings) -> None:
     path = folder / "results.json"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as err:
-        findings.warnings.append(f"{path} ignored: it is no JSON ({err}). Delete it and run again.")
-        return
-    if not isinstance(data, dict) or not data.get("metrics"):
-        findings.warnings.append(f"{path} ignored: it has no metrics.")
-    elif not data.get("finished"):
-        findings.warnings.append(f"{folder} is unfinished: run its command again to resume.")
-    else:
-        findings.records.append(_from_results(folder, data))
+        data = read_json(path)
+        if not isinstance(data, dict) or not data.get("metrics"):
+            findings.warnings.append(f"{path} ignored: it has no metrics.")
+        elif not data.get("finished"):
+            findings.warnings.append(f"{folder} is unfinished: run its command again to resume.")
+        else:
+            record = _from_results(folder, data)
+            findings.warnings += [f"{path}: {fault}" for fault in _drop_impossible(record.metrics)]
+            findings.records.append(record)
+    except (OSError, ValueError, TypeError) as err:
+        findings.warnings.append(f"{path} ignored: {err}. Delete it and run again.")
+
+
+def _drop_impossible(metrics: dict[str, dict[str, float]]) -> list[str]:
+    """Take out what no run can have measured, so that no mean holds it; one sentence for each."""
+    faults = []
+    for split, values in metrics.items():
+        for name in [name for name, value in values.items() if not is_possible(name, value)]:
+            faults.append(f"{name} of {split} is {values.pop(name)}, left out of every mean.")
+    return faults
+
+
+def _checked(data: dict) -> dict:
+    """The content of a ``results.json`` whose parts have the types that a run writes.
+
+    Raises:
+        TypeError: naming the first that has not.
+    """
+    for key, kind in KINDS.items():
+        if data.get(key) is not None and (
+            not isinstance(data[key], kind) or isinstance(data[key], bool)
+        ):
+            raise TypeError(f'its "{key}" is {reprlib.repr(data[key])}, which no run writes')
+    for key in ("stream", "labelled_images"):
+        counts = data.get(key) or {}
+        if any(not _is_number(counts.get(name, 0)) for name in ("images", "of", "train", "val")):
+            raise TypeError(f'its "{key}" holds {reprlib.repr(counts)}, expected numbers')
+    return data
 
 
 def _from_results(folder: Path, data: dict) -> Record:
+    data = _checked(data)
     targets = data.get("target_domains") or ()
     part = data.get("part") or ""
     if part not in ("base", "new") and data.get("subsample_classes") in ("base", "new"):
@@ -176,7 +211,9 @@ def _from_results(folder: Path, data: dict) -> Record:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**63
+    return isinstance(value, float)
 
 
 def _read_log(folder: Path, findings: Findings, *, test_log: bool) -> None:
@@ -185,7 +222,11 @@ def _read_log(folder: Path, findings: Findings, *, test_log: bool) -> None:
     is_new = "test_new" in folder.parts
     metrics = {}
     for name in METRICS_OF_A_LOG:
-        value = read_metric(path, name, test_log=test_log or is_new)
+        try:
+            _, value = read_result(folder, name, test_log=test_log or is_new)
+        except OSError as err:
+            findings.warnings.append(f"{path} ignored: it cannot be read ({err.strerror}).")
+            return
         if value is not None:
             metrics["error_rate" if name == "error" else name] = value
     if not metrics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from dassl.config.settings import settings_digest, settings_that_matter
 from dassl.config.yaml_files import read_yaml
 from tools.results.records import Record
 
+logger = logging.getLogger(__name__)
 UNKNOWN = "settings not recorded"
 SHOWN = 3  # keys whose values a label shows
 WIDTH = 40  # characters of a value that a label shows
@@ -51,7 +53,11 @@ def _read(folder: Path) -> dict | None:
     path = folder / "config.yaml"
     if not path.is_file():
         return None
-    content = read_yaml(path)
+    try:
+        content = read_yaml(path)
+    except (OSError, ValueError) as err:
+        logger.warning("%s The settings of that run are taken as unknown.", err)
+        return None
     return content if isinstance(content, dict) else None
 
 

@@ -12,6 +12,7 @@ from clip.model import CLIP
 from dassl.config import get_cfg_default
 from dassl.data.pixels import normalise
 from dassl.engine.predictor import Predictor
+from dassl.engine.trained import config_in
 from dassl.features.views import Augmentation, Transform
 
 from .checkpoints import load_state
@@ -42,7 +43,7 @@ def config_of(checkpoint: dict, trainer: "type[ClipTrainer]") -> CfgNode:
     defaults = getattr(trainer, "default_cfg", CfgNode)()
     cfg.set_new_allowed(True)
     cfg.merge_from_other_cfg(defaults)
-    cfg.merge_from_other_cfg(CfgNode.load_cfg(checkpoint["config"]))
+    cfg.merge_from_other_cfg(config_in(checkpoint) or CfgNode())
     return cfg
 
 

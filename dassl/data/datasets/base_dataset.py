@@ -4,6 +4,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from yacs.config import CfgNode
@@ -16,6 +17,7 @@ from dassl.utils.text import did_you_mean
 from .draw import draw_shots, group_by_label
 
 logger = logging.getLogger(__name__)
+MOST_NAMED = 10  # labels in a message
 
 
 class Datum:
@@ -159,11 +161,13 @@ class DatasetBase:
     def _check_labels(self) -> None:
         name = type(self).__name__
         if len(self._classnames) != self._num_classes:
-            missing = sorted(set(range(self._num_classes)) - set(self._lab2cname))
+            gaps = (n for n in range(self._num_classes) if n not in self._lab2cname)
+            missing = list(islice(gaps, MOST_NAMED + 1))
             raise ValueError(
                 f"{name}: labels go up to {self._num_classes - 1}, but only "
                 f"{len(self._classnames)} classes have training images. Missing labels: "
-                f"{', '.join(map(str, missing[:10]))}{', ...' if len(missing) > 10 else ''}. "
+                f"{', '.join(map(str, missing[:MOST_NAMED]))}"
+                f"{', ...' if len(missing) > MOST_NAMED else ''}. "
                 "A class folder is empty or absent; complete the dataset, or re-number the labels."
             )
         for split, items in (("validation", self._val), ("test", self._test)):

@@ -10,6 +10,8 @@ from torch import nn
 from yacs.config import CfgNode
 
 from dassl import __version__
+from dassl.config import get_cfg_default
+from dassl.config.settings import flat
 from dassl.data.pixels import normalise
 from dassl.engine import TrainerX
 from dassl.engine.anomaly import refuse_nonfinite
@@ -238,8 +240,10 @@ class StepFiles(TrainerX):
         trained = config_in(content)
         if trained is None:
             return
-        left_out = set(trained.DATASET.TARGET_DOMAINS)
-        sources = set(trained.DATASET.SOURCE_DOMAINS) or set(self.dm.dataset.domains) - left_out
+        stated = flat(trained)
+        left_out = set(stated.get("DATASET.TARGET_DOMAINS") or ())
+        sources = set(stated.get("DATASET.SOURCE_DOMAINS") or ())
+        sources = sources or set(self.dm.dataset.domains) - left_out
         leaked = sorted(sources & set(self.cfg.DATASET.TARGET_DOMAINS))
         if leaked:
             logger.warning(
@@ -266,7 +270,8 @@ class StepFiles(TrainerX):
 
 def interpolation_of(checkpoint: dict) -> str:
     """How the run that wrote a checkpoint resized its images: a value of INPUT.INTERPOLATION."""
-    return CfgNode.load_cfg(checkpoint["config"]).INPUT.INTERPOLATION
+    cfg = config_in(checkpoint) or CfgNode()
+    return cfg.get("INPUT", {}).get("INTERPOLATION", get_cfg_default().INPUT.INTERPOLATION)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

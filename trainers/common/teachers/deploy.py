@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from yacs.config import CfgNode
 
+from dassl.config.yaml_files import read_config
 from dassl.data.pixels import normalise
 from dassl.engine.checkpoints import find_checkpoint
 from dassl.engine.steps.files import network_of
@@ -70,7 +70,7 @@ def _no_checkpoint(folder: Path) -> str:
             f"{folder} is not a run of one trainer. Give the folder of one run: te_<domain> of a "
             f"leave-one-domain-out protocol, by {', '.join(STUDENT_TRAINERS)}."
         )
-    cfg = CfgNode.load_cfg(config.read_text(encoding="utf-8"))
+    cfg = read_config(config)
     if "STEPS" not in cfg:
         return _no_student(folder, cfg.TRAINER.NAME, folder)
     return f"{folder} is not finished. Give the run's command again first."

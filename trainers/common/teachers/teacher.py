@@ -5,6 +5,7 @@ is used. Every query is counted, because clients pay per query.
 """
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -83,8 +84,9 @@ class Queries:
     def keep_in(self, journal: Path) -> None:
         """Keep all counts in a journal, after those that a killed attempt has left there."""
         journal.parent.mkdir(parents=True, exist_ok=True)
-        lines = journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else []
-        counts = [(0, 0), *(tuple(map(int, line.split())) for line in lines)]
+        text = journal.read_bytes().decode("ascii", "replace") if journal.is_file() else ""
+        lines = re.findall(r"^(\d{1,12}) (\d{1,12})$", text, re.MULTILINE)  # a kill may cut one
+        counts = [(0, 0), *((int(images), int(texts)) for images, texts in lines)]
         asked = self.images, self.texts
         self.images, self.texts = map(max, map(sum, zip(*counts)), self.restored)
         self.journal = journal

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from dassl.config.settings import flat
+from dassl.config.yaml_files import config_of
 from dassl.data.datasets import Datum
 from dassl.engine.report import image_name
 from dassl.engine.resume import DEFAULT_INTERVAL, INTERVAL_VARIABLE, check_same_config
@@ -198,7 +199,7 @@ class StreamResume:
 
     def _check(self, state: dict) -> None:
         trainer, fix = self.trainer, "Delete it to start over, or choose another --output-dir."
-        check_same_config(trainer.cfg, CfgNode.load_cfg(state["config"]), self.path)
+        check_same_config(trainer.cfg, config_of(state["config"], self.path), self.path)
         if trainer.cfg.SEED < 0:
             torch.manual_seed(state["run_seed"])  # run_seed, order and views follow it
         check_same_stream(state["belongs_to"], self.belongs_to(), self.path, fix=fix)
