@@ -4,6 +4,7 @@ import importlib
 import json
 
 import pytest
+from dataset_trees import pets_tree
 
 import clip.download
 from dassl.modeling import networks
@@ -121,6 +122,34 @@ def test_a_damaged_weights_file_is_found_before_the_first_run(offline, tmp_path)
     (problem,) = preflight.weights_problems(["RN50"], may_download=True)
 
     assert "RN50.pt are damaged (another SHA-256 than published)" in problem
+
+
+def few_shot_dmn(folder, root):
+    words = ["fewshot", "--trainer", "DMN", "--dataset", "oxford_pets", "--shots", "16"]
+    return arguments(*words, "--root", str(root), "TRAINER.DMN.TEXT_PROMPT", "tip", output=folder)
+
+
+def test_a_class_with_too_few_shots_for_dmn_is_found_before_the_first_run(tmp_path):
+    pets_tree(tmp_path)  # 6 training images of every class
+
+    (problem,) = preflight.file_problems(few_shot_dmn(tmp_path, tmp_path), may_download=False)
+
+    assert "needs 16 shots of every class (DATASET.NUM_SHOTS); 5 of 5 classes have fewer" in problem
+    assert "the first is breed_0 with 6. Use at most 6 shots." in problem
+    assert not (tmp_path / "oxford_pets" / "split_fewshot").exists()
+
+
+def test_shots_of_a_dataset_that_is_missing_are_not_counted(tmp_path):
+    assert preflight.file_problems(few_shot_dmn(tmp_path, tmp_path), may_download=False) == []
+
+
+def test_a_run_too_short_to_save_anything_is_found_before_the_first_run(tmp_path):
+    words = ["lodo", "--trainer", "VL2VADiP", "--dataset", "pacs", "--recipe", "rn50"]
+    runs = arguments(*words, "TRAINER.VL2V.MODEL_SAVE.ALIGN", "9000", output=tmp_path)
+
+    (problem,) = preflight.config_problems(runs)
+
+    assert "but the last step is 5000: no checkpoint would be saved" in problem
 
 
 def test_missing_files_are_told_together_with_missing_data(tmp_path, capsys):

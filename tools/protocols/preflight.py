@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from yacs.config import CfgNode
+
 from dassl.flags import FlagParser
 from tools.protocols.plan import script_path
 
@@ -79,6 +81,7 @@ def config_problem(words: Sequence[str]) -> str:
             if inspect.ismethod(trainer.check_cfg):  # ours; others need the trainer itself
                 with explained(cfg):
                     trainer.check_cfg(cfg)
+                    check_steps(cfg, trainer)
     except SystemExit:  # argparse has printed its usage and the reason
         return complaint.getvalue().split("error: ", 1)[-1].strip()
     except (ValueError, KeyError, OSError, ImportError) as err:
@@ -88,6 +91,20 @@ def config_problem(words: Sequence[str]) -> str:
     except ValueError as err:
         return f"{err}{OTHER_OPTIONS}"
     return ""
+
+
+def check_steps(cfg: CfgNode, trainer: type) -> None:
+    """What a step-based trainer would refuse when training starts: too few steps to save any.
+
+    Where the dataset counts its steps as it is read, the run itself will tell.
+    """
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    dataset = DATASET_REGISTRY.get(cfg.DATASET.NAME)
+    check = getattr(trainer, "check_training", None)
+    known = (cfg.STEPS.N or hasattr(dataset, "steps")) if check else False
+    if check and known and (cfg.STEPS.FREQ or hasattr(dataset, "steps_per_evaluation")):
+        check(cfg, dataset)
 
 
 def file_problems(runs: Iterable[Sequence[str]], *, may_download: bool) -> list[str]:

@@ -1,14 +1,16 @@
 """The labelled shots of memory methods: grouping by class, and DMN's official draw."""
 
+import contextlib
+import io
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from dassl.data.datasets import Datum, build_dataset
+from dassl.data.datasets import DatasetBase, Datum, build_dataset
 
 
 def shots_by_class(items: Sequence[Datum], classes: int, shots: int) -> Tensor:
@@ -39,17 +41,46 @@ def official_draws(cfg: CfgNode) -> tuple[list[Datum], list[Datum]]:
 
     Source: spec dmn section 9 (TRAINER.DMN.OFFICIAL_DRAW).
     """
-    everything = cfg.clone()
-    everything.defrost()
-    everything.DATASET.NUM_SHOTS = -1
-    # ImageNet would draw validation images from what the shots leave: here nothing is left
-    everything.TEST.SELECT_ON, everything.TEST.FINAL_MODEL = "last", "last_step"
-    items, shots = build_dataset(everything).train_x, cfg.DATASET.NUM_SHOTS
+    items, shots = _without_draw(cfg).train_x, cfg.DATASET.NUM_SHOTS
     if cfg.DATASET.NAME == "ImageNet":
         running = random.Random(0)
         return draw(items, shots, running), draw(items, shots, running)
     memory = draw(items, shots, None)
     return memory, list(memory)
+
+
+def check_shots(cfg: CfgNode) -> None:
+    """Count the images of every class, before the first run: a static memory has no gaps.
+
+    Raises:
+        ValueError: if a class has fewer training images than shots.
+    """
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            dataset = _without_draw(cfg)
+    except FileNotFoundError:
+        return  # missing data are told elsewhere, with all that is missing
+    shots, counts = cfg.DATASET.NUM_SHOTS, Counter(item.label for item in dataset.train_x)
+    short = {name: counts[label] for label, name in dataset.lab2cname.items()
+             if counts[label] < shots}  # fmt: skip
+    if short:
+        name, count = next(iter(short.items()))
+        raise ValueError(
+            f"TRAINER.DMN.SETTING {cfg.TRAINER.DMN.SETTING} needs {shots} shots of every class "
+            f"(DATASET.NUM_SHOTS); {len(short)} of {dataset.num_classes} classes have fewer "
+            f"training images, the first is {name} with {count}. Use at most {min(short.values())} "
+            "shots."
+        )
+
+
+def _without_draw(cfg: CfgNode) -> DatasetBase:
+    """The dataset with all training images."""
+    everything = cfg.clone()
+    everything.defrost()
+    everything.DATASET.NUM_SHOTS = -1
+    # ImageNet would draw validation images from what the shots leave: here nothing is left
+    everything.TEST.SELECT_ON, everything.TEST.FINAL_MODEL = "last", "last_step"
+    return build_dataset(everything)
 
 
 def draw(items: Sequence[Datum], shots: int, generator: random.Random | None) -> list[Datum]:

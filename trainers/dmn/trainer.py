@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from yacs.config import CfgNode
 from clip.model import CLIP
 from dassl.config import Condition, only_if
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.needed import NeededFile
 from dassl.engine.shared_conditions import TRAINING, no_augmentation, not_searched
 from dassl.features.views import Augmentation
 from trainers.common.testtime.confident_views import confident_prediction, repeated_rows
@@ -27,7 +29,7 @@ from trainers.common.text.descriptions import (
 from .fusion import fuse, search_weights
 from .method import DualMemory
 from .settings import DMNSettings
-from .shots import official_draws, shots_by_class
+from .shots import check_shots, official_draws, shots_by_class
 
 logger = logging.getLogger(__name__)
 CROP_SCALE = (0.5, 1.0)  # of training images and augmented views
@@ -43,7 +45,6 @@ class DMN(StreamTrainer):
     takes_shots = True
     drop_last = False  # the official loader keeps the last partial batch
     view_scale = CROP_SCALE
-    needed_files = staticmethod(cupl_needed)
     shapes_scores = (*StreamTrainer.shapes_scores, "DATASET.NUM_SHOTS")
     unused_flags = {
         **StreamTrainer.unused_flags,
@@ -52,6 +53,15 @@ class DMN(StreamTrainer):
     declares = (DMNSettings,)
 
     # ----------------------------------------------------------------- set-up
+    @staticmethod
+    def needed_files(cfg: CfgNode) -> list[NeededFile]:
+        """The CuPL sentences, and enough images of every class for the static memory."""
+        needed, dataset = cupl_needed(cfg), cfg.DATASET
+        if DMNSettings.of(cfg).has_shots:
+            what = f"Shots of {dataset.NAME} ({dataset.NUM_SHOTS}, {dataset.SUBSAMPLE_CLASSES})"
+            needed.append(NeededFile(what, partial(check_shots, cfg)))
+        return needed
+
     @classmethod
     def check_cfg(cls, cfg: CfgNode) -> None:
         super().check_cfg(cfg)

@@ -64,7 +64,7 @@ def refuse_settings(cfg: CfgNode, trainer: str) -> None:
         )
 
 
-def count_steps(cfg: CfgNode, dataset: DatasetBase) -> tuple[int, int]:
+def count_steps(cfg: CfgNode, dataset: DatasetBase | type[DatasetBase]) -> tuple[int, int]:
     """(steps between evaluations, evaluations), the dataset's where the config names none.
 
     The last step is an evaluation.
@@ -75,7 +75,9 @@ def count_steps(cfg: CfgNode, dataset: DatasetBase) -> tuple[int, int]:
     return freq, steps // freq + 1
 
 
-def refuse_unsaved(cfg: CfgNode, dataset: DatasetBase, key: str, first: int) -> None:
+def refuse_unsaved(
+    cfg: CfgNode, dataset: DatasetBase | type[DatasetBase], key: str, first: int
+) -> None:
     """ValueError if training ends before step ``first`` (the value of ``key``) may be saved."""
     freq, evaluations = count_steps(cfg, dataset)
     last = (evaluations - 1) * freq

@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 
 from dassl.config import check_settings, declared_cfg
 from dassl.data.checks import check_images
-from dassl.data.datasets import build_dataset
+from dassl.data.datasets import DatasetBase, build_dataset
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine import run as engine_run
 from dassl.engine.base import TrainerBase
@@ -95,6 +95,12 @@ class StagedTrainer(TrainerBase):
         last.check_cfg(cfg)
 
     @classmethod
+    def check_training(cls, cfg: CfgNode, dataset: DatasetBase | type[DatasetBase]) -> None:
+        """ValueError if the training of a stage would end before anything may be saved."""
+        for stage in cls.kinds():
+            stage.check_training(cfg, dataset)
+
+    @classmethod
     def needed_files(cls, cfg: CfgNode) -> list[NeededFile]:
         """What the stages read."""
         return [needed for kind in cls.kinds() for needed in kind.needed_files(cfg)]
@@ -107,8 +113,7 @@ class StagedTrainer(TrainerBase):
     def train(self, start_epoch: int | None = None, max_epoch: int | None = None) -> None:
         """Run every stage that is not finished."""
         self.time_start = time.time()
-        for stage in self.kinds():
-            stage.check_training(self.cfg, self.dm.dataset)
+        self.check_training(self.cfg, self.dm.dataset)
         for index in range(len(self.stages)):
             results = self.run_stage(index)
             if index + 1 < len(self.stages):

@@ -81,7 +81,7 @@ class StepTrainer(StepFiles):
             )
 
     @classmethod
-    def check_training(cls, cfg: CfgNode, dataset: DatasetBase) -> None:
+    def check_training(cls, cfg: CfgNode, dataset: DatasetBase | type[DatasetBase]) -> None:
         """ValueError if training would end before anything may be saved."""
         if cls.feeds_next_stage or not cfg.SWAD.ENABLED:
             checks.refuse_unsaved(cfg, dataset, *cls.first_saved(cfg))
