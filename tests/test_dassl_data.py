@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dassl.config import get_cfg_default
-from dassl.data import DataManager, DatasetWrapper, build_data_loader
+from dassl.data import DataManager, DatasetWrapper, build_data_loader, checks
 from dassl.data.checks import warn_of_one_class, warn_of_shared_images
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum, build_dataset
 from dassl.data.transforms import build_transform
@@ -306,6 +306,23 @@ def test_without_a_transform_items_are_pil_images(cfg):
 
     assert item["img"].size == (30, 20)
     assert item["img"].mode == "RGB"
+
+
+def test_of_a_folder_with_many_images_the_missing_ones_are_found(tmp_path, monkeypatch):
+    names = [f"{i:03}.jpg" for i in range(100)]
+    for name in names[1:]:
+        (tmp_path / name).touch()
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "link.jpg").symlink_to(names[1])
+    paths = [str(tmp_path / name) for name in [*names, "folder.jpg", "link.jpg"]]
+    asked = []
+    monkeypatch.setattr(
+        checks.os.path, "isfile", lambda path, real=os.path.isfile: asked.append(path) or real(path)
+    )
+
+    found = checks._missing(paths)
+
+    assert found == asked == [paths[0], str(tmp_path / "folder.jpg")]
 
 
 def test_missing_images_stop_the_run_and_are_named(cfg):

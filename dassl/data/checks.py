@@ -2,8 +2,9 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, groupby
 
 from dassl.utils.image import BadImageError, read_image
 
@@ -12,6 +13,8 @@ from .datasets.base_dataset import DatasetBase, Datum
 logger = logging.getLogger(__name__)
 SPLITS = ("train_x", "train_u", "val", "test")
 _MAX_NAMED = 5
+_FEW = 32  # files that are looked at one by one; for more, their folder is listed
+_CHUNK = 64  # images that a thread decodes at a time
 
 
 def check_images(dataset: DatasetBase, *, skip_bad: bool) -> dict[str, int]:
@@ -37,9 +40,11 @@ def check_images(dataset: DatasetBase, *, skip_bad: bool) -> dict[str, int]:
             if item.impath
         }
     )
-    with ThreadPoolExecutor(max_workers=min(16, (os.cpu_count() or 1) * 2)) as pool:
-        verdicts = pool.map(_is_readable if skip_bad else os.path.isfile, paths, chunksize=64)
-        bad = {path for path, is_good in zip(paths, verdicts) if not is_good}
+    if skip_bad:
+        chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
+        bad = _in_threads(_unreadable, chunks)
+    else:
+        bad = _in_threads(_missing, (list(files) for _, files in groupby(paths, os.path.dirname)))
     if not bad:
         return {}
     named = ", ".join(sorted(bad)[:_MAX_NAMED]) + (", ..." if len(bad) > _MAX_NAMED else "")
@@ -97,6 +102,29 @@ def _splits(dataset: DatasetBase) -> tuple[str, ...]:
 
 def _items(dataset: DatasetBase, split: str) -> Sequence[Datum]:
     return getattr(dataset, split, None) or ()
+
+
+def _in_threads(
+    find_bad: Callable[[Sequence[str]], list[str]], groups: Iterable[Sequence[str]]
+) -> set[str]:
+    """The bad ones among groups of paths, each group a task: a path has no task of its own."""
+    with ThreadPoolExecutor(max_workers=min(16, (os.cpu_count() or 1) * 2)) as pool:
+        return set(chain.from_iterable(pool.map(find_bad, groups)))
+
+
+def _missing(paths: Sequence[str]) -> list[str]:
+    """Those of a folder's files that are not there."""
+    folder, names = os.path.dirname(paths[0]) or ".", set[str]()
+    if len(paths) > _FEW and os.path.isdir(folder):
+        with os.scandir(folder) as entries:
+            names = {entry.name for entry in entries if entry.is_file()}
+    unlisted = (path for path in paths if os.path.basename(path) not in names)
+    # a file system that ignores case opens what its listing spells differently
+    return [path for path in unlisted if not os.path.isfile(path)]
+
+
+def _unreadable(paths: Sequence[str]) -> list[str]:
+    return [path for path in paths if not _is_readable(path)]
 
 
 def _is_readable(path: str) -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
-PRELOAD = ("torch", "torchvision", "datasets", "trainers")
+PRELOAD = ("torch", "torchvision", "dassl.engine.run", "datasets", "trainers.common")
 PROGRESS = re.compile(r"epoch \[(\d+)/(\d+)\] batch \[(\d+)/(\d+)\]")
 NEWS = ("Rendering ", "Extracting ", "Continue the interrupted run")  # what else is shown
 SECONDS_BETWEEN = 10.0  # between two progress lines
