@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from battery import backbone_file
 
 import train
+from trainers.common.testtime import report
 from trainers.common.testtime import views as test_views
 from trainers.common.testtime.trainer import StreamTrainer
 
@@ -36,7 +38,8 @@ train.main(sys.argv[1:])
 
 
 @pytest.fixture(autouse=True)
-def small_chunks_all_kept(monkeypatch):
+def small_chunks_all_kept_and_no_picture(monkeypatch):
+    monkeypatch.setattr(report, "_draw", lambda *_, **__: None)
     monkeypatch.setenv("VLTUNE_RESUME_SECONDS", "0")
     monkeypatch.setattr(test_views, "CHUNK_VIEWS", CHUNK * VIEWS)
 
@@ -45,7 +48,8 @@ def words(folder, trainer, *options, flags=("--eval-only",)):
     node = [*SETTINGS, *(DMN if trainer == "DMN" else ())]
     keys = [f"TRAINER.{trainer}.{w}" if i % 2 == 0 else w for i, w in enumerate(node)]
     start = ["--trainer", trainer, "--dataset", "toy_shapes", "--seed", "1", *flags]
-    start += ["--backbone", "toy/ViT", "--output-dir", str(folder), "--no-recipe"]
+    start += ["--backbone", backbone_file(folder.parent, "micro_vit"), "--no-recipe"]
+    start += ["--activation", "quick_gelu", "--output-dir", str(folder)]
     start += ["--config-file", f"configs/trainers/{trainer}/toy.yaml"]
     return [*start, *keys, "DATASET.NUM_SHOTS", "1", "TRAIN.VIEWS", "fresh", *options]
 
