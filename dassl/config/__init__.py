@@ -1,4 +1,12 @@
-"""Configuration: a YACS node with clear errors, the engine keys, and which of them a run reads."""
+"""Configuration: a YACS node with clear errors, the engine keys, and which of them a run reads.
+
+node.py, defaults.py, pixels.py    the YACS node and the engine's keys
+declared.py, ranges.py             a method's settings: one field per key, what is allowed
+conditions.py, settings.py         which keys a run reads, and which make its numbers
+files.py, yaml_files.py            config files, and what they are based on
+recipes.py, official.py            recipes of the package, names of the official repositories
+tools.py                           helpers on a whole config
+"""
 
 from .conditions import Condition, idle_settings, never, only_if
 from .declared import Settings, check_settings, declared_cfg, describe_settings, setting

@@ -1,4 +1,9 @@
-"""Items, the dataset base class and the registry."""
+"""Items, the dataset base class and the registry.
+
+base_dataset.py  an image with its labels, and the base of datasets
+build.py         the registry
+draw.py          K items per class
+"""
 
 from .base_dataset import DatasetBase, Datum
 from .build import DATASET_REGISTRY, build_dataset

@@ -1,4 +1,9 @@
-"""Image pipelines by name."""
+"""Image pipelines by name.
+
+transforms.py                      training and test pipeline from INPUT
+autoaugment.py, randaugment.py     published augmentation policies
+ops.py                             single operations that torchvision lacks
+"""
 
 from .transforms import (
     AVAI_CHOICES,
