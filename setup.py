@@ -1,29 +1,49 @@
-"""Install the packages clip, dassl, datasets and trainers from a clone of this repository."""
+"""Build and install `vltune` (tools/wheel.py says how a wheel differs from a clone)."""
 
+import re
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import setup
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tools.wheel import (
+    BuildBelowVltune,
+    EditableAsCloned,
+    folders_in_wheel,
+    packages_in_wheel,
+)
 
 HERE = Path(__file__).parent
+VERSION = re.compile(r'^__version__ = "(.+)"$', re.MULTILINE)
+
+
+def read(path: str) -> str:
+    """A text of the repository."""
+    return (HERE / path).read_text(encoding="utf-8")
+
 
 setup(
     name="vltune",
-    version="0.2.0",
+    version=VERSION.findall(read("vltune/__init__.py"))[0],
     description="Tune CLIP-like models: methods, baselines and protocols on one engine",
-    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description=read("README.md"),
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10,<3.14",
-    packages=find_packages(
-        include=["clip", "clip.*", "dassl", "dassl.*", "datasets", "datasets.*"]
-        + ["trainers", "trainers.*"]
-    ),
-    include_package_data=True,
+    packages=packages_in_wheel(),
+    package_dir=folders_in_wheel(),
     package_data={
-        "clip": ["weights/*"],
-        "trainers.common.text": ["*.json"],
-        "datasets": ["*.json", "toy_world/*", "toy_world/weights/*"],
+        "vltune": ["py.typed"],
+        "vltune.clip": ["weights/*"],
+        "vltune.configs": ["**/*.yaml"],
+        "vltune.datasets": ["*.json", "toy_world/*", "toy_world/weights/*"],
+        "vltune.trainers.common.text": ["*.json"],
     },
+    include_package_data=False,  # the list above is complete
+    cmdclass={"build_py": BuildBelowVltune, "editable_wheel": EditableAsCloned},
+    entry_points={"console_scripts": ["vltune = vltune.cli:main"]},
     install_requires=[
         "torch>=2.10",  # older ones can be made to run code in spite of weights_only
         "torchvision>=0.25",

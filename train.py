@@ -13,7 +13,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,10 @@ def check_packages() -> None:
     Raises:
         ImportError: naming the path that won.
     """
+    ours = importlib.util.find_spec("dassl")
+    prefix = ours.name.removesuffix("dassl") if ours else ""  # "vltune." in a wheel
     for name in PACKAGES:
-        spec = importlib.util.find_spec(name)
+        spec = importlib.util.find_spec(prefix + name)
         origin = Path(spec.origin).resolve() if spec and spec.origin else None
         if origin is None or not origin.is_relative_to(HERE / name):
             raise ImportError(
@@ -56,7 +58,11 @@ def setup_logging() -> None:
 
 
 def warning_text(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str = ""
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
 ) -> str:
     """A warning of another package as one line; ``warnings`` calls it."""
     return f"{' '.join(str(message).split())} ({category.__name__}, {filename}:{lineno})"
@@ -94,17 +100,21 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     return run(args, make_config(args))
 
 
-if __name__ == "__main__":
+def command(argv: Sequence[str] | None = None, run: Callable[..., Any] = main) -> int:
+    """Do a run, or what another program of the package does, as a command; its exit status.
+
+    What is wrong with the input becomes one line, without a traceback.
+    """
     # Read when torch loads: waiting threads sleep, which matters tenfold on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     setup_logging()
     try:
         check_packages()
         importlib.import_module("dassl.terminal").log_safely()
-        main()
+        result = run(argv)
     except KeyboardInterrupt:
         logger.info("\nInterrupted. Run the same command again to resume from the last checkpoint.")
-        sys.exit(130)  # what a shell reports for Ctrl-C
+        return 130  # what a shell reports for Ctrl-C
     except (ValueError, KeyError, OSError, ImportError, FloatingPointError, RuntimeError) as err:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
@@ -115,4 +125,9 @@ if __name__ == "__main__":
         logger.info(
             "(raised at %s; set %s=1 for the full traceback)", place_of(err), TRACEBACK_VARIABLE
         )
-        sys.exit(2)
+        return 2
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(command())

@@ -3,7 +3,7 @@
 import argparse
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -11,12 +11,15 @@ class FlagParser(argparse.ArgumentParser):
 
     Attributes:
         also_known: flags of another parser that reads the same command line; they are suggested.
+        program: what the help calls the program, where a parser is not started as its script.
     """
 
     also_known: tuple[str, ...] = ()
+    program: ClassVar[str] = ""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+        self.prog = self.program or self.prog
 
     @property
     def flags(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from dassl.config import describe_settings
 from dassl.config.files import CONFIGS, RECIPES, config_names, read_layers, shown
 from dassl.config.recipes import TRAINERS_DIR, existing_recipe, stated_value
 from dassl.config.tools import leaves
+from dassl.flags import FlagParser
 from dassl.utils.registry import Registry
 from dassl.utils.text import did_you_mean
 
@@ -209,3 +210,14 @@ def _some_backbones(name: str) -> Iterator[str]:
 
 def _whether_here(path: Path) -> str:
     return shown(path) if path.is_file() else "downloaded when first used"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `vltune list WHAT [NAME]`."""
+    parser = FlagParser(description="Print what the package has, or all about one thing of it.")
+    parser.add_argument("what", help="trainers, datasets, recipes or backbones")
+    parser.add_argument(
+        "name", nargs="?", default="", help="one of them: MMA, oxford_pets, TaskRes/rn50, ViT"
+    )
+    args = parser.parse_args(argv)
+    print(listing(f"{args.what}:{args.name}" if args.name else args.what))

@@ -29,6 +29,7 @@ from .build import TRAINER_REGISTRY
 
 logger = logging.getLogger(__name__)
 SHAPE_ERRORS = (IndexError, RuntimeError, TypeError, ValueError)  # of tensors of another shape
+ENGINE = __name__.removesuffix("engine.undeclared")  # "dassl.", in a wheel below vltune
 TOWERS = re.compile(r"encode_image|image_encoder|\.visual\b")
 CHAIN = re.compile(r"\bcfg\.([A-Z]\w*(?:\.[A-Z]\w*)+)")  # cfg.TRAINER.X.KEY in a source file
 
@@ -128,7 +129,7 @@ class OpenKeys:
 
     def _names(self, word: str) -> bool:
         """Whether the files of trainer and dataset, or their neighbours in use, hold a word."""
-        classes = [c for c in self.trainer.__mro__ if not c.__module__.startswith("dassl.")]
+        classes = [c for c in self.trainer.__mro__ if not c.__module__.startswith(ENGINE)]
         datasets = DATASET_REGISTRY.snapshot()
         classes += [datasets[self.dataset]] if self.dataset in datasets else []
         return any(re.search(rf"\b{re.escape(word)}\b", _text_around(cls)) for cls in classes)

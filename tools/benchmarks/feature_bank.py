@@ -160,7 +160,7 @@ def memory(args: argparse.Namespace, folder: Path) -> list[dict]:
     few, many = (views // (10 if args.quick else 1) for views in MEMORY_VIEWS)
     peaks = {}
     for views in (few, many):
-        command = [sys.executable, "-m", "tools.benchmarks.feature_bank", str(folder), str(views)]
+        command = [sys.executable, "-m", __name__, str(folder), str(views)]
         root = Path(__file__).resolve().parents[2]
         done = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True)
         peaks[views] = int(done.stdout.split()[-1])

@@ -162,7 +162,7 @@ def peak_above_model(kind: str, *, batch: int, classes: int, chunk: int, threads
         [
             sys.executable,
             "-m",
-            "tools.benchmarks.mma",
+            __name__,
             json.dumps({**settings, "threads": threads}),
         ],
         cwd=ROOT,

@@ -20,13 +20,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+OURS = __name__.removesuffix("tools.protocols.launcher")  # "vltune." in a wheel, else ""
 ROOT = Path(__file__).resolve().parents[2]
-PRELOAD = ("torch", "torchvision", "dassl.engine.run", "datasets", "trainers.common")
+HOME = ROOT.parent if OURS else ROOT  # what has to be on sys.path
+PRELOAD = (
+    "torch",
+    "torchvision",
+    *(f"{OURS}{name}" for name in ("dassl.engine.run", "datasets", "trainers.common")),
+)
 PROGRESS = re.compile(r"epoch \[(\d+)/(\d+)\] batch \[(\d+)/(\d+)\]")
 NEWS = ("Rendering ", "Extracting ", "Continue the interrupted run")  # what else is shown
 SECONDS_BETWEEN = 10.0  # between two progress lines
 # what these tell is in results.json, and the same for every run
-QUIET = ("dassl.engine.report", "dassl.engine.run", "dassl.engine.writer")
+QUIET = tuple(f"{OURS}dassl.engine.{name}" for name in ("report", "run", "writer"))
 
 
 class BriefConsole:
@@ -65,8 +71,8 @@ class BriefConsole:
 def run_script(script: str, arguments: Sequence[str], *, brief: bool = False) -> None:
     """Do in this process what `python script arguments...` does."""
     sys.argv = [script, *arguments]
-    if str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))
+    if str(HOME) not in sys.path:
+        sys.path.insert(0, str(HOME))
     if brief:
         sys.stdout = BriefConsole(sys.stdout)
         for name in QUIET:
@@ -88,7 +94,7 @@ class Launcher:
         self.context = multiprocessing.get_context("forkserver" if has_server else "spawn")
         if has_server:
             self.context.set_forkserver_preload(list(preload))
-        paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        paths = [str(HOME), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads, see train.py
 

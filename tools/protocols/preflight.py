@@ -55,8 +55,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def config_problems(runs: Iterable[Sequence[str]]) -> list[str]:
     """One text per mistake in the settings of the runs, given as arguments of train.py."""
-    for package in ("datasets", "trainers"):  # importing them registers what they hold
-        importlib.import_module(package)
+    importlib.import_module("datasets")  # registers what it holds
+    importlib.import_module("trainers")
     found = [f"Settings: {text}" for text in dict.fromkeys(map(config_problem, runs)) if text]
     more = [f"... and {len(found) - SHOWN} more of this kind."] if len(found) > SHOWN else []
     return [*found[:SHOWN], *more]
