@@ -20,6 +20,11 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("clip", "dassl", "datasets", "trainers")
 TRACEBACK_VARIABLE = "VLTUNE_TRACEBACK"
+# what ends a run with one line; anything else is a mistake of ours, with a traceback
+ERRORS = (
+    *(ValueError, KeyError, OSError, ImportError, FloatingPointError, RuntimeError),
+    MemoryError,
+)
 logger = logging.getLogger("train")
 
 
@@ -110,12 +115,15 @@ def command(argv: Sequence[str] | None = None, run: Callable[..., Any] = main) -
     setup_logging()
     try:
         check_packages()
-        importlib.import_module("dassl.terminal").log_safely()
-        result = run(argv)
-    except KeyboardInterrupt:
-        logger.info("\nInterrupted. Run the same command again to resume from the last checkpoint.")
-        return 130  # what a shell reports for Ctrl-C
-    except (ValueError, KeyError, OSError, ImportError, FloatingPointError, RuntimeError) as err:
+        from dassl.utils import interrupts
+
+        with interrupts.watching():
+            importlib.import_module("dassl.terminal").log_safely()
+            result = run(argv)
+    except KeyboardInterrupt as err:
+        logger.info("\n%s", interrupts.farewell(err))
+        return interrupts.exit_status(err)
+    except ERRORS as err:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
         message = err.args[0] if isinstance(err, KeyError) and err.args else err
@@ -125,7 +133,7 @@ def command(argv: Sequence[str] | None = None, run: Callable[..., Any] = main) -
         logger.info(
             "(raised at %s; set %s=1 for the full traceback)", place_of(err), TRACEBACK_VARIABLE
         )
-        return 2
+        return 2 if isinstance(err, ImportError) else interrupts.exit_status(err)
     return result if isinstance(result, int) else 0
 
 

@@ -227,6 +227,7 @@ NEUTRAL = {
     "RUN.RECIPE": "a label of the results",
     "STEPS.CACHE_GB": "memory for resized images",
     "TRAIN.PRINT_FREQ": "how often progress is printed",
+    "TRAIN.GRACE_SECONDS": "how long a signal waits for the current step",
 }
 NEUTRAL |= {key: "a CPU computes in fp32 and says so" for key in OTHER if key.endswith(".PREC")}
 NO_SHOTS = {"DATASET.NUM_SHOTS": "a protocol gives it to every run, also to one without shots"}

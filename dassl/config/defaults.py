@@ -123,6 +123,7 @@ def _train_and_test(cfg: CN) -> None:
     node = cfg.TRAIN = CN()
     node.CHECKPOINT_FREQ = 0  # epochs between checkpoints, < 1: only the last
     node.PRINT_FREQ = 10  # batches between progress lines
+    node.GRACE_SECONDS = 30.0  # ours: from SIGTERM, SIGUSR1, SIGHUP or Ctrl-C to the end
     node.COUNT_ITER = "train_x"  # train_x | train_u | smaller_one
     node.TEXT_CHUNK = 0  # ours: prompts encoded at once when text learns, 0: all
     node.VIEWS = "fresh"  # ours: fresh: a new view per epoch | bank: NUM_VIEWS stored views

@@ -21,6 +21,7 @@ NEUTRAL_KEYS = (
     "DATASET.ROOT",
     "DATALOADER.CACHE_MB",
     "TRAIN.PRINT_FREQ",
+    "TRAIN.GRACE_SECONDS",
 )
 # Every key in which the seeds of one method may differ. All others matter.
 SEED_KEYS = (

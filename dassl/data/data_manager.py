@@ -19,6 +19,7 @@ from .loader import LastingLoader
 from .samplers import build_sampler
 from .seeding import EpochSampler, SeededDataset
 from .transforms import INTERPOLATION_MODES, build_transform, normalize_step
+from .workers import worker_options
 
 _MIB = 2**20
 
@@ -164,7 +165,7 @@ def build_data_loader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        **worker_options(cfg.DATALOADER.NUM_WORKERS),
         drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         **options,

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader
 
-from .seeding import SeededDataset
+from .seeding import EpochSampler, SeededDataset
 
 
 class LastingLoader(DataLoader):
@@ -32,6 +32,11 @@ class LastingLoader(DataLoader):
         latest = _Pass(super().__iter__())
         self._pass = weakref.ref(latest)
         return latest
+
+    def skip(self, batches: int) -> None:
+        """Leave out the first batches of the next pass, without reading them."""
+        assert isinstance(self.sampler, EpochSampler) and self.batch_size is not None
+        self.sampler.skipped = batches * self.batch_size
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_iterator": None, "_pass": None, "generator": None}

@@ -9,6 +9,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,7 @@ class EpochSampler(Sampler):
         self.advance = advance
         self.epoch = 0
         self.lap = 0
+        self.skipped = 0  # indices that the next pass leaves out at its beginning
         self._is_told = False
 
     def set_epoch(self, epoch: int) -> None:
@@ -120,12 +122,13 @@ class EpochSampler(Sampler):
 
     def __iter__(self) -> Iterator[SeededIndex]:
         epoch, lap = self.epoch, self.lap
+        skipped, self.skipped = self.skipped, 0
         if self.advance and self._is_told:
             self.lap += 1
         elif self.advance:
             self.epoch += 1
         torch.empty((), dtype=torch.int64).random_()
-        for index in self.sampler:
+        for index in islice(self.sampler, skipped, None):
             yield SeededIndex(int(index), epoch, lap)
 
     def __len__(self) -> int:

@@ -22,6 +22,7 @@ from dassl.utils import tolist_if_not
 from . import selection
 from .anomaly import explain_nonfinite, explain_weights
 from .checkpoints import load_models, resume_from_folders, save_models
+from .partial_epoch import PartialEpoch
 from .parts import from_parts, sibling
 from .prograd import projected_gradients
 from .resume import ResumeFile, restore
@@ -82,9 +83,9 @@ class TrainerBase:
         self.start_epoch = self.epoch = self.max_epoch = 0
         self.output_dir = "."
         self.earlier_seconds = 0.0  # training time of earlier attempts at this run
+        self.part = PartialEpoch(self)
         self.keep_resume_file = False  # the entry point removes it, after its own last file
-        self.time_start = time.time()
-        self.test_seconds = 0.0  # of the final test
+        self.time_start, self.test_seconds = time.time(), 0.0  # the latter: of the final test
 
     # ----------------------------------------------------------------- settings
     @classmethod
@@ -283,6 +284,13 @@ class TrainerBase:
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Take what ``extra_state`` gave."""
 
+    def epoch_state(self) -> dict[str, Any]:
+        """What the batches of an epoch leave to its later ones, likewise."""
+        return {}
+
+    def load_epoch_state(self, state: dict[str, Any]) -> None:
+        """Take what ``epoch_state`` gave."""
+
     def save_model(
         self,
         epoch: int,
@@ -394,13 +402,13 @@ class TrainerBase:
             if self.stop:
                 break
             self.epoch = epoch
-            for loader in self.loaders().values():
-                set_epoch(loader, epoch)
-            self.before_epoch()
-            self.run_epoch()
-            self.check_weights()
-            self.after_epoch()
-            self._keep_for_resume()
+            with self.part.of_epoch():
+                for loader in self.loaders().values():
+                    set_epoch(loader, epoch)
+                self.before_epoch()
+                self.run_epoch()
+                self.check_weights()
+                self.after_epoch()
         self.after_train()
         if not self.keep_resume_file:
             self.remove_resume_file()
@@ -418,13 +426,6 @@ class TrainerBase:
             resume.mark_start()
         elif not resume.path.is_file():  # checkpoints of another run, or of the original
             resume.save(self, self.start_epoch, force=True)
-
-    def _keep_for_resume(self) -> None:
-        if self._metrics_log is not None:
-            self._metrics_log.flush()
-        if self._resume_file is not None:
-            is_last = self.stop or self.epoch + 1 == self.max_epoch
-            self._resume_file.save(self, self.epoch + 1, force=is_last)
 
     def remove_resume_file(self) -> None:
         """Remove the resume file: every file of the run is written."""

@@ -32,6 +32,7 @@ RESUME_FILE = "resume.pth.tar"
 START_MARK = "resume.started"
 RESUME_FILES = "resume.*"  # these, and what trainers keep beside them
 RESUME_FORMAT = "vltune-resume-1"
+WITHIN_FORMAT = "vltune-resume-2"  # of a file that was written within an epoch
 INTERVAL_VARIABLE = "VLTUNE_RESUME_SECONDS"
 DEFAULT_INTERVAL = 30.0  # seconds between two resume files, at least
 
@@ -50,7 +51,7 @@ class ResumeFile:
         self.path = Path(folder) / RESUME_FILE
         self.mark = Path(folder) / START_MARK
         self.interval = float(os.environ.get(INTERVAL_VARIABLE, DEFAULT_INTERVAL))
-        self._last = time.monotonic()
+        self.last = time.monotonic()  # time of the last file
 
     def mark_start(self) -> None:
         """Note that a run begins here: until the first state is kept, a restart begins at epoch 0.
@@ -60,14 +61,24 @@ class ResumeFile:
         self.mark.parent.mkdir(parents=True, exist_ok=True)
         self.mark.write_text("A run began here and has not ended.\n", encoding="utf-8")
 
-    def save(self, trainer: "TrainerBase", next_epoch: int, *, force: bool = False) -> None:
-        """Replace the file, unless the last one is younger than the interval."""
-        if not force and time.monotonic() - self._last < self.interval:
+    def save(
+        self, trainer: "TrainerBase", next_epoch: int, *, force: bool = False, within: bool = False
+    ) -> None:
+        """Replace the file, unless the last one is younger than the interval.
+
+        ``within`` an epoch, ``next_epoch`` is that epoch.
+        """
+        if not force and time.monotonic() - self.last < self.interval:
             return
         state = collect(trainer, next_epoch)
+        if within:
+            state |= plain(
+                {"format": WITHIN_FORMAT, "within": trainer.part.state()},
+                where="the state of an epoch (epoch_state() included)",
+            )
         with atomic_write(self.path) as temporary:
             torch.save(state, temporary)
-        self._last = time.monotonic()
+        self.last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
         """The contents, or None without a file.
@@ -78,7 +89,8 @@ class ResumeFile:
         if not self.path.is_file():
             return None
         state = load_checkpoint(str(self.path))
-        if not isinstance(state, dict) or state.get("format") != RESUME_FORMAT:
+        formats = (RESUME_FORMAT, WITHIN_FORMAT)
+        if not isinstance(state, dict) or state.get("format") not in formats:
             raise ValueError(
                 f"{self.path} is not a resume file of this version (expected format "
                 f"{RESUME_FORMAT}). Delete it to train from the start."
@@ -157,6 +169,8 @@ def restore(trainer: "TrainerBase", state: dict[str, Any], path: Path) -> int:
     for name, value in state["generators"].items():
         generators[name].set_state(value.cpu())
     load_rng_state(state["rng"])  # last: loading must not draw from what was restored
+    if "within" in state:
+        trainer.part.load(state["within"])
     return state["epoch"]
 
 

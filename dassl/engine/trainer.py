@@ -138,7 +138,7 @@ class SimpleTrainer(TrainerBase):
         writer_dir = Path(self.output_dir) / "tensorboard"
         writer_dir.mkdir(parents=True, exist_ok=True)
         self.init_writer(str(writer_dir))
-        self._metrics_log = MetricsLog(self.output_dir, start_epoch=self.start_epoch)
+        self._metrics_log = MetricsLog(self.output_dir, self.start_epoch, self.part.done)
 
     def _find_start(self, *, has_state: bool) -> int:
         """The epoch to start from: an interrupted run here resumes, else RESUME or checkpoints."""
@@ -328,10 +328,9 @@ class SimpleTrainer(TrainerBase):
     # ----------------------------------------------------------------- epochs
     def _train_on(self, batches: Iterable[tuple[Any, ...]]) -> None:
         """Run ``forward_backward`` on tuples of batches and keep the records."""
-        losses = MetricMeter()
+        losses, end = self.part.losses, time.time()
         batch_time, data_time = AverageMeter(), AverageMeter()
-        end = time.time()
-        for batch_idx, arguments in enumerate(batches):
+        for batch_idx, arguments in enumerate(batches, self.part.first()):
             self.batch_idx = batch_idx
             self._batch = arguments[0]
             data_time.update(time.time() - end)
@@ -341,6 +340,7 @@ class SimpleTrainer(TrainerBase):
             if summary and "loss" in losses.meters and not math.isfinite(losses.meters["loss"].val):
                 self._stop_nonfinite(losses.meters["loss"].val)
             self._record_batch(losses, batch_time, data_time)
+            self.part.after_step()
             end = time.time()
         self._batch = None
 
@@ -405,7 +405,7 @@ class TrainerX(SimpleTrainer):
         """One pass over the labelled images."""
         self.set_model_mode("train")
         self.num_batches = len(self.train_loader_x)
-        self._train_on((batch,) for batch in self.train_loader_x)
+        self._train_on((batch,) for batch in self.part.batches(self.train_loader_x))
 
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Any, Tensor, Tensor]:
         """A training batch -> (images, labels, domains) on the device."""

@@ -59,12 +59,13 @@ class MetricsLog:
         folder: the run's directory.
         start_epoch: the epoch to resume from, counted from 0; lines of later epochs, left by an
             interrupted attempt, are removed.
+        start_batch: batches of that epoch that are done; their lines stay.
     """
 
-    def __init__(self, folder: str | Path, *, start_epoch: int = 0) -> None:
+    def __init__(self, folder: str | Path, start_epoch: int = 0, start_batch: int = 0) -> None:
         self.path = Path(folder) / METRICS_FILE
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = _lines_up_to(self.path, start_epoch)
+        kept = _lines_up_to(self.path, start_epoch, start_batch)
         self._file = self.path.open("w", encoding="utf-8")
         self._file.writelines(kept)
         self._file.flush()
@@ -82,18 +83,18 @@ class MetricsLog:
         self._file.close()
 
 
-def _lines_up_to(path: Path, last_epoch: int) -> list[str]:
-    """Complete lines whose ``epoch`` (counted from 1) is not beyond ``last_epoch``."""
-    if last_epoch == 0 or not path.is_file():
+def _lines_up_to(path: Path, last_epoch: int, batches: int) -> list[str]:
+    """Complete lines of ``last_epoch`` (counted from 1) and before, and of batches after it."""
+    if not (last_epoch or batches) or not path.is_file():
         return []
     kept, damaged = [], []
     data = path.read_bytes().decode("utf-8", "replace")
     *lines, _ = data.split("\n")  # the last was being written when the run was killed
     for number, line in enumerate(lines, start=1):
-        epoch = _epoch_of(line)
-        if epoch is None:
+        place = _place_of(line)
+        if place is None:
             damaged.append(number)
-        elif epoch <= last_epoch:
+        elif place <= (last_epoch + 1, batches):
             kept.append(f"{line}\n")
     if damaged:
         text = "%d damaged lines of %s are left out, the first is line %d."
@@ -101,14 +102,16 @@ def _lines_up_to(path: Path, last_epoch: int) -> list[str]:
     return kept
 
 
-def _epoch_of(line: str) -> float | None:
-    """The epoch of a line of ``metrics.jsonl``, 0 where it has none; None for a damaged line."""
+def _place_of(line: str) -> tuple[float, float] | None:
+    """Epoch (0 where it has none) and batch (infinity) of a line; None for a damaged line."""
     try:
         content = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    epoch = content.get("epoch", 0) if isinstance(content, dict) else None
-    return epoch if isinstance(epoch, int | float) else None
+    if not isinstance(content, dict):
+        return None
+    place = (content.get("epoch", 0), content.get("batch", math.inf))
+    return place if all(isinstance(part, int | float) for part in place) else None
 
 
 def _json_value(value: Any) -> Any:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dassl.data.seeding import seeded
+from dassl.data.workers import worker_options
 from dassl.utils import BadImageError, read_image
 from dassl.utils.image import UNREADABLE, max_pixels, open_image, open_regular
 
@@ -223,7 +224,7 @@ class PixelReader:
             _Reader(),
             batch_size=None,
             sampler=self._chunks,
-            num_workers=self.workers,
+            **worker_options(self.workers),
             collate_fn=_unchanged,
             persistent_workers=True,
             generator=torch.Generator(),  # the run's own random state stays untouched

@@ -34,6 +34,19 @@ def only_writer(folder: Path) -> Iterator[None]:
                 _unlock(file)
 
 
+def is_in_use(folder: Path) -> bool:
+    """Whether a process writes to this folder now, as far as the file system tells."""
+    try:
+        with (folder / ".lock").open("r+b") as file:
+            _try_lock(file)
+            _unlock(file)
+    except BlockingIOError:
+        return True
+    except OSError:  # no such folder, or no locks
+        return False
+    return False
+
+
 def _lock(file: BinaryIO, folder: Path) -> bool:
     try:
         _try_lock(file)

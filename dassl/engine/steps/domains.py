@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from dassl.data import DatasetWrapper
 from dassl.data.datasets import Datum
 from dassl.data.seeding import seeded
+from dassl.data.workers import WORTH_WORKERS, worker_options
 from dassl.features.views import whole_image
 from dassl.utils import atomic_write, cache_dir, read_image
 
@@ -96,7 +97,7 @@ class StepLoader(DataLoader):
         super().__init__(
             views,
             batch_sampler=batches,
-            num_workers=workers,
+            **worker_options(workers),
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
@@ -104,6 +105,10 @@ class StepLoader(DataLoader):
     def set_steps(self, start: int, stop: int) -> None:
         """Choose the steps of the next pass."""
         self.batches.set_steps(start, stop)
+
+    def skip(self, batches: int) -> None:
+        """Leave out the first batches of the next pass, without reading them."""
+        self.batches.start += batches
 
 
 def rows_by_domain(items: Sequence[Datum]) -> list[list[int]]:
@@ -186,7 +191,8 @@ class ResizedImages:
             is_turned=self.is_turned,
         )
         images = _Resized(self.items, view)
-        return DataLoader(images, batch_size=batch_size, num_workers=self.workers)
+        workers = self.workers if len(images) >= WORTH_WORKERS else 0
+        return DataLoader(images, batch_size=batch_size, **worker_options(workers))
 
     def _stored(self) -> np.ndarray:
         path = self.path

@@ -412,6 +412,12 @@ class StepTrainer(StepFiles):
             "objective": learned,
         }
 
+    def epoch_state(self) -> dict:
+        return {"loss_sum": self.loss_sum, "loss_count": self.loss_count}
+
+    def load_epoch_state(self, state: dict) -> None:
+        self.loss_sum, self.loss_count = state["loss_sum"], state["loss_count"]
+
     @torch.no_grad()
     def load_extra_state(self, state: dict) -> None:
         super().load_extra_state(state)

@@ -22,7 +22,7 @@ from dassl.config.yaml_files import config_of
 from dassl.data.datasets import Datum
 from dassl.engine.report import image_name
 from dassl.engine.resume import DEFAULT_INTERVAL, INTERVAL_VARIABLE, check_same_config
-from dassl.utils import atomic_write, load_checkpoint
+from dassl.utils import atomic_write, interrupts, load_checkpoint
 
 if TYPE_CHECKING:
     from .stream import Stream
@@ -174,6 +174,11 @@ class StreamResume:
             torch.save(state, temporary)
         end = time.monotonic()
         self.next = end + (max(self.interval, LEAST_RATIO * (end - begin)) if self.interval else 0)
+
+    def after_chunk(self, stream: "Stream") -> None:
+        """A safe point: keep the state if that is due, and end here if a signal came."""
+        self.save(stream, force=interrupts.is_pending())
+        interrupts.stop_if_pending(f"image {stream.position}; state saved in {self.path}")
 
     def load(self) -> dict | None:
         """The state to resume from, put into the trainer; None without a file.

@@ -204,7 +204,7 @@ class StreamTrainer(FeatureTrainer):
                 self.combine,
                 stop=stop,
                 device=self.device,
-                after_chunk=lambda: resume.save(stream),
+                after_chunk=lambda: resume.after_chunk(stream),
             )
         finally:
             views.bank.close()

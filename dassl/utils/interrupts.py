@@ -1,0 +1,226 @@
+"""Signals that end a run: the current step is finished and the state kept before it ends.
+
+A terminal sends SIGINT (Ctrl-C), SLURM, Ray and clouds SIGTERM or SIGUSR1 before they take a
+machine away, a closed terminal SIGHUP. Where nothing is under way that resuming would miss, a
+signal ends the run at once; within ``deferred`` the run ends at its next safe point, or when the
+grace time is over. A second Ctrl-C ends it at once.
+"""
+
+import contextlib
+import ctypes
+import errno
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+# Exit statuses, which executors read. 2 is a mistake in what was asked for.
+INTERRUPTED = 130  # Ctrl-C: what a shell reports; do not start again
+REQUEUE = 75  # preempted (EX_TEMPFAIL): the same command resumes
+MACHINE = 71  # the machine failed (EX_OSERR): the same command may work later or elsewhere
+
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+SECONDS_TO_SECOND = 1.0  # a terminal and a driver may both pass one Ctrl-C on
+PR_SET_PDEATHSIG = 1
+ERRNOS_OF_MACHINE = {
+    getattr(errno, name)
+    for name in (
+        *("EIO", "ENOSPC", "EDQUOT", "ESTALE", "ENOMEM", "EMFILE", "ENFILE", "EAGAIN", "EROFS"),
+        *("ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETUNREACH", "EREMOTEIO", "ENODEV", "ENXIO"),
+    )
+    if hasattr(errno, name)
+}
+TEXTS_OF_MACHINE = (
+    *("out of memory", "can't allocate memory", "cuda error", "cudnn error", "nccl error"),
+    *("dataloader worker", "no space left on device", "unable to mmap"),
+)
+RESUME = "Run the same command again to resume from the last checkpoint."
+
+
+class Interruption(KeyboardInterrupt):
+    """A signal ends this run.
+
+    Attributes:
+        signum: the signal.
+        where: what was finished and kept before; empty if the signal ended the run at once.
+    """
+
+    def __init__(self, signum: int, where: str = "") -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum, self.where = signum, where
+
+
+class _Watch:
+    """What this process knows of signals; one per process."""
+
+    def __init__(self) -> None:
+        self.pid = 0  # of the process that watches; a fork of it does not
+        self.depth = 0
+        self.grace = 0.0
+        self.pending = 0
+        self.since = 0.0
+
+    def handle(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.pid:  # a fork that has not settled its own signals yet
+            return
+        if signum == getattr(signal, "SIGALRM", None):
+            raise Interruption(self.pending or signal.SIGTERM)
+        if not self.depth:
+            raise Interruption(signum)
+        now = time.monotonic()
+        if not self.pending:
+            self.pending, self.since = signum, now
+            if hasattr(signal, "setitimer"):
+                signal.setitimer(signal.ITIMER_REAL, max(self.grace, 0.001))
+        elif signum == signal.SIGINT and now - self.since > SECONDS_TO_SECOND:
+            raise Interruption(signum)
+
+
+_watch = _Watch()
+
+
+def watch() -> None:
+    """Take signals in this process, if its main thread calls this.
+
+    What the process was told to ignore (``nohup``) stays ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    _watch.__init__()  # type: ignore[misc]  # a fork begins anew
+    _watch.pid = os.getpid()
+    for name in (*NAMES, "SIGALRM"):
+        signum = getattr(signal, name, None)
+        if signum is not None and signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, _watch.handle)
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[None]:
+    """``watch`` within the block; then signals are what they were before."""
+    numbers = [getattr(signal, name) for name in (*NAMES, "SIGALRM") if hasattr(signal, name)]
+    before, pid = {number: signal.getsignal(number) for number in numbers}, _watch.pid
+    watch()
+    try:
+        yield
+    finally:
+        _stop_timer()
+        _watch.__init__()  # type: ignore[misc]
+        _watch.pid = pid
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def deferred(grace_seconds: float) -> Iterator[None]:
+    """Within the block, a signal waits for ``stop_if_pending``, at most ``grace_seconds``."""
+    _watch.depth += 1
+    _watch.grace = grace_seconds
+    try:
+        yield
+    finally:
+        _watch.depth -= 1
+        if not _watch.depth:
+            _stop_timer()
+    if not _watch.depth:
+        stop_if_pending()
+
+
+def is_pending() -> bool:
+    """Whether a signal waits for a safe point."""
+    return _watch.pending != 0
+
+
+def stop_if_pending(where: str = "") -> None:
+    """A safe point: end here if a signal came.
+
+    Args:
+        where: what was finished and kept.
+
+    Raises:
+        Interruption
+    """
+    if signum := _watch.pending:
+        _stop_timer()
+        _watch.pending = 0
+        raise Interruption(signum, where)
+
+
+def _stop_timer() -> None:
+    if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+# --------------------------------------------------------------------- how a run ends
+def exit_status(err: BaseException) -> int:
+    """The exit status for what ended a run."""
+    if isinstance(err, KeyboardInterrupt):
+        signum = getattr(err, "signum", signal.SIGINT)
+        return INTERRUPTED if signum == signal.SIGINT else REQUEUE
+    return MACHINE if is_of_machine(err) else 2
+
+
+def is_of_machine(err: BaseException) -> bool:
+    """Whether an error comes from the machine, so that the same command may work later."""
+    if isinstance(err, (MemoryError, ConnectionError, TimeoutError)):
+        return True
+    if isinstance(err, OSError) and err.errno in ERRNOS_OF_MACHINE:
+        return True
+    is_runtime = isinstance(err, (RuntimeError, OSError))
+    if is_runtime and any(text in str(err).lower() for text in TEXTS_OF_MACHINE):
+        return True
+    return err.__cause__ is not None and is_of_machine(err.__cause__)
+
+
+def farewell(err: KeyboardInterrupt) -> str:
+    """What to say when a signal has ended a run."""
+    if not isinstance(err, Interruption):
+        return f"Interrupted. {RESUME}"
+    kept = f" after {err.where}" if err.where else ""
+    if err.signum == signal.SIGINT:
+        return f"Interrupted{kept}. {RESUME}"
+    how = f"Stopped by {signal.Signals(err.signum).name}{kept}"
+    return f"{how} (exit status {REQUEUE}: start again). {RESUME}"
+
+
+# --------------------------------------------------------------------- children
+def outlive_signals(worker_id: int = 0) -> None:
+    """In a worker process of a loader: only the run that it serves ends it.
+
+    A signal to the whole group would otherwise end the workers before the run's last step.
+    """
+    for name in NAMES:
+        if name != "SIGTERM" and (signum := getattr(signal, name, None)) is not None:
+            signal.signal(signum, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # elsewhere SIGTERM ends workers, whoever sends it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_at_wish_of, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_at_wish_of(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
+
+
+def follow_parent() -> None:
+    """End this process, as by SIGTERM, when the process that started it ends in whatever way."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    if not parent.is_alive():
+        raise Interruption(signal.SIGTERM)
+    if sys.platform != "linux":
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
