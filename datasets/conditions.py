@@ -2,7 +2,7 @@
 
 from dassl.config import Condition, never
 
-UNREAD = [
+UNREAD_ANYWHERE = [
     Condition(
         ("DATASET.VAL_SHOTS",),
         lambda cfg: cfg.DATASET.NUM_SHOTS > 0,
@@ -20,7 +20,14 @@ UNREAD = [
         "it is for datasets of the original Dassl",
     ),
 ]
-ONE_DOMAIN = [
+UNREAD = [
+    *UNREAD_ANYWHERE,
+    never(
+        ("DATASET.TABLE", "DATASET.CLASSNAMES"),
+        "it is for sets of one's own, --dataset folder:PATH or csv:FILE",
+    ),
+]
+OF_ONE_DOMAIN = [
     never(
         (
             "DATASET.SOURCE_DOMAINS",
@@ -30,5 +37,5 @@ ONE_DOMAIN = [
         ),
         "it is for datasets of several domains, and {DATASET.NAME} is none",
     ),
-    *UNREAD,
 ]
+ONE_DOMAIN = [*OF_ONE_DOMAIN, *UNREAD]

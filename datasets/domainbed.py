@@ -69,9 +69,7 @@ class DomainFolders(DatasetBase):
             piece.require(self.config, self.section)
         self.dataset_dir = str(folder)
         self.image_dir = str(folder)
-        self.domains = self.list_domains(folder)
-        names = class_folders(folder / self.domains[-1])
-        self._check_classes(folder, names)
+        self.domains, names = self.find_domains(folder)
         self.source_domains, self.target_domains = self._choose_domains(cfg)
         trial_seed = cfg.DATASET.TRIAL_SEED if cfg.DATASET.TRIAL_SEED >= 0 else cfg.SEED
         if trial_seed < 0:
@@ -101,6 +99,17 @@ class DomainFolders(DatasetBase):
     def pieces(cls, root: Path) -> list[Piece]:
         """What must lie under ``root``."""
         return [Piece("folder of domain folders", (root / cls.dataset_dir,))]
+
+    def find_domains(self, folder: Path) -> tuple[list[str], dict[str, str]]:
+        """The domains, sorted, and the class folders with their names, in the order of labels."""
+        self.domains = self.list_domains(folder)
+        names = class_folders(folder / self.domains[-1])
+        self._check_classes(folder, names)
+        return self.domains, dict(zip(names, names))
+
+    def images_of(self, folder: Path, domain: str, name: str, left_out: LeftOut) -> list[str]:
+        """The paths of a domain's images of a class; other files are counted."""
+        return images_below(folder / domain / name, left_out)
 
     @classmethod
     def list_domains(cls, folder: Path) -> list[str]:
@@ -153,18 +162,20 @@ class DomainFolders(DatasetBase):
         return sorted(set(sources)), sorted(set(targets))
 
     def _read_domain(
-        self, folder: Path, index: int, names: list[str], trial_seed: int, holdout: float
+        self, folder: Path, index: int, names: dict[str, str], trial_seed: int, holdout: float
     ) -> Domain:
         domain = self.domains[index]
         items = []
         left_out = LeftOut()
-        for label, name in enumerate(names):
-            files = images_below(folder / domain / name, left_out)
+        for label, (name, classname) in enumerate(names.items()):
+            files = self.images_of(folder, domain, name, left_out)
             if not files:
                 raise FileNotFoundError(
                     f"No images in {folder / domain / name}. {hint(self.config, self.section)}"
                 )
-            items += [Datum(impath=f, label=label, domain=index, classname=name) for f in files]
+            items += [
+                Datum(impath=f, label=label, domain=index, classname=classname) for f in files
+            ]
         left_out.warn(folder / domain)
         out, kept = split_domain(len(items), domain=index, trial_seed=trial_seed, holdout=holdout)
         return Domain(domain, index, [items[i] for i in kept], [items[i] for i in out])

@@ -61,7 +61,7 @@ class SplitDataset(DatasetBase):
         self.dataset_dir = str(folder)
         self.image_dir = str(folder / self.image_folder)
         self.split_path = str(self.split_file(root))
-        self.split_fewshot_dir = str(folder / "split_fewshot")
+        self.split_fewshot_dir = str(self.draws_folder(folder))
         splits = self.load_splits(root)
         draw = Draw.from_cfg(cfg)
         train, val = draw_shots(
@@ -86,6 +86,11 @@ class SplitDataset(DatasetBase):
     def split_file(cls, root: Path) -> Path:
         """Where the split file is looked for."""
         return root / cls.dataset_dir / f"split_zhou_{cls.__name__}.json"
+
+    @classmethod
+    def draws_folder(cls, folder: Path) -> Path:
+        """Where few-shot draws are kept."""
+        return folder / "split_fewshot"
 
     @classmethod
     def pieces(cls, root: Path) -> list[Piece]:

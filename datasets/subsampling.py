@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dassl.config import check_value, one_of
 from dassl.data.datasets import Datum
 
+FEWEST_CLASSES = 4  # two base, two new
 SUBSAMPLES = ("all", "base", "new")
 
 
@@ -13,20 +14,25 @@ def kept_labels(labels: Sequence[int], subsample: str) -> list[int]:
     """The labels that "all" / "base" / "new" keeps, sorted: base is the first ceil(n / 2).
 
     Raises:
-        ValueError: for another word, or when nothing is left.
+        ValueError: for another word, or where the new half has fewer than two classes.
     """
     check_value("DATASET.SUBSAMPLE_CLASSES", subsample, one_of(*SUBSAMPLES))
     ordered = sorted(set(labels))
     if subsample == "all":
         return ordered
     middle = math.ceil(len(ordered) / 2)
-    kept = ordered[:middle] if subsample == "base" else ordered[middle:]
-    if not kept:
-        raise ValueError(
-            f'DATASET.SUBSAMPLE_CLASSES "{subsample}" keeps no class: the training list has '
-            f"{len(ordered)}."
-        )
-    return kept
+    if len(ordered) < FEWEST_CLASSES:
+        raise ValueError(too_few_classes(len(ordered)))
+    return ordered[:middle] if subsample == "base" else ordered[middle:]
+
+
+def too_few_classes(count: int) -> str:
+    """Why a set of so many classes is not halved."""
+    return (
+        f"DATASET.SUBSAMPLE_CLASSES: the {count} classes leave {count // 2} new ones, and every "
+        f"answer among fewer than two is right (accuracy 100%); expected at least {FEWEST_CLASSES} "
+        "classes. Add classes, or use the protocol fewshot."
+    )
 
 
 def subsample_classes(*lists: Sequence[Datum], subsample: str = "all") -> tuple | list:

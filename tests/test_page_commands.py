@@ -18,7 +18,11 @@ from tools.protocol import make_requests, parse_args, plan_all
 PAGES = [ROOT / "README.md", ROOT / "DATASETS.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROGRAMS = ("python", "bash", "pip", "pytest", "ln", "cp")
 VARIABLE = re.compile(r"([A-Z]+)=(.*)$")
-OWN_FOLDERS = {"my_birds": "blue_jay", "my_styles": "photo/cat", "path/to/the/folder": "photo/cat"}
+OWN_FOLDERS = {
+    "my_birds": ("blue_jay", "robin", "owl", "jay"),
+    "my_styles": ("photo/cat", "photo/dog", "sketch/cat", "sketch/dog"),
+    "path/to/the/folder": ("photo/cat", "photo/dog", "sketch/cat", "sketch/dog"),
+}
 
 
 def commands_of(page):
@@ -99,7 +103,19 @@ def test_every_command_of_a_page_is_taken(words, request, monkeypatch, tmp_path)
     elif program == "bash":
         check_script(rest, environment, monkeypatch, tmp_path)
     elif program == "python":
+        make_own_folders(tmp_path)
+        monkeypatch.chdir(tmp_path)
         check_program(rest, request, monkeypatch)
+
+
+def make_own_folders(folder):
+    """Folders and a table of one's own, as the pages name them."""
+    for name, classes in OWN_FOLDERS.items():
+        for each in classes:
+            (folder / name / each).mkdir(parents=True)
+            (folder / name / each / "1.jpg").touch()
+    lines = [f"my_birds/{name}/1.jpg,{name}" for name in OWN_FOLDERS["my_birds"]]
+    (folder / "my_birds.csv").write_text("\n".join(["path,label", *lines]))
 
 
 def check_installation(words):
@@ -143,9 +159,7 @@ def check_script(words, environment, monkeypatch, tmp_path):
         pytest.skip("the scripts need bash")
     script, *rest = words
     calls = protocol_calls(script, *rest, folder=tmp_path, environment=environment)
-    for folder, content in OWN_FOLDERS.items():
-        (tmp_path / folder / content).mkdir(parents=True)
-        (tmp_path / folder / content.replace("photo", "sketch")).mkdir(exist_ok=True, parents=True)
+    make_own_folders(tmp_path)
     monkeypatch.chdir(tmp_path)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

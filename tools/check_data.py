@@ -3,6 +3,7 @@
     python tools/check_data.py                       # all datasets, a line each
     python tools/check_data.py oxford_pets --root /data
     python tools/check_data.py oxford_pets --decode  # also open every image
+    python tools/check_data.py folder:my_birds       # images of your own: all problems at once
 
 A dataset without its split file gets it rebuilt and saved, as in its first run.
 
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import yaml
 from tqdm import tqdm
 
+from dassl.config.own_data import is_own, own_set
 from dassl.flags import FlagParser
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -39,6 +41,7 @@ class Report:
     name: str
     lines: list[tuple[str, str]] = field(default_factory=list)
     section: str = ""  # of DATASETS.md
+    num_classes: int = 0  # 0: not known
 
     @property
     def is_ready(self) -> bool:
@@ -73,8 +76,17 @@ def known_datasets() -> dict[str, str]:
     return found
 
 
-def check(name: str, root: Path, *, decode: bool = False) -> Report:
-    """Look for every piece of a dataset, then read it as a run would."""
+def check(name: str, root: Path, *, decode: bool = False, classnames: str = "") -> Report:
+    """Look for every piece of a dataset, then read it as a run would.
+
+    Args:
+        name: of a config, or a set of one's own.
+        root: folder that holds all datasets; of one's own sets not read.
+        decode: open every image, too.
+        classnames: a file of class names, for a set of one's own.
+    """
+    if is_own(name):
+        return check_own(name, classnames=classnames, decode=decode)
     from dassl.data.datasets import DATASET_REGISTRY
 
     cls = DATASET_REGISTRY.get(known_datasets()[name])
@@ -98,6 +110,42 @@ def check(name: str, root: Path, *, decode: bool = False) -> Report:
             report.add("note", piece.missing)
     if report.is_ready:
         read_dataset(report, cls, name, root, decode=decode)
+    return report
+
+
+def check_own(dataset: str, *, classnames: str = "", decode: bool = False) -> Report:
+    """Everything about a set of one's own: ``folder:PATH`` or ``csv:FILE``.
+
+    Args:
+        dataset: as it is named on the command line.
+        classnames: a file of class names; "" takes the one beside the data.
+        decode: open every image and look for copies.
+    """
+    from datasets.own.audit import audit, duplicates, unreadable
+    from datasets.own.read import read_own
+
+    own = own_set(dataset)
+    report = Report(own.name, section="Your own images")
+    listing = read_own(own.root, table=str(own.table or ""), classnames=classnames)
+    found = audit(listing)
+    report.num_classes = len(listing.names)
+    if found.said:
+        report.add("ok", f"{own.place}: {'; '.join(found.said)}")
+    if decode:
+        for name, count in found.counts.items():
+            sizes = (f"{split} {count[split]}" for split in ("train", "val", "test"))
+            report.add("ok", f"{name}: {', '.join(sizes)}")
+        bad = list(unreadable(listing, lambda each: tqdm(each, desc=own.name, disable=None)))
+        found.problems += [f"bad image: {text}" for text in bad]
+        found.notes += duplicates(listing)
+    for note in found.notes:
+        report.add("note", note)
+    for problem in found.problems:
+        report.add("missing", problem)
+    if found.counts:
+        sizes = ", ".join(f"{name} {size:,}" for name, size in found.sizes.items() if size)
+        chance = 100 / len(found.counts)
+        report.add("ok", f"{len(found.counts)} classes (chance {chance:.2f}%); images: {sizes}")
     return report
 
 
@@ -137,6 +185,7 @@ def read_dataset(report: Report, cls: type, name: str, root: Path, *, decode: bo
             if shared:
                 text = f"{len(shared)} images are both in the training and in the test list, first"
                 report.add("note", f"{text} {min(shared)}")
+    report.num_classes = dataset.num_classes
     report.add("ok", sizes_line(dataset))
     if decode:
         decode_all(report, [item.impath for item in items])
@@ -187,6 +236,8 @@ def way_to_get(report: Report) -> str:
     """Where the reader goes from here."""
     from tools.get_data import RECIPES
 
+    if report.section == "Your own images":
+        return "docs/own_data.md: the expected trees and tables, and what each message means."
     if report.name in OWN_DATA:
         way = f"--root is the folder itself: python tools/check_data.py {report.name} --root PATH"
         return f"{way}. The expected tree: {report.way_to_get}."
@@ -197,13 +248,18 @@ def way_to_get(report: Report) -> str:
 def parse_args(args: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = FlagParser(description="What is there, and what is missing.")
-    parser.add_argument("datasets", nargs="*", help="config names; all when left out")
+    parser.add_argument(
+        "datasets",
+        nargs="*",
+        help="config names, or folder:PATH, csv:FILE of your own; all configs when left out",
+    )
     parser.add_argument(
         "--root",
         default=os.environ.get("DATA", "data"),
         help="folder that holds all datasets (default: environment variable DATA, or ./data)",
     )
     parser.add_argument("--decode", action="store_true", help="open every image, too (slow)")
+    parser.add_argument("--classnames", default="", help="file of names of your own classes")
     return parser.parse_args(args)
 
 
@@ -214,16 +270,31 @@ def main(args: Sequence[str] | None = None) -> int:
 
     options = parse_args(args)
     known = known_datasets()
-    unknown = [name for name in options.datasets if name not in known]
+    unknown = [name for name in options.datasets if name not in known and not is_own(name)]
     if unknown:
         print(
             f'"{unknown[0]}" is not a dataset. {did_you_mean(unknown[0], known)}', file=sys.stderr
         )
         return 2
     root = Path(options.root).expanduser().absolute()
-    print(f"Data folder: {root}" + ("" if root.is_dir() else " (does not exist)"))
+    if not options.datasets or not all(map(is_own, options.datasets)):
+        print(f"Data folder: {root}" + ("" if root.is_dir() else " (does not exist)"))
     names = options.datasets or [name for name in known if name not in OWN_DATA]
-    reports = [check(name, root, decode=options.decode) for name in names]
+    try:
+        reports = [
+            check(
+                name,
+                root,
+                decode=options.decode or is_own(name),
+                classnames=options.classnames,
+            )
+            for name in names
+        ]
+    except (ValueError, OSError) as err:
+        from dassl.utils.places import explain
+
+        print(f"Error: {explain(err)}", file=sys.stderr)
+        return 2
     if not options.datasets:
         for report in reports:
             print(report.summary)

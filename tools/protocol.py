@@ -24,6 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dassl.config.own_data import is_own, own_set, split_datasets
 from dassl.flags import FlagParser
 from tools.protocols.closing import closing_text
 from tools.protocols.launcher import Launcher
@@ -80,8 +81,16 @@ def make_parser() -> FlagParser:
     add(
         "--dataset",
         default="",
-        help="config name, or several: a,b,c (xd, dg: the source); default toy_objects, "
-        "lodo: toy_domains",
+        help="config name, or folder:PATH[=NAME], csv:FILE[=NAME] of your own, or several: a,b,c "
+        "(xd, dg: the source); default toy_objects, lodo: toy_domains",
+    )
+    add("--classnames", default="", metavar="FILE", help="readable names of your own classes")
+    add(
+        "--template",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="sentence with one {} for the class name, or a file of such; repeatable",
     )
     add("--shots", type=int, help=f"images per class (default: {DEFAULT_SHOTS})")
     add("--seeds", default=os.environ.get("SEEDS", ""), help='e.g. "1 2 3" (environment SEEDS)')
@@ -137,10 +146,11 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
         seeds = tuple(int(word) for word in _words(args.seeds))
     except ValueError as err:
         raise ValueError(f'SEEDS is "{args.seeds}", expected numbers such as "1 2 3".') from err
+    datasets = tuple(map(_in_full, split_datasets(args.dataset)))
     first = Request(
         protocol=args.protocol,
         trainer="",
-        datasets=tuple(_words(args.dataset)) or (default_dataset(args.protocol),),
+        datasets=datasets or (default_dataset(args.protocol),),
         shots=shots,
         seeds=seeds,
         root=args.root,
@@ -150,14 +160,21 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
         variant=args.variant,
         config_files=tuple(args.config_file),
         tag=args.tag,
-        targets=tuple(_words(args.targets)),
+        targets=tuple(map(_in_full, split_datasets(args.targets))),
         domains=tuple(re.split(r"\s*,\s*", args.domains)) if args.domains else (),
         stage=args.stage,
         base_trainer=args.base_trainer,
         with_zeroshot=not args.no_zeroshot,
+        classnames=args.classnames,
+        templates=tuple(args.template),
         rest=tuple(rest),
     )
     check_datasets((*first.datasets, *first.targets))
+    if first.classnames and not any(map(is_own, (*first.datasets, *first.targets))):
+        raise ValueError(
+            f"--classnames {first.classnames} has no effect: it is for sets of your own, --dataset "
+            "folder:PATH or csv:FILE. Leave it out."
+        )
     return [replace(first, trainer=trainer) for trainer in _words(args.trainer)]
 
 
@@ -179,6 +196,11 @@ def check_options(args: argparse.Namespace) -> None:
             f"--recipe {args.recipe} has no effect beside --config-file, which stands in place of "
             "any recipe. Leave one of them out."
         )
+
+
+def _in_full(dataset: str) -> str:
+    """A set of one's own with its whole path and its name, so that it means the same elsewhere."""
+    return own_set(dataset).spec if is_own(dataset) else dataset
 
 
 def default_dataset(protocol: str) -> str:
@@ -242,8 +264,9 @@ def execute(runs: Sequence[Run], launcher: Launcher, *, keep_going: bool = False
 
 def result_line(results: dict) -> str:
     """Accuracy (percent) of each split or classifier of a run, and how long it took."""
+    chance = f" (chance {results['chance']:.2f}%)" if "chance" in results else ""
     accuracies = [
-        f"{name} accuracy {metrics['accuracy']:.2f}%"
+        f"{name} accuracy {metrics['accuracy']:.2f}%{chance}"
         for name, metrics in results["metrics"].items()
         if "accuracy" in metrics
     ]

@@ -38,6 +38,8 @@ def _dataset(cfg: CN) -> None:
     node = cfg.DATASET = CN()
     node.ROOT = ""  # folder that holds all datasets
     node.NAME = ""  # registered class name
+    node.TABLE = ""  # ours: CSV file of a set of one's own (--dataset csv:FILE)
+    node.CLASSNAMES = ""  # ours: file of class names of such a set; "": the one beside it, if any
     node.SOURCE_DOMAINS = ()
     node.TARGET_DOMAINS = ()
     node.NUM_LABELED = -1

@@ -45,7 +45,12 @@ SEED_KEYS = (
     "RUN.RECIPE",
     "RUN.DATASET",
 )
-SETS_IN_ROOT = ("ClassFolder", "DomainFolder")  # DATASET.ROOT is what these sets are
+SETS_IN_ROOT = (
+    "ClassFolder",
+    "DomainFolder",
+    "OwnDomains",
+    "OwnImages",
+)  # DATASET.ROOT is what these sets are
 TRAINING_KEYS = ("OPTIM.", "TRAIN.")  # of an evaluation, those of the model's training count
 OF_THE_MODEL = " of the evaluated model"
 

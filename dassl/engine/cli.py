@@ -12,6 +12,7 @@ from yacs.config import CfgNode
 
 from dassl.config import check_settings, get_cfg_default
 from dassl.config.files import CONFIGS, existing_yaml, find_yaml, read_layers
+from dassl.config.own_data import OwnSet, is_own, own_set
 from dassl.config.pixels import OPEN, close, leave_open
 from dassl.config.recipes import Recipe, existing_recipe, read_given, resolve, stated_value
 from dassl.config.tools import set_value
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 DEFAULT_DATASET = "toy_objects"
 DEFAULT_PROTOCOL = "fewshot"
+TOY_BACKBONES = ("toy/", "toy:", "clip:toy/")
 MANY_SHOTS = 16  # whose recipe serves a training on all images
 LISTS = ("source_domains", "target_domains", "transforms")  # flags of one or more words
 KEY = re.compile(r"[A-Z][A-Z0-9_]+\.[A-Z]")  # how a config key begins
@@ -47,7 +49,28 @@ def make_parser() -> argparse.ArgumentParser:
     add("--source-domains", nargs="+", help="source domains")
     add("--target-domains", nargs="+", help="target domains")
     add("--transforms", nargs="+", help="training transforms, in place of the recipe's")
-    add("--dataset", default="", metavar="NAME", help="short for configs/datasets/NAME.yaml")
+    add(
+        "--dataset",
+        default="",
+        metavar="NAME",
+        help="short for configs/datasets/NAME.yaml; images of your own: folder:PATH[=NAME] or "
+        "csv:FILE[=NAME] (docs/own_data.md)",
+    )
+    add("--classnames", default="", metavar="FILE", help="readable names of your own classes")
+    add(
+        "--template",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="sentence with one {} for the class name, or a file of such; repeatable",
+    )
+    add(
+        "--views",
+        default="",
+        choices=("fresh", "bank"),
+        help="of training images: new ones in every epoch, or 10 stored ones (much cheaper; the "
+        "default for images of your own)",
+    )
     add("--dataset-config-file", default="", metavar="YAML", help="dataset config")
     add(
         "--config-file",
@@ -130,9 +153,10 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     cfg = get_cfg_default()
     leave_open(cfg)
     check_trainer_flags(args, trainer)
+    own = own_set(args.dataset) if is_own(args.dataset) else None
     recipe = find_recipe(args, trainer, dataset_yaml.stem)
     keys = keys_of(trainer, cfg, args)
-    cfg.RUN.DATASET = dataset_yaml.stem
+    cfg.RUN.DATASET = own.name if own else dataset_yaml.stem
     name = recipe.name if args.config_file else recipe.label
     cfg.RUN.RECIPE = name if recipe.files else ""
     for path in (dataset_yaml, *recipe.files):
@@ -142,6 +166,10 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     merge_flags(cfg, args, keys)
     keys.take_pairs(args.opts)
     cfg.merge_from_list(args.opts)
+    if own:
+        read_from(cfg, own)
+    do_without(cfg, args, trainer)
+    warn_of_toy_backbone(cfg, dataset_yaml.stem)
     take_trained_settings(cfg, args, trainer)
     check_settings(cfg, trainer)
     if cfg.DATALOADER.SEEDING == "sample" and "DATALOADER.NUM_WORKERS" not in args.opts[::2]:
@@ -150,12 +178,50 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     if root_is_the_set(cfg.DATASET.NAME):
         cfg.DATASET.ROOT = str(Path(cfg.DATASET.ROOT).expanduser().resolve())
     followed = getattr(trainer, "follows_backbone", ())
-    own = get_cfg_default().INPUT
-    close(cfg, {key: own[key] for key in OPEN if key not in followed})
+    images = get_cfg_default().INPUT
+    close(cfg, {key: images[key] for key in OPEN if key not in followed})
     if not args.output_dir and cfg.OUTPUT_DIR == get_cfg_default().OUTPUT_DIR:
         cfg.OUTPUT_DIR = str(default_output_dir(cfg, is_evaluation=args.eval_only))
     cfg.freeze()
     return cfg
+
+
+def read_from(cfg: CfgNode, own: OwnSet) -> None:
+    """Let a config name a set of one's own as its dataset."""
+    cfg.DATASET.NAME = "OwnDomains" if cfg.DATASET.TARGET_DOMAINS else "OwnImages"
+    cfg.DATASET.ROOT = str(own.root)
+    cfg.DATASET.TABLE = str(own.table or "")
+    if cfg.DATASET.CLASSNAMES:
+        cfg.DATASET.CLASSNAMES = str(Path(cfg.DATASET.CLASSNAMES).expanduser().absolute())
+
+
+def do_without(cfg: CfgNode, args: argparse.Namespace, trainer: type) -> None:
+    """Leave out what a method's recipe reads beside images and a set of one's own does not have.
+
+    Settings that the command line or a file of the user's gives are kept.
+    """
+    from .resume import root_is_the_set
+    from .unread import given_keys
+
+    ask = getattr(trainer, "without_extras", None)
+    if ask is None or not root_is_the_set(cfg.DATASET.NAME):
+        return
+    given = set(given_keys(args))
+    for extra in ask(cfg):
+        if not given & {extra.key, *extra.given_by}:
+            set_value(cfg, extra.key, extra.value)
+            logger.warning("%s", extra.said)
+
+
+def warn_of_toy_backbone(cfg: CfgNode, dataset: str) -> None:
+    """Say that a toy backbone has never seen a photograph."""
+    if cfg.MODEL.BACKBONE.NAME.startswith(TOY_BACKBONES) and not dataset.startswith("toy_"):
+        logger.warning(
+            "The backbone %s was trained on drawings of the toy world: its accuracies on %s say "
+            "nothing about the method. For photographs: --backbone ViT-B/16",
+            cfg.MODEL.BACKBONE.NAME,
+            cfg.RUN.DATASET,
+        )
 
 
 def available_cores() -> int:
@@ -223,6 +289,10 @@ def find_dataset_yaml(args: argparse.Namespace) -> Path:
     if args.dataset_config_file:
         return existing_yaml(args.dataset_config_file, "--dataset-config-file")
     name = args.dataset
+    if is_own(name):
+        own_set(name)  # is it there?
+        is_split = args.target_domains or "DATASET.TARGET_DOMAINS" in args.opts[::2]
+        return CONFIGS / "datasets" / ("domain_folder.yaml" if is_split else "class_folder.yaml")
     if not name:
         name = DEFAULT_DATASET
         logger.info("No dataset is given: using the embedded %s (--dataset NAME).", name)

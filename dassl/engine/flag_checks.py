@@ -6,6 +6,8 @@ The latter are refused with the command line, before any work.
 import argparse
 from collections.abc import Iterator
 
+from dassl.config.own_data import is_own
+
 FLAG_KEYS = {  # flag -> the key that it sets
     "root": "DATASET.ROOT",
     "output_dir": "OUTPUT_DIR",
@@ -13,6 +15,9 @@ FLAG_KEYS = {  # flag -> the key that it sets
     "source_domains": "DATASET.SOURCE_DOMAINS",
     "target_domains": "DATASET.TARGET_DOMAINS",
     "transforms": "INPUT.TRANSFORMS",
+    "classnames": "DATASET.CLASSNAMES",
+    "template": "DATASET.TEMPLATES",
+    "views": "TRAIN.VIEWS",
     "backbone": "MODEL.BACKBONE.NAME",
     "activation": "MODEL.BACKBONE.ACTIVATION",
     "head": "MODEL.HEAD.NAME",
@@ -59,6 +64,11 @@ def check_flags(args: argparse.Namespace) -> None:
             raise ValueError(
                 f"{_flag(args, name)} has no effect without --{_dashed(other)}. {advice}"
             )
+    if args.root and is_own(args.dataset):
+        raise ValueError(
+            f"--root {args.root} has no effect with --dataset {args.dataset}, which says where the "
+            "images are. Leave it out."
+        )
     for (name, other), reason in EXCLUDED.items():
         if _is_given(args, name) and _is_given(args, other):
             raise ValueError(

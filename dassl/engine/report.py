@@ -16,6 +16,7 @@ from yacs.config import CfgNode
 
 from dassl.config.settings import settings_digest, settings_that_matter
 
+from .resume import root_is_the_set
 from .selection import rule_in_words
 from .writer import peak_memory_bytes
 
@@ -77,6 +78,12 @@ def labelled_images(trainer: "TrainerBase", *, is_evaluation: bool) -> dict[str,
         "train": sizes.get("train_x", 0) if "train" in read else 0,
         "val": sizes.get("val", 0) if "val" in read else 0,
     }
+
+
+def chance_level(trainer: "TrainerBase") -> float | None:
+    """Accuracy of guessing, percent, on a set of one's own; published sets have known numbers."""
+    is_own = root_is_the_set(trainer.cfg.DATASET.NAME) and bool(trainer.lab2cname)
+    return 100.0 / len(trainer.lab2cname) if is_own else None
 
 
 def fewshot_digest(trainer: "TrainerBase") -> str:
@@ -142,6 +149,7 @@ def log_end(results: dict[str, Any], output_dir: str) -> None:
     for name, metrics in results["metrics"].items():
         pairs = ("accuracy", "macro_f1")
         shown = [f"{key} {metrics[key]:.2f}%" for key in pairs if key in metrics]
+        shown += [f"chance {results['chance']:.2f}%"] if "chance" in results else []
         rows[name] = ", ".join(shown or [f"{key} {value:g}" for key, value in metrics.items()])
     rows["selection"] = f"{rule_in_words(results['selection'])}; epoch {results['epoch']}"
     if varied := results.get("varied_at_test"):
@@ -208,6 +216,8 @@ def collect_results(
         "versions": versions(),
         "command": command_line(),
     }
+    if (chance := chance_level(trainer)) is not None:
+        results["chance"] = chance
     if evaluated is not None:
         results["evaluated"] = evaluated
     return results

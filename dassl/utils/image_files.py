@@ -39,18 +39,25 @@ class LeftOut:
         self.kinds["sub-folders" if is_folder else suffix] += 1
         self.first = self.first or str(path)
 
+    def in_words(self, folder: Path) -> str:
+        """What was left out below a folder, or ""."""
+        if not self.kinds:
+            return ""
+        kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(self.kinds.items())[:5])
+        return (
+            f"Left out below {folder}: {self.kinds.total()} ({kinds}), first {self.first}. Read "
+            f"are files *{', *'.join(IMAGE_SUFFIXES)}; convert or move the others to have them "
+            "read."
+        )
+
     def warn(self, folder: Path) -> None:
         """Say what was left out below a folder, if anything was."""
-        if self.kinds:
-            logger.warning(
-                "Left out below %s: %d (%s), first %s. Read are files *%s; convert or move the "
-                "others to have them read.",
-                folder,
-                self.kinds.total(),
-                ", ".join(f"{kind} {count}" for kind, count in sorted(self.kinds.items())[:5]),
-                self.first,
-                ", *".join(IMAGE_SUFFIXES),
-            )
+        if text := self.in_words(folder):
+            logger.warning("%s", text)
+
+
+def _refuse(err: OSError) -> None:
+    raise err
 
 
 def images_below(folder: Path, left_out: LeftOut) -> list[str]:
@@ -58,9 +65,12 @@ def images_below(folder: Path, left_out: LeftOut) -> list[str]:
 
     Sub-folders come in the order of their whole paths, as in torchvision's ImageFolder; hidden ones
     are not read, other files are counted.
+
+    Raises:
+        OSError: a folder that may not be listed.
     """
     parents = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         for name in filter(JUNK.__contains__, folders):
             left_out.add(Path(parent) / name, is_folder=True)
         folders[:] = [name for name in folders if not is_hidden(name)]

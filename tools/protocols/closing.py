@@ -36,7 +36,18 @@ def closing_text(requests: Sequence[Request], runs: Sequence[Run]) -> str:
     if request.protocol in TRANSFER:  # its table repeats the zero-shot and source runs
         own = PROTOCOL_TITLES[request.protocol]
         tables = [table for table in tables if table.title.startswith(own)] or tables
-    return "\n\n".join([as_text(tables), _files(finished), _next_steps(request, finished)])
+    parts = [as_text(tables), _files(finished), _chance(finished), _next_steps(request, finished)]
+    return "\n\n".join(filter(None, parts))
+
+
+def _chance(finished: Sequence[Run]) -> str:
+    """The accuracy of guessing, below the table of a set of one's own."""
+    levels = {}
+    for results in (run.results() for run in finished):
+        if "chance" in results:
+            words = f"{results['dataset']} {results['subsample_classes']}".removesuffix(" all")
+            levels[words] = f"{words} {results['chance']:.2f}"
+    return f"Chance level (%): {', '.join(levels.values())}" if levels else ""
 
 
 def _files(finished: Sequence[Run]) -> str:
@@ -106,6 +117,8 @@ def _same_settings(request: Request) -> tuple[str, list[str]]:
         flag = f"--{name.replace('_', '-')}"
         words += [flag, value] if (value := getattr(request, name)) else []
     words += [] if request.with_zeroshot else ["--no-zeroshot"]
+    words += ["--classnames", request.classnames] if request.classnames else []
+    words += [word for text in request.templates for word in ("--template", text)]
     for path in request.config_files:
         words += ["--config-file", path]
     return "".join(environment), [*words, *request.rest]

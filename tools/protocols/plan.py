@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dassl.config.files import REPOSITORY
+from dassl.config.own_data import dataset_name, is_own
 from dassl.config.recipes import Recipe, resolve, slug
 from dassl.utils.text_files import read_json
 from tools.protocols.sets import (
@@ -32,6 +33,11 @@ STAGES = {  # trainer -> its stages in order: (folder, trainer)
 def script_path(name: str) -> str:
     """A script of the repository as a command names it, from wherever that is given."""
     return name if Path.cwd() == REPOSITORY else (REPOSITORY / name).as_posix()
+
+
+def recipe_dataset(dataset: str) -> str:
+    """The dataset whose recipes serve: of all own sets they are those of class folders."""
+    return "class_folder" if is_own(dataset) else dataset
 
 
 @dataclass
@@ -103,6 +109,8 @@ class Request:
     stage: str = ""
     base_trainer: str = ""
     with_zeroshot: bool = True
+    classnames: str = ""
+    templates: tuple[str, ...] = ()
     rest: tuple[str, ...] = ()
 
     def user_words(self) -> tuple[list[str], list[str]]:
@@ -110,11 +118,18 @@ class Request:
         first = next((i for i, w in enumerate(self.rest) if KEY.match(w)), len(self.rest))
         return list(self.rest[:first]), list(self.rest[first:])
 
+    def data_words(self, dataset: str) -> list[str]:
+        """What train.py is told of a dataset: where it is, and what its classes are called."""
+        words = ["--dataset", dataset] if is_own(dataset) else ["--root", self.root]
+        words += ["--classnames", self.classnames] if self.classnames and is_own(dataset) else []
+        words += [word for text in self.templates for word in ("--template", text)]
+        return words if is_own(dataset) else [*words, "--dataset", dataset]
+
     def resolve(self, dataset: str, *, trainer: str = "", shots: int | None = None) -> Recipe:
         """The recipe of the asked trainer on a dataset."""
         return resolve(
             trainer or self.trainer,
-            dataset,
+            recipe_dataset(dataset),
             shots=self.shots if shots is None else shots,
             protocol=self.protocol,
             backbone=self.backbone,
@@ -174,8 +189,8 @@ def _run(
 ) -> Run:
     """A run of the asked trainer, with the user's own arguments last (they win)."""
     user_flags, user_opts = request.user_words()
-    words = ["--root", request.root, "--seed", str(seed), "--trainer", trainer or request.trainer]
-    words += ["--dataset", dataset, *recipe.arguments(), *flags, *user_flags]
+    words = [*request.data_words(dataset), "--seed", str(seed)]
+    words += ["--trainer", trainer or request.trainer, *recipe.arguments(), *flags, *user_flags]
     about = ["RUN.PROTOCOL", protocol or request.protocol]
     about += ["RUN.PART", part] if part else []
     name = _folder(request, recipe, None)
@@ -201,7 +216,7 @@ def _trained(request: Request, recipe: Recipe, dataset: str, seed: int) -> list[
     shots = ["DATASET.NUM_SHOTS", str(request.shots)]
     common = {"dataset": dataset, "seed": seed, "protocol": "fewshot", "opts": shots}
     name = _folder(request, recipe, request.shots)
-    level = request.output / "fewshot" / dataset
+    level = request.output / "fewshot" / dataset_name(dataset)
     folder = level / request.trainer / name / f"seed{seed}"
     if not request.base_trainer:
         return [_run(request, recipe, folder, **common)]
@@ -218,7 +233,7 @@ def _untrained(request: Request) -> list[Run]:
         recipe = request.resolve(dataset, shots=0)
         if request.protocol == "testtime" and request.with_zeroshot:
             runs += zeroshot_runs(request, dataset, recipe.backbone)
-        level = request.output / request.protocol / dataset / request.trainer
+        level = request.output / request.protocol / dataset_name(dataset) / request.trainer
         for seed in _seeds(request, recipe):
             folder = level / _folder(request, recipe, 0) / f"seed{seed}"
             flags = ["--eval-only"]
@@ -234,7 +249,8 @@ def _base2new(request: Request) -> list[Run]:
         if request.with_zeroshot:
             for half in ("base", "new"):
                 runs += zeroshot_runs(request, dataset, recipe.backbone, half=half)
-        level = Path(dataset, request.trainer, _folder(request, recipe, request.shots))
+        name = _folder(request, recipe, request.shots)
+        level = Path(dataset_name(dataset), request.trainer, name)
         for seed in _seeds(request, recipe):
             made: list[Run] = []
             for half in ("base", "new"):
@@ -266,7 +282,8 @@ def _transfer(request: Request) -> list[Run]:
             trained = _trained(request, recipe, source, seed)
             runs += trained
             for target in targets:
-                folder = request.output / request.protocol / target / request.trainer / name
+                folder = request.output / request.protocol / dataset_name(target)
+                folder = folder / request.trainer / name
                 opts = ["DATASET.NUM_SHOTS", str(request.shots)]
                 common = {"dataset": target, "seed": seed, "part": "target", "opts": opts}
                 folder = folder / f"seed{seed}"
@@ -282,7 +299,8 @@ def _lodo(request: Request) -> list[Run]:
     for dataset in request.datasets:
         recipe = request.resolve(dataset, shots=0)
         domains = chosen_domains(dataset, request.domains, request.root)
-        level = request.output / "lodo" / dataset / request.trainer / _folder(request, recipe, None)
+        level = request.output / "lodo" / dataset_name(dataset) / request.trainer
+        level = level / _folder(request, recipe, None)
         teacher = _teacher(request, recipe, dataset)
         has_zeroshot = request.with_zeroshot and not recipe.eval_only and teacher
         for seed in _seeds(request, recipe):
@@ -328,10 +346,11 @@ def zeroshot_runs(request: Request, dataset: str, backbone: str, *, half: str = 
     """The zero-shot row beside a method: the same backbone and test set, nothing learned."""
     if not backbone or request.trainer == "ZeroshotCLIP":
         return []
-    recipe = resolve("ZeroshotCLIP", dataset, shots=0, protocol="zeroshot", backbone=backbone)
+    named = recipe_dataset(dataset)
+    recipe = resolve("ZeroshotCLIP", named, shots=0, protocol="zeroshot", backbone=backbone)
     name = f"{recipe.label}_0shots"
     level = Path("base2new", _level(half)) if half else Path("zeroshot")
-    folder = request.output / level / dataset / "ZeroshotCLIP" / name / "seed1"
+    folder = request.output / level / dataset_name(dataset) / "ZeroshotCLIP" / name / "seed1"
     about = ["RUN.PROTOCOL", "base2new" if half else "zeroshot"]
     about += ["RUN.PART", half, "DATASET.SUBSAMPLE_CLASSES", half] if half else []
     about += ["RUN.RECIPE", recipe.label] if recipe.label != recipe.name else []
@@ -339,8 +358,9 @@ def zeroshot_runs(request: Request, dataset: str, backbone: str, *, half: str = 
 
 
 def _zeroshot_domain(request: Request, dataset: str, backbone: str, seed: int, domain: str) -> Run:
-    recipe = resolve("ZeroshotCLIP", dataset, shots=0, protocol="lodo", backbone=backbone)
-    level = request.output / "lodo" / dataset / "ZeroshotCLIP" / recipe.label
+    named = recipe_dataset(dataset)
+    recipe = resolve("ZeroshotCLIP", named, shots=0, protocol="lodo", backbone=backbone)
+    level = request.output / "lodo" / dataset_name(dataset) / "ZeroshotCLIP" / recipe.label
     folder = level / f"seed{seed}" / f"te_{slug(domain)}"
     flags, opts = ["--target-domains", domain], ["RUN.PROTOCOL", "lodo"]
     return _companion(
@@ -364,8 +384,8 @@ def _companion(
     for key, value in zip(pairs[::2], pairs[1::2]):
         if key.startswith(SHARED_KEYS) and not key.startswith((*NOT_SHARED_KEYS, *not_shared)):
             opts = [*opts, key, value]
-    words = ["--root", request.root, "--seed", str(seed), "--trainer", "ZeroshotCLIP"]
-    words += ["--dataset", dataset, *recipe.arguments(), *flags, "--eval-only"]
+    words = [*request.data_words(dataset), "--seed", str(seed), "--trainer", "ZeroshotCLIP"]
+    words += [*recipe.arguments(), *flags, "--eval-only"]
     return Run(
         folder, words, [*opts, *recipe.opts], tolerant=True, dataset=dataset,
         backbone=recipe.backbone,

@@ -12,11 +12,12 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from yacs.config import CfgNode
 
+from dassl.config.own_data import is_own
 from dassl.flags import FlagParser
 from tools.protocols.plan import script_path
 
@@ -40,7 +41,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     settings = config_problems(args.runs)
-    problems = [*settings, *data_problems(args.datasets, args.root), *disk_problems(args.output)]
+    names = next((name for run in args.runs if (name := given(run, "--classnames"))), "")
+    halves = halved(args.runs)
+    problems = [
+        *settings,
+        *data_problems(args.datasets, args.root, halved=halves, classnames=names),
+    ]
+    problems += disk_problems(args.output)
     download = not problems
     problems += weights_problems(args.backbones, may_download=download)
     if not settings:
@@ -143,21 +150,45 @@ def _silent() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def data_problems(datasets: Iterable[str], root: str) -> list[str]:
-    """One text per dataset that is not ready; the embedded toy sets always are."""
+def given(words: Sequence[str], name: str) -> str:
+    """The value of a flag or key in a run's arguments, or ""."""
+    return words[words.index(name) + 1] if name in words else ""
+
+
+def halved(runs: Iterable[Sequence[str]]) -> set[str]:
+    """The datasets of which a run takes the base or new classes."""
+    key = "DATASET.SUBSAMPLE_CLASSES"
+    return {given(run, "--dataset") for run in runs if given(run, key) in ("base", "new")}
+
+
+def data_problems(
+    datasets: Iterable[str], root: str, *, halved: Collection[str] = (), classnames: str = ""
+) -> list[str]:
+    """One text per dataset that is not ready; the embedded toy sets always are.
+
+    Args:
+        datasets: as the command line names them.
+        root: folder of those that are not one's own.
+        halved: those that need enough classes for two halves.
+        classnames: a file of class names for those that are one's own.
+    """
     names = [name for name in datasets if not name.startswith("toy_")]
     if not names:
         return []
     importlib.import_module("datasets")  # registers the readers
+    from datasets.subsampling import FEWEST_CLASSES, too_few_classes
     from tools.check_data import check
 
     problems = []
     for name in names:
-        report = check(name, Path(root).expanduser().absolute())
+        report = check(name, Path(root).expanduser().absolute(), classnames=classnames)
+        if name in halved and 0 < report.num_classes < FEWEST_CLASSES:
+            report.add("missing", too_few_classes(report.num_classes))
         if report.is_ready:
             print(report.summary)
             continue
-        lines = [f"Data of {name} under {Path(root).expanduser().absolute()} (environment DATA):"]
+        place = f"under {Path(root).expanduser().absolute()} (environment DATA)"
+        lines = [f"Data of {name}:" if is_own(name) else f"Data of {name} {place}:"]
         lines += [f"  {mark:<8}{text}" for mark, text in report.lines]
         command = _check_command(name, root)
         lines.append(f"  How to get it: {report.way_to_get}. Check again: {command}")
@@ -166,7 +197,8 @@ def data_problems(datasets: Iterable[str], root: str) -> list[str]:
 
 
 def _check_command(name: str, root: str) -> str:
-    return shlex.join(["python", script_path("tools/check_data.py"), name, "--root", root])
+    where = [] if is_own(name) else ["--root", root]
+    return shlex.join(["python", script_path("tools/check_data.py"), name, *where])
 
 
 def weights_problems(backbones: Iterable[str], *, may_download: bool) -> list[str]:

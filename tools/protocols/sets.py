@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+from dassl.config.own_data import is_own, own_set
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs" / "datasets"
 TRANSFER_TARGETS = {
@@ -42,14 +44,17 @@ IGNORED_DOMAINS = ("Snow", "Cartoon")  # spec vl2v_adip section 5, case-sensitiv
 
 
 def check_datasets(names: Iterable[str]) -> None:
-    """Refuse a name without a config in configs/datasets.
+    """Refuse a name without a config in configs/datasets, and a set of one's own that is not there.
 
     Raises:
         ValueError: naming close matches and all known sets.
+        FileNotFoundError: of a set of one's own.
     """
     known = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
     for name in names:
-        if name not in known:
+        if is_own(name):
+            own_set(name)
+        elif name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise ValueError(f'No data set "{name}".{hint} Known: {", ".join(known)}.')
@@ -123,11 +128,17 @@ def chosen_domains(dataset: str, wanted: tuple[str, ...], root: str) -> tuple[st
 def domains_of(dataset: str, root: str) -> tuple[str, ...]:
     """Domains of a data set; of `domain_folder` the sub-folders of the data root itself.
 
+    Those of a set of one's own are read from its folder or table.
+
     Raises:
         ValueError: they are not known and no folder tells; says how to name them.
     """
     if dataset in DOMAINS:
         return DOMAINS[dataset]
+    if is_own(dataset):
+        from datasets.own.read import check_domains, list_own  # loads torch
+
+        return tuple(check_domains(list_own(own_set(dataset)).usable()))
     folder = Path(root) if dataset == "domain_folder" else Path(root) / dataset
     names = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
     names = [n for n in names if n[0] != "." and not any(word in n for word in IGNORED_DOMAINS)]

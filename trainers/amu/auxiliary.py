@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
+from dassl.engine.needed import Without
 from dassl.features.encoder import Encoder, NetworkEncoder
 from dassl.modeling.networks import (
     ImageNetwork,
@@ -130,14 +132,18 @@ def _moco_resnet50(epochs: str, pretrained: bool, weights: str) -> ImageNetwork:
     return ImageNetwork(resnet50_from_moco(load_checkpoint(str(path)), path), 2048)
 
 
+def moco_place(epochs: str) -> Path:
+    """Where the published file of so many epochs is kept."""
+    return cache_dir() / "weights" / MOCO_URL.format(epochs=epochs).rsplit("/", 1)[1]
+
+
 def moco_weights(epochs: str = "1000") -> Path:
     """Path of a published MoCo v3 file in the cache; downloaded if it is not there.
 
     Raises:
         FileNotFoundError: if it cannot be downloaded; says where to get and put it.
     """
-    url = MOCO_URL.format(epochs=epochs)
-    path = cache_dir() / "weights" / url.rsplit("/", 1)[1]
+    url, path = MOCO_URL.format(epochs=epochs), moco_place(epochs)
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,6 +157,21 @@ def moco_weights(epochs: str = "1000") -> Path:
             f"{SEE}"
         ) from err
     return path
+
+
+def without_moco(cfg: CfgNode) -> list[Without]:
+    """The run's own CLIP as second network, where MoCo's weights have not been downloaded."""
+    node = cfg.TRAINER.AMU
+    name, _, epochs = SHORT_NAMES.get(node.AUX, node.AUX).partition(":")
+    if name != MOCO or node.AUX_WEIGHTS or moco_place(epochs).is_file():
+        return []
+    own = f"clip:{cfg.MODEL.BACKBONE.NAME}"
+    said = (
+        f"The auxiliary network {node.AUX} is not at {moco_place(epochs)}: the image tower of the "
+        f"backbone is taken in its place (TRAINER.AMU.AUX {own}). To download the published one: "
+        f"TRAINER.AMU.AUX {node.AUX}"
+    )
+    return [Without("TRAINER.AMU.AUX", own, said, ("TRAINER.AMU.AUX_WEIGHTS",))]
 
 
 def resnet50_from_moco(checkpoint: dict, path: Path | str = "given") -> nn.Module:

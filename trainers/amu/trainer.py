@@ -23,7 +23,7 @@ from trainers.common.predictor import normalise_pixels
 from trainers.common.text.encode import zero_shot_classifier
 from trainers.common.text.templates import notebook_templates
 
-from .auxiliary import load_auxiliary
+from .auxiliary import load_auxiliary, without_moco
 from .method import AuxiliaryBias, average_views, initial_weight
 from .settings import AMUSettings
 
@@ -39,6 +39,7 @@ class AMU(FeatureTrainer):
     takes_shots = True
     drop_last = False  # the official loader keeps the last partial batch
     declares = (AMUSettings,)
+    without_extras = staticmethod(without_moco)
 
     @classmethod
     def conditions(cls) -> list[Condition]:

@@ -16,6 +16,7 @@ from yacs.config import CfgNode
 
 from dassl.config import Condition, check_value, never, one_of, only_if
 from dassl.data.datasets import Datum
+from dassl.engine.resume import root_is_the_set
 from dassl.features.bank import FeatureBank
 from dassl.features.given import GivenBank
 from dassl.features.rows import FeatureView
@@ -23,6 +24,7 @@ from dassl.features.views import Augmentation
 
 from .clip_encoder import ClipEncoder
 from .clip_trainer import ClipTrainer
+from .view_costs import say_price
 
 
 class FeatureTrainer(ClipTrainer):
@@ -109,6 +111,15 @@ class FeatureTrainer(ClipTrainer):
         if self.cfg.TRAIN.VIEWS == "bank":
             return f"bank:{self.cfg.TRAIN.NUM_VIEWS}"
         return "fresh"
+
+    def before_train(self) -> None:
+        super().before_train()
+        epochs = self.max_epoch - self.start_epoch
+        is_read = "TRAIN.VIEWS" not in self.idle_settings(self.cfg)
+        is_own = root_is_the_set(self.cfg.DATASET.NAME)
+        if is_own and is_read and epochs > 0 and self.view_mode == "fresh":
+            views = self.cfg.TRAIN.NUM_VIEWS
+            say_price(self.bank, self.shots, epochs=epochs, views=views, seed=self.run_seed)
 
     def before_epoch(self) -> None:
         super().before_epoch()

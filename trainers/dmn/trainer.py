@@ -24,6 +24,7 @@ from trainers.common.text.descriptions import (
     cupl_needed,
     sentence_classifier,
     swap_food_names,
+    without_cupl,
 )
 
 from .fusion import fuse, search_weights
@@ -45,6 +46,7 @@ class DMN(StreamTrainer):
     takes_shots = True
     drop_last = False  # the official loader keeps the last partial batch
     view_scale = CROP_SCALE
+    without_extras = staticmethod(without_cupl)
     shapes_scores = (*StreamTrainer.shapes_scores, "DATASET.NUM_SHOTS")
     unused_flags = {
         **StreamTrainer.unused_flags,

@@ -14,7 +14,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from clip.model import CLIP
-from dassl.engine.needed import NeededFile
+from dassl.engine.needed import NeededFile, Without
 from dassl.utils import did_you_mean, read_json
 from dassl.utils.text_files import plain_name
 
@@ -113,6 +113,22 @@ def cupl_needed(cfg: CfgNode) -> list[NeededFile]:
         return []
     name = f"CuPL sentences of {cfg.DATASET.NAME}"
     return [NeededFile(name, lambda: read_cupl(find_cupl_file(cfg, node.CUPL_FILE), ()))]
+
+
+def without_cupl(cfg: CfgNode) -> list[Without]:
+    """The dataset's templates alone, where a DMN run would find no CuPL file."""
+    node = cfg.TRAINER.DMN
+    if node.TEXT_PROMPT != "tip_cupl":
+        return []
+    try:
+        find_cupl_file(cfg, node.CUPL_FILE)
+    except FileNotFoundError:
+        said = (
+            "There are no CuPL sentences of these classes: prompts are made of the templates alone "
+            "(TRAINER.DMN.TEXT_PROMPT tip). To add sentences: TRAINER.DMN.CUPL_FILE FILE"
+        )
+        return [Without("TRAINER.DMN.TEXT_PROMPT", "tip", said, ("TRAINER.DMN.CUPL_FILE",))]
+    return []
 
 
 def read_cupl(path: str | Path, classnames: Sequence[str]) -> list[list[str]]:
