@@ -49,13 +49,13 @@ def _offsets(classes: int, width: int, *, trained: bool) -> Offsets:
     return Offsets(*(0.02 * torch.randn(classes, width) for _ in range(4)))
 
 
-def _fast_step(memory: DynamicMemory, views: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+def fast_step(memory: DynamicMemory, views: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     found = confident_prediction(views, text, SCALE, CONFIDENT)
     logits, _ = memory.step(int(found.label), float(found.entropy), views[0])
     return found.text, logits.softmax(dim=-1)
 
 
-def _replay(memory: DynamicMemory, views: Tensor, text: Tensor) -> Tensor:
+def replay_all(memory: DynamicMemory, views: Tensor, text: Tensor) -> Tensor:
     found = [confident_prediction(v, text, SCALE, CONFIDENT) for v in views]
     labels, entropies = zip(*((int(f.label), float(f.entropy)) for f in found))
     logits, _ = memory.replay(labels, entropies, views[:, 0].contiguous())
@@ -99,14 +99,14 @@ def _memory_rows(args: argparse.Namespace, *, trained: bool) -> list[dict]:
         step_plainly(plain, view, text, CONFIDENT, official=True)
         times["official"].append(time.perf_counter() - start)
         start = time.perf_counter()
-        results["online"] = _fast_step(fast, view, text)[1]
+        results["online"] = fast_step(fast, view, text)[1]
         times["online"].append(time.perf_counter() - start)
         difference = float((results["plain"] - results["online"]).abs().max())
         if difference > MAX_DIFFERENCE:
             raise RuntimeError(f"Probabilities differ by {difference:.2g} > {MAX_DIFFERENCE}.")
     for _ in range(args.repeat):
         fast.load_state(saved)
-        times["replay"].append(_seconds(lambda: _replay(fast, views, text)) / REPLAY)
+        times["replay"].append(_seconds(lambda: replay_all(fast, views, text)) / REPLAY)
     median = {name: statistics.median(values[-args.repeat :]) for name, values in times.items()}
     kind = "trained offsets" if trained else "zero offsets"
     usage = fast.usage()

@@ -102,7 +102,7 @@ def straightforward_loss(
     tokens = learner.tokenized_prompts
     x = (clip.token_embedding(tokens) + clip.positional_embedding).permute(1, 0, 2)
     x = plain_tower(clip, learner, x, "text")
-    rows = x[tokens.argmax(dim=-1), torch.arange(len(tokens))]
+    rows = x[tokens.argmax(dim=-1), torch.arange(len(tokens), device=x.device)]
     text = F.normalize(clip.project_text(rows), dim=-1)
     y = clip.visual.ln_pre(clip.visual.embed(images))
     y = plain_tower(clip, learner, y, "visual")

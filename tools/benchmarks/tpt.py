@@ -27,18 +27,18 @@ WORDS = ("red", "star", "gear", "moon", "leaf", "house", "arrow", "cloud", "ring
 MAX_DIFFERENCE = 1e-3  # of gradients, relative to the largest
 
 
-def _full_text(clip: CLIP, method: TestTimePrompt, ctx: Tensor) -> Tensor:
+def full_text(clip: CLIP, method: TestTimePrompt, ctx: Tensor) -> Tensor:
     """Unit text features over all 77 positions."""
     rest = clip.token_embedding(method.tokenized_prompts[:, 1 + len(ctx) :])
     prefix = method.token_prefix
     x = torch.cat([prefix, ctx.expand(len(prefix), -1, -1), rest], dim=1)
     x = (x + clip.positional_embedding).permute(1, 0, 2)
     x = clip.transformer(x).permute(1, 0, 2)
-    rows = x[torch.arange(len(x)), method.tokenized_prompts.argmax(dim=-1)]
+    rows = x[torch.arange(len(x), device=x.device), method.tokenized_prompts.argmax(dim=-1)]
     return F.normalize(clip.ln_final(rows) @ clip.text_projection, dim=-1)
 
 
-def _gradient(encode: Callable[[Tensor], Tensor], ctx: Tensor, views: Tensor, scale: Tensor):
+def context_gradient(encode: Callable[[Tensor], Tensor], ctx: Tensor, views: Tensor, scale: Tensor):
     leaf = ctx.detach().clone().requires_grad_(True)
     logits = scale * views @ encode(leaf).t()
     selected = view_entropies(logits.detach()).topk(CONFIDENT, largest=False).indices
@@ -71,15 +71,15 @@ def run(args: argparse.Namespace) -> list[dict]:
     scale = clip.logit_scale.exp()
 
     def full() -> Tensor:
-        return _gradient(lambda c: _full_text(clip, method, c), method.ctx, views, scale)
+        return context_gradient(lambda c: full_text(clip, method, c), method.ctx, views, scale)
 
     def cut() -> Tensor:
-        return _gradient(lambda c: method.text_of(clip, c), method.ctx, views, scale)
+        return context_gradient(lambda c: method.text_of(clip, c), method.ctx, views, scale)
 
     def official() -> None:
         full()
         with torch.no_grad():
-            _full_text(clip, method, method.ctx)
+            full_text(clip, method, method.ctx)
 
     expected, actual = full(), cut()
     gap = float((expected - actual).abs().max() / expected.abs().max())
