@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from dassl.flags import FlagParser
+from dassl.terminal import log_safely
 from tools.results.legacy import STYLES, legacy_parse, legacy_report
 from tools.results.records import load_records
 from tools.results.report import as_csv, as_json, as_markdown, as_text, build_tables
@@ -126,13 +127,15 @@ def run(args: argparse.Namespace) -> None:
             print(content)
         else:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
-            Path(target).write_text(content + "\n", encoding="utf-8")
+            text = f"{content}\n"
+            Path(target).write_text(text, encoding="utf-8", errors="backslashreplace")
             print(f"\nWritten: {target}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    log_safely()
     try:
         run(parse_args(argv))
     except (OSError, ValueError) as err:

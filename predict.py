@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dassl.flags import FlagParser
-from dassl.terminal import log_safely, printable
+from dassl.terminal import log_safely, printable, show_anything
 from dassl.utils.image_files import IMAGE_SUFFIXES, LeftOut, images_below
 from dassl.utils.places import explain
 from dassl.utils.text import cell, did_you_mean
@@ -216,7 +216,7 @@ def write_rows(path: Path, rows: list[dict]) -> None:
     if path.suffix == ".json":
         path.write_text(json.dumps(rows, indent=2), encoding="utf-8")
         return
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
@@ -251,11 +251,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
     if not rows:
         raise ValueError(f"None of the {len(paths)} images can be read.")
+    show_anything()
+    if args.output:  # first: a console may fail
+        write_rows(args.output, rows)
     shown = [{**row, "probability": f"{100 * row['probability']:.1f} %"} for row in rows]
     print(printable(tabulate(shown, headers="keys")))
     if args.output:
-        write_rows(args.output, rows)
-        print(f"Written to {args.output}")
+        print(printable(f"Written to {args.output}"))
 
 
 if __name__ == "__main__":

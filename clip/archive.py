@@ -12,6 +12,7 @@ import collections
 import math
 import pickle
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor
 
 MAX_PICKLE_BYTES = 64 << 20  # data.pkl holds names and shapes; OpenAI's largest has 0.4 MB
 MAX_DEPTH = 64  # of nested modules
+SMALL, MOST_TIMES = 2**26, 20  # bytes that any file may unfold to; above, bytes per byte of it
 DTYPES = {
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -65,6 +67,27 @@ def is_script_archive(path: Path) -> bool:
     with zipfile.ZipFile(path) as archive:
         inner = (name.split("/")[1:2] for name in archive.namelist())
         return any(part in (["constants.pkl"], ["code"]) for part in inner)
+
+
+def check_unfolded(path: Path, tensors: Iterable[Tensor] = ()) -> None:
+    """Refuse a file that stands for many times its own bytes: torch compresses nothing.
+
+    Args:
+        path: the file; the entries of a zip archive count.
+        tensors: that were read from it; those that repeat their memory count in full.
+
+    Raises:
+        ValueError: naming both sizes.
+    """
+    size, unfolded = path.stat().st_size, sum(t.numel() * t.element_size() for t in tensors)
+    if not unfolded and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unfolded = sum(info.file_size for info in archive.infolist())
+    if unfolded > max(SMALL, MOST_TIMES * size):
+        raise ValueError(
+            f"it would unfold to {unfolded:,} bytes, more than {MOST_TIMES} times its size: save "
+            "its tensors again, uncompressed"
+        )
 
 
 def read_script_archive(path: Path) -> ScriptArchive:

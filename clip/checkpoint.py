@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .archive import is_script_archive, read_script_archive
+from .archive import check_unfolded, is_script_archive, read_script_archive
 from .compact import expand
 
 READ_ERRORS = (
@@ -71,6 +71,7 @@ def read_weights(path: str | Path) -> WeightsFile:
     found = WeightsFile({})
     try:
         content: Any
+        check_unfolded(path)
         if is_script_archive(path):
             archive = read_script_archive(path)
             content, found.classes = archive.tensors, archive.classes
@@ -81,7 +82,9 @@ def read_weights(path: str | Path) -> WeightsFile:
                 found.metadata = dict(file.metadata() or {})
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-        found.tensors = expand(_tensors(content))
+        tensors = _tensors(content)
+        check_unfolded(path, tensors.values())
+        found.tensors = expand(tensors)
     except READ_ERRORS as err:
         raise RuntimeError(_unreadable(path, err)) from err
     if not found.tensors:

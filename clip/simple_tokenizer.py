@@ -54,6 +54,8 @@ def bytes_to_unicode() -> dict[int, str]:
 
 def clean(text: str) -> str:
     """Repair the encoding, unescape HTML twice, collapse white space, lower the case."""
+    if text.isascii() and text.isprintable() and "&" not in text:  # nothing there to repair
+        return " ".join(text.split()).lower()
     text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
     return regex.sub(r"\s+", " ", text).strip().lower()
 
@@ -91,6 +93,7 @@ class SimpleTokenizer:
         self.decoder = dict(enumerate(vocab))
         self.bpe_ranks = {merge: rank for rank, merge in enumerate(merges)}
         self.cache = {SOT: SOT, EOT: EOT}
+        self._ids: dict[str, list[int]] = {}  # of words
         self.pat = regex.compile(PATTERN, regex.IGNORECASE)
         self._encode = lru_cache(maxsize=CACHED_TEXTS)(self._encode_text)
 
@@ -121,8 +124,10 @@ class SimpleTokenizer:
     def _encode_text(self, text: str) -> tuple[int, ...]:
         ids: list[int] = []
         for piece in self.pat.findall(clean(text)):
-            token = "".join(self.byte_encoder[byte] for byte in piece.encode("utf-8"))
-            ids.extend(self.encoder[part] for part in self.bpe(token).split(" "))
+            if piece not in self._ids:
+                token = "".join(self.byte_encoder[byte] for byte in piece.encode("utf-8"))
+                self._ids[piece] = [self.encoder[part] for part in self.bpe(token).split(" ")]
+            ids += self._ids[piece]
         return tuple(ids)
 
     def encode(self, text: str) -> list[int]:

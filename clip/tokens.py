@@ -109,12 +109,12 @@ def tokenize(
     texts = [texts] if isinstance(texts, str) else texts
     tokenizer = default_tokenizer()
     sot, eot = tokenizer.encoder[SOT], tokenizer.encoder[EOT]
-    result = torch.zeros(len(texts), context_length, dtype=torch.int32)
-    for row, text in enumerate(texts):
+    rows = []
+    for text in texts:
         ids = [sot, *tokenizer.encode(text), eot]
         if len(ids) > context_length:
             if not truncate:
                 raise RuntimeError(TOO_LONG.format(text=text, length=context_length))
             ids = [*ids[: context_length - 1], eot]
-        result[row, : len(ids)] = torch.tensor(ids, dtype=torch.int32)
-    return result
+        rows.append(ids + [0] * (context_length - len(ids)))
+    return torch.tensor(rows, dtype=torch.int32).reshape(len(rows), context_length)

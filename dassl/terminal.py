@@ -1,7 +1,9 @@
 """What may be printed: text of others cannot steer the terminal. Imports nothing heavy."""
 
+import io
 import logging
 import re
+import sys
 
 # what steers a terminal, turns the direction of text, or stands for bytes that are not Unicode
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -20,7 +22,15 @@ class Printable(logging.Filter):
         return True
 
 
+def show_anything() -> None:
+    """Write out what the console cannot show, in place of an error that ends the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def log_safely() -> None:
     """Keep names of files and classes from steering the terminal, in all that is logged."""
+    show_anything()
     for handler in logging.getLogger().handlers:
         handler.addFilter(Printable())

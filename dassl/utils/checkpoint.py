@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .files import atomic_write
-from .integrity import CHECKSUM, check_archive, check_content, checksum_of
+from .integrity import CHECKSUM, BombError, check_archive, check_content, check_size, checksum_of
 
 _SCHEDULERS = (
     "CosineAnnealingLR",
@@ -138,6 +138,7 @@ def load_checkpoint(fpath: str | os.PathLike) -> Any:
         raise FileNotFoundError(f'No checkpoint at "{fpath}": it is {what}.')
     check_archive(fpath)
     content = _read(fpath)
+    check_size(content, fpath)
     check_content(content, fpath)
     return content
 
@@ -165,7 +166,11 @@ def _read(fpath: str | os.PathLike) -> Any:
         raise _unreadable(fpath, err) from err
     try:
         with _allow_stand_ins():
-            return _without_objects(torch.load(fpath, map_location=map_location, weights_only=True))
+            content = torch.load(fpath, map_location=map_location, weights_only=True)
+            check_size(content, fpath)
+            return _without_objects(content)
+    except BombError:
+        raise
     except READ_ERRORS as err:
         raise _unreadable(fpath, first) from err
 

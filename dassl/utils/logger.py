@@ -21,7 +21,7 @@ class Logger:
         if fpath is not None:
             fpath = Path(fpath)
             fpath.parent.mkdir(parents=True, exist_ok=True)
-            self.file = fpath.open("w", encoding="utf-8")
+            self.file = fpath.open("w", encoding="utf-8", errors="backslashreplace")
 
     def write(self, text: str) -> int:
         """Write to both; characters that the console cannot show are replaced there."""

@@ -195,7 +195,7 @@ def _names_of_json(content: Any, path: str) -> list[str]:
     if isinstance(content, dict):
         if all(isinstance(value, int) for value in content.values()):
             entries = sorted(content, key=content.__getitem__)
-        elif all(key.isdecimal() for key in content):
+        elif all(map(_is_count, content)):
             entries = [content[key] for key in sorted(content, key=int)]
         else:
             entries = list(content)  # sentences per name
@@ -241,7 +241,7 @@ def _without_numbers(texts: list[str]) -> list[str]:
             if all(map(WNID.fullmatch, words)):
                 texts = rests
                 break
-            counts = [int(word) if word.isdecimal() else -1 for word in words]
+            counts = [int(word) if _is_count(word) else -1 for word in words]
             first = min(counts)
             if first in (0, 1) and sorted(counts) == list(range(first, first + len(counts))):
                 texts = [rest for _, rest in sorted(zip(counts, rests, strict=True))]
@@ -249,6 +249,10 @@ def _without_numbers(texts: list[str]) -> list[str]:
         else:
             break
     return texts
+
+
+def _is_count(word: str) -> bool:
+    return word.isdecimal() and len(word) < 10
 
 
 def _first_word(text: str) -> tuple[str, str]:

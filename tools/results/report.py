@@ -43,7 +43,10 @@ def build_tables(
             "--all-splits shows them."
         )
     if metric not in known:
-        raise ValueError(f'No run has the metric "{metric}". Known: {", ".join(known)}.')
+        raise ValueError(
+            f'No run has the metric "{metric}". Known: {", ".join(known) or "none"}. '
+            f"The first run: {records[0].path}."
+        )
     is_quoted = published and metric == "accuracy"
     options = {"metric": metric, "ci95": ci95, "published": is_quoted}
     halves = [item for item in series if item.key.part in ("base", "new")]

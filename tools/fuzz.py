@@ -1,0 +1,270 @@
+"""Spoil files at random, let their readers read them, and count what happens.
+
+    python tools/fuzz.py --inputs 1000                 every reader
+    python tools/fuzz.py --inputs 5000 --only yaml,split --seed 3
+
+A reader shall read a file or answer with one sentence that names it; anything else (a traceback, a
+hang, memory without bound, the end of the process) is a fault, and its input is kept.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import random
+import re
+import resource
+import signal
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tabulate import tabulate
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dassl.flags import FlagParser
+
+SECONDS = 10  # for one input
+MOST_BYTES = 10**9  # that reading one may add to the memory of the process
+FAULTS = ("unclear", "traceback", "hang", "memory", "ended the process")
+TOKENS = (
+    *(b"", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\x80", b"\x1b[2J", b"\r\n", b"\n", b"\t", b","),
+    *(b'"', b"'", b"[", b"]", b"{", b"}", b":", b"- ", b"? ", b"&a ", b"*a", b"!!int ", b"<<: *a"),
+    *(b"NaN", b"Infinity", b"-1", b"1e999", b"300000000", b"9" * 5000, b"null", b"true", b"%"),
+    *(b"[" * 3000, b"../../x", b"\xed\xb3\xa9", b"* accuracy: ", b"!!python/object:os.system x"),
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader: name of its file, files that are right, and what reads one (its only argument)."""
+
+    file: str
+    samples: tuple[bytes, ...]
+    read: Callable[[Path], Any]
+    raises: tuple[type[Exception], ...] = (ValueError, OSError, KeyError)
+
+
+def targets() -> dict[str, Target]:
+    """Every reader by name."""
+    from clip.checkpoint import read_weights
+    from dassl.config.yaml_files import read_config, read_yaml
+    from dassl.engine.run import find_finished
+    from dassl.engine.writer import MetricsLog
+    from dassl.utils import load_checkpoint
+    from dassl.utils.checkpoint import read_tensors
+    from dassl.utils.text_files import read_names
+    from datasets.imagenet_names import read_classnames
+    from datasets.records import read_split_file
+    from datasets.sampling import _read as read_draw
+    from tools.results.legacy import legacy_report
+    from tools.results.records import load_records
+    from tools.results.report import as_csv, as_text, build_tables
+    from trainers.common.text.descriptions import read_cupl
+
+    def table(path: Path) -> None:
+        tables = build_tables(load_records([path.parent]).records, all_splits=True)
+        as_text(tables), as_csv(tables)
+
+    split = _json({s: [[f"{s}/a.jpg", 0, "cat"], ["b.jpg", 1, "dog"]] for s in _SPLITS})
+    yaml = (_CONFIG, b"a: &a {x: 1}\nb: [*a, *a]\nc: {<<: *a, y: 2020-01-01, z: 0x1f, w: 1e3}\n")
+    checkpoints = _checkpoints()
+    weights = (ValueError, OSError, RuntimeError)
+    lists = (b'["a", "b"]', b'{"0": "a", "1": "b"}', b'{"a": 0, "b": 1}')
+    cupl = (_json({"cat": ["A cat."], "dog": ["A dog.", "It barks."]}),)
+    names = (b"cat\ndog\n", b"0 cat\n1 dog\n", b"id,name\n0,cat\n1,dog\n", b"cat, kitty\ndog\n")
+    wnids = b"n01440764 tench\nn01443537 goldfish\n"
+    log = b"* accuracy: 1.0%\nFinish training\n* accuracy: 71.5%\n* macro_f1: 70.1%\n"
+    return {
+        "split": Target("split.json", (split,), read_split_file),
+        "yaml": Target("x.yaml", yaml, read_yaml),
+        "config": Target("config.yaml", (_CONFIG,), read_config),
+        "results": Target("results.json", (_RESULTS,), lambda p: find_finished(p.parent, None)),
+        "tables": Target("results.json", (_RESULTS,), table),
+        "log": Target("log.txt", (log,), lambda p: legacy_report(p.parents[1], style="coop")),
+        "foreign log": Target("log.txt", (log,), table),
+        "metrics": Target("metrics.jsonl", (_METRICS,), lambda p: _metrics(MetricsLog, p)),
+        "checkpoint": Target("x.pth", checkpoints, load_checkpoint),
+        "tensors": Target("x.pth", checkpoints, read_tensors),
+        "weights": Target("x.pt", checkpoints, read_weights, weights),
+        "draw": Target("draw.json", (_DRAW,), lambda p: read_draw(p, "s")),
+        "names.txt": Target("names.txt", names, lambda p: read_names(str(p), "--classnames")),
+        "names.csv": Target("names.csv", names[2:3], lambda p: read_names(str(p), "--classnames")),
+        "names.json": Target("names.json", lists, lambda p: read_names(str(p), "--classnames")),
+        "classnames": Target("classnames.txt", (wnids,), read_classnames),
+        "cupl": Target("cupl.json", cupl, lambda p: read_cupl(p, ["cat", "dog"])),
+    }
+
+
+_SPLITS = ("train", "val", "test")
+_CONFIG = b"TRAINER:\n  NAME: CoOp\nSEED: 1\nOPTIM:\n  LR: 0.002\n  STEPS: [1, 2]\nROOT: 'data'\n"
+_METRICS = b'{"epoch": 1, "loss": 0.5}\n{"epoch": 2, "loss": null}\n{"step": 3}\n'
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content).encode()
+
+
+_RESULTS = _json(
+    {
+        "protocol": "fewshot",
+        "trainer": "CoOp",
+        "dataset": "toy_objects",
+        "shots": 1,
+        "seed": 1,
+        "target_domains": ["a"],
+        "selection": "last",
+        "labelled_images": {"train": 3, "val": 0},
+        "stream": {"images": 3, "of": 5},
+        "metrics": {"test": {"accuracy": 71.5, "macro_f1": 70.0}},
+        "evaluated": {"model_dir": "x"},
+        "finished": True,
+    }
+)
+_DRAW = _json({"split": "s", "train": [["a.jpg", 0, "cat"]], "val": [["b.jpg", 0, "cat"]]})
+
+
+def _metrics(log: type, path: Path) -> None:
+    log(path.parent, start_epoch=2).close()
+
+
+def _checkpoints() -> tuple[bytes, ...]:
+    """The same small checkpoint in torch's two formats and as safetensors."""
+    import torch
+    from safetensors.torch import save
+
+    content = {"state_dict": {"w": torch.ones(2, 3)}, "epoch": 1, "config": _CONFIG.decode()}
+    kept = []
+    for is_zip in (True, False):
+        torch.save(content, stream := io.BytesIO(), _use_new_zipfile_serialization=is_zip)
+        kept.append(stream.getvalue())
+    return (*kept, save(content["state_dict"]))
+
+
+def spoiled(sample: bytes, rng: random.Random) -> bytes:
+    """A file with one to four faults: bytes changed, cut, doubled, moved, or words put between."""
+    data = bytearray(sample)
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        start = rng.randint(0, len(data))
+        stop = min(len(data), start + rng.choice((1, 2, 8, 64)))
+        kind = rng.randrange(9)
+        if kind == 0 and data:
+            data[min(start, len(data) - 1)] = rng.randrange(256)
+        elif kind == 1:
+            del data[start:stop]
+        elif kind == 2:
+            data[start:start] = data[start:stop] * rng.choice((1, 3, 100))
+        elif kind == 3:
+            data[start:start] = rng.choice(TOKENS)
+        elif kind == 4:
+            data[start:stop] = rng.choice(TOKENS)
+        elif kind == 5 and rng.random() < 0.3:
+            del data[start:]
+        else:  # another value in the place of a word
+            words = list(re.finditer(rb"[\w.]+|\"[^\"]*\"", data[: 2**16]))
+            if words:
+                word = rng.choice(words)
+                data[word.start() : word.end()] = rng.choice(TOKENS)
+    return bytes(data)
+
+
+def outcome(target: Target, data: bytes, folder: Path) -> str:
+    """What a reader makes of a file: "read", "answered", or one of FAULTS with the reason."""
+    path = folder / "run" / "seed1" / target.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    signal.signal(signal.SIGALRM, _too_late)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        target.read(path)
+        found = "read"
+    except _TooLate:
+        found = f"hang: more than {SECONDS} s"
+    except Exception as err:  # what it is decides
+        text = str(err.args[0]) if isinstance(err, KeyError) and err.args else str(err)
+        is_clear = isinstance(err, target.raises) and (target.file in text or "seed1" in text)
+        kind = "unclear" if isinstance(err, target.raises) else "traceback"
+        found = "answered" if is_clear else f"{kind}: {type(err).__name__}: {text[:200]}"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        path.unlink(missing_ok=True)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return f"memory: {grown:,} bytes" if grown > MOST_BYTES else found
+
+
+class _TooLate(BaseException):
+    """The time for one input is up; no reader catches it."""
+
+
+def _too_late(*_: object) -> NoReturn:
+    raise _TooLate
+
+
+def inputs(target: Target, count: int, seed: str) -> Iterator[bytes]:
+    """The same spoiled files for the same seed."""
+    for number in range(count):
+        rng = random.Random(f"{seed}/{number}")
+        yield spoiled(rng.choice(target.samples), rng)
+
+
+def outcomes(target: Target, count: int, seed: str) -> list[str]:
+    """One outcome per input, read in a process of their own that may die."""
+    found: list[str] = []
+    while len(found) < count:
+        receive, send = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(receive)
+            _read_all(target, count, seed, len(found), send)
+        os.close(send)
+        with os.fdopen(receive, encoding="utf-8") as lines:
+            found += [json.loads(line) for line in lines]
+        _, status = os.waitpid(child, 0)
+        if status and len(found) < count:
+            found.append(f"ended the process: status {status}")
+    return found
+
+
+def _read_all(target: Target, count: int, seed: str, first: int, send: int) -> NoReturn:
+    logging.disable()
+    with tempfile.TemporaryDirectory() as folder, os.fdopen(send, "w", encoding="utf-8") as lines:
+        for number, data in enumerate(inputs(target, count, seed)):
+            if number >= first:
+                print(json.dumps(outcome(target, data, Path(folder))), file=lines, flush=True)
+    os._exit(0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; 1 if there is a fault."""
+    parser = FlagParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--inputs", type=int, default=1000, help="in all, over the readers")
+    parser.add_argument("--only", default="", help="names of readers, separated by commas")
+    parser.add_argument("--seed", default="0", help="other inputs for another seed")
+    args = parser.parse_args(argv)
+    chosen = {
+        name: target
+        for name, target in targets().items()
+        if not args.only or name in args.only.split(",")
+    }
+    rows, faults = [], []
+    for name, target in chosen.items():
+        found = outcomes(target, -(-args.inputs // len(chosen)), f"{args.seed}/{name}")
+        counts = Counter(text.partition(":")[0] for text in found)
+        rows.append([name, len(found), *(counts[kind] for kind in ("read", "answered", *FAULTS))])
+        faults += [f"{name} {n}: {text}" for n, text in enumerate(found) if ":" in text]
+    rows.append(["all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])])
+    print(tabulate(rows, ["reader", "inputs", "read", "answered", *FAULTS]))
+    print(*faults, sep="\n")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
