@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dassl.engine import cli
+
 ROOT = Path(__file__).resolve().parents[1]
 SLOW = {"torch", "torchvision", "numpy", "PIL", "matplotlib", "scipy", "sklearn", "open_clip"}
 LINES = {  # command line -> what its answer holds
@@ -55,3 +57,15 @@ def test_help_and_slips_are_answered_before_anything_slow_is_imported(line, answ
 
     assert LINES[line] in text
     assert SLOW & set(loaded) == set()
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("max 100000", 6), ("250000 100000", 2), ("50000 100000", 1), (None, 6)]
+)
+def test_a_container_s_share_of_time_bounds_the_cores(quota, cores, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setattr(cli, "CPU_QUOTA", tmp_path / "cpu.max")
+    if quota:
+        (tmp_path / "cpu.max").write_text(f"{quota}\n")
+
+    assert cli.available_cores() == cores

@@ -31,6 +31,7 @@ DEFAULT_PROTOCOL = "fewshot"
 TOY_BACKBONES = ("toy/", "toy:", "clip:toy/")
 MANY_SHOTS = 16  # whose recipe serves a training on all images
 LISTS = ("source_domains", "target_domains", "transforms")  # flags of one or more words
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "200000 100000": microseconds of each period
 KEY = re.compile(r"[A-Z][A-Z0-9_]+\.[A-Z]")  # how a config key begins
 
 
@@ -225,9 +226,14 @@ def warn_of_toy_backbone(cfg: CfgNode, dataset: str) -> None:
 
 
 def available_cores() -> int:
-    """CPU cores that this process may use."""
+    """CPU cores that this process may use: by affinity, and by a container's quota of time."""
     has_affinity = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    try:
+        quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
+    except (OSError, ValueError):  # not Linux, or without control groups of version 2
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def check_pairs(words: Sequence[str]) -> None:
