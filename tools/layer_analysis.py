@@ -23,6 +23,7 @@ import datasets as _datasets
 import trainers as _trainers
 from clip import load_backbone
 from clip.model import CLIP, TowerHook
+from dassl.config.own_data import is_own, split_datasets
 from dassl.data.datasets import Datum, build_dataset
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.checkpoints import find_checkpoint
@@ -47,7 +48,11 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--datasets", default=TOY_SETS, help="names of configs/datasets, with commas between")
+    add(
+        "--datasets",
+        default=TOY_SETS,
+        help="names of configs/datasets, or folder:PATH, csv:FILE; commas between",
+    )
     add("--root", default="./data", help="folder that holds the datasets")
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--backbone", default=BACKBONE, help="a CLIP with a transformer image tower")
@@ -62,7 +67,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def training_items(name: str, args: argparse.Namespace) -> tuple[list[str], list[Datum]]:
     """Class names and few-shot training images of a dataset, of the first seed."""
-    words = ["--dataset", name, "--root", args.root, "--trainer", "ZeroshotCLIP"]
+    words = ["--dataset", name, "--trainer", "ZeroshotCLIP"]
+    words += [] if is_own(name) else ["--root", args.root]
     words += ["--seed", str(args.seeds[0]), "DATASET.NUM_SHOTS", str(args.shots)]
     dataset = build_dataset(make_config(make_parser().parse_args(words)))
     count = args.classes or dataset.num_classes
@@ -109,7 +115,7 @@ def collect(args: argparse.Namespace) -> tuple[Samples, Samples]:
     clip, text_hook, image_hook = adapted(args)
     view = backbone_view(clip).test.build()
     text, image, owner, label, of_class = [], [], [], [], []
-    for number, name in enumerate(args.datasets.split(",")):
+    for number, name in enumerate(split_datasets(args.datasets)):
         names, items = training_items(name, args)
         text.append(text_levels(clip, names, template=args.template, hook=text_hook))
         for start in range(0, len(items), IMAGE_BATCH):
@@ -137,7 +143,7 @@ def write_csv(rows: Sequence[dict], path: Path) -> None:
 def main(words: Sequence[str] | None = None) -> None:
     """Run the analysis and say where its files are."""
     args = parse(words)
-    if len(args.datasets.split(",")) < 2:
+    if len(split_datasets(args.datasets)) < 2:
         sys.exit("layer_analysis.py: --datasets needs at least two, with commas between.")
     text, vision = collect(args)
     rows = study(text, vision, args.seeds)
