@@ -20,13 +20,15 @@ def folder_state(folder: Path) -> str:
     """SHA-256 (hex) of the class folders' names and modification times."""
     digest = hashlib.sha256()
     for name in class_folders(folder):
-        digest.update(f"{name}\t{(folder / name).stat().st_mtime_ns}\n".encode())
+        digest.update(
+            f"{name}\t{(folder / name).stat().st_mtime_ns}\n".encode(errors="surrogateescape")
+        )
     return digest.hexdigest()
 
 
 def listing_file(folder: Path) -> Path:
     """Where the listing of a folder is kept."""
-    name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    name = hashlib.sha256(str(folder).encode(errors="surrogateescape")).hexdigest()[:16]
     return cache_dir() / "listings" / f"{folder.name}-{name}.json"
 
 

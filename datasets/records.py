@@ -113,7 +113,7 @@ def fingerprint(*lists: Iterable[Sequence]) -> str:
     digest = hashlib.sha256()
     for items in lists:
         for item in items:
-            digest.update("\t".join(map(str, item)).encode() + b"\n")
+            digest.update("\t".join(map(str, item)).encode(errors="surrogateescape") + b"\n")
         digest.update(b"\n")
     return digest.hexdigest()
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 
 import pytest
 from result_files import finished_run, log_of
@@ -12,7 +13,7 @@ from dassl.data.datasets import DatasetBase, Datum
 from dassl.engine import run as engine_run
 from dassl.engine.writer import MetricsLog
 from datasets import listings
-from datasets.records import read_split_file
+from datasets.records import fingerprint, read_split_file
 from datasets.sampling import _read as read_draw
 from tools.results.legacy import legacy_report
 from tools.results.records import load_records
@@ -194,3 +195,9 @@ def test_the_parser_of_coop_reads_a_run_that_was_interrupted_once(tmp_path, capl
 
     assert "seed2/log.txt-2026-01-01-00-00-00. accuracy: 80.00%. " in report
     assert "* accuracy: 70.00%" in report and "ignored" not in caplog.text
+
+
+def test_names_that_are_not_unicode_have_digests():
+    name = os.fsdecode(b"caf\xe9/a.jpg")
+
+    assert fingerprint([(name, 0, "cat")]) != fingerprint([("caf/a.jpg", 0, "cat")])

@@ -39,7 +39,7 @@ class SeededIndex(int):
 def sample_seed(seed: int, epoch: int, index: int, lap: int = 0) -> int:
     """Return a 63-bit seed for one item of one epoch (of its second, third ... pass)."""
     key = f"{seed}/{epoch}/{index}" + (f"/{lap}" if lap else "")
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

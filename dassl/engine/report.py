@@ -92,7 +92,7 @@ def fewshot_digest(trainer: "TrainerBase") -> str:
     digest = hashlib.sha256()
     for item in getattr(dataset, "train_x", None) or ():
         name = image_name(item.impath, trainer.cfg.DATASET.ROOT)
-        digest.update(f"{name}\t{item.label}\n".encode())
+        digest.update(f"{name}\t{item.label}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

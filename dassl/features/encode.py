@@ -43,7 +43,7 @@ def row_keys(images: np.ndarray, labels: Sequence[str | None]) -> np.ndarray:
 def _mask(label: str | None) -> np.ndarray:
     if label is None:
         return np.zeros(2, dtype="<u8")
-    digest = hashlib.blake2b(label.encode(), digest_size=KEY_BYTES).digest()
+    digest = hashlib.blake2b(label.encode(errors="surrogateescape"), digest_size=KEY_BYTES).digest()
     return np.frombuffer(digest, dtype="<u8")
 
 

@@ -55,7 +55,7 @@ class Pipeline(ABC):
     def key(self) -> str:
         """Digest of the description."""
         text = json.dumps([type(self).__name__, self.describe()], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,9 @@ def _plain(key: str, value: Any) -> Any:
 
 def view_seed(label: str, image: bytes) -> int:
     """The seed of a view: a function of its label (seed and view) and the image's digest."""
-    digest = hashlib.blake2b(label.encode() + b"/" + image, digest_size=8).digest()
+    digest = hashlib.blake2b(
+        label.encode(errors="surrogateescape") + b"/" + image, digest_size=8
+    ).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

@@ -29,7 +29,9 @@ from dassl.utils import atomic_write, cache_dir, read_image
 def stable_seed(*parts: object) -> int:
     """A 32-bit seed that is a function of the parts, the same in every process and version."""
     text = "\0".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
+    return int.from_bytes(
+        hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=4).digest(), "big"
+    )
 
 
 @dataclass
@@ -177,10 +179,14 @@ class ResizedImages:
     def path(self) -> Path:
         """Where the pixels are kept: depends on the files, their sizes and times, and the size."""
         how = (self.size, self.interpolation, *["upright"] * self.is_turned)
-        digest = hashlib.sha256(repr(how).encode())
+        digest = hashlib.sha256(repr(how).encode(errors="surrogateescape"))
         for item in self.items:
             status = os.stat(item.impath)
-            digest.update(f"{item.impath}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            digest.update(
+                f"{item.impath}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(
+                    errors="surrogateescape"
+                )
+            )
         return cache_dir() / "resized" / f"{digest.hexdigest()[:32]}.npy"
 
     def _read(self, batch_size: int) -> DataLoader:

@@ -97,7 +97,7 @@ def images_digest(items: Sequence[Datum], root: str) -> str:
     digest = hashlib.sha256()
     for item in items:
         size = os.stat(item.impath).st_size
-        digest.update(f"{image_name(item.impath, root)}\t{size}\n".encode())
+        digest.update(f"{image_name(item.impath, root)}\t{size}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
