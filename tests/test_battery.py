@@ -156,12 +156,26 @@ def test_the_backbone_stays_that_of_its_file(name, battery):
 
 # --------------------------------------------------------------------- evaluation and prediction
 @every_trainer
+def test_the_scores_that_a_run_keeps_are_those_of_its_accuracy(name, battery):
+    trainer = standard(name, battery).last.trainer
+
+    logits, labels = trainer.scored["test"].joined()
+
+    accuracy = 100 * (logits.argmax(dim=-1) == labels).double().mean().item()
+    assert accuracy == pytest.approx(trainer.results["test"]["accuracy"])
+    assert len(trainer.scored["test"].paths) == len(labels)
+
+
+@every_trainer
 def test_a_loaded_checkpoint_gives_the_same_logits_bit_for_bit(name, battery):
     run = standard(name, battery)
     scores = evaluated(loaded(name, battery))
 
     if is_step_based(name):  # evaluates more than one state: its record is of the deployed one
-        assert scores.argmax(dim=-1).tolist() == run.last.trainer.predictions.tolist()
+        assert (
+            scores.argmax(dim=-1).tolist()
+            == run.last.trainer.scored["test"].joined()[0].argmax(dim=-1).tolist()
+        )
     else:
         assert torch.equal(scores, run.last.tests[-1][2])
 

@@ -20,7 +20,10 @@ import trainers  # noqa: F401  (registers the trainers)
 from dassl.config.settings import settings_digest
 from dassl.engine import TRAINER_REGISTRY, build_trainer, cli, report
 from dassl.engine.cli import make_config, make_parser
+from dassl.engine.kept_predictions import keep_predictions
 from dassl.engine.run import DRAWN_SEED_FILE, run
+from dassl.evaluation.calibration import fit_temperature
+from dassl.evaluation.predictions import ScoredImages, read_predictions
 from dassl.utils import load_checkpoint, only_writer
 from tools.results.records import load_records
 from tools.results.settings import settings_of
@@ -290,6 +293,46 @@ def test_a_run_leaves_config_log_metrics_results_and_checkpoint(world):
     log = (folder / "log.txt").read_text()
     assert "** Arguments **" in log and "Finish training" in log and "* accuracy: " in log
     assert not list(folder.glob("resume*"))
+
+
+def test_a_run_keeps_predictions_and_the_temperature_that_validation_images_ask_for(world):
+    results = start(world, "--seed", "1")
+
+    kept = read_predictions(world / "run")
+    test = kept.splits["test"]
+    assert 100 * (test.predicted == test.labels).mean() == results["metrics"]["test"]["accuracy"]
+    assert test.images[0] == "colours/test/blue_0.png" and kept.classnames[2] == "blue"
+    assert (Path(kept.folder) / test.images[0]).is_file()
+    assert results["calibration"] == {"temperature": kept.temperature, "images": 12}
+    assert kept.temperature == fit_temperature(kept.splits["val"].logits, kept.splits["val"].labels)
+    assert results["tested_images"] == {"test": 12}
+
+
+def test_an_evaluation_takes_the_temperature_of_the_training(world):
+    trained = start(world, "--seed", "1")
+
+    results = start(world, "--eval-only", "--model-dir", str(world / "run"), output="again")
+
+    assert results["calibration"] == trained["calibration"]
+    assert list(read_predictions(world / "again").splits) == ["test"]
+
+
+def test_validation_images_that_are_test_images_give_no_temperature(world):
+    trainer = build_trainer(config(world))
+    paths = [item.impath for item in trainer.dm.dataset.test]
+    scored = ScoredImages([torch.eye(3).repeat(4, 1)], [torch.arange(3).repeat(4)], paths)
+    trainer.scored = {"test": scored, "val": scored}
+
+    found = keep_predictions(trainer, world / "predictions.npz")
+
+    assert found == {"temperature": None, "reason": "the validation images are test images"}
+
+
+def test_the_results_name_the_commit_of_the_source(world):
+    state = report.source_state()
+
+    assert state == {} or (len(state["commit"]) == 40 and state["dirty"] in (True, False))
+    assert start(world, "--seed", "1")["source_code"] == state
 
 
 def test_a_finished_run_is_not_repeated(world, caplog):

@@ -16,6 +16,7 @@ from dassl.config.declared import declared_conditions
 from dassl.data import samplers, transforms
 from dassl.data.given import GivenData
 from dassl.data.seeding import set_epoch
+from dassl.evaluation.predictions import ScoredImages
 from dassl.optim import lr_scheduler, optimizer
 from dassl.utils import tolist_if_not
 
@@ -86,6 +87,7 @@ class TrainerBase:
         self.part = PartialEpoch(self)
         self.keep_resume_file = False  # the entry point removes it, after its own last file
         self.time_start, self.test_seconds = time.time(), 0.0  # the latter: of the final test
+        self.scored: dict[str, ScoredImages] = {}  # split -> what the last pass over it gave
 
     # ----------------------------------------------------------------- settings
     @classmethod

@@ -6,8 +6,10 @@ import importlib.metadata
 import logging
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,22 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+@cache
+def source_state() -> dict[str, Any]:
+    """``commit`` of the clone that runs, and whether it was edited since (``dirty``), or {}."""
+    here = Path(__file__).resolve()
+    try:
+        git = partial(
+            subprocess.run, cwd=here.parent, capture_output=True, text=True, check=True, timeout=10
+        )
+        git(["git", "ls-files", "--error-unmatch", here.name])  # not another project's clone
+        commit = git(["git", "rev-parse", "HEAD"]).stdout.strip()
+        changes = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"commit": commit, "dirty": bool(changes)}
 
 
 def command_line() -> str:
@@ -213,7 +231,9 @@ def collect_results(
         "peak_memory_bytes": peak_memory_bytes(),
         "trainable_parameters": trainable,
         "total_parameters": total,
+        "tested_images": {name: len(scored) for name, scored in trainer.scored.items()},
         "versions": versions(),
+        "source_code": source_state(),
         "command": command_line(),
     }
     if (chance := chance_level(trainer)) is not None:

@@ -12,6 +12,7 @@ from yacs.config import CfgNode
 
 from dassl.config.pixels import in_words
 from dassl.config.yaml_files import read_config
+from dassl.evaluation.predictions import PREDICTIONS_FILE
 from dassl.utils import (
     atomic_write,
     collect_env_info,
@@ -24,9 +25,11 @@ from dassl.utils import (
 from dassl.utils.text_files import read_text
 
 from .build import TRAINER_REGISTRY, build_trainer
+from .kept_predictions import keep_predictions, no_temperature, taken_calibration
 from .near_runs import runs_near
 from .report import collect_results, log_banner, log_end, written_files
 from .resume import RESUME_FILES, check_same_config
+from .scoring import score_validation
 from .selection import most_revealing
 from .trained import config_in, untrained_classes, varied_settings
 from .undeclared import explained
@@ -42,6 +45,7 @@ DRAWN_SEED_FILE = "drawn_seed.txt"  # of a run whose SEED is random
 SEEDS = 2**31  # from which one is drawn
 OF_RESULTS = {"metrics": dict, "selection": str, "labelled_images": dict}  # what is read again
 EVALUATION_FILE = "results_eval.json"  # where a folder already holds a training run's results
+EVALUATION_PREDICTIONS = "predictions_eval.npz"  # beside it
 
 
 def run(args: argparse.Namespace, cfg: CfgNode) -> dict[str, Any] | None:
@@ -138,7 +142,11 @@ def train(trainer: "TrainerBase", *, start: float) -> dict[str, Any]:
         "total": time.time() - start + trainer.earlier_seconds,
     }
     results = collect_results(trainer, source=trainer.cfg.RUN.DATASET, seconds=seconds)
-    record(results, Path(trainer.output_dir) / RESULTS_FILE)
+    output = Path(trainer.output_dir)
+    if trainer.scored and getattr(trainer, "scores_validation", False):
+        score_validation(trainer)
+    results["calibration"] = keep_predictions(trainer, output / PREDICTIONS_FILE)
+    record(results, output / RESULTS_FILE)
     trainer.remove_resume_file()
     return results
 
@@ -173,10 +181,16 @@ def evaluate(
         results["varied_at_test"] = varied
     if unknown := untrained_classes(trainer):
         results["untrained_classes"] = len(unknown)
+    calibration = no_temperature("an evaluation reads no validation labels")
     if earlier is not None:
         add_labels_of_training(results, earlier, trainer)
+        calibration = taken_calibration(earlier.get("calibration"))
     output = Path(trainer.output_dir)
-    record(results, output / (EVALUATION_FILE if holds_training(output) else RESULTS_FILE))
+    names = RESULTS_FILE, PREDICTIONS_FILE
+    if holds_training(output):
+        names = EVALUATION_FILE, EVALUATION_PREDICTIONS
+    results["calibration"] = keep_predictions(trainer, output / names[1], trained=calibration)
+    record(results, output / names[0])
     trainer.remove_resume_file()
     return results
 

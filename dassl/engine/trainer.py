@@ -37,6 +37,7 @@ from .base import TrainerBase
 from .checkpoints import best_so_far
 from .near_runs import runs_near
 from .resume import ResumeFile
+from .scoring import scores
 from .selection import selection_rule, selection_split
 from .simple_net import SimpleNet
 from .writer import MetricsLog, SummaryWriter, is_terminal, peak_memory_bytes
@@ -69,6 +70,7 @@ class SimpleTrainer(TrainerBase):
     sched: Any
     num_batches: int  # of the epoch
     batch_idx: int
+    scores_validation = True  # once more after training, to fit the temperature
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
@@ -287,10 +289,8 @@ class SimpleTrainer(TrainerBase):
         if loader is None:
             raise ValueError(f"{self.cfg.DATASET.NAME} has no test images to evaluate on.")
         print(f"Evaluate on the *{split}* set")
-        infer = self.inference()
-        for batch in self.with_progress_bar(loader):
-            images, labels = self.parse_batch_test(batch)
-            self.evaluator.process(infer(images), labels)
+        for logits, labels in scores(self, split, self.with_progress_bar(loader)):
+            self.evaluator.process(logits, labels)
         results = self.evaluator.evaluate()
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)

@@ -56,4 +56,8 @@ class ConstantLoader:
         kept = self.kept()
         for begin in range(0, len(self.items), self.batch_size):
             rows = slice(begin, begin + self.batch_size)
-            yield {"constants": [column[rows] for column in kept], "label": self.labels[rows]}
+            yield {
+                "constants": [column[rows] for column in kept],
+                "label": self.labels[rows],
+                "impath": [item.impath for item in self.items[rows]],
+            }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dassl.engine.checkpoints import BEST
 from dassl.engine.steps.trainer import StepTrainer
+from dassl.evaluation.predictions import ScoredImages
 from dassl.modeling.heads import Objective, Student, StudentClassifier
 from dassl.optim.swad import LossValley, Segment
 from dassl.utils import load_checkpoint
@@ -94,7 +95,7 @@ def _trainer(case: Case, output: str) -> StepTrainer:
             return self._scripted("train_out_f64", "val_losses_f64")
 
         def evaluate_target(self, *, report: bool) -> dict[str, float]:
-            self.predictions = torch.zeros(1, dtype=torch.int64)
+            self.scored["test"] = ScoredImages([torch.tensor([[0.0, -1.0]])], [torch.zeros(1)])
             return {"test_in": self._scripted("test_in_f64", "val_losses_f64")["train_out"]}
 
         def _scripted(self, accuracy: str, loss: str) -> dict[str, float]:

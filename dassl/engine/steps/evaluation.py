@@ -159,6 +159,10 @@ class StepEvaluation:
             logits = [network(images) for images in self._counted(name)]
         return torch.cat(logits), part.labels.to(self.device)
 
+    def paths(self, name: str) -> list[str]:
+        """The images of one part; given ones have no files, so that there are none."""
+        return [item.impath for item in getattr(self.parts[name], "items", ())]
+
     def images(self, name: str) -> Iterator[Tensor]:
         """Batches (B, 3, H, W) of one part, normalised, on the device."""
         for images in self.parts[name].batches(self.batch_size):

@@ -20,6 +20,7 @@ from dassl.engine.needed import NeededFile
 from dassl.engine.predictor import Predictor
 from dassl.engine.report import parameter_counts
 from dassl.engine.selection import selection_rule
+from dassl.evaluation.predictions import PREDICTIONS_FILE, read_scored
 from dassl.utils import Logger, set_random_seed
 
 from .files import link_or_copy
@@ -126,6 +127,7 @@ class StagedTrainer(TrainerBase):
         folder = Path(self.output_dir) / "network"
         link_or_copy(deployed, folder / BEST)
         (folder / "checkpoint").write_text(f"{BEST}\n", encoding="utf-8")
+        self.scored = read_scored(deployed.parents[1] / PREDICTIONS_FILE)
 
     def add_stage_results(self, stage: str, results: dict) -> None:
         """Keep what an earlier stage measured, under its name."""
@@ -195,6 +197,7 @@ class StagedTrainer(TrainerBase):
             )
         accuracy = self.last.test(split)
         self.results |= self.last.results
+        self.scored = self.last.scored
         return accuracy
 
     @classmethod

@@ -21,6 +21,7 @@ from dassl.data.datasets import DatasetBase
 from dassl.data.seeding import seeded
 from dassl.data.transforms import build_transform
 from dassl.engine.needed import NeededFile
+from dassl.evaluation.predictions import ScoredImages
 from dassl.modeling.heads import Objective, Student, StudentClassifier, build_student
 from dassl.modeling.networks import full_name
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -59,6 +60,7 @@ class StepTrainer(StepFiles):
     stage = "train"  # enters every seed
     unused_flags = NO_HEAD
     trained_parts: tuple[str, ...] = ("student", "head")
+    scores_validation = False  # evaluations keep the scores of what is reported
 
     # ----------------------------------------------------------------- settings
     @classmethod
@@ -309,8 +311,10 @@ class StepTrainer(StepFiles):
         self.set_model_mode("eval")
         parts: list[dict[str, float]] = []
         record: dict[str, float] = {}
+        self.scored_sources = scored = ScoredImages()
         for name in self.evaluation.source_parts:
             logits, labels = self.evaluation.logits(self.network, name)
+            scored.add(logits, labels, self.evaluation.paths(name))
             parts.append(split_metrics(logits, labels))
             record |= {f"{key}/{name}": value for key, value in parts[-1].items()}
         return {**summarise(parts, {}), **record}
@@ -326,7 +330,9 @@ class StepTrainer(StepFiles):
             metrics = split_metrics(logits, labels)
             record |= {name: metrics["accuracy"], f"loss/{name}": metrics["loss"]}
             if name == "test_in" and report:
-                self.predictions = logits.argmax(dim=-1).cpu()
+                self.scored["test"] = scored = ScoredImages()
+                scored.add(logits, labels, self.evaluation.paths(name))
+                self.scored["val"] = self.scored_sources
         return record
 
     @torch.no_grad()
@@ -336,9 +342,12 @@ class StepTrainer(StepFiles):
         split = self.cfg.TEST.SPLIT if split is None else split
         names = self.evaluation.source_parts if split == "val" else ["test_in"]
         self.evaluator.reset()
+        self.scored[split] = scored = ScoredImages()
         print(f"Evaluate on the *{split}* set")
         for name in names:
-            self.evaluator.process(*self.evaluation.logits(self.network, name))
+            logits, labels = self.evaluation.logits(self.network, name)
+            self.evaluator.process(logits, labels)
+            scored.add(logits, labels, self.evaluation.paths(name))
         results = self.evaluator.evaluate()
         self.add_result(split, results)
         return list(results.values())[0]
@@ -392,11 +401,10 @@ class StepTrainer(StepFiles):
         self.network.load_trained(raw)
 
     def _record_test(self) -> None:
-        labels = self.evaluation.parts["test_in"].labels
+        logits, labels = self.scored["test"].joined()
+        predictions = logits.argmax(dim=-1)
         self.evaluator.reset()
-        self.evaluator.process(
-            nn.functional.one_hot(self.predictions, self.num_classes).float(), labels
-        )
+        self.evaluator.process(nn.functional.one_hot(predictions, self.num_classes).float(), labels)
         self.add_result("test", self.evaluator.evaluate())
 
     # ----------------------------------------------------------------- files
@@ -408,7 +416,7 @@ class StepTrainer(StepFiles):
             **super().extra_state(),
             "kept": self.kept.state_dict(),
             "reported": self.reported,
-            "predictions": getattr(self, "predictions", None),
+            "scored": {name: vars(scored) for name, scored in self.scored.items()},
             "objective": learned,
         }
 
@@ -422,7 +430,8 @@ class StepTrainer(StepFiles):
     def load_extra_state(self, state: dict) -> None:
         super().load_extra_state(state)
         self.kept.load_state_dict(state["kept"], device=self.device)
-        self.reported, self.predictions = state["reported"], state["predictions"]
+        self.reported = state["reported"]
+        self.scored = {name: ScoredImages(**scored) for name, scored in state["scored"].items()}
         if isinstance(self.objective, nn.Module):
             learned = (p for p in self.objective.parameters() if p.requires_grad)
             for param, value in zip(learned, state["objective"], strict=True):

@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 
 from dassl.config import Condition, never
 from dassl.data.datasets import Datum
+from dassl.evaluation.predictions import ScoredImages, log_probabilities
 from dassl.features.bank import AUGMENTATION_SEED, FeatureBank
 from dassl.features.views import Augmentation
 from dassl.utils import atomic_write, load_checkpoint
@@ -53,6 +54,7 @@ class StreamTrainer(FeatureTrainer):
     declares: tuple[type[StreamSettings], ...]
     view_scale = (0.08, 1.0)  # share of the area of augmented test views
     about_one_run = frozenset(ABOUT_ONE_PART)
+    scores_validation = False  # a stream of its own: kept where weights were searched on it
     streamed: dict[str, int] | None = None  # test images seen, and how many there are
 
     # ----------------------------------------------------------------- what a method overrides
@@ -297,6 +299,8 @@ class StreamTrainer(FeatureTrainer):
         self.evaluator.reset()
         for rows in torch.arange(len(labels)).split(EVALUATED_AT_ONCE):
             self.evaluator.process(fused[rows], labels[rows])
+        self.scored[split] = scored = ScoredImages()
+        scored.add(log_probabilities(fused), labels, [items[i].impath for i in seen])
         results = self.evaluator.evaluate()
         self.add_result(split, results)
         parts = accuracies(predictions, labels)

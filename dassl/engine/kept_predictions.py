@@ -1,0 +1,80 @@
+"""Keep what a run predicted, and the temperature that makes its probabilities calibrated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dassl.evaluation.calibration import fit_temperature
+from dassl.evaluation.predictions import write_predictions
+
+from .report import image_name
+
+if TYPE_CHECKING:
+    from .base import TrainerBase
+
+Calibration = dict[str, Any]
+
+
+def keep_predictions(
+    trainer: TrainerBase, path: Path, *, trained: Calibration | None = None
+) -> Calibration:
+    """Write what ``trainer.scored`` holds; returns ``calibration`` of ``results.json``.
+
+    Args:
+        trainer: after its final test.
+        path: of ``predictions.npz``.
+        trained: of an evaluation, the calibration of the run that trained the model: an evaluation
+            reads no validation labels.
+
+    Returns:
+        ``temperature`` (None where there is none), and ``images``, the number of validation images
+        that it was fitted on, or ``reason``, why there is none.
+    """
+    root = trainer.cfg.DATASET.ROOT
+    splits, folder = {}, ""
+    for name, scored in trainer.scored.items():
+        logits, labels = (rows.numpy() for rows in scored.joined())
+        names = [image_name(image, root) for image in scored.paths]
+        if len(names) != len(labels):  # a loader that does not say which images it gives
+            names = [f"{name}/{place}" for place in range(len(labels))]
+        else:
+            folder = folder or _folder(scored.paths, names)
+        splits[name] = (logits, labels, names)
+    calibration = trained if trained is not None else _calibrate(splits)
+    if splits:
+        names = trainer.lab2cname or {}
+        classes = next(iter(splits.values()))[0].shape[1]
+        classnames = [str(names.get(label, label)) for label in range(classes)]
+        temperature = calibration["temperature"]
+        write_predictions(path, splits, classnames, temperature=temperature, folder=folder)
+    return calibration
+
+
+def _calibrate(splits: dict[str, tuple]) -> Calibration:
+    if "val" not in splits:
+        return no_temperature("no validation images")
+    logits, labels, images = splits["val"]
+    if "test" in splits and not set(images).isdisjoint(splits["test"][2]):
+        return no_temperature("the validation images are test images")
+    return {"temperature": fit_temperature(logits, labels), "images": len(labels)}
+
+
+def no_temperature(reason: str) -> Calibration:
+    """The calibration of a run without a temperature."""
+    return {"temperature": None, "reason": reason}
+
+
+def taken_calibration(trained: object) -> Calibration:
+    """The ``calibration`` in the results of the run that trained the evaluated model."""
+    temperature = trained.get("temperature") if isinstance(trained, dict) else None
+    if isinstance(trained, dict) and isinstance(temperature, float) and temperature > 0:
+        return trained
+    return no_temperature("the run that trained the model has none")
+
+
+def _folder(paths: Sequence[str], names: Sequence[str]) -> str:
+    """The folder that all names are relative to, or "" where there is more than one."""
+    folders = {str(Path(path).absolute()).removesuffix(name) for path, name in zip(paths, names)}
+    return folders.pop() if len(folders) == 1 else ""
