@@ -17,11 +17,18 @@ from dassl.flags import FlagParser
 from dassl.terminal import log_safely
 from tools.results.legacy import STYLES, legacy_parse, legacy_report
 from tools.results.records import load_records
-from tools.results.report import as_csv, as_json, as_markdown, as_text, build_tables
+from tools.results.report import (
+    as_csv,
+    as_json,
+    as_latex,
+    as_markdown,
+    as_text,
+    build_tables,
+)
 from tools.results.statistics import harmonic_mean
 
 __all__ = ["harmonic_mean", "legacy_parse", "legacy_report", "main"]
-FORMATS = {"json": as_json, "csv": as_csv, "markdown": as_markdown}
+FORMATS = {"json": as_json, "csv": as_csv, "markdown": as_markdown, "latex": as_latex}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -40,7 +47,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--ci95",
         action="store_true",
-        help="95%% confidence interval instead of the standard deviation",
+        help="half of the 95%% confidence interval (Student's t; with --style Dassl's formula) "
+        "instead of the standard deviation",
     )
     add("--test-log", action="store_true", help='logs of --eval-only (end signal "=> result")')
     add(

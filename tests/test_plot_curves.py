@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from tools.plot_curves import _style, averaged, main, read_curves
+from tools.plot_curves import averaged, caption_of, main, read_curves
+from tools.results.figures import ORDER, styles, width_in_inches
+from tools.results.records import load_records
 
 
 @pytest.fixture
@@ -38,35 +40,69 @@ def output(tmp_path):
 
 
 def test_curves_hold_mean_and_deviation_by_shots(output):
-    zeroshot, coop, taskres = read_curves([output], "accuracy")["dtd"]
+    zeroshot, coop, taskres = read_curves(load_records([output]).records, "accuracy")["dtd"]
 
     assert zeroshot.points == {0: (40.0, 0.0)}
     assert coop.points == {16: (58.0, 0.0)}
-    assert taskres.points == {1: (51.0, 1.0), 16: (61.0, 1.0)}
+    assert taskres.points == {1: (51.0, 2**0.5), 16: (61.0, 2**0.5)}
 
 
 def test_a_set_with_zero_shot_alone_gets_no_panel_beside_others(output):
-    assert list(read_curves([output], "accuracy")) == ["dtd"]
-    assert list(read_curves([output / "eurosat"], "accuracy")) == ["eurosat"]
+    assert list(read_curves(load_records([output]).records, "accuracy")) == ["dtd"]
+    assert list(read_curves(load_records([output / "eurosat"]).records, "accuracy")) == ["eurosat"]
 
 
 def test_the_figure_and_the_same_as_text_are_written(output, tmp_path, capsys):
     main([str(output), "--output", str(tmp_path / "new folder" / "curves.png")])
 
-    assert "51.0 ± 1.0" in capsys.readouterr().out
+    assert "51.0 ± 1.4" in capsys.readouterr().out
     assert (tmp_path / "new folder" / "curves.png").stat().st_size > 1000
 
 
 def test_a_mean_over_some_of_the_eleven_sets_says_so(output):
-    (title,) = averaged(read_curves([output], "accuracy"))
+    (title,) = averaged(read_curves(load_records([output]).records, "accuracy"))
 
     assert title == "average of 1 of 11 sets"
 
 
 def test_many_methods_have_different_styles():
-    styles = [tuple(_style(number).values()) for number in range(100)]
+    labels = [(trainer, trainer) for trainer in ORDER]
+    labels += [("TaskRes", f"TaskRes {number}") for number in range(30)]
+    labels += [(f"Own{number}", f"Own{number}") for number in range(30)]
 
-    assert len(set(styles)) == 100
+    looks = [tuple(look.values()) for look in styles(labels).values()]
+
+    assert len(set(looks)) == len(labels)
+
+
+def test_a_method_has_the_same_colour_whatever_stands_beside_it():
+    alone = styles([("MMA", "MMA")])["MMA"]
+
+    assert styles([("CoOp", "CoOp"), ("MMA", "MMA"), ("TaskRes", "TaskRes")])["MMA"] == alone
+
+
+def test_the_caption_names_seeds_bars_and_rule(output):
+    assert caption_of(load_records([output]).records, "accuracy") == (
+        "Test accuracy, mean over the seeds 1, 2; bars: ± std (n − 1); selection rule: last."
+    )
+
+
+@pytest.mark.parametrize("suffix", ["pdf", "svg"])
+def test_vector_figures_of_a_column_s_width_are_written(output, tmp_path, suffix):
+    path = tmp_path / f"curves.{suffix}"
+
+    main([str(output), "--output", str(path), "--width", "column"])
+
+    head = path.read_bytes()[:200]
+    assert head.startswith(b"%PDF") or b"<?xml" in head
+
+
+def test_a_width_or_a_file_that_no_figure_can_have_is_refused(output, tmp_path):
+    assert width_in_inches("column") == 3.35 and width_in_inches("") is None
+    with pytest.raises(ValueError, match="expected column, text, or inches"):
+        width_in_inches("wide")
+    with pytest.raises(ValueError, match=r"ends with \.png, \.pdf or \.svg"):
+        main([str(output), "--output", str(tmp_path / "curves.doc")])
 
 
 def test_an_unknown_method_is_answered_with_those_that_ran(output):

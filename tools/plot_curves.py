@@ -13,6 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -20,14 +22,24 @@ from tabulate import tabulate
 
 from dassl.flags import FlagParser
 from tools.results.averages import average_of
-from tools.results.records import load_records
+from tools.results.figures import (
+    legend_below,
+    paper_name,
+    plain,
+    save_figure,
+    styles,
+    width_in_inches,
+)
+from tools.results.records import Record, load_records
 from tools.results.series import Key, group, recipe_family
 from tools.results.statistics import Cell
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 PROTOCOLS = ("fewshot", "zeroshot", "")
 COLUMNS = 3  # panels side by side
-COLOURS, MARKERS, LINES = 10, "osD^vPX*<>", ("-", "--", ":")
-LEGEND = "outside right upper"  # beside the panels: it hides no curve
+NARROW = 4.0  # inches: one panel a row, smaller text
 RULES_WITH_LABEL = ("test",)  # numbers that test labels chose are marked wherever they appear
 
 
@@ -36,6 +48,7 @@ class Curve:
     """One method on one dataset: shots -> (mean, std over seeds), percent; 0 shots: untrained."""
 
     label: str
+    trainer: str
     points: dict[int, tuple[float, float]] = field(default_factory=dict)
 
     @property
@@ -44,16 +57,16 @@ class Curve:
         return set(self.points) == {0}
 
 
-def read_curves(folders: Iterable[Path], metric: str) -> dict[str, list[Curve]]:
+def read_curves(records: Iterable[Record], metric: str) -> dict[str, list[Curve]]:
     """Dataset -> curves, zero-shot first, then by name.
 
     Raises:
-        ValueError: if no few-shot or zero-shot run under the folders has the metric.
+        ValueError: if no few-shot or zero-shot run has the metric.
     """
     found: dict[str, dict[str, Curve]] = defaultdict(dict)
     series = [
         s
-        for s in group(load_records(folders).records)
+        for s in group(records)
         if s.key.protocol in PROTOCOLS
         and s.key.classifier == "test"
         and not (s.key.source or s.trains_on_all)
@@ -62,7 +75,7 @@ def read_curves(folders: Iterable[Path], metric: str) -> dict[str, list[Curve]]:
     for one, label in zip(series, labels, strict=True):
         cell = one.cell(metric)
         if cell is not None:
-            curve = found[one.key.dataset].setdefault(label, Curve(label))
+            curve = found[one.key.dataset].setdefault(label, Curve(label, one.key.trainer))
             curve.points[_shots(one.key)] = _pair(cell)
     if not found:
         raise ValueError(f"No few-shot or zero-shot run with the metric {metric} under them.")
@@ -110,7 +123,7 @@ def _labels_with(keys: Sequence[Key], recipes: Sequence[str]) -> list[str]:
     labels = []
     for key, recipe in zip(keys, recipes):
         differ = [len(set(values)) > 1 for values in zip(*variants[key.trainer])]
-        label = key.trainer
+        label = paper_name(key.trainer)
         label += f" {recipe}" * differ[0]
         label += f" ({key.backbone})" * differ[1]
         label += f" {key.part}" * differ[3]
@@ -142,7 +155,7 @@ def averaged(curves: dict[str, list[Curve]]) -> dict[str, list[Curve]]:
             for k in sorted(shots)
         }
         if points:
-            result.append(Curve(label, points))
+            result.append(Curve(label, members[0].trainer, points))
     return {average_of(curves): result}
 
 
@@ -162,59 +175,84 @@ def _shown(point: tuple[float, float] | None) -> str:
     return f"{point[0]:.1f} ± {point[1]:.1f}" if point[1] else f"{point[0]:.1f}"
 
 
-def draw(curves: dict[str, list[Curve]], path: Path, metric: str) -> None:
-    """Write the figure: a panel per dataset, shots on a base-2 axis, zero-shot as a star at 0."""
-    import matplotlib
+def draw(
+    curves: dict[str, list[Curve]],
+    path: Path,
+    metric: str,
+    *,
+    width: float | None = None,
+    caption: str = "",
+) -> None:
+    """Write the figure: a panel per dataset, shots on a log axis, zero-shot as a star at 0.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    Args:
+        curves: dataset -> curves.
+        path: PNG, PDF or SVG.
+        metric: on the other axis, in percent.
+        width: of the figure, inches; None: what the panels need.
+        caption: a line below.
+    """
+    from matplotlib.figure import Figure
 
-    columns = min(COLUMNS, len(curves))
+    columns = min(COLUMNS if width is None or width > NARROW else 1, len(curves))
     rows = -(-len(curves) // columns)
-    size = (4.8 * columns, 3.8 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    labels = sorted({curve.label for members in curves.values() for curve in members})
-    styles = {label: _style(i) for i, label in enumerate(labels)}
+    width = 4.2 * columns if width is None else width
+    size = 7 if width <= NARROW else 8
+    methods = {c.label: c.trainer for members in curves.values() for c in members}
+    height = max(0.8 * width / columns, 2.0) * rows + 0.6
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    looks = styles([(methods[label], label) for label in sorted(methods)])
     for axis, (dataset, members) in zip(axes.flat, curves.items()):
-        _panel(axis, dataset, members, styles)
+        _panel(axis, dataset, members, looks, size)
     for axis in axes.flat[len(curves) :]:
         axis.axis("off")
     for row in axes:
-        row[0].set_ylabel(f"{metric} (%)")
-    shown = {}
+        row[0].set_ylabel(f"{metric.replace('_', ' ')} (%)", fontsize=size)
+    shown: dict[str, object] = {}
     for axis in axes.flat:
         handles, names = axis.get_legend_handles_labels()
         shown |= dict(zip(names, handles))
-    in_order = sorted(shown, key=lambda name: labels.index(name))
-    figure.legend([shown[name] for name in in_order], in_order, fontsize=7, loc=LEGEND)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    in_order = sorted(shown)
+    legend_below(figure, [shown[name] for name in in_order], in_order, size=size)
+    if caption:
+        figure.suptitle("\n".join(wrap(caption, int(width * 130 / size))), fontsize=size - 1)
+    save_figure(figure, path)
 
 
-def _style(number: int) -> dict[str, str]:
-    """Colour, marker and line of the n-th label; no two of the first hundred are the same."""
-    lap = number // COLOURS
-    marker = MARKERS[(number + lap) % len(MARKERS)]
-    return {"color": f"C{number % COLOURS}", "marker": marker, "linestyle": LINES[lap % len(LINES)]}
-
-
-def _panel(axis, dataset: str, members: Sequence[Curve], styles: dict[str, dict]) -> None:
+def _panel(
+    axis: Axes, dataset: str, members: Sequence[Curve], looks: dict[str, dict], size: float
+) -> None:
     shots = sorted({k for curve in members for k in curve.points})
-    place = {k: i for i, k in enumerate(shots)}
+    trained = [k for k in shots if k > 0]
+    first = trained[0] if trained else 2
+    place = {k: k if k > 0 else first / 2 for k in shots}  # 0 is not on a log axis
     for curve in members:
         keys = sorted(curve.points)
         means, stds = zip(*(curve.points[k] for k in keys))
-        style = dict(styles[curve.label])
+        look = dict(looks[curve.label])
         if curve.is_untrained:
-            axis.axhline(means[0], color=style["color"], linewidth=0.8, linestyle=":")
-            style |= {"marker": "*", "linestyle": "none", "markersize": 10}
+            axis.axhline(means[0], color=look["color"], linewidth=0.8, linestyle=":")
+            look |= {"marker": "*", "linestyle": "none", "markersize": 8}
         axis.errorbar([place[k] for k in keys], means, yerr=stds, label=curve.label, capsize=2,
-                      linewidth=1.4, **{"markersize": 4, **style})  # fmt: skip
-    axis.set_xticks(range(len(shots)), [str(k) for k in shots])
-    axis.set_xlabel("labelled images per class")
-    axis.set_title(dataset)
-    axis.grid(alpha=0.3)
+                      linewidth=1.2, **{"markersize": 3.5, **look})  # fmt: skip
+    axis.set_xscale("log", base=2)
+    axis.set_xticks([place[k] for k in shots], [str(k) for k in shots])
+    axis.minorticks_off()
+    axis.tick_params(labelsize=size - 1)
+    axis.set_xlabel("labelled images per class", fontsize=size)
+    axis.set_title(plain(dataset), fontsize=size + 1)
+    axis.grid(alpha=0.3, linewidth=0.5)
+
+
+def caption_of(records: Sequence[Record], metric: str) -> str:
+    """What a caption must say: the number, its seeds, the rule that chose, and the bars."""
+    trained = [record for record in records if record.shots > 0] or list(records)
+    seeds = sorted({record.seed for record in trained})
+    rules = ", ".join(sorted({record.rule for record in trained if record.rule}))
+    words = f"Test {metric.replace('_', ' ')}, mean over the seeds {', '.join(map(str, seeds))}"
+    bars = "; bars: ± std (n − 1)" if len(seeds) > 1 else "; one seed, so no bars"
+    return words + bars + (f"; selection rule: {rules}." if rules else ".")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -225,22 +263,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--metric", default="accuracy", help="accuracy, error_rate or macro_f1")
     parser.add_argument("--methods", default="", help="only these, separated by commas")
     parser.add_argument("--average", action="store_true", help="one panel: the mean over datasets")
+    parser.add_argument("--width", default="", help="column, text, or inches")
     args = parser.parse_args(argv)
-    curves = read_curves(args.folders, args.metric)
+    width = width_in_inches(args.width)
+    records = load_records(args.folders).records
+    curves = read_curves(records, args.metric)
     if args.methods:
-        wanted = set(args.methods.split(","))
-        known = {c.label.split()[0] for members in curves.values() for c in members}
-        if wanted - known:
-            raise ValueError(
-                f"--methods names {', '.join(sorted(wanted - known))}; there are runs of "
-                f"{', '.join(sorted(known))}."
-            )
-        curves = {d: [c for c in m if c.label.split()[0] in wanted] for d, m in curves.items()}
+        curves = chosen(curves, set(args.methods.split(",")))
     if args.average:
         curves = averaged(curves)
     print(as_text(curves))
-    draw(curves, args.output, args.metric)
+    caption = caption_of(records, args.metric)
+    draw(curves, args.output, args.metric, width=width, caption=caption)
     print(f"\nWritten to {args.output}")
+
+
+def chosen(curves: dict[str, list[Curve]], wanted: set[str]) -> dict[str, list[Curve]]:
+    """The curves of these trainers.
+
+    Raises:
+        ValueError: there are no runs of one of them.
+    """
+    known = {curve.trainer for members in curves.values() for curve in members}
+    if wanted - known:
+        raise ValueError(
+            f"--methods names {', '.join(sorted(wanted - known))}; there are runs of "
+            f"{', '.join(sorted(known))}."
+        )
+    return {d: [c for c in members if c.trainer in wanted] for d, members in curves.items()}
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from tools.protocols.launcher import Launcher
 from tools.protocols.plan import KEY, Request, Run, make_plan
 from tools.results.records import load_records
 from tools.results.series import group
+from tools.results.statistics import spread_in_words
 
 PROTOCOLS = ("fewshot", "lodo")
 CLASSES = ("all", "base")
@@ -141,11 +142,13 @@ def table(settings: Sequence[Setting]) -> str:
     for setting in settings:
         scores = setting.scores()
         mean = f"{statistics.mean(scores):.2f}" if scores else "failed"
-        mean += f" ± {statistics.pstdev(scores):.2f}" if len(scores) > 1 else ""
+        mean += f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
         mark = "best" if setting is best else "" if setting.is_complete else "incomplete"
         mark = f"settings differ: {setting.mixed}" if setting.mixed else mark
         rows.append([*setting.values.values(), mean, len(scores), mark])
-    head = [*settings[0].values, "validation accuracy", "seeds", ""]
+    words = spread_in_words([len(setting.scores()) for setting in settings])
+    title = f"validation accuracy ({words})" if words else "validation accuracy"
+    head = [*settings[0].values, title, "seeds", ""]
     text = tabulate(rows, head, disable_numparse=True)
     if best is None:
         return f"{text}\n\nNo setting is complete."

@@ -14,7 +14,7 @@ from pathlib import Path
 from tools.results.logs import known_metrics, read_result
 from tools.results.records import load_records
 from tools.results.series import group
-from tools.results.statistics import mean, spread
+from tools.results.statistics import dassl_spread, mean
 
 logger = logging.getLogger(__name__)
 STYLES = {"dassl": 1, "coop": 2}  # style -> decimals
@@ -52,7 +52,7 @@ def legacy_parse(
         raise FileNotFoundError(_nothing_found(directory, keyword, test_log=test_log))
 
     _warn_of_settings(directory)
-    average, error = mean(values), spread(values, ci95=ci95)
+    average, error = mean(values), dassl_spread(values, ci95=ci95)
     result = f"{keyword}: {average:.{digits}f}% +- {error:.{digits}f}%"
     if style == "dassl":
         lines += [f"* average {result}", "==="]

@@ -16,8 +16,19 @@ from tools.results.domains import domain_tables
 from tools.results.lists import list_table
 from tools.results.records import Record
 from tools.results.series import Series, group
+from tools.results.statistics import spread_in_words
 from tools.results.tables import PROTOCOL_TITLES, PUBLISHED_NOTE, Table
 from tools.results.transfer import TRANSFER_PROTOCOLS, transfer_tables
+
+LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
+}
 
 
 def build_tables(
@@ -55,7 +66,10 @@ def build_tables(
         raise ValueError("No base-to-novel run here: none of the runs is of part base or new.")
     if not base2new_only:
         tables += _other_tables([item for item in series if item not in halves], options)
+    words = spread_in_words([len(v) for item in series for v in item.metrics.values()], ci95=ci95)
     for table in tables:
+        if any(" ± " in text for row in table.rows for text in row):
+            table.title += f"; {words}"
         if published and not is_quoted:
             table.notes.insert(0, PUBLISHED_NOTE.format(metric=metric))
     return [table for table in tables if table.rows]
@@ -89,6 +103,32 @@ def as_text(tables: Sequence[Table]) -> str:
 def as_markdown(tables: Sequence[Table]) -> str:
     """Tables as GitHub Markdown."""
     return "\n\n".join(_block(table, "github") for table in tables)
+
+
+def as_latex(tables: Sequence[Table]) -> str:
+    """Tables for LaTeX (package booktabs), each a tabular with its title and notes as comments.
+
+    A cell between two `**` is bold.
+    """
+    return "\n\n".join(map(_latex, tables))
+
+
+def _latex(table: Table) -> str:
+    align = "".join("r" if _is_numeric(table, i) else "l" for i in range(len(table.headers)))
+    lines = [rf"\begin{{tabular}}{{{align}}}", r"\toprule", _latex_row(table.headers), r"\midrule"]
+    lines += [*map(_latex_row, table.rows), r"\bottomrule", r"\end{tabular}"]
+    comments = [f"% {' '.join(text.split())}" for text in (table.title, *table.notes)]
+    return "\n".join([comments[0], *lines, *comments[1:]])
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(map(_latex_cell, cells)) + r" \\"
+
+
+def _latex_cell(text: str) -> str:
+    if len(text) > 4 and text.startswith("**") and text.endswith("**"):
+        return rf"\textbf{{{_latex_cell(text[2:-2])}}}"
+    return "".join(LATEX.get(letter, letter) for letter in text)
 
 
 def as_json(tables: Sequence[Table]) -> str:
@@ -128,4 +168,4 @@ def _block(table: Table, style: str) -> str:
 
 def _is_numeric(table: Table, column: int) -> bool:
     values = [row[column] for row in table.rows if row[column]]
-    return bool(values) and all(value[0].isdigit() for value in values)
+    return bool(values) and all(value.lstrip("*+−")[:1].isdigit() for value in values)

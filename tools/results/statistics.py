@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,11 +13,33 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def spread(values: Sequence[float], *, ci95: bool = False) -> float:
-    """Population standard deviation (divisor n), or 1.96 std / sqrt(n) with `ci95`."""
-    center = mean(values)
-    std = math.sqrt(math.fsum((value - center) ** 2 for value in values) / len(values))
+def dassl_spread(values: Sequence[float], *, ci95: bool = False) -> float:
+    """As Dassl's parser: divisor n; `ci95` is 1.96 std / sqrt(n), too narrow for few seeds."""
+    std = statistics.pstdev(values)
     return 1.96 * std / math.sqrt(len(values)) if ci95 else std
+
+
+def spread(values: Sequence[float], *, ci95: bool = False) -> float:
+    """Standard deviation of two or more values (divisor n - 1).
+
+    With `ci95` half of the 95 % confidence interval of their mean, by Student's t.
+    """
+    std = statistics.stdev(values)
+    if not ci95:
+        return std
+    from scipy.special import stdtrit  # slow to import
+
+    return float(stdtrit(len(values) - 1, 0.975)) * std / math.sqrt(len(values))
+
+
+def spread_in_words(counts: Sequence[int], *, ci95: bool = False) -> str:
+    """What stands after ±, for cells over these numbers of seeds; "" where there is one seed."""
+    counts = sorted({count for count in counts if count > 1})
+    if not counts:
+        return ""
+    seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
+    kind = "half of the 95 % t interval of the mean" if ci95 else "std"
+    return f"± {kind} over {seeds} seeds" + ("" if ci95 else ", n − 1")
 
 
 def harmonic_mean(base: float, new: float) -> float:

@@ -1,0 +1,219 @@
+r"""Compare methods: two that have run, pair by pair, or many, running what is missing.
+
+python tools/compare.py output/fewshot/toy_objects/MMA output/fewshot/toy_objects/TaskRes
+python tools/compare.py --trainers ZeroshotCLIP,TipAdapterF,TaskRes --datasets toy_objects \
+    --shots 1,4,16 --seeds 1,2,3
+
+Two folders: differences over the same datasets, shots, seeds and training images, with a bootstrap
+interval. Trainers: runs are planned as by tools/protocol.py, finished ones are skipped, and the
+same command resumes an interrupted comparison. Tables and figures go to <output>/comparison: one
+table, few-shot curves, cost against accuracy, calibration against accuracy, and base against novel
+with --protocols fewshot,base2new. Other options: those of tools/protocol.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import tools.protocol as tools_protocol
+from dassl.flags import FlagParser
+from dassl.utils import atomic_write
+from tools.plot_curves import caption_of, draw, read_curves
+from tools.protocols.launcher import Launcher
+from tools.protocols.plan import Request, Run
+from tools.protocols.sets import CLASS_BOUND
+from tools.results import scatter
+from tools.results.comparison import many_table, pair_table
+from tools.results.records import Record, load_records
+from tools.results.report import as_csv, as_latex, as_markdown, as_text
+from tools.results.tables import Table
+
+FORMATS = {"csv": as_csv, "markdown": as_markdown, "latex": as_latex}
+SUFFIXES = {"csv": "csv", "markdown": "md", "latex": "tex"}
+PROTOCOLS = ("fewshot", "base2new")
+ZERO_SHOT = "ZeroshotCLIP"
+LISTS = {"datasets": "toy_objects", "shots": "16", "seeds": "", "protocols": "fewshot"}
+
+
+def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """Own options, and the rest for the protocol.
+
+    Raises:
+        ValueError: folders and trainers at once, or neither.
+    """
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("folders", nargs="*", type=Path, metavar="A B", help="two folders with runs of a method")
+    add("--trainers", default="", help="registered names, separated by commas")
+    for name, default in LISTS.items():
+        add(f"--{name}", default="", help=f"separated by commas (default: {default or 'recipe'})")
+    add("--output", type=Path, default=Path("output"), help="folder of all runs")
+    add("--figures", default="png", choices=("png", "pdf", "svg"), help="format (default png)")
+    add("--dry-run", action="store_true", help="print the commands of the runs only")
+    for name in FORMATS:
+        add(f"--{name}", nargs="?", const="-", metavar="FILE", help=f"write {name} (default: -)")
+    args, rest = parser.parse_known_args(argv)
+    if args.trainers and args.folders:
+        raise ValueError("Give two folders, or --trainers A,B: not both.")
+    if not args.trainers and len(args.folders) != 2:
+        raise ValueError(
+            f"{len(args.folders)} folders are given; expected two with the runs of a method each, "
+            "or --trainers A,B."
+        )
+    given = [f"--{name}" for name in LISTS if getattr(args, name)] + rest
+    if args.folders and given:
+        raise ValueError(f"{', '.join(given)} has no effect on runs that are there. Leave it out.")
+    return args, rest
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a list, separated by commas or blanks."""
+    return text.replace(",", " ").split()
+
+
+def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request]:
+    """The requests of tools/protocol.py: one per protocol, number of shots and trainer.
+
+    Raises:
+        ValueError: a protocol that is not compared, or what tools/protocol.py refuses.
+    """
+    requests = []
+    trainers = [name for name in words_of(args.trainers) if name != ZERO_SHOT]
+    unknown = set(words_of(args.protocols)) - set(PROTOCOLS)
+    if unknown:
+        raise ValueError(f"--protocols {', '.join(sorted(unknown))}; expected of {PROTOCOLS}.")
+    for protocol in words_of(args.protocols) or ["fewshot"]:
+        some = [t for t in trainers if protocol == "fewshot" or t not in CLASS_BOUND]
+        for shots in words_of(args.shots or LISTS["shots"]):
+            if some:
+                requests += _requests(protocol, some, args, ["--shots", shots, *rest])
+    if ZERO_SHOT in words_of(args.trainers) and not trainers:
+        requests += _requests("zeroshot", [ZERO_SHOT], args, rest)
+    return requests
+
+
+def _requests(
+    protocol: str, trainers: Sequence[str], args: argparse.Namespace, more: Sequence[str]
+) -> list[Request]:
+    words = [protocol, "--trainer", ",".join(trainers), "--output", str(args.output)]
+    words += ["--dataset", ",".join(words_of(args.datasets or LISTS["datasets"]))]
+    words += ["--seeds", " ".join(words_of(args.seeds))] if args.seeds else []
+    words += [] if ZERO_SHOT in words_of(args.trainers) else ["--no-zeroshot"]
+    own, rest = tools_protocol.parse_args([*words, *more])
+    return tools_protocol.make_requests(own, rest)
+
+
+def execute(requests: Sequence[Request], runs: Sequence[Run]) -> int:
+    """Run what is missing; returns how many runs did not finish."""
+    launcher = Launcher(brief=True)
+    todo = [run for run in runs if not run.results()]
+    if todo and (status := tools_protocol.check(requests[0], todo, launcher)):
+        raise ValueError(f"The check before the first run failed (exit status {status}).")
+    return len(tools_protocol.execute(todo, launcher, keep_going=True))
+
+
+def write_comparison(records: Sequence[Record], folder: Path, kind: str) -> list[Table]:
+    """Write tables and figures to the folder; returns the tables."""
+    tables = [many_table(records), cost_table(records)]
+    for name, render in FORMATS.items():
+        path = folder / f"table.{SUFFIXES[name]}"
+        with atomic_write(path) as temporary:
+            temporary.write_text(render(tables) + "\n", encoding="utf-8")
+    trained = [record for record in records if record.part not in ("base", "new")]
+    caption = caption_of(records, "accuracy")
+    if trained:
+        path = folder / f"curves.{kind}"
+        draw(read_curves(trained, "accuracy"), path, "accuracy", caption=caption)
+    halves = scatter.halves_points(records)
+    panels = {
+        "base2new": [("base accuracy (%)", halves)] if halves else [],
+        "cost": scatter.cost_points(records),
+        "calibration": scatter.calibration_points(records),
+    }
+    for name, some in panels.items():
+        if some:
+            label = "novel accuracy (%)" if name == "base2new" else "accuracy (%)"
+            words = f"One point per dataset and shots. {caption.split('; bars')[0]}."
+            scatter.draw_points(some, folder / f"{name}.{kind}", y_label=label,
+                                log=name == "cost", caption=words)  # fmt: skip
+    return tables
+
+
+def cost_table(records: Sequence[Record]) -> Table:
+    """Accuracy and costs of each method, means over its runs."""
+    rows = scatter.cost_rows(records)
+    lines = [
+        {name: f"{value:,.2f}" if isinstance(value, float) else str(value or "")
+         for name, value in row.items()}
+        for row in rows
+    ]  # fmt: skip
+    notes = ["Peak memory in MiB: of the GPU where one was used, else of the process."]
+    return Table.of_lines("Cost (means over runs)", lines, rows, keep=tuple(rows[0]), notes=notes)
+
+
+def compare_folders(folders: Sequence[Path]) -> list[Table]:
+    """The table of two folders."""
+    first, second = (load_records([folder]).records for folder in folders)
+    names = tuple(_name(records, folder) for records, folder in zip((first, second), folders))
+    if names[0] == names[1]:
+        names = tuple(folder.as_posix() for folder in folders)
+    return [pair_table(first, second, (names[0], names[1]))]
+
+
+def _name(records: Sequence[Record], folder: Path) -> str:
+    trainers = {record.trainer for record in records}
+    return trainers.pop() if len(trainers) == 1 else folder.as_posix()
+
+
+def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Compare; returns the exit status."""
+    unfinished = 0
+    if args.folders:
+        tables = compare_folders(args.folders)
+    else:
+        requests = make_requests(args, rest)
+        runs = tools_protocol.plan_all(requests)
+        if args.dry_run:
+            print("\n".join(one.command() for one in runs))
+            return 0
+        unfinished = execute(requests, runs)
+        records = load_records([one.output_dir for one in runs if one.results()]).records
+        folder = args.output / "comparison"
+        tables = write_comparison(records, folder, args.figures)
+    targets = {name: getattr(args, name) for name in FORMATS if getattr(args, name)}
+    if "-" not in targets.values():
+        print(as_text(tables))
+    for name, target in targets.items():
+        if target == "-":
+            print(FORMATS[name](tables))
+        else:
+            with atomic_write(target) as temporary:
+                temporary.write_text(FORMATS[name](tables) + "\n", encoding="utf-8")
+    if not args.folders:
+        print(f"\nTables and figures: {folder}", file=sys.stderr)
+    if unfinished:
+        print(f"{unfinished} of {len(runs)} runs are not finished.", file=sys.stderr)
+    return 1 if unfinished else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    try:
+        return run(*parse_args(argv))
+    except KeyboardInterrupt:
+        print("\nInterrupted. Run the same command again to resume.", file=sys.stderr)
+        return 130
+    except (OSError, ValueError) as err:
+        from dassl.utils.places import explain  # loads torch
+
+        print(f"Error: {explain(err)}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
