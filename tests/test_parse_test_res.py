@@ -49,14 +49,14 @@ def parse(capsys, *arguments):
     return status, capsys.readouterr().out
 
 
-def test_seeds_are_averaged_with_the_population_deviation(tmp_path, capsys):
+def test_seeds_are_averaged_with_the_sample_deviation_and_the_title_says_so(tmp_path, capsys):
     for seed, accuracy in ((1, 71.0), (2, 72.0), (3, 73.0)):
         write_run(tmp_path / f"seed{seed}", accuracy, seed=seed)
 
     status, text = parse(capsys, tmp_path)
 
     assert status == 0
-    assert "72.00 ± 0.82" in text
+    assert "72.00 ± 1.00" in text and "; ± std over 3 seeds, n − 1" in text
 
 
 def test_training_on_all_images_is_not_called_zero_shots(tmp_path, capsys):
@@ -127,7 +127,7 @@ def test_a_number_over_a_part_of_the_test_images_is_marked(tmp_path, capsys, fie
 
     text = parse(capsys, tmp_path)[1]
 
-    assert "73.00 ± 1.00 ‡" in text and text.count(" ‡") == count
+    assert "73.00 ± 1.41 ‡" in text and text.count(" ‡") == count
     assert "70.00 ‡" not in text
     place = "imagenet, base" if "part" in fields else "imagenet"
     assert f"‡ over a part of the test images: TPT, seed 2, {place}, 100 of 5000." in text
@@ -154,7 +154,8 @@ def test_ci95_replaces_the_deviation(tmp_path, capsys):
 
     text = parse(capsys, tmp_path, "--ci95")[1]
 
-    assert "72.00 ± 1.39" in text  # 1.96 * 1 / sqrt(2)
+    assert "72.00 ± 12.71" in text  # 12.706, of Student's t, * 1.414 / sqrt(2)
+    assert "± half of the 95 % t interval of the mean over 2 seeds" in text
 
 
 def test_runs_are_grouped_by_their_results_and_not_by_their_path(tmp_path, capsys):
@@ -164,7 +165,7 @@ def test_runs_are_grouped_by_their_results_and_not_by_their_path(tmp_path, capsy
 
     text = parse(capsys, tmp_path)[1]
 
-    assert "71.00 ± 1.00" in text
+    assert "71.00 ± 1.41" in text
     assert "50.00" in text
 
 
@@ -338,7 +339,7 @@ def test_foreign_logs_are_read_with_both_end_signals(tmp_path, capsys, signal):
 
     text = parse(capsys, tmp_path)[1]
 
-    assert "71.00 ± 1.00" in text
+    assert "71.00 ± 1.41" in text
 
 
 def test_the_foreign_base2new_layout_becomes_a_base2new_table(tmp_path, capsys):

@@ -20,6 +20,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 from parse_test_res import main
 from tools.plot_curves import read_curves
+from tools.results.records import load_records
 
 KEY = "OPTIM.LR"
 
@@ -134,9 +135,9 @@ def text_of(capsys, *words):
 def test_runs_with_other_settings_are_rows_of_their_own_that_name_the_keys(mixed, capsys, recorded):
     lines = text_of(capsys, mixed(recorded=recorded)).splitlines()
 
-    assert "81.00 ± 1.00" in next(line for line in lines if f"{KEY} 0.002" in line)
+    assert "81.00 ± 1.41" in next(line for line in lines if f"{KEY} 0.002" in line)
     assert "60.00" in next(line for line in lines if f"{KEY} 1e-05" in line)
-    assert not any("±" in line and "81.00" not in line for line in lines)
+    assert not any("±" in line and "81.00" not in line for line in lines[1:])
     assert any("not seeds of one method" in line for line in lines)
 
 
@@ -165,18 +166,18 @@ def test_the_original_parsers_average_them_with_a_warning(mixed, capsys, caplog)
 def test_a_digest_alone_keeps_runs_apart(mixed, capsys):
     text = text_of(capsys, mixed(recorded=True, config=False))
 
-    assert "81.00 ± 1.00" in text and "60.00" in text and "74.00" not in text
+    assert "81.00 ± 1.41" in text and "60.00" in text and "74.00" not in text
     assert text.count("settings not recorded (") == 2
 
 
 def test_runs_that_recorded_nothing_are_averaged_but_not_with_others(mixed, tmp_path, capsys):
     folder = mixed(config=False)
-    assert "74.00 ± 9.93" in text_of(capsys, folder)
+    assert "74.00 ± 12.17" in text_of(capsys, folder)
 
     write_run(tmp_path / "seed4", 50.0, 0.002, seed=4)
 
     text = text_of(capsys, folder)
-    assert "74.00 ± 9.93" in text and "settings not recorded" in text and "50.00" in text
+    assert "74.00 ± 12.17" in text and "settings not recorded" in text and "50.00" in text
 
 
 def test_equal_settings_of_another_folder_and_device_are_seeds_of_one_method(tmp_path, capsys):
@@ -185,7 +186,7 @@ def test_equal_settings_of_another_folder_and_device_are_seeds_of_one_method(tmp
         settings = yaml.safe_load((folder / "config.yaml").read_text())
         (folder / "config.yaml").write_text(yaml.safe_dump(settings | {"USE_CUDA": seed == 1}))
 
-    assert "71.50 ± 0.50" in text_of(capsys, tmp_path)
+    assert "71.50 ± 0.71" in text_of(capsys, tmp_path)
 
 
 def test_the_halves_of_base2new_are_split_alike(tmp_path, capsys):
@@ -229,10 +230,10 @@ def test_a_domain_left_out_with_other_settings_is_a_row_of_its_own(tmp_path, cap
 
 
 def test_a_curve_is_split_and_its_legend_names_the_keys(mixed):
-    curves = read_curves([mixed()], "accuracy")["toy_objects"]
+    curves = read_curves(load_records([mixed()]).records, "accuracy")["toy_objects"]
 
     assert {curve.label: curve.points[16] for curve in curves} == {
-        f"TaskRes [{KEY} 0.002]": (81.0, 1.0),
+        f"TaskRes [{KEY} 0.002]": (81.0, 2**0.5),
         f"TaskRes [{KEY} 1e-05]": (60.0, 0.0),
     }
 
@@ -241,7 +242,7 @@ def test_recipes_of_equal_shots_are_curves_of_their_own(tmp_path):
     for recipe, accuracy in (("rn50_ep50", 50.0), ("rn50_ep100", 60.0)):
         write_run(tmp_path / recipe / "seed1", accuracy, 0.1, recipe=recipe)
 
-    curves = read_curves([tmp_path], "accuracy")["toy_objects"]
+    curves = read_curves(load_records([tmp_path]).records, "accuracy")["toy_objects"]
 
     assert {curve.label: curve.points[16][0] for curve in curves} == {
         "TaskRes rn50_ep50": 50.0,

@@ -85,7 +85,7 @@ def test_the_highest_mean_over_seeds_is_the_best(tmp_path):
     text = table(settings)
 
     assert best_setting(settings).options == "OPTIM.LR 0.02"
-    assert "65.00 ± 5.00" in text and "65.50 ± 3.50" in text
+    assert "65.00 ± 7.07" in text and "65.50 ± 4.95" in text
     assert text.endswith("Best (the first of equals): OPTIM.LR 0.02")
 
 

@@ -311,7 +311,8 @@ def test_a_run_keeps_predictions_and_the_temperature_that_validation_images_ask_
 def test_an_evaluation_takes_the_temperature_of_the_training(world):
     trained = start(world, "--seed", "1")
 
-    results = start(world, "--eval-only", "--model-dir", str(world / "run"), output="again")
+    words = ("--eval-only", "--model-dir", str(world / "run"), "--load-epoch", "2")
+    results = start(world, *words, output="again")
 
     assert results["calibration"] == trained["calibration"]
     assert list(read_predictions(world / "again").splits) == ["test"]
