@@ -75,9 +75,8 @@ class TrainerBase:
         self._writer: SummaryWriter | None = None
         self._metrics_log: MetricsLog | None = None
         self._resume_file: ResumeFile | None = None
-        self.stop = False
         self.results: dict[str, dict[str, Any]] = {}
-        self.best_result = -math.inf
+        self.best_result, self.stop = -math.inf, False
         self.selected_epoch: int | None = None
         self.selected_metrics: dict[str, float] = {}
         self.loaded_checkpoint: dict | None = None

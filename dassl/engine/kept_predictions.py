@@ -44,9 +44,9 @@ def keep_predictions(
         splits[name] = (logits, labels, names)
     calibration = trained if trained is not None else _calibrate(splits)
     if splits:
-        names = trainer.lab2cname or {}
+        known = trainer.lab2cname or {}
         classes = next(iter(splits.values()))[0].shape[1]
-        classnames = [str(names.get(label, label)) for label in range(classes)]
+        classnames = [str(known.get(label, label)) for label in range(classes)]
         temperature = calibration["temperature"]
         write_predictions(path, splits, classnames, temperature=temperature, folder=folder)
     return calibration

@@ -143,7 +143,7 @@ def train(trainer: "TrainerBase", *, start: float) -> dict[str, Any]:
     }
     results = collect_results(trainer, source=trainer.cfg.RUN.DATASET, seconds=seconds)
     output = Path(trainer.output_dir)
-    if trainer.scored and getattr(trainer, "scores_validation", False):
+    if trainer.scored:
         score_validation(trainer)
     results["calibration"] = keep_predictions(trainer, output / PREDICTIONS_FILE)
     record(results, output / RESULTS_FILE)

@@ -28,11 +28,14 @@ def scores(
 
 
 @torch.no_grad()
-def score_validation(trainer: SimpleTrainer) -> None:
+def score_validation(trainer: Any) -> None:
     """Put the scores of the deployed model on validation images into ``trainer.scored``.
 
-    Those that are there already are of another epoch, or from before settings were searched.
+    Those that are there already are of another epoch, or from before settings were searched; not
+    so those of trainers that keep them themselves (``scores_validation`` False).
     """
+    if not getattr(trainer, "scores_validation", False):
+        return
     trainer.scored.pop("val", None)
     if trainer.val_loader is not None:
         trainer.set_model_mode("eval")

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,7 +125,7 @@ def write_predictions(
         temperature: fitted on the validation images, or None.
         folder: of the images.
     """
-    arrays: dict[str, np.ndarray] = {
+    arrays: dict[str, Any] = {
         "classnames": np.array(list(classnames), dtype=str),
         "temperature": np.array(np.nan if temperature is None else temperature),
         "folder": np.array(folder),
