@@ -37,9 +37,9 @@ def pair_table(first: Sequence[Record], second: Sequence[Record], names: tuple[s
             f"images. {' '.join(notes[:3])}".rstrip()
         )
     rows = [(_in_words(place), compared(some)) for place, some in pairs.items()]
+    kinds = dict.fromkeys(found.resampled for _, found in rows if found.resampled)
     if len(rows) > 1:
         rows.append((f"mean of {len(rows)}", compared_over(pairs.values())))
-    kinds = dict.fromkeys(found.resampled for _, found in rows if found.resampled)
     lines, data = [], []
     for label, found in rows:
         lines.append({"tested on": label, **_shown(found)})
