@@ -18,6 +18,7 @@ from .conditions import OF_ONE_DOMAIN, UNREAD_ANYWHERE
 from .domainbed import DomainFolders
 from .files import Piece
 from .own.divide import divide
+from .own.listing import Listing
 from .own.read import check_domains, listing_of
 from .records import Splits
 from .split_dataset import SplitDataset
@@ -29,6 +30,12 @@ SECTION = "Your own images"
 def pieces_of(root: Path) -> list[Piece]:
     """What must be there: the folder itself."""
     return [Piece("folder of images", (root,))]
+
+
+def warn_of_notes(listing: Listing) -> None:
+    """Log what was left out of a set, or looks odd."""
+    for note in listing.notes:
+        logger.warning("%s: %s.", listing.spec, note.rstrip("."))
 
 
 @DATASET_REGISTRY.register()
@@ -74,8 +81,7 @@ class OwnImages(SplitDataset):
         if domains := self.listing.domains:
             said.append(f"{len(domains)} domains pooled (--target-domains {domains[-1]} tests one)")
         logger.info("%s: %s.", self.config, "; ".join(said))
-        for note in self.listing.notes:
-            logger.warning("%s: %s.", self.config, note.rstrip("."))
+        warn_of_notes(self.listing)
         return division.splits
 
     def rebuild(self, folder: Path) -> Splits:
@@ -105,6 +111,7 @@ class OwnDomains(DomainFolders):
     def find_domains(self, folder: Path) -> tuple[list[str], dict[str, str]]:
         domains = check_domains(self.listing)
         logger.info("%s: %s.", self.config, "; ".join(self.listing.said))
+        warn_of_notes(self.listing)
         self.paths: dict[tuple[str, str], list[str]] = {}
         for entry in self.listing.entries:
             own = self.paths.setdefault((entry.domain, entry.label), [])

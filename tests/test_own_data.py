@@ -257,6 +257,14 @@ def test_a_domain_without_a_class_is_named(tmp_path):
         build_dataset(make_cfg(tmp_path, "OwnDomains", TARGET_DOMAINS=("sketch",), TRIAL_SEED=0))
 
 
+def test_an_empty_class_folder_is_left_out_with_a_warning(tmp_path, caplog):
+    tree(tmp_path, "cat", "dog")
+    (tmp_path / "owl").mkdir()
+
+    assert build_dataset(make_cfg(tmp_path, NAME)).classnames == ["cat", "dog"]
+    assert "no images in owl: left out. Add images, or remove the folders" in caplog.text
+
+
 def test_other_sub_folders_belong_to_the_class_above(tmp_path):
     tree(tmp_path / "cat", "2020", "2021")
     tree(tmp_path / "dog", "2020", "2021")

@@ -47,10 +47,6 @@ class Audit:
 def audit(listing: Listing) -> Audit:
     """What folders, names and numbers tell; no image is opened."""
     found = Audit(list(listing.problems), list(listing.notes), said=list(listing.said))
-    if listing.empty:
-        found.notes.append(
-            f"no images in {listed(listing.empty)}: left out. Add images, or remove the folders"
-        )
     if listing.entries:
         _look_at_names(listing, found)
     if not listing.problems:

@@ -27,6 +27,10 @@ def list_folder(root: Path) -> Listing:
             f"{err.filename} cannot be listed ({err.strerror}); expected a folder that you may "
             f"read. To allow it: chmod -R u+rX {root}"
         )
+    if listing.empty:
+        listing.notes.append(
+            f"no images in {listed(listing.empty)}: left out. Add images, or remove the folders"
+        )
     if not listing.problems and not listing.entries:
         listing.problems.append(
             f"{root} holds no images (*{', *'.join(IMAGE_SUFFIXES)}) in class folders; "
