@@ -35,9 +35,19 @@ def commands(runs):
 class FakeLauncher:
     """Does what train.py leaves behind, without training; fails where told."""
 
+    slots = 1
+
     def __init__(self, fails=()):
         self.fails = fails
         self.calls = []
+        self.ended = {}
+
+    def start(self, number, script, arguments):
+        self.ended[number] = self.call(script, arguments)
+
+    def wait(self, timeout=None):
+        ended, self.ended = self.ended, {}
+        return ended
 
     def call(self, script, arguments):
         folder = arguments[arguments.index("--output-dir") + 1]

@@ -13,7 +13,6 @@ Recipes are found by configs/trainers/<Trainer>/recipes.yaml (format: dassl/conf
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import re
@@ -26,11 +25,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dassl.config.own_data import is_own, own_set, split_datasets
 from dassl.flags import FlagParser
+from dassl.utils import interrupts
+from tools.protocols import executors
 from tools.protocols.closing import closing_text
+from tools.protocols.execute import execute, result_line
 from tools.protocols.launcher import Launcher
 from tools.protocols.plan import Request, Run, make_plan
 from tools.protocols.sets import check_datasets
 
+__all__ = ["execute", "main", "result_line"]
 SINGLE = "train.py, for a single run"
 INSTEAD = {  # what the protocol sets itself -> how to say it
     "--output-dir": "OUTPUT or --output",
@@ -118,6 +121,7 @@ def make_parser() -> FlagParser:
     add("--verbose", action="store_true", help="show all that the runs print, as log.txt has it")
     add("--keep-going", action="store_true", help="go on after a run that failed")
     add("--dry-run", action="store_true", help="print the commands only")
+    executors.add_options(add)
     return parser
 
 
@@ -229,52 +233,6 @@ def _words(text: str) -> list[str]:
     return [word for word in re.split(r"[\s,]+", text) if word]
 
 
-def execute(runs: Sequence[Run], launcher: Launcher, *, keep_going: bool = False) -> list[Run]:
-    """Run everything in order; returns the runs that failed or could not start.
-
-    train.py skips what is finished, resumes what was interrupted and refuses a folder of another
-    config: it alone sees whether config files or an evaluated model have changed since.
-    """
-    failed: list[Run] = []
-    for number, run in enumerate(runs, 1):
-        head = f"[{number}/{len(runs)}] {run.output_dir.as_posix()}"
-        if run.needs in failed:
-            print(f"{head}: left out, {run.needs.output_dir.as_posix()} did not finish.")
-            failed.append(run)
-            continue
-        print(head, flush=True)
-        earlier = run.results()
-        status = launcher.call("train.py", run.arguments())
-        if status == 0 and (results := run.results()):
-            note = (
-                " (finished before; delete the folder to run again)" if earlier == results else ""
-            )
-            print(f"  {result_line(results)}{note}", flush=True)
-            continue
-        failed.append(run)
-        reason = f"exit status {status}" if status else "it wrote no results.json"
-        print(
-            f"{head}: failed ({reason}). To see it alone:\n  {run.command()}",
-            file=sys.stderr,
-        )
-        if not (keep_going or run.tolerant):
-            break
-    return failed
-
-
-def result_line(results: dict) -> str:
-    """Accuracy (percent) of each split or classifier of a run, and how long it took."""
-    chance = f" (chance {results['chance']:.2f}%)" if "chance" in results else ""
-    accuracies = [
-        f"{name} accuracy {metrics['accuracy']:.2f}%{chance}"
-        for name, metrics in results["metrics"].items()
-        if "accuracy" in metrics
-    ]
-    seconds = results.get("seconds", {}).get("total", 0.0)
-    elapsed = datetime.timedelta(seconds=round(seconds))
-    return f"{', '.join(accuracies) or 'nothing was tested'}; {elapsed}"
-
-
 def check(request: Request, runs: Sequence[Run], launcher: Launcher) -> int:
     """Look at settings, data, weights and disk before the first run; returns an exit status.
 
@@ -296,6 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     args, rest = parse_args(argv)
     try:
+        executors.check_options(args)
         requests = make_requests(args, rest)
         runs = plan_all(requests)
     except (ValueError, FileNotFoundError) as err:
@@ -306,14 +265,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dry_run:
         print("\n".join(run.command() for run in runs))
         return 0
-    launcher = Launcher(brief=not args.verbose)
     try:
-        if not args.no_check and (status := check(requests[0], runs, launcher)):
-            return status
-        failed = execute(runs, launcher, keep_going=args.keep_going)
-    except KeyboardInterrupt:
+        with interrupts.watching():
+            launcher = Launcher(brief=not args.verbose, slots=args.workers)
+            if not args.no_check and (status := check(requests[0], runs, launcher)):
+                return status
+            executor = executors.make_executor(args, launcher)
+            failed = execute(runs, executor, keep_going=args.keep_going)
+    except KeyboardInterrupt as err:
         print("\nInterrupted. Run the same command again to resume.", file=sys.stderr)
-        return 130
+        return interrupts.exit_status(err)
     if text := closing_text(requests, [run for run in runs if run not in failed]):
         print(f"\n{text}")
     if not any(not run.tolerant for run in failed):

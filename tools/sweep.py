@@ -30,6 +30,9 @@ from tabulate import tabulate
 
 import tools.protocol as tools_protocol
 from dassl.flags import FlagParser
+from dassl.utils import interrupts
+from tools.protocols import executors
+from tools.protocols.execute import execute
 from tools.protocols.launcher import Launcher
 from tools.protocols.plan import KEY, Request, Run, make_plan
 from tools.results.records import load_records
@@ -199,6 +202,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     args, words = parse_args(argv)
     try:
+        options = tools_protocol.parse_args([args.protocol, "--no-zeroshot", *words])[0]
+        executors.check_options(options)
         request = make_request(args.protocol, words, args.classes)
         grid = parse_grid(args.grid)
         make_request(args.protocol, [*words, *grid])  # keys of the grid that are not free
@@ -212,14 +217,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dry_run:
         print("\n".join(run.command() for run in runs))
         return 0
-    launcher = Launcher(brief="--verbose" not in words)
     try:
-        if status := tools_protocol.check(request, runs, launcher):
-            return status
-        failed = tools_protocol.execute(runs, launcher, keep_going=True)
-    except KeyboardInterrupt:
+        with interrupts.watching():
+            launcher = Launcher(brief="--verbose" not in words, slots=options.workers)
+            if status := tools_protocol.check(request, runs, launcher):
+                return status
+            executor = executors.make_executor(options, launcher)
+            failed = execute(runs, executor, keep_going=True)
+    except KeyboardInterrupt as err:
         print("\nInterrupted. Run the same command again to resume.", file=sys.stderr)
-        return 130
+        return interrupts.exit_status(err)
     print(f"\n{table(settings)}")
     rule = "source_val" if request.protocol == "lodo" else "val"
     print(f"Chosen by: {rule}; no test label was used.")

@@ -209,7 +209,10 @@ def _end_at_wish_of(parent: int) -> None:
 
 
 def follow_parent() -> None:
-    """End this process, as by SIGTERM, when the process that started it ends in whatever way."""
+    """End this process, as by SIGTERM, when the process that started it ends in whatever way.
+
+    A fork server between the two lives as long as what it started: the starter itself is watched.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     parent = multiprocessing.parent_process()
@@ -217,8 +220,7 @@ def follow_parent() -> None:
         return
     if not parent.is_alive():
         raise Interruption(signal.SIGTERM)
-    if sys.platform != "linux":
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: Any) -> None:

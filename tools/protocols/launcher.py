@@ -11,17 +11,24 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import multiprocessing.connection
 import os
 import re
 import runpy
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from dassl.utils import interrupts
+
 OURS = __name__.removesuffix("tools.protocols.launcher")  # "vltune." in a wheel, else ""
 ROOT = Path(__file__).resolve().parents[2]
+SERVER = f"{OURS}tools.protocols.server"
 HOME = ROOT.parent if OURS else ROOT  # what has to be on sys.path
 PRELOAD = (
     "torch",
@@ -32,14 +39,19 @@ PROGRESS = re.compile(r"epoch \[(\d+)/(\d+)\] batch \[(\d+)/(\d+)\]")
 NEWS = ("Rendering ", "Extracting ", "Continue the interrupted run")  # what else is shown
 SECONDS_BETWEEN = 10.0  # between two progress lines
 # what these tell is in results.json, and the same for every run
-QUIET = tuple(f"{OURS}dassl.engine.{name}" for name in ("report", "run", "writer"))
+QUIET = ("dassl.engine.report", "dassl.engine.run", "dassl.engine.writer")
 
 
 class BriefConsole:
-    """A stand-in for stdout that lets progress lines pass, now and then, and little else."""
+    """A stand-in for stdout that lets progress lines pass, now and then, and little else.
 
-    def __init__(self, console: TextIO) -> None:
-        self.console = console
+    Args:
+        console: where they are printed.
+        prefix: begins every line.
+    """
+
+    def __init__(self, console: TextIO, prefix: str = "  ") -> None:
+        self.console, self.prefix = console, prefix
         self._line = ""
         self._last = time.monotonic()
 
@@ -47,7 +59,7 @@ class BriefConsole:
         """Print the lines that are shown, once they are complete."""
         *lines, self._line = (self._line + text).split("\n")
         for line in filter(self._is_shown, lines):
-            self.console.write(f"  {line}\n")
+            self.console.write(f"{self.prefix}{line}\n")
             self.console.flush()
         return len(text)
 
@@ -68,48 +80,164 @@ class BriefConsole:
         return getattr(self.console, name)
 
 
-def run_script(script: str, arguments: Sequence[str], *, brief: bool = False) -> None:
-    """Do in this process what `python script arguments...` does."""
+@dataclass(frozen=True)
+class Share:
+    """What of the machine a script gets.
+
+    Attributes:
+        threads: of torch on the CPU; 0: as many as there are cores.
+        gpu: the only one that it sees; empty: all.
+    """
+
+    threads: int = 0
+    gpu: str = ""
+
+    def take(self) -> None:
+        """Make it so, in the process of the script."""
+        if self.gpu:
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu
+        if self.threads:
+            import torch
+
+            torch.set_num_threads(self.threads)
+
+
+def run_script(
+    script: str,
+    arguments: Sequence[str],
+    *,
+    brief: bool = False,
+    prefix: str = "  ",
+    share: Share = Share(),
+) -> None:
+    """Do in this process what `python script arguments...` does.
+
+    The process ends with the one that started it, as by SIGTERM.
+    """
+    interrupts.watch()
+    interrupts.follow_parent()
+    share.take()
     sys.argv = [script, *arguments]
     if str(HOME) not in sys.path:
         sys.path.insert(0, str(HOME))
     if brief:
-        sys.stdout = BriefConsole(sys.stdout)
+        sys.stdout = BriefConsole(sys.stdout, prefix)
         for name in QUIET:
             logging.getLogger(name).setLevel(logging.WARNING)
-    runpy.run_path(str(ROOT / script), run_name="__main__")
+    try:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    except KeyboardInterrupt as err:  # not within what the script guards
+        sys.exit(interrupts.exit_status(err))
 
 
 class Launcher:
-    """Starts scripts of the repository one after the other.
+    """Starts scripts of the repository in processes of this machine.
 
     Args:
         preload: modules that the fork server imports.
         brief: of what train.py prints, show progress alone.
+        slots: how many may run at once; threads and GPUs are divided among them.
     """
 
-    def __init__(self, preload: Sequence[str] = PRELOAD, *, brief: bool = False) -> None:
-        self.brief = brief
+    def __init__(
+        self, preload: Sequence[str] = PRELOAD, *, brief: bool = False, slots: int = 1
+    ) -> None:
+        self.brief, self.slots = brief, slots
+        self.shares = shares(slots)
+        self._running: dict[int, tuple[Any, Share]] = {}  # number -> process and what it has
         has_server = "forkserver" in multiprocessing.get_all_start_methods()
         self.context = multiprocessing.get_context("forkserver" if has_server else "spawn")
         if has_server:
-            self.context.set_forkserver_preload(list(preload))
+            self.context.set_forkserver_preload([SERVER, *preload])
         paths = [str(HOME), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads, see train.py
 
     def call(self, script: str, arguments: Sequence[str]) -> int:
-        """Run `python script arguments...` and wait; returns its exit status."""
+        """Run `python script arguments...` and wait; returns its exit status.
+
+        Raises:
+            Interruption: a signal came; the script got it, too, and has ended.
+        """
+        self.start(0, script, arguments)
+        try:
+            return self.wait()[0]
+        except KeyboardInterrupt as err:
+            self.stop(getattr(err, "signum", signal.SIGINT))
+            raise
+
+    def start(self, number: int, script: str, arguments: Sequence[str]) -> None:
+        """Begin `python script arguments...` under a number; one of the slots must be free."""
         sys.stdout.flush()
+        free = list(self.shares)
+        for _, taken in self._running.values():
+            free.remove(taken)
         process = self.context.Process(
             target=run_script,
             args=(script, list(arguments)),
-            kwargs={"brief": self.brief and script == "train.py"},
+            kwargs={
+                "brief": self.brief and script == "train.py",
+                "prefix": "  " if self.slots == 1 else f"  [{number}] ",
+                "share": free[0],
+            },
         )
         process.start()
+        self._running[number] = process, free[0]
+
+    def wait(self, timeout: float | None = None) -> dict[int, int]:
+        """Wait until something ends, at most ``timeout`` seconds; number -> exit status."""
+        multiprocessing.connection.wait(
+            [process.sentinel for process, _ in self._running.values()], timeout
+        )
+        ended = {}
+        for number, (process, _) in list(self._running.items()):
+            if not process.is_alive():
+                process.join()
+                ended[number] = process.exitcode or 0
+                del self._running[number]
+        return ended
+
+    def stop(self, signum: int) -> None:
+        """Pass a signal on and wait: every run keeps its state. A second signal kills them."""
         try:
-            process.join()
+            for process, _ in self._running.values():
+                if process.is_alive():
+                    os.kill(process.pid, signum)
+            while self._running:
+                self.wait()
         except KeyboardInterrupt:
-            process.join()  # the child got the signal too and ends by itself
+            for process, _ in self._running.values():
+                process.kill()
             raise
-        return process.exitcode or 0
+
+
+def shares(slots: int) -> list[Share]:
+    """What each of ``slots`` runs at once gets: a part of the threads, and one GPU.
+
+    OMP_NUM_THREADS, where it is set, says the threads of each.
+    """
+    if slots == 1:
+        return [Share()]
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(given) if given.isdecimal() else max(1, cores() // slots)
+    gpus = visible_gpus() or [""]
+    return [Share(threads, gpus[slot % len(gpus)]) for slot in range(slots)]
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that runs may use, as CUDA_VISIBLE_DEVICES names them; found without torch."""
+    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name.strip() for name in given.split(",") if name.strip()]
+    try:
+        command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return found.stdout.split()

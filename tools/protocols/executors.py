@@ -1,0 +1,270 @@
+"""Executors beside this machine: a Ray cluster, SLURM. All see the same folders.
+
+A run on another machine is a process of its own there, so that a crash takes nothing along; its
+output is in log.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tools.protocols.execute import Executor
+from tools.protocols.launcher import HOME, OURS, Launcher
+from tools.protocols.schedule import LOST
+
+EXECUTORS = ("local", "ray", "slurm")
+SECONDS_BETWEEN = 1.0  # between two looks at jobs
+SHOWN = 2000  # last characters of a failed run's messages
+
+
+def add_options(add: Callable[..., Any]) -> None:
+    """The flags that choose an executor."""
+    add(
+        "--executor",
+        default="local",
+        choices=EXECUTORS,
+        help="where the runs are done: this machine, a Ray cluster (pip install vltune[ray]; "
+        "environment RAY_ADDRESS), SLURM (pip install vltune[slurm])",
+    )
+    add(
+        "--workers",
+        type=int,
+        default=1,
+        help="runs at once; threads and GPUs are divided among them (default: 1)",
+    )
+    add(
+        "--slurm",
+        default="",
+        help="KEY=VALUE,... of submitit, e.g. slurm_partition=gpu,gpus_per_node=1,timeout_min=600",
+    )
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse what no executor can do, before anything is planned.
+
+    Raises:
+        ValueError: less than one worker, options of another executor, or a package that is missing.
+    """
+    if args.workers < 1:
+        raise ValueError(f"--workers is {args.workers}; expected at least 1.")
+    if args.slurm and args.executor != "slurm":
+        raise ValueError(f"--slurm has no effect with --executor {args.executor}. Leave it out.")
+    slurm_options(args.slurm)
+    package = {"ray": "ray", "slurm": "submitit"}.get(args.executor)
+    if package and importlib.util.find_spec(package) is None:
+        raise ValueError(
+            f"--executor {args.executor} needs the package {package}: "
+            f"pip install vltune[{args.executor}]"
+        )
+
+
+def make_executor(args: argparse.Namespace, launcher: Launcher) -> Executor:
+    """The executor that a checked command line asks for; ``launcher`` is that of this machine."""
+    if args.executor == "local":
+        return launcher
+    if args.executor == "ray":
+        return RayExecutor(args.workers)
+    folder = Path(args.output).absolute() / "slurm"
+    return SlurmExecutor(args.workers, folder, options=slurm_options(args.slurm))
+
+
+def slurm_options(text: str) -> dict[str, int | str]:
+    """KEY=VALUE,... -> options of submitit.
+
+    Raises:
+        ValueError: a text of another form.
+    """
+    options: dict[str, int | str] = {}
+    for pair in filter(None, text.split(",")):
+        key, equals, value = pair.partition("=")
+        if not (key and equals and value):
+            raise ValueError(
+                f'--slurm "{text}" is not of the form KEY=VALUE,... (slurm_partition=gpu).'
+            )
+        options[key.strip()] = int(value) if value.isdecimal() else value
+    return options
+
+
+class Elsewhere:
+    """One run on another machine.
+
+    Called there, it returns exit status and last messages; submitit asks it how to go on when a
+    job is preempted.
+    """
+
+    def __init__(self, script: str, arguments: Sequence[str]) -> None:
+        program = f"import sys; from {OURS}tools.protocols.launcher import run_script; "
+        program += "run_script(sys.argv[1], sys.argv[2:])"
+        self.words = ["-c", program, script, *arguments]
+        self.folder = os.getcwd()
+        names = ("VLTUNE_CACHE", "VLTUNE_RESUME_SECONDS", "OMP_NUM_THREADS")
+        self.environment = {name: os.environ[name] for name in names if name in os.environ}
+        self.environment["PYTHONPATH"] = str(HOME)
+        self.process: subprocess.Popen | None = None
+
+    def __call__(self) -> tuple[int, str]:
+        self.process = subprocess.Popen(
+            [sys.executable, *self.words],
+            cwd=self.folder,
+            env={**os.environ, **self.environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        try:
+            text = self.process.communicate()[1]
+        except BaseException:  # cancelled: the run keeps its state
+            self.end()
+            raise
+        return self.process.returncode, text[-SHOWN:]
+
+    def end(self) -> None:
+        """End the run, which keeps its state."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait()
+
+    def checkpoint(self, *arguments: Any) -> Any:
+        """What submitit starts in place of a preempted job: the same again."""
+        from submitit.helpers import DelayedSubmission
+
+        self.end()
+        self.process = None
+        return DelayedSubmission(self)
+
+
+def _told(number: int, answer: tuple[int, str]) -> int:
+    """The status of an answer; what a failed run said last is shown."""
+    status, text = answer
+    if status:
+        lines = text.strip().splitlines()
+        print("\n".join(f"  [{number}] {line}" for line in lines), file=sys.stderr)
+    return status
+
+
+class RayExecutor:
+    """Runs as tasks of a Ray cluster, each on a part of its cores and GPUs.
+
+    Args:
+        slots: runs at once; with more slots than GPUs, several share one.
+
+    The cluster is that of RAY_ADDRESS, else one on this machine. A task whose node dies is lost,
+    and the schedule starts its run again.
+    """
+
+    def __init__(self, slots: int) -> None:
+        import ray
+
+        self.ray, self.slots = ray, slots
+        if not ray.is_initialized():
+            ray.init(
+                address=os.environ.get("RAY_ADDRESS"),
+                log_to_driver=False,
+                runtime_env={"env_vars": {"PYTHONPATH": str(HOME)}},
+            )
+        have = ray.cluster_resources()
+        self.resources = {
+            "num_cpus": _part(have.get("CPU", 1.0), slots),
+            "num_gpus": _part(have.get("GPU", 0.0), slots),
+        }
+        self._running: dict[Any, int] = {}
+
+    def start(self, number: int, script: str, arguments: Sequence[str]) -> None:
+        """Begin a run."""
+        task = self.ray.remote(max_retries=0, **self.resources)(_call)
+        self._running[task.remote(Elsewhere(script, arguments))] = number
+
+    def wait(self, timeout: float | None = None) -> dict[int, int]:
+        """Wait until something ends; number -> exit status."""
+        ended = {}
+        for task in self.ray.wait(list(self._running), timeout=timeout)[0]:
+            number = self._running.pop(task)
+            try:
+                ended[number] = _told(number, self.ray.get(task))
+            except self.ray.exceptions.RayError as err:
+                ended[number] = _told(number, (LOST, f"Lost: {type(err).__name__}"))
+        return ended
+
+    def stop(self, signum: int) -> None:
+        """End all runs; they keep their state."""
+        for task in self._running:
+            self.ray.cancel(task, force=False)
+        while self._running:
+            self.wait()
+
+
+def _call(job: Elsewhere) -> tuple[int, str]:
+    return job()
+
+
+def _part(total: float, slots: int) -> float:
+    """One of ``slots`` parts, as Ray counts them: whole units, or a fraction below one."""
+    part = total / slots
+    return float(int(part)) if part >= 1 else int(part * 10_000) / 10_000
+
+
+class SlurmExecutor:
+    """Runs as SLURM jobs, by submitit; preempted ones are requeued and resume.
+
+    Args:
+        slots: jobs at once.
+        folder: of submitit's files.
+        options: of submitit.
+        cluster: "local" imitates SLURM by processes (tests).
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        folder: Path,
+        *,
+        options: dict[str, int | str] | None = None,
+        cluster: str = "slurm",
+    ) -> None:
+        import submitit
+
+        self.slots = slots
+        self.jobs = submitit.AutoExecutor(folder=folder, cluster=cluster)
+        self.jobs.update_parameters(name="vltune", **(options or {}))
+        self._running: dict[int, Any] = {}
+
+    def start(self, number: int, script: str, arguments: Sequence[str]) -> None:
+        """Submit a run."""
+        self._running[number] = self.jobs.submit(Elsewhere(script, arguments))
+
+    def wait(self, timeout: float | None = None) -> dict[int, int]:
+        """Wait until something ends; number -> exit status."""
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        while True:
+            ended = {n: job for n, job in self._running.items() if job.done()}
+            if ended or time.monotonic() >= deadline:
+                break
+            time.sleep(min(SECONDS_BETWEEN, max(deadline - time.monotonic(), 0.0)))
+        for number in ended:
+            del self._running[number]
+        return {number: self._status(number, job) for number, job in ended.items()}
+
+    @staticmethod
+    def _status(number: int, job: Any) -> int:
+        try:
+            return _told(number, job.result())
+        except Exception as err:  # whatever submitit makes of a job that vanished
+            return _told(number, (LOST, f"Lost: {type(err).__name__}"))
+
+    def stop(self, signum: int) -> None:
+        """Cancel all jobs; runs keep their state."""
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            for job in self._running.values():
+                job.cancel(check=False)
+        self._running.clear()
