@@ -74,6 +74,8 @@ setup(
         "tensorboard": ["tensorboard"],
         "backbones": ["transformers"],  # tokenizers of some open_clip models
         "export": ["onnx", "onnxscript"],
+        "ray": ["ray"],  # --executor ray
+        "slurm": ["submitit"],  # --executor slurm
         "jpeg": ["simplejpeg"],  # the same pixels, decoded faster
     },
 )
