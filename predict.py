@@ -27,6 +27,8 @@ from dassl.utils.text_files import is_text_file, read_names
 if TYPE_CHECKING:  # torch is imported once the command line is known to be sound
     import torch
 
+    from dassl.engine.predictor import Predictor
+
 OUTPUT_SUFFIXES = (".csv", ".json")
 
 
@@ -138,7 +140,7 @@ def way_to_model(model_dir: Path) -> str:
     return f"{takes}. {runs_near(model_dir)}".rstrip()
 
 
-def tuned_predictor(model_dir: Path, epoch: int | None, device: torch.device):
+def tuned_predictor(model_dir: Path, epoch: int | None, device: torch.device) -> Predictor:
     """The predictor of a run's checkpoint."""
     from dassl.engine import TRAINER_REGISTRY
     from dassl.utils import load_checkpoint
@@ -157,8 +159,15 @@ def tuned_predictor(model_dir: Path, epoch: int | None, device: torch.device):
     return TRAINER_REGISTRY.get(name).load_predictor(checkpoint, device)
 
 
-def zero_shot_predictor(args: argparse.Namespace, device: torch.device):
-    """A zero-shot classifier for the class names of the command line."""
+def zero_shot_predictor(
+    backbone: str,
+    classnames: Sequence[str],
+    device: torch.device,
+    *,
+    templates: Sequence[str] = (),
+    activation: str = "",
+) -> Predictor:
+    """A zero-shot classifier for class names."""
     from clip import load_backbone
     from dassl.config import get_cfg_default
     from trainers.common.clip_encoder import backbone_view
@@ -167,6 +176,19 @@ def zero_shot_predictor(args: argparse.Namespace, device: torch.device):
     from trainers.common.text.templates import DEFAULT_TEMPLATE, check_templates
     from trainers.zeroshot import ZeroshotClassifier, ZeroshotCLIP
 
+    templates = check_templates(list(templates) or [DEFAULT_TEMPLATE], given_as="--template")
+    clip = load_backbone(backbone, device=device, activation=activation)
+    method = ZeroshotClassifier(zero_shot_classifier(clip, classnames, templates))
+    view = backbone_view(clip).test.build()
+    return method_predictor(ZeroshotCLIP, get_cfg_default(), clip, method, classnames, view=view)
+
+
+def names_given(args: argparse.Namespace) -> list[str]:
+    """The class names of the command line.
+
+    Raises:
+        ValueError: fewer than two.
+    """
     if not args.classnames:
         raise ValueError(
             '--backbone needs --classnames, as "cat,dog,red panda", or a file with one per line.'
@@ -178,11 +200,7 @@ def zero_shot_predictor(args: argparse.Namespace, device: torch.device):
             f"--classnames {args.classnames} {kind} {len(classnames)} name(s). Expected two or "
             'more, as "cat,dog,red panda", or a file with one per line.'
         )
-    templates = check_templates(args.template or [DEFAULT_TEMPLATE], given_as="--template")
-    clip = load_backbone(args.backbone, device=device, activation=args.activation)
-    method = ZeroshotClassifier(zero_shot_classifier(clip, classnames, templates))
-    view = backbone_view(clip).test.build()
-    return method_predictor(ZeroshotCLIP, get_cfg_default(), clip, method, classnames, view=view)
+    return classnames
 
 
 def predict(
@@ -234,7 +252,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.model_dir:
         predictor = tuned_predictor(args.model_dir, args.load_epoch, device)
     else:
-        predictor = zero_shot_predictor(args, device)
+        predictor = zero_shot_predictor(
+            args.backbone,
+            names_given(args),
+            device,
+            templates=args.template or (),
+            activation=args.activation,
+        )
     rows = []
     predictions = predict(predictor, paths, args.batch_size, skip_bad_images=args.skip_bad_images)
     for path, probabilities in predictions:

@@ -19,6 +19,7 @@ class Predictor:
         classnames: C names, ordered by label.
         size: side of the square input in pixels.
         logits: (B, 3, size, size) pixels in [0, 1] -> (B, C) scores before softmax.
+        features: (B, 3, size, size) pixels in [0, 1] -> (B, D) what the scores are made of.
         returns_probabilities: True for methods whose scores are (sums of) probabilities already.
         view: an image -> (3, size, size) pixels, as the evaluation saw it.
     """
@@ -27,6 +28,7 @@ class Predictor:
     size: int
     logits: Callable[[Tensor], Tensor]
     view: Transform
+    features: Callable[[Tensor], Tensor] | None = None
     returns_probabilities: bool = False
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:

@@ -75,14 +75,18 @@ def method_predictor(
     with torch.no_grad():
         text_features = method.text_features(clip)
 
-    def logits(pixels: Tensor) -> Tensor:
+    def features(pixels: Tensor) -> Tensor:
         raw = trainer.encode_pixels(cfg, clip, method, pixels.to(clip.logit_scale.device))
-        return method.logits(clip, method.image_features(raw), text_features)
+        return method.image_features(raw)
+
+    def logits(pixels: Tensor) -> Tensor:
+        return method.logits(clip, features(pixels), text_features)
 
     return Predictor(
         classnames,
         clip.visual.input_resolution,
         logits,
         view,
+        features,
         returns_probabilities=trainer.returns_probabilities,
     )
