@@ -2,40 +2,48 @@
 
 python predict.py --model-dir output/fewshot/toy_objects/TaskRes/toy_16shots/seed1 photo.jpg
 python predict.py --backbone ViT-B/16 --classnames "cat,dog,red panda" images/
+find photos -name "*.jpg" | python predict.py --model-dir RUN --csv - - > answers.csv
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import importlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dassl.flags import FlagParser
 from dassl.terminal import log_safely, printable, show_anything
 from dassl.utils.image_files import IMAGE_SUFFIXES, LeftOut, images_below
 from dassl.utils.places import explain
 from dassl.utils.text import cell, did_you_mean
-from dassl.utils.text_files import is_text_file, read_names
+from dassl.utils.text_files import is_text_file, read_lines, read_names
 
 if TYPE_CHECKING:  # torch is imported once the command line is known to be sound
     import torch
 
     from dassl.engine.predictor import Predictor
 
+logger = logging.getLogger("predict")
 OUTPUT_SUFFIXES = (".csv", ".json")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line of this script."""
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", nargs="+", type=Path, help="image files or folders")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=Path,
+        help="image files, folders, .txt files with a path per line, - for such lines from stdin",
+    )
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--model-dir", type=Path, help="directory of a finished run")
     model.add_argument("--backbone", help="zero-shot: name of a backbone")
@@ -46,7 +54,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="zero-shot: of a weights file that does not tell",
     )
     parser.add_argument("--load-epoch", type=int, help="epoch to load (default: the last saved)")
-    parser.add_argument("--classnames", help="zero-shot: names separated by commas, or a text file")
+    parser.add_argument("--classnames", help="names separated by commas, or a text file")
     parser.add_argument(
         "--template", action="append", help="zero-shot: sentence with one {}, or a file of such"
     )
@@ -55,7 +63,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)"
     )
-    parser.add_argument("--output", type=Path, help="also write a .csv or .json file")
+    parser.add_argument(
+        "--output", type=Path, help="also write a .csv or .json file, a row per image and class"
+    )
+    stream = parser.add_mutually_exclusive_group()
+    stream.add_argument("--csv", metavar="FILE", help="a row per image, as they come; - for stdout")
+    stream.add_argument("--json", metavar="FILE", help="the same, a JSON object per line")
+    parser.add_argument(
+        "--reject", type=float, metavar="P", help="mark images whose best class is less probable"
+    )
     parser.add_argument(
         "--skip-bad-images", action="store_true", help="leave out unreadable images, naming them"
     )
@@ -76,13 +92,38 @@ def check_args(args: argparse.Namespace) -> None:
             raise ValueError(f"{flag} is {getattr(args, option)}; expected at least 1.")
     if args.output and args.output.suffix not in OUTPUT_SUFFIXES:
         raise ValueError(f"--output is {args.output}; expected a file ending in .csv or .json.")
-    if args.model_dir and (args.classnames or args.template or args.activation):
+    if args.reject is not None and not 0 < args.reject < 1:
+        raise ValueError(f"--reject is {args.reject:g}; expected a probability between 0 and 1.")
+    if args.model_dir and (args.template or args.activation):
         raise ValueError(
-            "--classnames, --template and --activation belong to --backbone (zero-shot). A tuned "
-            "model knows the classes and the activation that it was trained with."
+            "--template and --activation belong to --backbone (zero-shot). A tuned model knows "
+            "the sentences and the activation that it was trained with."
         )
     if args.backbone and args.load_epoch is not None:
         raise ValueError("--load-epoch belongs to --model-dir.")
+
+
+def expanded(paths: Sequence[Path]) -> Iterator[Path]:
+    """The given paths, with those that a list names in the place of the list.
+
+    Paths in a list are relative to the current folder, or else to the list's.
+
+    Raises:
+        ValueError: a list without a path.
+    """
+    for path in paths:
+        if str(path) == "-":
+            listed = [Path(line.strip()) for line in sys.stdin if line.strip()]
+        elif path.suffix == ".txt" and path.is_file():
+            lines = [Path(line.text) for line in read_lines(path)]
+            listed = [line if line.exists() else path.parent / line for line in lines]
+        else:
+            yield path
+            continue
+        if not listed:
+            where = "stdin" if str(path) == "-" else path
+            raise ValueError(f"{where} names no image; expected a path per line.")
+        yield from listed
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
@@ -94,7 +135,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         FileNotFoundError: for a path that does not exist, or a folder without images.
     """
     found: list[Path] = []
-    for path in paths:
+    for path in expanded(paths):
         if not path.exists():
             raise FileNotFoundError(f"No image or folder {path}.")
         if not path.is_dir():
@@ -140,8 +181,10 @@ def way_to_model(model_dir: Path) -> str:
     return f"{takes}. {runs_near(model_dir)}".rstrip()
 
 
-def tuned_predictor(model_dir: Path, epoch: int | None, device: torch.device) -> Predictor:
-    """The predictor of a run's checkpoint."""
+def tuned_predictor(
+    model_dir: Path, epoch: int | None, device: torch.device, classnames: Sequence[str] = ()
+) -> Predictor:
+    """The predictor of a run's checkpoint; for other classes where the method serves any."""
     from dassl.engine import TRAINER_REGISTRY
     from dassl.utils import load_checkpoint
 
@@ -156,7 +199,18 @@ def tuned_predictor(model_dir: Path, epoch: int | None, device: torch.device) ->
             f"{path} was written by {name or 'other code'}, which is not a trainer of this package"
             f"{did_you_mean(name, known) if name else ''}. predict.py needs a checkpoint of ours."
         )
-    return TRAINER_REGISTRY.get(name).load_predictor(checkpoint, device)
+    trainer = TRAINER_REGISTRY.get(name)
+    if not classnames:
+        return trainer.load_predictor(checkpoint, device)
+    from trainers.common import ClipTrainer
+    from trainers.common.predictor import clip_predictor
+
+    if not issubclass(trainer, ClipTrainer):
+        raise ValueError(
+            f"{name} keeps an image network without a text encoder, so --classnames cannot be read "
+            "here. Leave it out; tools/export.py --classnames makes a file for new classes."
+        )
+    return clip_predictor(trainer, checkpoint, device, classnames)
 
 
 def zero_shot_predictor(
@@ -214,18 +268,18 @@ def predict(
     from dassl.utils import BadImageError, read_image, upright
 
     for first in range(0, len(paths), batch_size):
-        images = {}
+        images = []  # pairs: a list may name an image twice
         for path in paths[first : first + batch_size]:
             try:
-                images[path] = upright(read_image(path))
+                images.append((path, upright(read_image(path))))
             except BadImageError as err:
                 if not skip_bad_images:
                     raise
                 text = f"Left out, no readable image: {path} ({err.__cause__})"
                 print(printable(text), file=sys.stderr)
         if images:
-            pixels = predictor.pixels(list(images.values()))
-            yield from zip(images, predictor(pixels).cpu())
+            read, pictures = zip(*images)
+            yield from zip(read, predictor(predictor.pixels(pictures)).cpu())
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
@@ -240,55 +294,126 @@ def write_rows(path: Path, rows: list[dict]) -> None:
         writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point."""
-    args = parse_args(argv)
-    paths = find_images(args.images)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads, see train.py
+def build(args: argparse.Namespace) -> Predictor:
+    """The classifier that the command line names."""
     import torch
-    from tabulate import tabulate
 
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    names = names_given(args) if args.classnames or args.backbone else []
     if args.model_dir:
-        predictor = tuned_predictor(args.model_dir, args.load_epoch, device)
-    else:
-        predictor = zero_shot_predictor(
-            args.backbone,
-            names_given(args),
-            device,
-            templates=args.template or (),
-            activation=args.activation,
-        )
-    rows = []
+        return tuned_predictor(args.model_dir, args.load_epoch, device, names)
+    options = {"templates": args.template or (), "activation": args.activation}
+    return zero_shot_predictor(args.backbone, names, device, **options)
+
+
+def classify(args: argparse.Namespace) -> None:
+    """Classify the images and print, stream and write what was found."""
+    paths = find_images(args.images)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads, see train.py
+    from tabulate import tabulate
+    from tqdm import tqdm
+
+    predictor = build(args)
+    show_anything()
     predictions = predict(predictor, paths, args.batch_size, skip_bad_images=args.skip_bad_images)
-    for path, probabilities in predictions:
-        top = probabilities.topk(min(args.topk, len(predictor.classnames)))
-        for rank, (value, label) in enumerate(zip(top.values.tolist(), top.indices.tolist()), 1):
-            rows.append(
-                {
-                    "image": str(path),
-                    "rank": rank,
-                    "label": label,  # tells classes of the same name apart
-                    "class": predictor.classnames[label],
-                    "probability": round(value, 6),
-                }
-            )
+    rows: list[dict[str, Any]] = []
+    bar = tqdm(total=len(paths), unit="image", disable=None, leave=False)  # on a terminal
+    with bar, streaming(args) as stream:
+        for path, probabilities in predictions:
+            top = probabilities.topk(min(args.topk, len(predictor.classnames)))
+            found = ranked(path, top.values.tolist(), top.indices.tolist(), predictor.classnames)
+            rows += found
+            stream(found)
+            bar.update()
     if not rows:
         raise ValueError(f"None of the {len(paths)} images can be read.")
-    show_anything()
     if args.output:  # first: a console may fail
         write_rows(args.output, rows)
-    shown = [{**row, "probability": f"{100 * row['probability']:.1f} %"} for row in rows]
-    print(printable(tabulate(shown, headers="keys")))
+    if "-" not in (args.csv, args.json):
+        shown = [{**row, "probability": percent(row, args.reject)} for row in rows]
+        print(printable(tabulate(shown, headers="keys")))
     if args.output:
-        print(printable(f"Written to {args.output}"))
+        logger.info("Written to %s", args.output)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    try:
+        classify(parse_args(argv))
+    except KeyboardInterrupt:
+        print("\nInterrupted; what was streamed is complete.", file=sys.stderr)
+        return 130  # what a shell reports for Ctrl-C
+    return 0
+
+
+def ranked(
+    path: Path, values: Sequence[float], labels: Sequence[int], classnames: Sequence[str]
+) -> list[dict[str, Any]]:
+    """A row for each of the most probable classes of an image, best first."""
+    return [
+        {
+            "image": str(path),
+            "rank": rank,
+            "label": label,  # tells classes of the same name apart
+            "class": classnames[label],
+            "probability": round(value, 6),
+        }
+        for rank, (value, label) in enumerate(zip(values, labels), 1)
+    ]
+
+
+def percent(row: dict[str, Any], reject: float | None) -> str:
+    """A probability for the table; "?" marks the best class where it is rejected."""
+    is_rejected = reject is not None and row["rank"] == 1 and row["probability"] < reject
+    return f"{100 * row['probability']:.1f} %{' ?' if is_rejected else ''}"
+
+
+def in_columns(rows: Sequence[dict[str, Any]], reject: float | None) -> dict[str, Any]:
+    """The rows of one image as one: class_1, label_1, probability_1, class_2, ..."""
+    wide: dict[str, Any] = {"image": rows[0]["image"]}
+    if reject is not None:
+        wide["rejected"] = rows[0]["probability"] < reject
+    for row in rows:
+        wide |= {f"{name}_{row['rank']}": row[name] for name in ("class", "label", "probability")}
+    return wide
+
+
+@contextlib.contextmanager
+def streaming(args: argparse.Namespace) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """What takes the rows of an image and writes them at once, as --csv or --json ask."""
+    target = args.csv or args.json
+    if not target:
+        yield lambda rows: None
+        return
+    with contextlib.ExitStack() as stack:
+        if target == "-":
+            file = sys.stdout
+        else:
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(target, "w", newline="", encoding="utf-8"))
+        table = csv.writer(file, lineterminator="\n")
+        has_header = False
+
+        def write(rows: list[dict[str, Any]]) -> None:
+            nonlocal has_header
+            wide = in_columns(rows, args.reject)
+            if args.json:
+                file.write(json.dumps(wide) + "\n")
+            else:
+                if not has_header:
+                    table.writerow(wide)
+                table.writerow(cell(value) for value in wide.values())
+            has_header = True
+            file.flush()
+
+        yield write
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     log_safely()
     try:
-        main()
+        sys.exit(main())
     except (OSError, ImportError, RuntimeError, ValueError, FloatingPointError) as error:
         if os.environ.get("VLTUNE_TRACEBACK"):
             raise

@@ -1,6 +1,7 @@
 """predict.py on a made-up run and on images of one's own."""
 
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -85,10 +86,12 @@ def test_classes_of_the_same_words_are_named_and_told_apart_by_their_labels(run,
         (["none.jpg"], "No image or folder none.jpg"),
         (["{mine}", "--topk", "0"], "--topk is 0"),
         (["{mine}", "--load-epoch", "9"], r"model\.pth\.tar-9\. The run kept epoch 1"),
+        (["{mine}", "--reject", "2"], "--reject is 2; expected a probability"),
+        (["{mine}", "--template", "a {}."], "--template and --activation belong to --backbone"),
         (["{mine}", "--output", "x.txt"], "expected a file ending in .csv or .json"),
         (
             ["{mine}", "--classnames", "cat,dog"],
-            "--classnames, --template and --activation belong to --backbone",
+            "TaskRes learns text_feature_residuals for each class .*cannot take new names",
         ),
     ],
 )
@@ -97,6 +100,54 @@ def test_bad_arguments_say_what_is_wrong(run, arguments, message):
 
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         predict.main([*arguments, "--model-dir", model_dir(run)])
+
+
+def test_images_of_a_list_and_of_stdin_are_streamed_a_row_per_image(run, capsys, monkeypatch):
+    (run / "list.txt").write_text("mine/photo0.png\n\nmine/photo1.png\n", encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{run / 'mine' / 'photo1.png'}\n"))
+    words = ["--model-dir", model_dir(run), "--topk", "2", "--reject", "0.999999"]
+
+    assert predict.main([str(run / "list.txt"), "-", *words, "--csv", "-"]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    predict.main([str(run / "mine" / "photo1.png"), *words, "--json", "-"])
+    last = json.loads(capsys.readouterr().out)
+
+    assert [Path(row["image"]).name for row in rows] == ["photo0.png", "photo1.png", "photo1.png"]
+    assert rows[1] == {name: str(value) for name, value in last.items()}
+    assert list(last)[:3] == ["image", "rejected", "class_1"] and "probability_2" in last
+    assert last["rejected"] is (last["probability_1"] < 0.999999)
+
+
+def test_a_list_without_paths_is_refused(run, tmp_path):
+    (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
+
+    with pytest.raises(ValueError, match=r"empty\.txt names no image; expected a path per line"):
+        predict.main([str(tmp_path / "empty.txt"), "--model-dir", model_dir(run)])
+
+
+def test_an_interrupt_ends_in_one_line(run, capsys, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, "build", interrupted)
+
+    assert predict.main([str(run / "mine"), "--model-dir", model_dir(run)]) == 130
+    assert capsys.readouterr().err.strip().count("\n") == 0
+
+
+def test_a_method_that_serves_any_class_takes_new_names(tmp_path):
+    trainer = made_trainer("CoOp", tmp_path)
+    trainer.train()
+    folder, cpu = Path(trainer.output_dir), torch.device("cpu")
+    names = ["oboe", CLASSNAMES[1], CLASSNAMES[0], "viola"]
+
+    new = predict.tuned_predictor(folder, None, cpu, names)
+    old = predict.tuned_predictor(folder, None, cpu)
+
+    pixels = new.pixels([made_image("test", 0, 9)])
+    assert list(new.classnames) == names
+    # the two known classes keep their scores
+    torch.testing.assert_close(new.logits(pixels)[:, [2, 1]], old.logits(pixels)[:, :2])
 
 
 def test_a_folder_without_images_names_what_was_looked_for(run, tmp_path):

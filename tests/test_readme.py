@@ -121,7 +121,7 @@ def shipped() -> set[str]:
 
 
 def test_the_example_method_trains_as_written(tmp_path):
-    block = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
+    block = re.search(r"```python\n(from dataclasses.*?)```", README, re.DOTALL).group(1)
     words = ["--trainer", "MyMethod", "--dataset", "toy_layout", "--seed", "1"]
     words += ["--config-file", "configs/trainers/ZeroshotCLIP/toy.yaml"]
     words += ["--output-dir", str(tmp_path / "out"), "DATASET.NUM_SHOTS", "1"]

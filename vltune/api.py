@@ -17,6 +17,7 @@ from torch import Tensor
 
 import predict
 from dassl.config.files import CONFIGS, config_names
+from dassl.config.own_data import is_own
 from dassl.engine.cli import check_names, make_config, make_parser
 from dassl.engine.predictor import Predictor
 from dassl.engine.run import run
@@ -191,8 +192,8 @@ def fit(
     """Train and test a method; a finished run of the same settings is read, not repeated.
 
     Args:
-        dataset: a folder of images, ``<class>/*`` or ``<split>/<class>/*``, or a dataset by name
-            (``vltune list datasets``).
+        dataset: a folder of images, ``<class>/*`` or ``<split>/<class>/*`` (docs/own_data.md), a
+            table ``csv:FILE``, or a dataset by name (``vltune list datasets``).
         method: name of a trainer (``vltune list trainers``).
         shots: training images per class; 0 takes all.
         seed: of the few-shot draw and of the training.
@@ -237,7 +238,7 @@ def _dataset_words(dataset: str | PathLike[str], root: str | PathLike[str]) -> l
     """
     name = str(dataset)
     known = config_names(CONFIGS / "datasets")
-    if name in known:
+    if name in known or is_own(name):
         return ["--dataset", name, *(["--root", str(root)] if root else [])]
     if not Path(dataset).is_dir():
         raise ValueError(
@@ -246,7 +247,7 @@ def _dataset_words(dataset: str | PathLike[str], root: str | PathLike[str]) -> l
         )
     if root:
         raise ValueError(f"root {root} has no effect: {name} is a folder of images itself.")
-    return ["--dataset", "class_folder", "--root", name]
+    return ["--dataset", f"folder:{name}"]
 
 
 def _picture(image: Picture) -> Image.Image:

@@ -48,17 +48,35 @@ def config_of(checkpoint: dict, trainer: "type[ClipTrainer]") -> CfgNode:
 
 
 def clip_predictor(
-    trainer: "type[ClipTrainer]", checkpoint: dict, device: torch.device
+    trainer: "type[ClipTrainer]",
+    checkpoint: dict,
+    device: torch.device,
+    new_names: Sequence[str] = (),
 ) -> Predictor:
-    """Rebuild a ClipTrainer's method from its checkpoint alone."""
+    """Rebuild a ClipTrainer's method from its checkpoint alone; for other classes where it can.
+
+    Raises:
+        ValueError: new names for a method that learns something of each class.
+    """
     cfg, state = config_of(checkpoint, trainer), checkpoint["state_dict"]
     classnames = list(checkpoint["classnames"])
     activation = checkpoint.get("activation", "")  # not in files of the first version
     clip = load_backbone(checkpoint["backbone"], device=device, activation=activation)
-    method = trainer.restore_method(cfg, clip, classnames, state).to(device).eval()
-    load_state(method, state, classnames, classnames, "given")
+    if new_names:
+        method = trainer.build_method(cfg, clip, new_names)
+        if method.per_class:
+            raise ValueError(
+                f"{trainer.__name__} learns {method.per_class[-1]} for each class of its training "
+                f"({', '.join(classnames[:3])}, ...), so it cannot take new names. Leave "
+                "--classnames out, or take a method that serves any class: CoOp, MMA, MaPLe, ..."
+            )
+    else:
+        method = trainer.restore_method(cfg, clip, classnames, state)
+    method = method.to(device).eval()
+    names = list(new_names) or classnames
+    load_state(method, state, classnames, names, "given")
     view = Augmentation.from_cfg(cfg).test.build()  # of the run's evaluation
-    return method_predictor(trainer, cfg, clip, method, classnames, view=view)
+    return method_predictor(trainer, cfg, clip, method, names, view=view)
 
 
 def method_predictor(
