@@ -22,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tools.protocol as tools_protocol
 from dassl.flags import FlagParser
-from dassl.utils import atomic_write
+from dassl.utils import atomic_write, interrupts
 from tools.plot_curves import caption_of, draw, read_curves
+from tools.protocols import executors
 from tools.protocols.launcher import Launcher
 from tools.protocols.plan import Request, Run
 from tools.protocols.sets import CLASS_BOUND
@@ -53,6 +54,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     for name, default in LISTS.items():
         add(f"--{name}", default="", help=f"separated by commas (default: {default or 'recipe'})")
     add("--output", type=Path, default=Path("output"), help="folder of all runs")
+    executors.add_options(add)
     add("--figures", default="png", choices=("png", "pdf", "svg"), help="format (default png)")
     add("--dry-run", action="store_true", help="print the commands of the runs only")
     for name in FORMATS:
@@ -108,13 +110,14 @@ def _requests(
     return tools_protocol.make_requests(own, rest)
 
 
-def execute(requests: Sequence[Request], runs: Sequence[Run]) -> int:
+def execute(args: argparse.Namespace, requests: Sequence[Request], runs: Sequence[Run]) -> int:
     """Run what is missing; returns how many runs did not finish."""
-    launcher = Launcher(brief=True)
+    launcher = Launcher(brief=True, slots=args.workers)
     todo = [run for run in runs if not run.results()]
     if todo and (status := tools_protocol.check(requests[0], todo, launcher)):
         raise ValueError(f"The check before the first run failed (exit status {status}).")
-    return len(tools_protocol.execute(todo, launcher, keep_going=True))
+    executor = executors.make_executor(args, launcher)
+    return len(tools_protocol.execute(todo, executor, keep_going=True))
 
 
 def write_comparison(records: Sequence[Record], folder: Path, kind: str) -> list[Table]:
@@ -176,12 +179,13 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     if args.folders:
         tables = compare_folders(args.folders)
     else:
+        executors.check_options(args)
         requests = make_requests(args, rest)
         runs = tools_protocol.plan_all(requests)
         if args.dry_run:
             print("\n".join(one.command() for one in runs))
             return 0
-        unfinished = execute(requests, runs)
+        unfinished = execute(args, requests, runs)
         records = load_records([one.output_dir for one in runs if one.results()]).records
         folder = args.output / "comparison"
         tables = write_comparison(records, folder, args.figures)
@@ -204,10 +208,11 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     try:
-        return run(*parse_args(argv))
-    except KeyboardInterrupt:
+        with interrupts.watching():
+            return run(*parse_args(argv))
+    except KeyboardInterrupt as err:
         print("\nInterrupted. Run the same command again to resume.", file=sys.stderr)
-        return 130
+        return interrupts.exit_status(err)
     except (OSError, ValueError) as err:
         from dassl.utils.places import explain  # loads torch
 
