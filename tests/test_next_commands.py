@@ -49,6 +49,8 @@ def finish(run, source):
         "target_domains": list(cfg.DATASET.TARGET_DOMAINS),
         "source": source,
         "metrics": {"test": {"accuracy": 50.0}},
+        "selection": "last",
+        "labelled_images": {},
         "finished": True,
     }
     (run.output_dir / "results.json").write_text(json.dumps(content))
