@@ -11,6 +11,7 @@ POLICY = (
     "base-uri 'none'; form-action 'none'"
 )
 
+NUMBER = ' class="number"'  # of a cell, and of the head of a column with such cells
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #5b6675; --paper: #fff;
   --line: #d8dee6; --head: #eef2f6; --accent: #0a5ea8; }
@@ -39,7 +40,7 @@ table { border-collapse: collapse; width: 100%; font-size: .87rem;
 th, td { padding: .3rem .6rem; text-align: left; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 th { background: var(--head); font-weight: 600; } tr:last-child td { border-bottom: 0; }
-td.number { text-align: right; }
+.number { text-align: right; }
 th[aria-sort=ascending] button::after { content: " \\25B2"; }
 th[aria-sort=descending] button::after { content: " \\25BC"; }
 .note { color: var(--soft); font-size: .85rem; margin: .3rem 0; overflow-wrap: anywhere; }
@@ -142,8 +143,11 @@ def table(
     headers: Sequence[str], rows: Iterable[Sequence[str]], *, name: str = "", filtered: bool = True
 ) -> str:
     """A table that sorts by a click on a header; cells are text, and bold between two `**`."""
+    rows = list(rows)
+    numeric = [any(map(_is_number, column)) for column in zip(*rows)] or [False] * len(headers)
     heads = "".join(
-        f'<th scope="col"><button type="button">{escape(head)}</button></th>' for head in headers
+        f'<th scope="col"{NUMBER * is_number}><button type="button">{escape(head)}</button></th>'
+        for head, is_number in zip(headers, numeric)
     )
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>\n" for row in rows)
     marks = (f' id="{escape(name)}"' if name else "") + ' class="filtered"' * filtered
@@ -153,8 +157,12 @@ def table(
     )
 
 
+def _is_number(text: str) -> bool:
+    return text.lstrip("*+−-")[:1].isdigit()
+
+
 def _cell(text: str) -> str:
-    kind = ' class="number"' if text.lstrip("*+−-")[:1].isdigit() else ""
+    kind = NUMBER * _is_number(text)
     if len(text) > 4 and text.startswith("**") and text.endswith("**"):
         return f"<td{kind}><b>{escape(text[2:-2])}</b></td>"
     return f"<td{kind}>{escape(text)}</td>"
