@@ -26,7 +26,7 @@ from dassl.utils import atomic_write, interrupts
 from tools.plot_curves import caption_of, draw, read_curves
 from tools.protocols import executors
 from tools.protocols.launcher import Launcher
-from tools.protocols.plan import Request, Run
+from tools.protocols.plan import KEY, Request, Run
 from tools.protocols.sets import CLASS_BOUND
 from tools.results import scatter
 from tools.results.comparison import many_table, pair_table
@@ -49,7 +49,10 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     """
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("folders", nargs="*", type=Path, metavar="A B", help="two folders with runs of a method")
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser.set_defaults(folders=[])
+    if not any(word.startswith("--trainers") for word in argv):  # else: KEY VALUE of the runs
+        add("folders", nargs="*", type=Path, metavar="A B", help="two folders with runs")
     add("--trainers", default="", help="registered names, separated by commas")
     for name, default in LISTS.items():
         add(f"--{name}", default="", help=f"separated by commas (default: {default or 'recipe'})")
@@ -60,7 +63,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     for name in FORMATS:
         add(f"--{name}", nargs="?", const="-", metavar="FILE", help=f"write {name} (default: -)")
     args, rest = parser.parse_known_args(argv)
-    if args.trainers and args.folders:
+    if args.trainers and rest and not (rest[0].startswith("-") or KEY.match(rest[0])):
         raise ValueError("Give two folders, or --trainers A,B: not both.")
     if not args.trainers and len(args.folders) != 2:
         raise ValueError(
