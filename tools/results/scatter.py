@@ -123,7 +123,8 @@ def draw_points(
             look = looks[trainer] | {"linestyle": "none"}
             xs, ys = zip(*pairs)
             axis.plot(xs, ys, label=paper_name(trainer), markersize=5, **look)
-        if log and min(x for pairs in points.values() for x, _ in pairs) > 0:
+        places = [x for pairs in points.values() for x, _ in pairs]
+        if log and max(places) > 10 * min(places) > 0:  # a decade or more
             axis.set_xscale("log")
         axis.set_xlabel(label, fontsize=8)
         axis.set_ylabel(y_label, fontsize=8)
