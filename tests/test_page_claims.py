@@ -85,9 +85,8 @@ def test_a_row_of_the_methods_table_is_what_scripts_and_recipes_offer(trainer, r
             assert cell in ("", "tool") and not offered, (column, offered)
         if cell == "tool":
             for name in protocols:
-                recipe = "toy" if name == "lodo" else None
                 dataset = "toy_domains" if name == "lodo" else "toy_objects"
-                request = Request(name, trainer, (dataset,), seeds=(1,), recipe=recipe)
+                request = Request(name, trainer, (dataset,), seeds=(1,))
                 assert any(run.flags for run in make_plan(request))
 
 
@@ -97,9 +96,7 @@ def test_a_row_of_the_methods_table_is_what_scripts_and_recipes_offer(trainer, r
      ("xd", "CoOp", "toy_objects"), ("lodo", "VL2VADiP", "toy_domains")],
 )  # fmt: skip
 def test_zero_shot_rows_stand_beside_every_method(protocol, trainer, dataset):
-    recipe = "toy" if protocol == "lodo" else None
-
-    runs = make_plan(Request(protocol, trainer, (dataset,), seeds=(1,), recipe=recipe))
+    runs = make_plan(Request(protocol, trainer, (dataset,), seeds=(1,)))
 
     assert any("ZeroshotCLIP" in run.flags for run in runs)
 

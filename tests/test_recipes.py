@@ -75,7 +75,7 @@ def test_train_py_and_scripts_make_the_same_config(trainer):
     cases = [("toy_objects", None), ("imagenet", None), ("imagenet", "ViT-B/16")]
     flags, shots = ["--root", "./data", "--seed", "1"], "4"
     if protocol == "lodo":
-        cases, shots = [("toy_domains", None), ("pacs", None)][: 2 if recipe else 1], "-1"
+        cases, shots = [("toy_domains", None), ("pacs", None)], "-1"
         flags += ["--target-domains", "sketch"]
     for dataset, backbone in cases:
         run = make_plan(
@@ -153,9 +153,24 @@ def test_flags_that_contradict_each_other_are_refused(words, text):
         config("--trainer", "TaskRes", "--dataset", "dtd", *words)
 
 
-def test_a_trainer_with_several_recipes_and_no_rule_asks_for_one():
-    with pytest.raises(FileNotFoundError, match="ERM has several recipes.*vits.*--recipe NAME"):
-        config("--trainer", "ERM", "--dataset", "pacs")
+def test_a_trainer_with_several_recipes_and_no_rule_asks_for_one(tmp_path):
+    (tmp_path / "Mine").mkdir()
+    (tmp_path / "Mine" / "recipes.yaml").write_text(
+        "files: {rn50: {MODEL: {BACKBONE: {NAME: a}}}, vits: {MODEL: {BACKBONE: {NAME: b}}}}"
+    )
+
+    with pytest.raises(FileNotFoundError, match="Mine has several recipes.*vits.*--recipe NAME"):
+        resolve("Mine", "pacs", directory=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "backbone", "name"),
+    [("ERM", None, "rn50"), ("ERM", "clip:ViT-B/16", "clip_vit_b16"), ("MIRO", None, "rn50"),
+     ("LP", None, "rn50"), ("LPFT", None, "rn50"), ("NaiveKD", "vits", "vits"),
+     ("VL2VADiP", None, "vits"), ("VL2VSD", None, "vit_b16")],
+)  # fmt: skip
+def test_leaving_a_domain_out_finds_its_recipe(trainer, backbone, name):
+    assert resolve(trainer, "pacs", protocol="lodo", backbone=backbone).name == name
 
 
 # --------------------------------------------------------------------- files that only add

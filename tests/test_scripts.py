@@ -9,7 +9,7 @@ import pytest
 from script_stub import BASH, ROOT, protocol_calls
 
 from dassl.config.recipes import TRAINERS_DIR
-from tools.protocol import main
+from tools.protocol import WITH_SHOTS, main, parse_args
 
 SCRIPTS = sorted((ROOT / "scripts").glob("*/*.sh"))
 
@@ -69,6 +69,25 @@ def test_positional_arguments_fill_from_the_left_and_the_rest_goes_to_train(reco
     assert call[call.index("--dataset") + 1] == "dtd"
     assert call[call.index("--shots") + 1] == "4"
     assert call[-2:] == ["OPTIM.LR", "0.1"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_a_script_takes_shots_after_the_dataset_where_its_protocol_has_shots(script):
+    text = script.read_text()
+    protocol = re.search(r"protocol (\w+) --trainer", text).group(1)
+
+    has_shots = re.search(r"^# bash \S+ \[\w+=\w+\] \[SHOTS=16\] \[train.py", text, re.MULTILINE)
+
+    assert bool(has_shots) == (protocol in WITH_SHOTS)
+    assert bool(has_shots) == ('--shots "$shots"' in text)
+
+
+def test_shots_are_the_second_argument_and_a_flag_still_sets_them(recorder):
+    script = ROOT / "scripts" / "mma" / "base2new.sh"
+
+    second, by_flag = recorder(script, "dtd", "4")[0], recorder(script, "dtd", "--shots", "8")[0]
+
+    assert [parse_args(call)[0].shots for call in (second, by_flag)] == [4, 8]
 
 
 def test_config_keys_are_never_taken_for_positional_arguments(recorder):

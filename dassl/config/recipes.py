@@ -247,17 +247,18 @@ def _is_addition(path: Path, directory: Path) -> bool:
 def _base_of(
     addition: Path, trainer: str, facts: dict, *, backbone: str | None, directory: Path
 ) -> Recipe:
-    """The recipe that an addition belongs to: the trainer's for this run, else by its name.
+    """The recipe that an addition belongs to: by its name, else the trainer's for this run.
 
     Raises:
         ValueError: if it may belong to several; says what to type.
     """
-    if "recipe" in _rules(directory / trainer):
-        return _look_up(trainer, facts, backbone=backbone, recipe=None, directory=directory)
-    folder = addition.parent
+    folder, own = addition.parent, directory / trainer
     paths = (folder / f"{name}.yaml" for name in config_names(folder))
     names = [path.stem for path in paths if not _is_addition(path, directory)]
     fitting = [name for name in names if addition.stem.startswith(f"{name}_")]
+    is_named = bool(fitting) and folder.resolve() == own.resolve()
+    if "recipe" in _rules(own) and not is_named:
+        return _look_up(trainer, facts, backbone=backbone, recipe=None, directory=directory)
     if not fitting:
         raise ValueError(
             f"{shown(addition)} adds to a recipe and is none itself. Give the recipe first: "

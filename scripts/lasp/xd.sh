@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# bash scripts/lasp/xd.sh [SOURCE=toy_objects] [train.py arguments]
-# LASP, cross-dataset transfer: 16 shots of SOURCE (imagenet: tested on the ten others).
-# The source run is an ordinary few-shot run. Other targets: --targets a,b. Other shots: --shots K.
+# bash scripts/lasp/xd.sh [SOURCE=toy_objects] [SHOTS=16] [train.py arguments]
+# LASP, cross-dataset transfer: trained on SOURCE (imagenet: tested on the ten others).
+# The source run is an ordinary few-shot run. Other targets: --targets a,b.
 # More arguments go to train.py (--backbone ViT-B/16, KEY VALUE). Environment: DATA, SEEDS, OUTPUT.
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/../common.sh"
 
-source=toy_objects
-arguments "source" "$@"
-protocol xd --trainer LASP --dataset "$source"
+source=toy_objects shots=16
+arguments "source shots" "$@"
+protocol xd --trainer LASP --dataset "$source" --shots "$shots"

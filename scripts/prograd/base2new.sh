@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# bash scripts/prograd/base2new.sh [DATASET=toy_objects] [train.py arguments]
-# ProGrad, base to novel: 16 shots of the base classes, tested on base and on new classes.
-# Several data sets: a,b,c. Other shots: --shots K.
+# bash scripts/prograd/base2new.sh [DATASET=toy_objects] [SHOTS=16] [train.py arguments]
+# ProGrad, base to novel: trained on base classes, tested on base and on new ones.
+# Several datasets: a,b,c.
 # More arguments go to train.py (--backbone ViT-B/16, KEY VALUE). Environment: DATA, SEEDS, OUTPUT.
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/../common.sh"
 
-dataset=toy_objects
-arguments "dataset" "$@"
-protocol base2new --trainer ProGrad --dataset "$dataset"
+dataset=toy_objects shots=16
+arguments "dataset shots" "$@"
+protocol base2new --trainer ProGrad --dataset "$dataset" --shots "$shots"

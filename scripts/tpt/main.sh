@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # bash scripts/tpt/main.sh [DATASET=toy_objects] [train.py arguments]
-# TPT: a context tuned on the views of each test image. Several data sets: a,b,c.
+# TPT: a context tuned on the views of each test image. Several datasets: a,b,c.
 # More arguments go to train.py (--backbone ViT-B/16, KEY VALUE). Environment: DATA, SEEDS, OUTPUT.
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/../common.sh"
