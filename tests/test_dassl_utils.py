@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import pickle
 import random
 import subprocess
@@ -39,6 +40,7 @@ from dassl.utils import (
     tolist_if_not,
     write_json,
 )
+from dassl.utils.files import remove_leftovers
 
 
 def test_a_registry_registers_by_decorator_and_by_call():
@@ -77,6 +79,19 @@ def test_an_unknown_name_gets_a_did_you_mean():
 def test_did_you_mean_ignores_case_and_lists_names_without_a_match():
     assert did_you_mean("VIT-B16", ["RN50", "ViT-B/16"]).startswith('Did you mean "ViT-B/16"?')
     assert did_you_mean("xyz", ["RN50"]) == "Known: RN50."
+
+
+def test_old_temporary_files_of_killed_writers_are_removed(tmp_path):
+    names = [".a.npy.abcd1234.tmp", "sub/.b.npy.abcd1234.tmp", ".new.abcd1234.tmp", "a.tmp"]
+    (tmp_path / "sub").mkdir()
+    for name in names:
+        (tmp_path / name).write_text("half")
+        if "new" not in name:
+            os.utime(tmp_path / name, (0, 0))
+
+    remove_leftovers(tmp_path)
+
+    assert [(tmp_path / name).exists() for name in names] == [False, False, True, True]
 
 
 def test_an_interrupted_atomic_write_leaves_the_old_file(tmp_path):

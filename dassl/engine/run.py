@@ -22,6 +22,7 @@ from dassl.utils import (
     setup_logger,
     write_json,
 )
+from dassl.utils.files import cache_dir, remove_leftovers
 from dassl.utils.text_files import read_text
 
 from .build import TRAINER_REGISTRY, build_trainer
@@ -78,6 +79,7 @@ def run_now(
 ) -> dict[str, Any] | None:
     """Build the trainer; train or evaluate, unless --no-train."""
     prepare(args, cfg)
+    remove_leftovers(cache_dir())
     warn_of_idle_settings(args, cfg, TRAINER_REGISTRY.get(cfg.TRAINER.NAME))
     trainer = build_trainer(cfg)
     check_evaluation_has_weights(args, trainer)

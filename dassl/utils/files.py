@@ -4,13 +4,15 @@ import itertools
 import json
 import os
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 CACHE_VARIABLE = "VLTUNE_CACHE"
+SECONDS_OF_LEFTOVERS = 86_400.0  # since a temporary file was written
 
 
 @contextmanager
@@ -43,6 +45,18 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of killed writers in a folder and those directly below it.
+
+    Only names that ``atomic_write`` gives, and files that nobody wrote to for a day.
+    """
+    for pattern in (".*.????????.tmp", "*/.*.????????.tmp"):
+        for path in folder.glob(pattern):
+            with suppress(OSError):  # gone meanwhile, or another user's
+                if time.time() - path.stat().st_mtime > SECONDS_OF_LEFTOVERS:
+                    path.unlink()
 
 
 def cache_dir() -> Path:
