@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README, DATASETS = (
     (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "DATASETS.md")
 )
-DOCS = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
+DOCS = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md")}
 COLUMNS = {  # of the methods table -> protocols
     "few-shot": ("fewshot",),
     "B2N": ("base2new",),

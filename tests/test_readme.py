@@ -30,7 +30,7 @@ FILE_NAMES = {"LICENSE.md", *(path.name for path in ROOT.iterdir())}
 MADE_UP_KEYS = ("TRAINER.MYMETHOD", "TRAINER.X", "TRAINER.THEIRMETHOD")
 PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "DATASETS", "CONTRIBUTING", "CHANGELOG")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 HELPERS = {
@@ -42,7 +42,12 @@ HELPERS = {
 }  # stages, second names
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def name_of(page: Path) -> str:
+    """A page as tests are named after it."""
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_link_leads_to_a_page_and_a_heading(page):
     text = page.read_text(encoding="utf-8")
     for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", text):
@@ -59,7 +64,7 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_named_file_of_the_repository_exists(page):
     words = {word.rstrip(".,:") for code in code_of(page) for word in re.split(r"[\s=\"']+", code)}
     named = {word for word in words if re.match(rf"(?:{'|'.join(FOLDERS)})/[\w./*-]*$", word)}
@@ -76,7 +81,7 @@ def code_of(page: Path) -> list[str]:
     return [*blocks, *re.findall(r"`([^`]+)`", without), *re.findall(r"^    (.+)$", without, re.M)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_named_key_flag_and_variable_exists(page):
     code = "\n".join(code_of(page))
     keys = {key.rstrip(".") for key in re.findall(r"\b[A-Z]{3,}\.\w[\w.]*", code)} - FILE_NAMES
@@ -121,7 +126,8 @@ def shipped() -> set[str]:
 
 
 def test_the_example_method_trains_as_written(tmp_path):
-    block = re.search(r"```python\n(from dataclasses.*?)```", README, re.DOTALL).group(1)
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    block = re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1)
     words = ["--trainer", "MyMethod", "--dataset", "toy_layout", "--seed", "1"]
     words += ["--config-file", "configs/trainers/ZeroshotCLIP/toy.yaml"]
     words += ["--output-dir", str(tmp_path / "out"), "DATASET.NUM_SHOTS", "1"]
