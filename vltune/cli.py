@@ -29,7 +29,7 @@ COMMANDS = {
     "check-data": Command("tools.check_data", "what is there and what is missing of a dataset"),
     "export": Command("tools.export", "a tuned classifier as a file for other programs"),
     "list": Command("tools.listing", "trainers, datasets, backbones, recipes; keys of a trainer"),
-    "cache": Command("tools.cache", "what is cached, and how to clear it"),
+    "cache": Command("tools.cache", "what runs keep to be faster: list, check, prune, clear"),
 }
 
 

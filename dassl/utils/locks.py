@@ -36,15 +36,34 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 def is_in_use(folder: Path) -> bool:
     """Whether a process writes to this folder now, as far as the file system tells."""
+    with locked_if_free(folder) as is_free:
+        return not is_free
+
+
+@contextmanager
+def locked_if_free(folder: Path) -> Iterator[bool]:
+    """Keep writers out, if none is at work; yields whether none is, as far as one can tell.
+
+    A folder in which nobody has taken a lock yet is not changed.
+    """
     try:
-        with (folder / ".lock").open("r+b") as file:
+        file = (folder / ".lock").open("r+b")
+    except OSError:
+        yield True
+        return
+    with file:
+        try:
             _try_lock(file)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:  # no locks here
+            yield True
+            return
+        try:
+            yield True
+        finally:
             _unlock(file)
-    except BlockingIOError:
-        return True
-    except OSError:  # no such folder, or no locks
-        return False
-    return False
 
 
 def _lock(file: BinaryIO, folder: Path) -> bool:

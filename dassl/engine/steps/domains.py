@@ -23,7 +23,7 @@ from dassl.data.datasets import Datum
 from dassl.data.seeding import seeded
 from dassl.data.workers import WORTH_WORKERS, worker_options
 from dassl.features.views import whole_image
-from dassl.utils import atomic_write, cache_dir, read_image
+from dassl.utils import atomic_write, cache_dir, read_image, write_json
 
 
 def stable_seed(*parts: object) -> int:
@@ -217,4 +217,6 @@ class ResizedImages:
                 row += len(images)
             target.flush()
             del target
+        folders = [os.path.dirname(item.impath) for item in self.items]
+        write_json({"images": os.path.commonpath(folders)}, path.with_suffix(".json"))
         return np.load(path, mmap_mode="r")
