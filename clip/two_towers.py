@@ -145,6 +145,7 @@ class TwoTowers(nn.Module):
         states: Tensor | None = None,
         pool: bool = True,
         shared: int = 0,
+        read: Tensor | None = None,
     ) -> Tensor:
         """Encode prompts to raw (not normalised) features.
 
@@ -161,6 +162,9 @@ class TwoTowers(nn.Module):
             pool: False returns all tokens after the last block, (L, N, W); see `project_text`.
             shared: number of leading tokens that are the same in all N prompts; they are computed
                 once (see Transformer.forward for what this asks of a hook).
+            read: (N,) `read_positions`, where the caller knows them and has cut the tokens to what
+                the longest prompt needs, and checked that they share `shared`: nothing is read
+                back from the device.
 
         Returns:
             (N, D), or (L, N, W) hidden states with `pool=False` or `stop`, L = last EOT + 1 (in a
@@ -170,10 +174,12 @@ class TwoTowers(nn.Module):
             ValueError: if the tokens do not fit the tower or the embeddings, or are not shared.
         """
         _check_states(tokens, start, states, "tokens")
-        read = self.read_positions(tokens)
-        length = int(self.prompt_lengths(tokens).max())
+        is_known, length = read is not None, tokens.shape[1]
+        if read is None:
+            read = self.read_positions(tokens)
+            length = int(self.prompt_lengths(tokens).max())
         x = self._embed_text(tokens, embeddings, states, length)
-        if shared:
+        if shared and not is_known:
             self._check_shared(tokens, read, embeddings is None and states is None, shared)
         if states is None and hook is not None:
             x = hook.embed(x)

@@ -61,11 +61,12 @@ class CoCoOpPrompt(LearnedPrompt, Method):
 
     def _encode(self, clip: CLIP, shift: Tensor) -> Tensor:
         """(n, W) shifts of the context -> (n, C, D) unit rows."""
+        chunk = self.chunk if self.training else 0
         raw = encode_prompts(
             clip,
-            self.tokenized_prompts.repeat(len(shift), 1),
+            self.groups(clip, times=len(shift), chunk=chunk),
             embeddings=torch.cat([self.embeddings(self.ctx + row) for row in shift]),
-            chunk=self.chunk if self.training else 0,
+            chunk=chunk,
             shared=self.shared_length if len(shift) == 1 else 0,
         )
         return F.normalize(raw, dim=-1).unflatten(0, (len(shift), -1))

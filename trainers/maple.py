@@ -70,12 +70,13 @@ class MaPLePrompt(ContextPrompt):
 
     def raw_text_features(self, clip: CLIP) -> Tensor:
         """(C, D), before L2 normalisation."""
+        chunk = self.chunk if self.training else 0
         return encode_prompts(
             clip,
-            self.tokenized_prompts,
+            self.groups(clip, chunk=chunk),
             embeddings=self.embeddings(),
             hook=TextPromptHook(list(self.compound_prompts_text), clip.text_start),
-            chunk=self.chunk if self.training else 0,
+            chunk=chunk,
         )
 
     def image_hook(self) -> ImagePromptHook:

@@ -16,10 +16,12 @@ from clip.model import CLIP
 from dassl.config import Condition, Settings, above, at_least, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import no_templates
+from dassl.engine.step_losses import logged
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
 from trainers.common.method import full_precision
 from trainers.common.settings import precision
 from trainers.common.text.encode import encode_prompts
+from trainers.common.text.groups import PromptGroups
 from trainers.common.text.learned import LearnedPrompt
 
 
@@ -68,6 +70,7 @@ class PromptDistribution(LearnedPrompt, Method):
             embeddings = clip.token_embedding(tokens[:, : int(clip.prompt_lengths(tokens)[0])])
         self.register_buffer("nameless_tokens", tokens, persistent=False)
         self.register_buffer("nameless", embeddings.to(clip.dtype), persistent=False)
+        self.nameless_groups: PromptGroups | None = None
 
     def position_of(self, prompt: int) -> str:
         """Where the class name stands in a prompt."""
@@ -79,11 +82,12 @@ class PromptDistribution(LearnedPrompt, Method):
     def prompt_features(self, clip: CLIP, members: Sequence[int]) -> Tensor:
         """Unit features of all classes in the prompts ``members``: (S, C, D)."""
         embeddings = [self.embeddings(self.ctx[k], position=self.position_of(k)) for k in members]
+        chunk = self.chunk if self.training else 0
         raw = encode_prompts(
             clip,
-            self.tokenized_prompts.repeat(len(members), 1),
+            self.groups(clip, times=len(members), chunk=chunk),
             embeddings=torch.cat(embeddings),
-            chunk=self.chunk if self.training else 0,
+            chunk=chunk,
         )
         return F.normalize(raw.float(), dim=-1).unflatten(0, (len(members), -1))
 
@@ -100,10 +104,13 @@ class PromptDistribution(LearnedPrompt, Method):
         markers = self.token_prefix.shape[1]
         start, rest = self.nameless[:, :markers], self.nameless[:, markers + length :]
         parts = [start.expand(count, -1, -1), self.ctx, rest.expand(count, -1, -1)]
-        tokens = self.nameless_tokens.expand(count, -1)
-        e = F.normalize(encode_prompts(clip, tokens, embeddings=torch.cat(parts, dim=1)), dim=-1)
-        off_diagonal = ~torch.eye(count, dtype=torch.bool, device=e.device)
-        return (e @ e.t())[off_diagonal].abs().mean()
+        if self.nameless_groups is None:
+            self.nameless_groups = PromptGroups(clip, self.nameless_tokens.expand(count, -1))
+        raw = encode_prompts(clip, self.nameless_groups, embeddings=torch.cat(parts, dim=1))
+        e = F.normalize(raw, dim=-1)
+        # the entries between two of the diagonal, row by row; a mask would wait for the device
+        off_diagonal = (e @ e.t()).flatten()[1:].view(count - 1, count + 1)[:, :-1]
+        return off_diagonal.abs().mean()
 
     def bounded_logits(
         self, clip: CLIP, image_features: Tensor, features: Tensor, labels: Tensor
@@ -197,7 +204,7 @@ class ProDA(FeatureTrainer):
             )
         self.optimise(losses["loss"])
         self.step_schedule()
-        return {name: value.item() for name, value in losses.items()}
+        return logged(losses)
 
     def extra_state(self) -> dict:
         return {**super().extra_state(), "prompts_left": list(self.order.left)}

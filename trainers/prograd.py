@@ -15,6 +15,7 @@ from yacs.config import CfgNode
 from clip.model import CLIP
 from dassl.config import Settings, above, at_least, one_of, setting
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.step_losses import logged
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses, scaled_cosines
 from trainers.common.settings import precision
 from trainers.common.text.encode import zero_shot_classifier
@@ -164,4 +165,4 @@ class ProGrad(FeatureTrainer):
             losses["loss"], losses["loss_kl"], lambda_=LossSettings.of(self.cfg).lambda_
         )
         self.step_schedule()
-        return {name: value.item() for name, value in losses.items()}
+        return logged(losses)

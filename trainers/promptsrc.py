@@ -16,6 +16,7 @@ from yacs.config import CfgNode
 from clip.model import CLIP
 from dassl.config import above, at_least, setting
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.step_losses import logged
 from trainers.common import ClipTrainer, Method, cross_entropy_losses
 from trainers.common.text.encode import template_features
 from trainers.common.text.independent_prompts import IndependentPrompts, IndependentSettings
@@ -191,7 +192,7 @@ class PromptSRC(ClipTrainer):
             losses = self.method.losses(self.clip, raw, labels, frozen=frozen)
         self.optimise(losses["loss"])
         self.step_schedule()
-        return {name: value.item() for name, value in losses.items()}
+        return logged(losses)
 
     def after_epoch(self) -> None:
         """Add the epoch to the average; after the last one the average is the model."""

@@ -20,6 +20,7 @@ from dassl.engine.shared_conditions import no_templates
 from trainers.common import ClipTrainer, Method
 from trainers.common.method import full_precision
 from trainers.common.settings import precision
+from trainers.common.text.groups import PromptGroup, PromptGroups
 from trainers.common.text.templates import template_lists
 
 NOISE = 0.1  # length of the random vector added to every initial prompt
@@ -118,19 +119,19 @@ class ReadOnlyPrompts(Method):
         end = clip.token_embedding.weight[int(tokens[0, ends[0]])].detach().float()
         self.text_prompt = nn.Parameter(_noisy(end, prompts))
         self.img_prompt = nn.Parameter(_noisy(clip.visual.class_embedding.detach(), prompts))
-        self.sentences = _sentence_states(clip, tokens)
+        self.groups = PromptGroups(clip, tokens, equal_lengths=True)  # all tokens are attended to
+        self.states = [_sentence_states(clip, group) for group in self.groups.groups]
 
     def raw_text_features(self, clip: CLIP) -> Tensor:
         """(C, K, D), before L2 normalisation."""
-        order, parts = [], []
+        parts = []
         chunk = self.chunk if self.training else 0
-        for members, states in self.sentences:
-            for part in torch.arange(len(members), device=members.device).split(
-                chunk or len(members)
-            ):
-                order.append(members[part])
+        for states in self.states:
+            count = states[0].shape[1]
+            for first in range(0, count, chunk or count):
+                part = slice(first, first + (chunk or count))
                 parts.append(self._read_sentences(clip, [s[:, part] for s in states], chunk > 0))
-        return torch.cat(parts)[torch.cat(order).argsort()]
+        return self.groups.restore_order(parts)
 
     def _read_sentences(self, clip: CLIP, states: list[Tensor], recompute: bool) -> Tensor:
         """Frozen tokens entering every block, each (L, N, W) -> (N, K, D)."""
@@ -163,19 +164,14 @@ class ReadOnlyPrompts(Method):
 
 
 @torch.no_grad()
-def _sentence_states(clip: CLIP, tokens: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
-    """Per sentence length: rows (n,) and the tokens entering each block, (L, n, W) each.
+def _sentence_states(clip: CLIP, group: PromptGroup) -> list[Tensor]:
+    """The tokens of sentences entering each block, (L, n, W) each.
 
     Valid as long as the backbone does not change: nothing that is learned enters here.
     """
-    groups = []
-    lengths = clip.prompt_lengths(tokens)
-    for length in lengths.unique().tolist():
-        members = (lengths == length).nonzero().flatten()
-        recorder = _Recorder()
-        clip.encode_text(tokens[members, :length], hook=recorder)
-        groups.append((members, recorder.states))
-    return groups
+    recorder = _Recorder()
+    clip.encode_text(group.tokens, hook=recorder, read=group.read)
+    return recorder.states
 
 
 def _noisy(start: Tensor, rows: int) -> Tensor:

@@ -175,8 +175,8 @@ class TestTimePrompt(ContextPrompt):
     def text_of(self, clip: CLIP, ctx: Tensor) -> Tensor:
         """(M, W) context -> (C, D) unit rows."""
         embeddings = self.embeddings(ctx.to(self.ctx.dtype))
-        tokens = self.tokenized_prompts
-        raw = encode_prompts(clip, tokens, embeddings=embeddings, chunk=self.chunk)
+        groups = self.groups(clip, chunk=self.chunk)
+        raw = encode_prompts(clip, groups, embeddings=embeddings, chunk=self.chunk)
         return F.normalize(raw.float(), dim=-1)
 
     def text_features(self, clip: CLIP) -> Tensor:

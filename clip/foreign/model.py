@@ -101,6 +101,7 @@ class OpenCLIP(TwoTowers):
         """
         if self.readout is not None:
             return super().encode_text(tokens, **options)
+        options.pop("read", None)  # whole texts are encoded: where they are read is open_clip's
         asked = sorted(key for key, value in options.items() if value != PLAIN.get(key))
         if asked:
             self._refuse_text(", ".join(asked))

@@ -14,6 +14,7 @@ def explain_nonfinite(
     lr: float | None,
     modules: Mapping[str, nn.Module],
     batch: Any = None,
+    is_updated: bool = False,
 ) -> str:
     """The text of the error about a loss that is infinite or NaN: place and likely cause.
 
@@ -23,9 +24,11 @@ def explain_nonfinite(
         lr: learning rate now, or None.
         modules: registered modules by name.
         batch: the batch that was read last, if it is known.
+        is_updated: an update with this loss has been made, so that the weights tell nothing more.
     """
     value = loss.detach().float().mean().item() if isinstance(loss, Tensor) else float(loss)
-    cause = _bad_batch(batch) or explain_weights(modules, lr) or _finite_everywhere(lr)
+    cause = _bad_batch(batch) or (_diverged(lr) if is_updated else "")
+    cause = cause or explain_weights(modules, lr) or _finite_everywhere(lr)
     return f"Loss is infinite or NaN! {where}: loss = {value}. {cause}"
 
 
@@ -34,6 +37,8 @@ def nonfinite_tensor(module: nn.Module) -> str:
 
     Infinite buffers are left alone: an attention mask is one.
     """
+    if _has_finite_sums(module):
+        return ""
     for name, parameter in module.named_parameters():
         if not _is_finite(parameter.detach()):
             return name
@@ -43,18 +48,25 @@ def nonfinite_tensor(module: nn.Module) -> str:
     return next((name for name, buffer in floats if _has_nan(buffer)), "")
 
 
+def _has_finite_sums(module: nn.Module) -> bool:
+    """Whether nothing in a module is infinite or NaN; asks its device once."""
+    tensors = [*module.parameters(), *module.buffers()]
+    sums = [_sum(tensor.detach()) for tensor in tensors if tensor.is_floating_point()]
+    return not sums or bool(torch.stack(sums).isfinite().all())
+
+
 def _is_finite(values: Tensor) -> bool:
     # One infinite or NaN value makes the sum so; a finite sum costs a fraction of looking at each.
-    return bool(values.sum(dtype=_wide(values)).isfinite()) or bool(values.isfinite().all())
+    return bool(_sum(values).isfinite()) or bool(values.isfinite().all())
 
 
 def _has_nan(values: Tensor) -> bool:
-    return not bool(values.sum(dtype=_wide(values)).isfinite()) and bool(values.isnan().any())
+    return not bool(_sum(values).isfinite()) and bool(values.isnan().any())
 
 
-def _wide(values: Tensor) -> torch.dtype:
-    """float32 at least: sums of float16 overflow soon."""
-    return torch.promote_types(values.dtype, torch.float32)
+def _sum(values: Tensor) -> Tensor:
+    """Summed in float32 at least, as sums of float16 overflow soon; () float64."""
+    return values.sum(dtype=torch.promote_types(values.dtype, torch.float32)).double()
 
 
 def explain_weights(modules: Mapping[str, nn.Module], lr: float | None) -> str:
@@ -97,6 +109,15 @@ def _bad_batch(batch: Any) -> str:
     return (
         f"{len(bad)} inputs of the batch hold infinite or NaN values, the first: "
         f"{', '.join(names)}. Look at these images or at the stored features made from them."
+    )
+
+
+def _diverged(lr: float | None) -> str:
+    rate = "" if lr is None else f" (now {lr:.4g})"
+    return (
+        "An earlier update diverged, or the forward pass overflowed. Lower OPTIM.LR"
+        f"{rate}, lengthen the warm-up (OPTIM.WARMUP_EPOCH), or train in fp32 "
+        "(TRAINER.<name>.PREC fp32)."
     )
 
 

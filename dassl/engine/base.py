@@ -27,6 +27,7 @@ from .partial_epoch import PartialEpoch
 from .parts import from_parts, sibling
 from .prograd import projected_gradients
 from .resume import ResumeFile, restore
+from .step_losses import UnreadLosses
 from .subspace import project_gradients
 from .writer import MetricsLog, SummaryWriter, numbers_in
 
@@ -75,6 +76,7 @@ class TrainerBase:
         self._writer: SummaryWriter | None = None
         self._metrics_log: MetricsLog | None = None
         self._resume_file: ResumeFile | None = None
+        self._unread: UnreadLosses | None = None  # in the loop over batches
         self.results: dict[str, dict[str, Any]] = {}
         self.best_result, self.stop = -math.inf, False
         self.selected_epoch: int | None = None
@@ -178,10 +180,11 @@ class TrainerBase:
     def detect_anomaly(self, loss: Tensor) -> None:
         """Stop with place and likely cause if the loss is infinite or NaN.
 
-        Raises:
-            FloatingPointError
+        In the loop over batches a loss on a GPU is read with the next log line: here it would wait.
         """
-        if not torch.isfinite(loss).all():
+        if self._unread is not None and loss.device.type != "cpu":
+            self._unread.check_later(loss)
+        elif not torch.isfinite(loss).all():
             self._stop_nonfinite(loss)
 
     def check_weights(self) -> None:
@@ -203,13 +206,14 @@ class TrainerBase:
     def _built_models(self) -> dict[str, nn.Module]:
         return {name: model for name, model in self._models.items() if model is not None}
 
-    def _stop_nonfinite(self, loss: Tensor | float) -> None:
+    def _stop_nonfinite(self, loss: Tensor | float, *, is_updated: bool = False) -> None:
         message = explain_nonfinite(
             loss,
             where=self._place(),
             lr=self.get_current_lr(),
             modules=self._built_models(),
             batch=getattr(self, "_batch", None),
+            is_updated=is_updated,
         )
         raise FloatingPointError(message)
 
@@ -272,6 +276,9 @@ class TrainerBase:
         parameters = [p for model in models for p in model.parameters()]
         project_gradients([p.grad for p in parameters if p.grad is not None], self.U)
         self.model_update(names)
+
+    def read_losses(self) -> None:
+        """Hook: take what steps have left on the device; called before the state is kept."""
 
     # ----------------------------------------------------------------- files
     def checkpoint_meta(self) -> dict[str, Any]:

@@ -105,6 +105,7 @@ class PartialEpoch:
         if resume is None or not self.is_exact:
             return
         if is_pending or start - max(self._last, resume.last) > self._interval():
+            self.trainer.read_losses()
             if self.trainer._metrics_log is not None:
                 self.trainer._metrics_log.flush()
             resume.save(self.trainer, self.trainer.epoch, force=True, within=True)

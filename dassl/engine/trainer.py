@@ -40,6 +40,7 @@ from .resume import ResumeFile
 from .scoring import scores
 from .selection import selection_rule, selection_split
 from .simple_net import SimpleNet
+from .step_losses import UnreadLosses, eta_text, progress_text
 from .writer import MetricsLog, SummaryWriter, is_terminal, peak_memory_bytes
 
 __all__ = [
@@ -321,38 +322,64 @@ class SimpleTrainer(TrainerBase):
             return [self.to_device(item) for item in value]
         return value.to(self.device, non_blocking=True)
 
-    def forward_backward(self, batch: Any) -> dict[str, float]:
-        """One update on a batch; returns what to log."""
+    def forward_backward(self, batch: Any) -> dict[str, Any]:
+        """One update on a batch; returns what to log: see ``step_losses.logged``."""
         raise TypeError(f"{type(self).__name__} does not override forward_backward().")
 
     # ----------------------------------------------------------------- epochs
     def _train_on(self, batches: Iterable[tuple[Any, ...]]) -> None:
         """Run ``forward_backward`` on tuples of batches and keep the records."""
-        losses, end = self.part.losses, time.time()
-        batch_time, data_time = AverageMeter(), AverageMeter()
+        end = time.time()
+        self._unread = UnreadLosses()
         for batch_idx, arguments in enumerate(batches, self.part.first()):
             self.batch_idx = batch_idx
             self._batch = arguments[0]
-            data_time.update(time.time() - end)
+            data_seconds = time.time() - end
             summary = self.forward_backward(*arguments)
-            batch_time.update(time.time() - end)
-            losses.update(summary)
-            if summary and "loss" in losses.meters and not math.isfinite(losses.meters["loss"].val):
-                self._stop_nonfinite(losses.meters["loss"].val)
-            self._record_batch(losses, batch_time, data_time)
+            seconds = (time.time() - end, data_seconds)
+            self._unread.add(batch_idx, self.get_current_lr(), summary, seconds)
+            if self._unread.is_on_cpu or self._is_logged(batch_idx):
+                self.read_losses()
             self.part.after_step()
             end = time.time()
-        self._batch = None
+        self._batch = self._unread = None
+
+    def read_losses(self) -> None:
+        """Read and record all steps since the last reading; stops if a loss is infinite or NaN."""
+        losses, unread, last = self.part.losses, self._unread, self.batch_idx
+        if unread is None:
+            return
+        for step in unread.read():
+            if step.batch_idx != last:
+                self._batch = None
+            self.batch_idx = step.batch_idx
+            losses.update(step.summary)
+            if (value := step.nonfinite()) is not None:
+                self._stop_nonfinite(value, is_updated=bool(step.checked))
+            self._record_batch(losses, *unread.take_time(step), step.lr)
+
+    def _is_logged(self, batch_idx: int) -> bool:
+        """Whether records are written after this batch."""
+        frequency, is_last = self.cfg.TRAIN.PRINT_FREQ, batch_idx + 1 == self.num_batches
+        return is_last or (batch_idx + 1) % frequency == 0 or self.num_batches < frequency
 
     def _record_batch(
-        self, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter
+        self,
+        losses: MetricMeter,
+        batch_time: AverageMeter,
+        data_time: AverageMeter,
+        lr: float | None,
     ) -> None:
-        lr = self.get_current_lr()
-        is_last = self.batch_idx + 1 == self.num_batches
         meets_frequency = (self.batch_idx + 1) % self.cfg.TRAIN.PRINT_FREQ == 0
         if meets_frequency or self.num_batches < self.cfg.TRAIN.PRINT_FREQ:
-            self._print_progress(losses, batch_time, data_time, lr)
-        if meets_frequency or is_last or self.num_batches < self.cfg.TRAIN.PRINT_FREQ:
+            done = self.epoch * self.num_batches + self.batch_idx + 1
+            print(
+                f"epoch [{self.epoch + 1}/{self.max_epoch}] "
+                f"batch [{self.batch_idx + 1}/{self.num_batches}] "
+                f"{progress_text(losses, batch_time, data_time, lr)} "
+                f"eta {eta_text(batch_time, self.max_epoch * self.num_batches - done)}"
+            )
+        if self._is_logged(self.batch_idx):
             self.check_weights()
             self._log_progress(losses, batch_time, lr)
         n_iter = self.epoch * self.num_batches + self.batch_idx
@@ -360,27 +387,6 @@ class SimpleTrainer(TrainerBase):
             self.write_scalar(f"train/{name}", meter.avg, n_iter)
         if lr is not None:
             self.write_scalar("train/lr", lr, n_iter)
-
-    def _print_progress(
-        self,
-        losses: MetricMeter,
-        batch_time: AverageMeter,
-        data_time: AverageMeter,
-        lr: float | None,
-    ) -> None:
-        batches_left = self.num_batches - self.batch_idx - 1
-        batches_left += (self.max_epoch - self.epoch - 1) * self.num_batches
-        eta = datetime.timedelta(seconds=int(batch_time.avg * batches_left))
-        parts = [
-            f"epoch [{self.epoch + 1}/{self.max_epoch}]",
-            f"batch [{self.batch_idx + 1}/{self.num_batches}]",
-            f"time {batch_time.val:.3f} ({batch_time.avg:.3f})",
-            f"data {data_time.val:.3f} ({data_time.avg:.3f})",
-            f"{losses}",
-            *([] if lr is None else [f"lr {lr:.4e}"]),
-            f"eta {eta}",
-        ]
-        print(" ".join(part for part in parts if part))
 
     def _log_progress(
         self, losses: MetricMeter, batch_time: AverageMeter, lr: float | None

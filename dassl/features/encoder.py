@@ -77,7 +77,15 @@ class Encoder(ABC):
         uses_amp = self.precision == "amp" and self.device.type == "cuda"
         dtype = str(next((p.dtype for p in self.weights().parameters()), torch.float32))
         parts = [self.digest, self.mean, self.std, self.dim, "amp" if uses_amp else dtype]
+        if self._rounds_products:
+            parts.append("tf32")
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    @property
+    def _rounds_products(self) -> bool:
+        """Whether matrix products of float32 are rounded to TF32: such rows are not float32's."""
+        is_full = torch.get_float32_matmul_precision() == "highest"
+        return self.device.type == "cuda" and not is_full
 
     @property
     def device(self) -> torch.device:

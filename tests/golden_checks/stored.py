@@ -41,13 +41,19 @@ class StoredClip(nn.Module):
         """One per sentence."""
         return [f"sentence {t} of {{}}." for t in range(self.features.shape[1])]
 
+    tokenizer, context_length = OwnTokens(), 77
+
     def tokenize(self, texts: list[str]) -> Tensor:
         """(N, 77) token ids."""
-        return OwnTokens()(texts, 77)
+        return self.tokenizer(texts, self.context_length)
+
+    def read_positions(self, tokens: Tensor) -> Tensor:
+        """(N, L) -> (N,): of the end token."""
+        return self.tokenizer.ends(tokens)
 
     def prompt_lengths(self, tokens: Tensor) -> Tensor:
         """(N, L) -> (N,): up to the end token."""
-        return OwnTokens().ends(tokens) + 1
+        return self.read_positions(tokens) + 1
 
     def encode_text(self, tokens: Tensor, **_) -> Tensor:
         """(N, L) token ids -> (N, D)."""

@@ -23,6 +23,7 @@ from dassl.config.tools import unfrozen
 from dassl.engine import TrainerX
 from dassl.engine.predictor import Predictor
 from dassl.engine.shared_conditions import STORED_VIEWS, UNREAD, no_epochs
+from dassl.engine.step_losses import logged
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import weights_digest
 from trainers.common.text.class_words import warn_of_same_words, words_of
@@ -245,7 +246,7 @@ class ClipTrainer(TrainerX):
             losses = self.method.losses(self.clip, self.raw_features(images), labels)
         self.optimise(losses["loss"])
         self.step_schedule()
-        return {name: value.item() for name, value in losses.items()}
+        return logged(losses)
 
     def optimise(self, loss: Tensor) -> None:
         """Zero, backward, step; through the gradient scaler where PREC is amp."""
@@ -259,11 +260,13 @@ class ClipTrainer(TrainerX):
 
     def scaled_step(self) -> None:
         """Step through the gradient scaler; an overflow skips the step and is logged."""
+        made: list[torch.optim.Optimizer] = []  # asking for the scale would wait for the device
         for optim in self.optimizers():
+            handle = optim.register_step_post_hook(lambda optim, *_: made.append(optim))
             self.scaler.step(optim)
-        before = self.scaler.get_scale()
+            handle.remove()
         self.scaler.update()
-        if self.scaler.get_scale() < before:
+        if len(made) < len(self.optimizers()):
             self.skipped_steps = getattr(self, "skipped_steps", 0) + 1
             logger.info(
                 "Gradient overflow: optimiser step skipped (%d so far).", self.skipped_steps

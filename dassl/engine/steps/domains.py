@@ -94,14 +94,17 @@ class SeededViews(Dataset):
 class StepLoader(DataLoader):
     """Endless training stream over domains; workers survive evaluations."""
 
-    def __init__(self, views: SeededViews, batches: DomainBatches, *, workers: int) -> None:
+    def __init__(
+        self, views: SeededViews, batches: DomainBatches, *, workers: int, pins: bool = False
+    ) -> None:
+        """Args: pins: copy batches to page-locked memory, for a run on a GPU."""
         self.batches = batches
         super().__init__(
             views,
             batch_sampler=batches,
             **worker_options(workers),
             persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=pins,
         )
 
     def set_steps(self, start: int, stop: int) -> None:

@@ -21,6 +21,7 @@ from dassl.data.datasets import DatasetBase
 from dassl.data.seeding import seeded
 from dassl.data.transforms import build_transform
 from dassl.engine.needed import NeededFile
+from dassl.engine.step_losses import logged
 from dassl.evaluation.predictions import ScoredImages
 from dassl.modeling.heads import Objective, Student, StudentClassifier, build_student
 from dassl.modeling.networks import full_name
@@ -140,7 +141,10 @@ class StepTrainer(StepFiles):
             key=self.seed_key,
         )
         self.train_loader_x = StepLoader(
-            SeededViews(items), batches, workers=cfg.DATALOADER.NUM_WORKERS
+            SeededViews(items),
+            batches,
+            workers=cfg.DATALOADER.NUM_WORKERS,
+            pins=self.device.type == "cuda",
         )
         self.evaluation = StepEvaluation.from_dataset(dataset, cfg, device=self.device)
 
@@ -219,7 +223,7 @@ class StepTrainer(StepFiles):
         )
         self.cutmix = CutMix(cfg.STEPS.CUTMIX_BETA, cfg.STEPS.CUTMIX_PROB)
         self.reported: dict[str, float] = {}
-        self.loss_sum, self.loss_count = 0.0, 0
+        self.loss_sum, self.loss_count = torch.zeros((), dtype=torch.float64), 0
 
     def param_groups(self) -> list[dict]:
         """Optimiser groups; the first holds what learns in the network."""
@@ -252,10 +256,9 @@ class StepTrainer(StepFiles):
         self.kept.after_step(self.network.trained_parameters(), self.step)
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
-        values = torch.stack([loss.detach() for loss in losses.values()]).tolist()
-        self.loss_sum += values[0]
+        self.loss_sum = self.loss_sum + losses["loss"].detach().double()
         self.loss_count += 1
-        return dict(zip(losses, values))
+        return logged(losses)
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The objective on normalised images (B, 3, H, W), through CutMix where it is on."""
@@ -291,8 +294,8 @@ class StepTrainer(StepFiles):
         self._log_record(record, step_time, time.time() - start)
 
     def _log_record(self, record: dict, step_time: float, eval_time: float) -> None:
-        loss = self.loss_sum / max(self.loss_count, 1)
-        self.loss_sum, self.loss_count = 0.0, 0
+        loss = float(self.loss_sum) / max(self.loss_count, 1)
+        self.loss_sum, self.loss_count = self.loss_sum.new_zeros(()), 0
         line = f"step {self.step}: train_out {record['train_out']:.2f}%"
         line += f" tr_outloss {record['tr_outloss']:.4f} loss {loss:.4f}"
         logger.info("%s%s", line, " (SWAD: the valley has ended)" if self.stop else "")

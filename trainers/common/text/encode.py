@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from clip.model import CLIP, TowerHook
 
 from .class_words import words_of
+from .groups import PromptGroup, PromptGroups
 from .templates import fill
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ CLIP_CONTEXT = 77  # positions of the text tower that published sentences are wr
 
 def encode_prompts(
     clip: CLIP,
-    tokens: Tensor,
+    tokens: Tensor | PromptGroups,
     *,
     embeddings: Tensor | None = None,
     hook: TowerHook | None = None,
@@ -32,34 +33,30 @@ def encode_prompts(
 
     Args:
         clip: the backbone.
-        tokens: (N, L) token ids; with ``embeddings`` they only tell the end-of-text positions.
+        tokens: (N, L) token ids, or the groups made of them; with ``embeddings`` they only tell
+            the end-of-text positions.
         embeddings: (N, L, W) learned token embeddings, positions not added.
         hook: a text-tower hook. Its per-prompt tensors must not depend on the order of prompts.
         chunk: prompts per block of work that is recomputed in the backward pass; bounds memory
-            (TRAIN.TEXT_CHUNK), 0 keeps all activations.
+            (TRAIN.TEXT_CHUNK), 0 keeps all activations. Given groups are made with it.
         shared: leading tokens that are the same in all prompts, computed once per call of a
             causal tower; a hook must treat tokens by content then, not by position.
 
     Returns:
         (N, D) raw features, in the order of ``tokens``.
     """
-    lengths = clip.prompt_lengths(tokens)
+    groups = PromptGroups(clip, tokens, chunk=chunk) if isinstance(tokens, Tensor) else tokens
     shared = shared if clip.is_causal else 0
-    order, parts = [], []
-    for length in lengths.unique().tolist():
-        members = (lengths == length).nonzero().flatten()
-        for rows in members.split(chunk or len(members)):
-            ids = tokens[rows, :length]
-            part = None if embeddings is None else embeddings[rows, :length]
-            order.append(rows)
-            parts.append(_encode(clip, ids, part, hook, recompute=chunk > 0, shared=shared))
-    inverse = torch.cat(order).argsort()
-    return torch.cat(parts)[inverse]
+    parts = []
+    for group in groups.groups:
+        own = None if embeddings is None else embeddings[group.rows, : group.tokens.shape[1]]
+        parts.append(_encode(clip, group, own, hook, recompute=chunk > 0, shared=shared))
+    return groups.restore_order(parts)
 
 
 def _encode(
     clip: CLIP,
-    ids: Tensor,
+    group: PromptGroup,
     embeddings: Tensor | None,
     hook: TowerHook | None,
     *,
@@ -67,7 +64,9 @@ def _encode(
     shared: int,
 ) -> Tensor:
     def run(values: Tensor | None) -> Tensor:
-        return clip.encode_text(ids, embeddings=values, hook=hook, shared=shared)
+        return clip.encode_text(
+            group.tokens, embeddings=values, hook=hook, shared=shared, read=group.read
+        )
 
     if recompute and torch.is_grad_enabled():
         return checkpoint(run, embeddings, use_reentrant=False)
@@ -89,16 +88,18 @@ def encode_sentences(clip: CLIP, sentences: Sequence[str]) -> Tensor:
     # Sorted by length, so that a block of TEXT_BATCH prompts holds few different lengths.
     order = clip.prompt_lengths(tokens).argsort(stable=True)
     parts = [encode_prompts(clip, tokens[rows]) for rows in order.split(TEXT_BATCH)]
-    return torch.cat(parts)[order.argsort()][[places[sentence] for sentence in sentences]]
+    rows = order.argsort()[torch.tensor([places[sentence] for sentence in sentences])]
+    return torch.cat(parts)[rows.to(parts[0].device)]
 
 
 def _fitting_tokens(clip: CLIP, sentences: list[str]) -> Tensor:
-    """Token ids; a backbone with fewer positions than CLIP cuts what is too long, with a warning.
+    """(N, L) token ids, on the CPU, so that their lengths are known without asking a GPU.
 
-    Sentences are written for CLIP's length, and open_clip cuts them for such backbones, too.
+    A backbone with fewer positions than CLIP cuts what is too long, with a warning. Sentences are
+    written for CLIP's length, and open_clip cuts them for such backbones, too.
     """
     try:
-        return clip.tokenize(sentences)
+        return clip.tokenizer(sentences, clip.context_length)
     except RuntimeError:
         if clip.context_length >= CLIP_CONTEXT:
             raise
@@ -107,7 +108,7 @@ def _fitting_tokens(clip: CLIP, sentences: list[str]) -> Tensor:
         clip.context_length,
         clip.backbone_name,
     )
-    return clip.tokenize(sentences, truncate=True)
+    return clip.tokenizer(sentences, clip.context_length, truncate=True)
 
 
 @torch.no_grad()

@@ -108,12 +108,13 @@ class IndependentPrompts(ContextPrompt):
 
     def raw_text_features(self, clip: CLIP, count: int | None = None) -> Tensor:
         """(C, D), before L2 normalisation; of the first ``count`` classes only, if given."""
+        chunk = self.chunk if self.training else 0
         return encode_prompts(
             clip,
-            self.tokenized_prompts[:count],
+            self.groups(clip, count=count, chunk=chunk),
             embeddings=self.embeddings()[:count],
             hook=TextPromptHook(list(self.text_deep), clip.text_start),
-            chunk=self.chunk if self.training else 0,
+            chunk=chunk,
         )
 
     def raw_image_features(self, clip: CLIP, images: Tensor) -> Tensor:

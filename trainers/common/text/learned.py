@@ -13,13 +13,14 @@ from trainers.common.method import Method
 
 from .class_words import words_of
 from .encode import context_words, encode_prompts
+from .groups import PromptGroup, PromptGroups
 
 
 class FrozenPrompts:
     """Constant prompts whose blocks below ``start`` are frozen: those are run once, here.
 
-    One group per prompt length; leading tokens that all prompts share are computed once per call
-    of a causal tower.
+    One pass per group of ``PromptGroups``; leading tokens that all prompts share are computed once
+    per call of a causal tower.
     Valid as long as the backbone does not change, which no method of this package does below
     ``start``.
     """
@@ -27,32 +28,31 @@ class FrozenPrompts:
     def __init__(self, clip: CLIP, tokens: Tensor, *, start: int = 0, shared: int = 0) -> None:
         """Args: tokens (N, L); start: first block that a hook changes; shared: leading tokens."""
         self.start, self.shared = start, shared if clip.is_causal else 0
-        self.rows: list[Tensor] = []
-        self.groups: list[tuple[Tensor, Tensor | None]] = []
-        lengths = clip.prompt_lengths(tokens)
-        for length in lengths.unique().tolist():
-            rows = (lengths == length).nonzero().flatten()
-            ids = tokens[rows, :length]
-            states = None
-            if start:
-                with torch.no_grad():
-                    states = clip.encode_text(ids, stop=start, shared=self.shared)  # (L, N, W)
-            self.rows.append(rows)
-            self.groups.append((ids, states))
+        self.groups = PromptGroups(clip, tokens)
+        self.states = [self._enter(clip, group) if start else None for group in self.groups.groups]
+
+    @torch.no_grad()
+    def _enter(self, clip: CLIP, group: PromptGroup) -> Tensor:
+        """(L, n, W) hidden states before the first block that a hook changes."""
+        return clip.encode_text(group.tokens, stop=self.start, shared=self.shared, read=group.read)
 
     def encode(self, clip: CLIP, *, hook: TowerHook | None = None, chunk: int = 0) -> Tensor:
         """(N, D) raw features in the order of the tokens; ``chunk`` as in ``encode_prompts``."""
         parts = []
-        for ids, states in self.groups:
-            for rows in torch.arange(len(ids), device=ids.device).split(chunk or len(ids)):
-                part = None if states is None else states[:, rows]
-                parts.append(self._encode(clip, ids[rows], part, hook, recompute=chunk > 0))
-        return torch.cat(parts)[torch.cat(self.rows).argsort()]
+        for group, states in zip(self.groups.groups, self.states, strict=True):
+            size = chunk or len(group.rows)
+            for first in range(0, len(group.rows), size):
+                part = slice(first, first + size)
+                own = None if states is None else states[:, part]
+                ids, read = group.tokens[part], group.read[part]
+                parts.append(self._encode(clip, ids, read, own, hook, recompute=chunk > 0))
+        return self.groups.restore_order(parts)
 
     def _encode(
         self,
         clip: CLIP,
         ids: Tensor,
+        read: Tensor,
         states: Tensor | None,
         hook: TowerHook | None,
         *,
@@ -60,7 +60,7 @@ class FrozenPrompts:
     ) -> Tensor:
         def run() -> Tensor:
             return clip.encode_text(
-                ids, hook=hook, start=self.start, states=states, shared=self.shared
+                ids, hook=hook, start=self.start, states=states, shared=self.shared, read=read
             )
 
         if recompute and torch.is_grad_enabled():
@@ -127,6 +127,23 @@ class LearnedPrompt(nn.Module):
         self.register_buffer("token_prefix", embeddings[:, : clip.text_start])
         self.register_buffer("token_suffix", embeddings[:, clip.text_start + length :])
         self.register_buffer("tokenized_prompts", tokens, persistent=False)
+        self._groups: dict[tuple, PromptGroups] = {}
+
+    def groups(
+        self, clip: CLIP, *, count: int | None = None, times: int = 1, chunk: int = 0
+    ) -> PromptGroups:
+        """The groups that the prompts are encoded in, made once.
+
+        Args:
+            count: of the first classes only; None: of all.
+            times: how often the prompts follow one another (with other contexts).
+            chunk: see ``PromptGroups``.
+        """
+        key = (count, times, chunk, clip.logit_scale.device)
+        if key not in self._groups:
+            tokens = self.tokenized_prompts[:count].repeat(times, 1)
+            self._groups[key] = PromptGroups(clip, tokens, chunk=chunk)
+        return self._groups[key]
 
     @staticmethod
     def _initial(
@@ -192,11 +209,12 @@ class ContextPrompt(LearnedPrompt, Method):
 
     def raw_text_features(self, clip: CLIP, count: int | None = None) -> Tensor:
         """(C, D), before L2 normalisation; of the first ``count`` classes only, if given."""
+        chunk = self.chunk if self.training else 0
         return encode_prompts(
             clip,
-            self.tokenized_prompts[:count],
+            self.groups(clip, count=count, chunk=chunk),
             embeddings=self.embeddings()[:count],
-            chunk=self.chunk if self.training else 0,
+            chunk=chunk,
             shared=self.shared_length,
         )
 
