@@ -19,7 +19,7 @@ from dassl.utils import did_you_mean, read_json
 from dassl.utils.text_files import plain_name
 
 from .class_words import words_of
-from .encode import encode_sentences
+from .kept import kept_sentences
 from .templates import (
     DEFAULT_TEMPLATE,
     IMAGENET_SETS,
@@ -214,7 +214,7 @@ def sentence_classifier(clip: CLIP, sentences: Sequence[Sequence[str]]) -> Tenso
         RuntimeError: for a sentence longer than the text tower's context.
     """
     flat = [sentence for own in sentences for sentence in own]
-    return class_means(encode_sentences(clip, flat).float(), [len(own) for own in sentences])
+    return class_means(kept_sentences(clip, flat), [len(own) for own in sentences])
 
 
 def swap_food_names(classnames: Sequence[str]) -> list[str]:
