@@ -26,7 +26,7 @@ from dassl.engine.predictor import Predictor
 from dassl.engine.resume import ResumeFile
 from dassl.engine.steps import stages
 from dassl.engine.steps.domains import DomainBatches, SeededViews, StepLoader
-from dassl.engine.trainer import SimpleTrainer
+from dassl.engine.trainer import SimpleTrainer, TrainerBase
 from dassl.utils import load_checkpoint, set_random_seed
 from trainers.common.clip_encoder import ClipEncoder
 from trainers.common.testtime import report
@@ -48,7 +48,10 @@ SHORT = {  # three steps; a line is logged after the last
     "TRAIN.PRINT_FREQ": "3",
     "DATALOADER.TRAIN_X.BATCH_SIZE": "2",
 }
-EXTRA = {"TaskRes": {"TRAINER.TaskRes.ENHANCED_BASE": "train", "TRAINER.TaskRes.BASE_EPOCHS": "1"}}
+EXTRA = {
+    "TaskRes": {"TRAINER.TaskRes.ENHANCED_BASE": "train", "TRAINER.TaskRes.BASE_EPOCHS": "1"},
+    "TPT": {"DATASET.SUBSAMPLE_CLASSES": "all"},
+}
 # Waits of a step between log lines: whether gradients conflict; whether labels come in turn. All
 # other trainers have none.
 WAITS = {"ProGrad": 1, "TipAdapterF": 1}
@@ -215,7 +218,8 @@ def test_autocast_computes_matrix_products_in_its_dtype():
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_at_the_next_log_line():
-    trainer, gpu = SimpleTrainer(), PretendedGPU()
+    trainer, gpu = SimpleTrainer.__new__(SimpleTrainer), PretendedGPU()
+    TrainerBase.__init__(trainer)
     trainer.cfg = CfgNode({"TRAIN": {"PRINT_FREQ": 2}})
     trainer.num_batches, trainer.epoch = 2, 0
 
