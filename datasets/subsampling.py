@@ -14,16 +14,18 @@ def kept_labels(labels: Sequence[int], subsample: str) -> list[int]:
     """The labels that "all" / "base" / "new" keeps, sorted: base is the first ceil(n / 2).
 
     Raises:
-        ValueError: for another word, or where the new half has fewer than two classes.
+        ValueError: for another word, or for a new half of fewer than two classes.
     """
     check_value("DATASET.SUBSAMPLE_CLASSES", subsample, one_of(*SUBSAMPLES))
     ordered = sorted(set(labels))
     if subsample == "all":
         return ordered
     middle = math.ceil(len(ordered) / 2)
+    if subsample == "base":
+        return ordered[:middle]
     if len(ordered) < FEWEST_CLASSES:
         raise ValueError(too_few_classes(len(ordered)))
-    return ordered[:middle] if subsample == "base" else ordered[middle:]
+    return ordered[middle:]
 
 
 def too_few_classes(count: int) -> str:

@@ -28,6 +28,7 @@ from dassl.engine.steps import stages
 from dassl.engine.steps.domains import DomainBatches, SeededViews, StepLoader
 from dassl.engine.trainer import SimpleTrainer, TrainerBase
 from dassl.utils import load_checkpoint, set_random_seed
+from trainers.amu.auxiliary import load_auxiliary
 from trainers.common.clip_encoder import ClipEncoder
 from trainers.common.testtime import report
 from trainers.common.text import groups
@@ -132,7 +133,9 @@ def _counting(gpu: PretendedGPU, steps: list[Step]) -> Iterator[None]:
         patch.setattr(SimpleTrainer, "init_writer", lambda self, folder: None)
         patch.setattr(ResumeFile, "save", lambda self, trainer, epoch, **_: None)
         patch.setattr(report, "_draw", lambda *arguments: None)
+        load_auxiliary.cache_clear()  # a network that is shared must not stay on that device
         yield
+    load_auxiliary.cache_clear()
 
 
 @every_run
