@@ -110,6 +110,7 @@ def expanded(paths: Sequence[Path]) -> Iterator[Path]:
 
     Raises:
         ValueError: a list without a path.
+        FileNotFoundError: a list with paths that do not exist; names the first of them.
     """
     for path in paths:
         if str(path) == "-":
@@ -120,9 +121,15 @@ def expanded(paths: Sequence[Path]) -> Iterator[Path]:
         else:
             yield path
             continue
+        where = "stdin" if str(path) == "-" else path
         if not listed:
-            where = "stdin" if str(path) == "-" else path
             raise ValueError(f"{where} names no image; expected a path per line.")
+        missing = [image for image in listed if not image.exists()]
+        if missing:
+            raise FileNotFoundError(
+                f"{len(missing)} of the {len(listed)} paths in {where} do not exist, the first is "
+                f"{missing[0]}. Expected images or folders, one path per line."
+            )
         yield from listed
 
 
@@ -275,7 +282,7 @@ def predict(
             except BadImageError as err:
                 if not skip_bad_images:
                     raise
-                text = f"Left out, no readable image: {path} ({err.__cause__})"
+                text = f"Left out, not a readable image: {path} ({err.__cause__})"
                 print(printable(text), file=sys.stderr)
         if images:
             read, pictures = zip(*images)

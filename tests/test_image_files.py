@@ -214,6 +214,15 @@ def test_what_is_not_an_image_file_is_refused_at_once(tmp_path, kind):
     assert str(path) in answer.error
 
 
+def test_a_file_that_is_not_an_image_is_said_without_the_repr_of_a_file_object(tmp_path):
+    (tmp_path / "x.jpg").write_text("hello")
+
+    with pytest.raises(
+        BadImageError, match=r"x\.jpg is .*: it is not one of JPEG, PNG, .* damaged"
+    ):
+        read_image(tmp_path / "x.jpg")
+
+
 @pytest.mark.parametrize("highest", [4095, 1023, 300])
 def test_deep_images_that_use_few_levels_are_said(tmp_path, caplog, highest):
     pixels = np.linspace(0, highest, 600).reshape(20, 30).astype(np.uint16)

@@ -188,7 +188,7 @@ def test_a_missing_test_list_is_split_off_and_said(tmp_path):
     listing = read_own(tmp_path)
 
     assert sizes(listing) == {"train": 14, "val": 4, "test": 6}
-    assert divide(listing).said == ["no test images: 6 of train are the test list"]
+    assert divide(listing).said == ["no test images: 6 of train are used as test"]
     assert divide(read_own(tmp_path)).splits == divide(listing).splits
 
 
@@ -487,8 +487,8 @@ def test_check_data_lists_all_problems_of_an_own_set_at_once(tmp_path, capsys):
         "blue_jay: train 4, val 2, test 2",
         "no images in empty: left out",
         "classes with one image (single)",
-        "1 class names look like ids (n01530575)",
-        "1 images lie in several classes: blue_jay/copy.jpg = n01530575/0.jpg",
+        "class names that look like ids, which the text encoder cannot read: n01530575. ",
+        "the same image in several classes: blue_jay/copy.jpg = n01530575/0.jpg",
         "bad image: ",
         "too few for base-to-novel",
         "3 classes (chance 33.33%); images: train 8, val 3, test 4",
@@ -503,8 +503,8 @@ def test_check_data_finds_copies_across_splits_and_splits_that_are_nearly_empty(
     check_data.main([f"folder:{tmp_path}"])
 
     said = capsys.readouterr().out
-    assert "test is nearly empty: 1 images for 3 classes, so that one image is 100%" in said
-    assert "1 images lie in several classes: " in said
+    assert "test is nearly empty (classes: 3, images: 1): one image is 100%" in said
+    assert "the same image in several classes: " in said
 
 
 def test_train_and_val_without_test_are_not_two_classes(tmp_path, capsys):
@@ -514,7 +514,7 @@ def test_train_and_val_without_test_are_not_two_classes(tmp_path, capsys):
     assert check_data.main([f"folder:{tmp_path}"]) == 0
 
     said = capsys.readouterr().out
-    assert "no test images: 4 of train are the test list" in said
+    assert "no test images: 4 of train are used as test" in said
     assert "2 classes (chance 50.00%); images: train 12, val 4, test 4" in said
 
 

@@ -125,6 +125,13 @@ def test_a_list_without_paths_is_refused(run, tmp_path):
         predict.main([str(tmp_path / "empty.txt"), "--model-dir", model_dir(run)])
 
 
+def test_paths_of_a_list_that_do_not_exist_are_counted_and_the_list_is_named(run):
+    (run / "some.txt").write_text("mine/photo0.png\nmine/none.png\n", encoding="utf-8")
+
+    with pytest.raises(FileNotFoundError, match=r"1 of the 2 paths in .*some\.txt .*none\.png\."):
+        predict.main([str(run / "some.txt"), "--model-dir", model_dir(run)])
+
+
 def test_an_interrupt_ends_in_one_line(run, capsys, monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -102,3 +103,9 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
 def test_no_images_are_refused(page):
     with pytest.raises(ValueError, match="No image is given"):
         page["classifier"]([])
+
+
+@pytest.mark.parametrize(("image", "kind"), [(3, "int"), ([np.zeros((2, 2, 3))], "ndarray")])
+def test_what_is_neither_a_path_nor_a_pillow_image_is_named(page, image, kind):
+    with pytest.raises(TypeError, match=f"of type {kind}; expected a path or a Pillow image"):
+        page["classifier"](image)

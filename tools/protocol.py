@@ -108,7 +108,7 @@ def make_parser() -> FlagParser:
     add("--variant", default="", help="setting of the method that recipes.yaml knows")
     add("--config-file", action="append", default=[], help="instead of any recipe; repeatable")
     add("--tag", default="", help="ends the recipe's name; for runs with other options")
-    add("--targets", default="", help="xd, dg: data sets to test on")
+    add("--targets", default="", help="xd, dg: datasets to test on")
     add("--domains", default="", help="lodo: the domains to leave out")
     add("--stage", default="", help="lodo: run a staged trainer up to this stage")
     add("--base-trainer", default="", help="fewshot, xd, dg: train the enhanced base with it first")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
@@ -26,6 +26,7 @@ from dassl.utils import did_you_mean, read_image, upright
 from .quiet import quiet
 
 Picture = str | PathLike[str] | Image.Image
+PICTURES = (str, PathLike, Image.Image)  # for isinstance
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ class Classifier:
         self.classnames = list(predictor.classnames)
 
     def __repr__(self) -> str:
-        return f"Classifier of {len(self.classnames)} classes: {', '.join(self.classnames[:5])} ..."
+        more = ", ..." if len(self.classnames) > 5 else ""
+        names = ", ".join(self.classnames[:5])
+        return f"Classifier of {len(self.classnames)} classes: {names}{more}"
 
     @torch.no_grad()
     def __call__(
@@ -84,11 +87,19 @@ class Classifier:
 
         Raises:
             FileNotFoundError, BadImageError: an image is not there, or not readable.
+            TypeError: neither paths nor Pillow images.
             ValueError: no image is given, or this classifier has no features to return.
         """
-        given = [images] if isinstance(images, (str, PathLike, Image.Image)) else list(images)
+        given: list[Any] = [images]
+        if isinstance(images, Iterable) and not isinstance(images, str):
+            given = list(images)
         if not given:
             raise ValueError("No image is given; expected paths or Pillow images.")
+        if unknown := [image for image in given if not isinstance(image, PICTURES)]:
+            raise TypeError(
+                f"An image is of type {type(unknown[0]).__name__}; expected a path or a Pillow "
+                "image (PIL.Image.fromarray makes one of a NumPy array)."
+            )
         extract = self._predictor.features
         if features and extract is None:
             raise ValueError(

@@ -130,8 +130,8 @@ def _coerce(value: Any, default: Any, full_key: str) -> Any:
     elif expected is str:
         hint = f" Quote it twice to pass text: \"'{value}'\"."
     raise ValueError(
-        f"{full_key} is a {expected.__name__} (default or present value {default!r}), but "
-        f"{value!r} is a {given.__name__}.{hint}"
+        f"{full_key} takes {expected.__name__} (default or present value {default!r}), but "
+        f"{value!r} is {given.__name__}.{hint}"
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from .files import CONFIGS
 
 KINDS = ("folder:", "csv:")
-EXPECTED = "folder:PATH or csv:FILE, each with =NAME behind it if it shall be called otherwise"
+EXPECTED = "folder:PATH or csv:FILE, followed by =NAME to give the set another name"
 TABLES = (".csv", ".tsv")
 SEPARATOR = re.compile(r"\s*,\s*|\s+(?=(?:folder|csv):)")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 logger = logging.getLogger(__name__)
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "DIB", "GIF", "TIFF", "WEBP", "JPEG2000")
@@ -80,7 +80,11 @@ def open_image(source: str | os.PathLike | IO[bytes]) -> Image.Image:
         Image.MAX_IMAGE_PIXELS = limit  # Pillow's own limit would refuse what the user allows
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(source, formats=FORMATS)
+        try:
+            image = Image.open(source, formats=FORMATS)
+        except UnidentifiedImageError:  # whose text is the repr of an open file
+            known = ", ".join(FORMATS)
+            raise UnidentifiedImageError(f"it is not one of {known}, or damaged") from None
     if image.width * image.height > limit:
         pixels = image.width * image.height
         image.close()

@@ -64,9 +64,9 @@ def _look_at_names(listing: Listing, found: Audit) -> None:
     ids = [name for name in names if ID_LIKE.fullmatch(name)]
     if ids:
         found.notes.append(
-            f"{len(ids)} class names look like ids ({listed(ids)}), which the text encoder cannot "
-            "read. Write readable ones into a file (a line per class, as: n01530575 brambling) "
-            "and give --classnames FILE"
+            f"class names that look like ids, which the text encoder cannot read: {listed(ids)}. "
+            "Write readable ones into a file (a line per class, as: n01530575 brambling) and give "
+            "--classnames FILE"
         )
     if len(names) == 1:
         found.problems.append(
@@ -94,8 +94,8 @@ def _count(listing: Listing, division: Division, found: Audit) -> None:
         lacking = [name for name, count in found.counts.items() if not count[split]]
         if size and size < len(found.counts):
             found.notes.append(
-                f"{split} is nearly empty: {size} images for {len(found.counts)} classes, so that "
-                f"one image is {100 / size:.0f}% of an accuracy. Add images"
+                f"{split} is nearly empty (classes: {len(found.counts)}, images: {size}): one "
+                f"image is {100 / size:.0f}% of an accuracy. Add images"
             )
         elif lacking and size:
             found.notes.append(f"{split} has no image of {listed(lacking)}. Add images")
@@ -135,7 +135,7 @@ def duplicates(listing: Listing) -> list[str]:
         (across_splits, "splits", "Delete the copies, or the test tells little of new images"),
     ):
         if groups:
-            texts.append(f"{len(groups)} images lie in several {what}: {listed(groups)}. {advice}")
+            texts.append(f"the same image in several {what}: {listed(groups)}. {advice}")
     return texts
 
 

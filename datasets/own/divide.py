@@ -41,11 +41,11 @@ def divide(listing: Listing) -> Division:
         said.append("val and test split off (half of each class is train, a fifth val)")
     elif not given["test"]:
         given["train"], _, given["test"] = _split(given["train"], (1 - TEST_FRACTION, 0.0))
-        said.append(f"no test images: {len(given['test'])} of train are the test list")
+        said.append(f"no test images: {len(given['test'])} of train are used as test")
     if not given["val"]:
         given["train"], given["val"] = _split_val(given["train"])
         if given["val"]:
-            said.append(f"no val images: {len(given['val'])} of train are the val list")
+            said.append(f"no val images: {len(given['val'])} of train are used as val")
     return Division(given, said)
 
 
