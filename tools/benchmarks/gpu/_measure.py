@@ -1,6 +1,5 @@
 """What the parts share: device, time that is left, seconds, peak memory, kernels of a function."""
 
-import argparse
 import json
 import statistics
 import sys
@@ -12,6 +11,8 @@ from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+from dassl.flags import FlagParser
 
 BLOCKS = 5  # the median of so many counts
 BLOCK_SECONDS = 0.15  # of calls between two synchronisations, at least
@@ -147,7 +148,7 @@ def each(bench: Bench, cases: list[tuple[str, Callable[[], None]]]) -> None:
 
 def start() -> Bench:
     """The measurements of the part that is this process."""
-    parser = argparse.ArgumentParser()
+    parser = FlagParser()
     parser.add_argument("seconds", type=float)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
