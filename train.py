@@ -130,6 +130,8 @@ def command(argv: Sequence[str] | None = None, run: Callable[..., Any] = main) -
         if isinstance(err, OSError):
             message = importlib.import_module("dassl.utils.places").explain(err)
         logger.error("%s", str(message) or type(err).__name__)
+        if not isinstance(err, ImportError) and interrupts.is_of_memory(err):
+            logger.error("%s", interrupts.LESS_MEMORY)
         logger.info(
             "(raised at %s; set %s=1 for the full traceback)", place_of(err), TRACEBACK_VARIABLE
         )

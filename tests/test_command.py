@@ -10,6 +10,8 @@ import pytest
 
 import vltune
 from dassl.flags import FlagParser
+from dassl.utils.interrupts import MACHINE
+from train import command
 from vltune.cli import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,6 +64,15 @@ def test_wrong_input_is_one_line_and_an_exit_status(caplog):
     assert main(["list", "trainers", "MMB"]) == 2
 
     assert 'Unknown trainer "MMB". Did you mean "MMA"?' in caplog.text
+
+
+def test_a_run_without_enough_memory_is_told_what_needs_less(caplog):
+    def fail(argv):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    assert command([], fail) == MACHINE
+
+    assert "TRAIN.TEXT_CHUNK 50 encodes 50 at a time" in caplog.text
 
 
 def test_list_prints_the_keys_of_a_trainer(capsys):

@@ -39,6 +39,12 @@ TEXTS_OF_MACHINE = (
     *("out of memory", "can't allocate memory", "cuda error", "cudnn error", "nccl error"),
     *("dataloader worker", "no space left on device", "unable to mmap"),
 )
+TEXTS_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+LESS_MEMORY = (
+    "To need less memory: where prompts of many classes learn, TRAIN.TEXT_CHUNK 50 encodes 50 at a "
+    "time (slower, the same result); a smaller DATALOADER.TEST.BATCH_SIZE, or "
+    "DATALOADER.TRAIN_X.BATCH_SIZE (another training); fewer runs at once (--workers)."
+)
 RESUME = "Run the same command again to resume from the last checkpoint."
 
 
@@ -175,6 +181,13 @@ def is_of_machine(err: BaseException) -> bool:
     if is_runtime and any(text in str(err).lower() for text in TEXTS_OF_MACHINE):
         return True
     return err.__cause__ is not None and is_of_machine(err.__cause__)
+
+
+def is_of_memory(err: BaseException) -> bool:
+    """Whether memory, of the machine or of a GPU, was too small."""
+    if isinstance(err, MemoryError) or any(t in str(err).lower() for t in TEXTS_OF_MEMORY):
+        return True
+    return err.__cause__ is not None and is_of_memory(err.__cause__)
 
 
 def farewell(err: KeyboardInterrupt) -> str:
