@@ -28,16 +28,22 @@ def _name(path: Path) -> str:
     return path.name
 
 
+def _of_rows(folder: Path) -> str:
+    """Number of rows of a store."""
+    rows = sum(file.stat().st_size for file in folder.glob("*.index")) // RECORD.itemsize
+    return f"{rows} rows"
+
+
 def _of_bank(folder: Path) -> str:
     """Encoder, views and number of rows of a folder of features."""
-    rows = sum(file.stat().st_size for file in folder.glob("*.index")) // RECORD.itemsize
+    rows = _of_rows(folder)
     try:
         about = read_json(folder / ABOUT)
         views = about["views"].get("is_train")
         kind = "views" if views is None else "training views" if views else "test view"
-        return f"{about['encoder']}, {kind}, {rows} rows"
+        return f"{about['encoder']}, {kind}, {rows}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return f"{folder.parent.name}, {rows} rows"
+        return f"{folder.parent.name}, {rows}"
 
 
 def _of_resized(path: Path) -> str:
@@ -120,6 +126,7 @@ KINDS = {
     "features": Kind(
         "features of images", f"features/*-{HEX * 20}-v*/{HEX * 20}", _of_bank, _check_bank
     ),
+    "sentences": Kind("features of frozen sentences", f"sentences/{HEX * 32}", _of_rows),
     "identities": Kind("which image has which content", f"features/identities/*-*-{HEX * 8}.ids"),
     "resized": Kind("resized images", f"resized/{HEX * 32}.npy", _of_resized, _check_resized),
     "toy": Kind("rendered toy sets", f"toy/{HEX * 12}/*", _name, _check_images),
