@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from dassl.engine.kept_predictions import calibrate
 from dassl.evaluation.calibration import fit_temperature, nll
 from dassl.evaluation.predictions import (
     ScoredImages,
@@ -50,6 +51,14 @@ def test_the_temperature_is_the_factor_by_which_logits_are_too_sharp():
 
     assert temperature == pytest.approx(3, rel=0.05)
     assert nll(3 * logits / temperature, labels) < nll(3 * logits, labels)
+
+
+def test_a_few_images_that_are_all_right_bound_no_temperature():
+    logits = np.eye(4, dtype=np.float32)
+
+    found = calibrate({"val": (logits, np.arange(4), list("abcd"))})
+
+    assert found["temperature"] is None and found["reason"].startswith("4 validation images")
 
 
 def test_written_predictions_are_read_again(tmp_path):

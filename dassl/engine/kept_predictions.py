@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dassl.evaluation.calibration import fit_temperature
+from dassl.evaluation.calibration import INNER_RANGE, fit_temperature
 from dassl.evaluation.predictions import write_predictions
 
 from .report import image_name
@@ -42,7 +42,7 @@ def keep_predictions(
         else:
             folder = folder or _folder(scored.paths, names)
         splits[name] = (logits, labels, names)
-    calibration = trained if trained is not None else _calibrate(splits)
+    calibration = trained if trained is not None else calibrate(splits)
     if splits:
         known = trainer.lab2cname or {}
         classes = next(iter(splits.values()))[0].shape[1]
@@ -52,13 +52,21 @@ def keep_predictions(
     return calibration
 
 
-def _calibrate(splits: dict[str, tuple]) -> Calibration:
+def calibrate(splits: dict[str, tuple]) -> Calibration:
+    """The temperature that validation images ask for, or why there is none.
+
+    Args:
+        splits: "val", where there is one, and "test" -> (logits (N, C), labels (N,), image ids).
+    """
     if "val" not in splits:
         return no_temperature("no validation images")
     logits, labels, images = splits["val"]
     if "test" in splits and not set(images).isdisjoint(splits["test"][2]):
         return no_temperature("the validation images are test images")
-    return {"temperature": fit_temperature(logits, labels), "images": len(labels)}
+    temperature = fit_temperature(logits, labels)
+    if not INNER_RANGE[0] < temperature < INNER_RANGE[1]:
+        return no_temperature(f"{len(labels)} validation images set no bound on it; more would")
+    return {"temperature": temperature, "images": len(labels)}
 
 
 def no_temperature(reason: str) -> Calibration:
