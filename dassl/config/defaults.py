@@ -127,6 +127,8 @@ def _train_and_test(cfg: CN) -> None:
     node.PRINT_FREQ = 10  # batches between progress lines
     node.GRACE_SECONDS = 30.0  # ours: from SIGTERM, SIGUSR1, SIGHUP or Ctrl-C to the end
     node.COUNT_ITER = "train_x"  # train_x | train_u | smaller_one
+    node.PRECISION = ""  # ours: fp32 | tf32 | fp16 | bf16 | amp on a GPU; "": the trainer's PREC
+    node.DETERMINISTIC = False  # ours: the same bits every time on a GPU, too; slower
     node.TEXT_CHUNK = 0  # ours: prompts encoded at once when text learns, 0: all
     node.VIEWS = "fresh"  # ours: fresh: a new view per epoch | bank: NUM_VIEWS stored views
     node.NUM_VIEWS = 10  # ours

@@ -37,7 +37,7 @@ class Choice:
         return value in self.values
 
     def __str__(self) -> str:
-        listed = ", ".join(map(str, self.values))
+        listed = ", ".join(str(value) or "''" for value in self.values)
         return f"one of {listed}" if len(self.values) > 1 else listed
 
 
@@ -65,7 +65,8 @@ def one_of(*values: Any) -> Choice:
 
 
 LEARNING_RATE = between(0, 1e4)  # beyond, one step makes weights that no later one brings back
-ENGINE_RANGES: dict[str, Range] = {
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "amp")  # of TRAIN.PRECISION
+ENGINE_RANGES: dict[str, Allowed] = {
     "INPUT.SIZE": at_least(0),  # 0: follows the backbone
     "INPUT.CROP_PADDING": at_least(0),
     "INPUT.RRCROP_SCALE": Range(0, 1, is_open=True),
@@ -117,6 +118,7 @@ ENGINE_RANGES: dict[str, Range] = {
     "TRAIN.CHECKPOINT_FREQ": at_least(-1),  # as 0, in code written for the original
     "TRAIN.PRINT_FREQ": at_least(1),
     "TRAIN.GRACE_SECONDS": at_least(0.0),
+    "TRAIN.PRECISION": one_of(*PRECISIONS, ""),
     "TRAIN.TEXT_CHUNK": at_least(0),
     "TRAIN.NUM_VIEWS": at_least(1),
 }

@@ -32,9 +32,10 @@ SEED_KEYS = (
     "TRAINER.TPT.STREAM_SEED",
     "USE_CUDA",
     "DATALOADER.NUM_WORKERS",
-    "DATALOADER.TEST.BATCH_SIZE",  # these three: memory, the numbers are the same
+    "DATALOADER.TEST.BATCH_SIZE",  # these four: memory or time, the numbers are the same
     "STEPS.CACHE_GB",
     "TRAIN.TEXT_CHUNK",
+    "TRAIN.DETERMINISTIC",
     "STEPS.RECORDS",  # these four: what is kept beside the result
     "TRAIN.CHECKPOINT_FREQ",
     "TEST.PER_CLASS_RESULT",

@@ -20,7 +20,7 @@ from dassl.evaluation.predictions import ScoredImages
 from dassl.optim import lr_scheduler, optimizer
 from dassl.utils import tolist_if_not
 
-from . import selection
+from . import numerics, selection
 from .anomaly import explain_nonfinite, explain_weights
 from .checkpoints import load_models, resume_from_folders, save_models
 from .partial_epoch import PartialEpoch
@@ -101,6 +101,7 @@ class TrainerBase:
                 lambda cfg: cfg.OPTIM.MAX_EPOCH > 0,
                 "nothing is trained, OPTIM.MAX_EPOCH is {OPTIM.MAX_EPOCH}",
             ),
+            *numerics.CONDITIONS,
             *optimizer.CONDITIONS,
             *lr_scheduler.CONDITIONS,
             *samplers.CONDITIONS,

@@ -14,6 +14,7 @@ from dassl.config import check_settings, get_cfg_default
 from dassl.config.files import CONFIGS, existing_yaml, find_yaml, read_layers
 from dassl.config.own_data import OwnSet, is_own, own_set
 from dassl.config.pixels import OPEN, close, leave_open
+from dassl.config.ranges import PRECISIONS
 from dassl.config.recipes import Recipe, existing_recipe, read_given, resolve, stated_value
 from dassl.config.tools import set_value
 from dassl.flags import FlagParser
@@ -71,6 +72,12 @@ def make_parser() -> argparse.ArgumentParser:
         choices=("fresh", "bank"),
         help="of training images: new ones in every epoch, or 10 stored ones (much cheaper; the "
         "default for images of your own)",
+    )
+    add(
+        "--precision",
+        default="",
+        choices=PRECISIONS,
+        help="what a GPU computes in, in every stage (default: the trainer's PREC, or tf32)",
     )
     add("--dataset-config-file", default="", metavar="YAML", help="dataset config")
     add(
@@ -147,7 +154,8 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     """
     name, dataset_yaml = check_names(args)
     trainer = TRAINER_REGISTRY.get(name)
-    from .resume import root_is_the_set  # with the trainer, these load torch
+    from .numerics import check_precision  # with the trainer, these load torch
+    from .resume import root_is_the_set
     from .trained import take_trained_settings
     from .undeclared import keys_of
 
@@ -173,6 +181,7 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     warn_of_toy_backbone(cfg, dataset_yaml.stem)
     take_trained_settings(cfg, args, trainer)
     check_settings(cfg, trainer)
+    check_precision(cfg, trainer)
     if cfg.DATALOADER.SEEDING == "sample" and "DATALOADER.NUM_WORKERS" not in args.opts[::2]:
         cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, available_cores())
     cfg.TRAINER.NAME = trainer.__name__

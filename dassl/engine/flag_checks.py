@@ -18,6 +18,7 @@ FLAG_KEYS = {  # flag -> the key that it sets
     "classnames": "DATASET.CLASSNAMES",
     "template": "DATASET.TEMPLATES",
     "views": "TRAIN.VIEWS",
+    "precision": "TRAIN.PRECISION",
     "backbone": "MODEL.BACKBONE.NAME",
     "activation": "MODEL.BACKBONE.ACTIVATION",
     "head": "MODEL.HEAD.NAME",

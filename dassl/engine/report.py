@@ -18,6 +18,7 @@ from yacs.config import CfgNode
 
 from dassl.config.settings import settings_digest, settings_that_matter
 
+from .numerics import run_precision
 from .resume import root_is_the_set
 from .selection import rule_in_words
 from .writer import peak_memory_bytes
@@ -227,6 +228,7 @@ def collect_results(
         "fewshot_digest": fewshot_digest(trainer),
         "settings_digest": settings_digest(settings_that_matter(cfg, trained)),
         "views": getattr(trainer, "view_mode", "fresh"),
+        "precision": run_precision(cfg, type(trainer), trainer.device),
         "seconds": seconds,
         "peak_memory_bytes": peak_memory_bytes(),
         "trainable_parameters": trainable,

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from yacs.config import CfgNode
 
 from dassl.config.pixels import in_words
@@ -28,6 +27,7 @@ from dassl.utils.text_files import read_text
 from .build import TRAINER_REGISTRY, build_trainer
 from .kept_predictions import keep_predictions, no_temperature, taken_calibration
 from .near_runs import runs_near
+from .numerics import numerics
 from .report import collect_results, log_banner, log_end, written_files
 from .resume import RESUME_FILES, check_same_config
 from .scoring import score_validation
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict[str, Any] | None:
         with only_writer(output):  # another process may do this run, or one of another config
             check_output_dir(cfg, output, is_evaluation=args.eval_only)
             if find_finished(output, evaluated) is None:
-                with explained(cfg):
+                with explained(cfg), numerics(cfg, TRAINER_REGISTRY.get(cfg.TRAINER.NAME)):
                     return run_now(args, cfg, evaluated, start=start)
     logger.info(
         "This run is finished, nothing is repeated: see %s. Delete that folder to run again.",
@@ -98,10 +98,6 @@ def prepare(args: argparse.Namespace, cfg: CfgNode) -> None:
         print(f"Setting fixed seed: {cfg.SEED}")
     set_random_seed(cfg.SEED if cfg.SEED >= 0 else drawn_seed(Path(cfg.OUTPUT_DIR)))
     setup_logger(cfg.OUTPUT_DIR)
-    if torch.cuda.is_available() and cfg.USE_CUDA:
-        # The fastest kernel differs from run to run: a seeded run takes the same one every time.
-        torch.backends.cudnn.benchmark = cfg.SEED < 0
-        torch.backends.cudnn.deterministic = cfg.SEED >= 0
     print_arguments(args, cfg)
     print("Collecting env info ...")
     print(f"** System info **\n{collect_env_info()}\n")

@@ -17,7 +17,8 @@ from dassl.data.pixels import normalise, unit_pixels
 from dassl.modeling.networks import DEFAULT_SIZE, evaluating, feature_width
 from dassl.utils import weights_digest
 
-PRECISIONS = ("fp32", "amp")
+AUTOCAST = {"amp": torch.float16, "bf16": torch.bfloat16}
+PRECISIONS = ("fp32", *AUTOCAST)
 
 
 class Encoder(ABC):
@@ -33,7 +34,7 @@ class Encoder(ABC):
         name: what messages and folders call it.
         size: side of the square input in pixels; None takes any size.
         dim: feature width D.
-        precision: "fp32", or "amp" for fp16 autocast on CUDA (ignored on a CPU).
+        precision: "fp32", or autocast on CUDA (ignored on a CPU): "amp" in fp16, "bf16".
 
     Attributes:
         digest: digest of the weights, hexadecimal.
@@ -74,12 +75,25 @@ class Encoder(ABC):
     @property
     def key(self) -> str:
         """Digest of all that turns pixels into features: weights, normalisation, precision."""
-        uses_amp = self.precision == "amp" and self.device.type == "cuda"
         dtype = str(next((p.dtype for p in self.weights().parameters()), torch.float32))
-        parts = [self.digest, self.mean, self.std, self.dim, "amp" if uses_amp else dtype]
+        parts = [
+            self.digest,
+            self.mean,
+            self.std,
+            self.dim,
+            self.precision if self._casts else dtype,
+        ]
         if self._rounds_products:
             parts.append("tf32")
+        if (
+            self.device.type == "cuda" and not torch.backends.cudnn.allow_tf32
+        ):  # not torch's default
+            parts.append("full convolutions")
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    @property
+    def _casts(self) -> bool:
+        return self.precision in AUTOCAST and self.device.type == "cuda"
 
     @property
     def _rounds_products(self) -> bool:
@@ -119,8 +133,8 @@ class Encoder(ABC):
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised pixels -> (B, D) raw features, float32; see ``__call__``."""
         device = self.device
-        use_amp = self.precision == "amp" and device.type == "cuda"
-        with evaluating(self.network), torch.autocast(device.type, torch.float16, enabled=use_amp):
+        dtype = AUTOCAST.get(self.precision, torch.float16)
+        with evaluating(self.network), torch.autocast(device.type, dtype, enabled=self._casts):
             return self.forward(images.to(device)).float()
 
     def _check(self, pixels: Tensor) -> None:

@@ -12,6 +12,7 @@ from dassl.config import Condition, never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.needed import NeededFile
+from dassl.engine.numerics import EVERYWHERE
 from dassl.features.bank import FeatureBank
 from dassl.features.encoder import Encoder
 from dassl.features.paired import PairedBank
@@ -46,6 +47,11 @@ class AMU(FeatureTrainer):
         return [never("OPTIM.STAGED_LR", "W is all that learns"), *super().conditions()]
 
     # ----------------------------------------------------------------- set-up
+    @classmethod
+    def precisions(cls) -> tuple[str, ...]:
+        """Those that its two networks share."""
+        return EVERYWHERE
+
     @staticmethod
     def needed_files(cfg: CfgNode) -> list[NeededFile]:
         """The auxiliary network's weights."""

@@ -6,8 +6,7 @@ stages (``trainers/common/method.py``).
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,11 +18,14 @@ from clip.foreign.image import IMAGE_HOOKS
 from clip.model import CLIP
 from dassl.config import Condition, declared_cfg, never
 from dassl.config.pixels import OPEN, close_with_backbone
+from dassl.config.ranges import PRECISIONS
 from dassl.config.tools import unfrozen
-from dassl.engine import TrainerX
+from dassl.engine.mixed_precision import MixedPrecision
+from dassl.engine.numerics import EVERYWHERE
 from dassl.engine.predictor import Predictor
 from dassl.engine.shared_conditions import STORED_VIEWS, UNREAD, no_epochs
 from dassl.engine.step_losses import logged
+from dassl.features.encoder import AUTOCAST
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import weights_digest
 from trainers.common.text.class_words import warn_of_same_words, words_of
@@ -36,7 +38,7 @@ from .predictor import clip_predictor, normalise_pixels
 logger = logging.getLogger(__name__)
 
 
-class ClipTrainer(TrainerX):
+class ClipTrainer(MixedPrecision):
     """A trainer with a CLIP backbone and one registered method.
 
     A subclass names its settings in ``declares`` and overrides ``build_method``.
@@ -144,16 +146,36 @@ class ClipTrainer(TrainerX):
         """How images are prepared: values of INPUT.SIZE, PIXEL_MEAN, ...; the backbone's own."""
         return backbone_input(self.clip)
 
+    @classmethod
+    def precisions(cls) -> tuple[str, ...]:
+        """What PREC allows, tf32, and bf16 where amp is allowed; all without a PREC."""
+        rules = cls.declares[0].rules() if cls.declares else ()
+        own = [rule.allowed.values for key, _, rule in rules if key.endswith(".PREC")]
+        allowed = own[0] if own else PRECISIONS
+        also = ("tf32", "bf16") if "amp" in allowed else ("tf32",)
+        return tuple(name for name in PRECISIONS if name in (*allowed, *also))
+
+    @classmethod
+    def own_precision(cls, cfg: CfgNode) -> str:
+        """PREC; tf32 without one."""
+        settings = cls.declares[0].of(cfg) if cls.declares else None
+        return getattr(settings, "prec", super().own_precision(cfg))
+
     def _effective_precision(self) -> str:
-        precision = getattr(self.settings, "prec", "fp32")
-        if precision != "fp32" and self.device.type == "cpu":
+        own = self.own_precision(self.cfg)
+        if own not in EVERYWHERE and self.device.type == "cpu":
             logger.warning(
                 "%s %s runs as fp32 on a CPU; set PREC fp32 to silence this.",
                 self.settings.key("prec"),
-                precision,
+                own,
             )
-            return "fp32"
-        return precision
+        return super()._effective_precision()
+
+    @property
+    def encoding(self) -> str:
+        """The precision of encoders that have float32 weights: amp or bf16 by TRAIN.PRECISION."""
+        wanted = self.cfg.TRAIN.PRECISION
+        return self.precision if wanted and self.precision in AUTOCAST else "fp32"
 
     def _check_backbone(self, clip: CLIP) -> None:
         if self.needs_vit and not hasattr(clip.visual, "transformer"):
@@ -195,7 +217,7 @@ class ClipTrainer(TrainerX):
         if self.cfg.MODEL.INIT_WEIGHTS:
             start_from(self, self.cfg.MODEL.INIT_WEIGHTS)
         self.optim = self.sched = None
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "amp")
+        self.scaler = self.make_scaler()
         if any(p.requires_grad for p in self.method.parameters()):
             self.optim = build_optimizer(self.method, self.cfg.OPTIM, self.param_groups())
             loader = self.train_loader_x
@@ -229,12 +251,6 @@ class ClipTrainer(TrainerX):
         return sum(p.numel() for module in modules for p in module.parameters())
 
     # ----------------------------------------------------------------- training
-    def autocast(self) -> AbstractContextManager:
-        """fp16 autocast around a training forward where PREC is amp."""
-        if self.precision == "amp":
-            return torch.autocast(self.device.type, dtype=torch.float16)
-        return nullcontext()
-
     def raw_features(self, images: Tensor) -> Tensor:
         """What a batch carries -> raw image features (B, D)."""
         return self.method.raw_image_features(self.clip, images)
@@ -247,30 +263,6 @@ class ClipTrainer(TrainerX):
         self.optimise(losses["loss"])
         self.step_schedule()
         return logged(losses)
-
-    def optimise(self, loss: Tensor) -> None:
-        """Zero, backward, step; through the gradient scaler where PREC is amp."""
-        if self.precision != "amp":
-            self.model_backward_and_update(loss)
-            return
-        self.detect_anomaly(loss)
-        self.model_zero_grad()
-        self.scaler.scale(loss).backward()
-        self.scaled_step()
-
-    def scaled_step(self) -> None:
-        """Step through the gradient scaler; an overflow skips the step and is logged."""
-        made: list[torch.optim.Optimizer] = []  # asking for the scale would wait for the device
-        for optim in self.optimizers():
-            handle = optim.register_step_post_hook(lambda optim, *_: made.append(optim))
-            self.scaler.step(optim)
-            handle.remove()
-        self.scaler.update()
-        if len(made) < len(self.optimizers()):
-            self.skipped_steps = getattr(self, "skipped_steps", 0) + 1
-            logger.info(
-                "Gradient overflow: optimiser step skipped (%d so far).", self.skipped_steps
-            )
 
     def step_schedule(self) -> None:
         """Step the learning rate after a batch, or at an epoch's last one (OPTIM.STEP_PER)."""
@@ -288,18 +280,17 @@ class ClipTrainer(TrainerX):
             self.save_model(-1, self.output_dir)
         super().after_train()
 
-    def extra_state(self) -> dict:
-        return {**super().extra_state(), "scaler": self.scaler.state_dict()}
-
-    def load_extra_state(self, state: dict) -> None:
-        super().load_extra_state(state)
-        if state.get("scaler"):
-            self.scaler.load_state_dict(state["scaler"])
-
     # ----------------------------------------------------------------- evaluation
     def inference(self) -> Callable[[Any], Tensor]:
         """Text features are computed once per evaluation."""
-        return partial(self.model_inference, text_features=self.evaluation_text())
+        with self.evaluation_autocast():
+            text = self.evaluation_text()
+
+        def scores(images: Any) -> Tensor:
+            with self.evaluation_autocast():
+                return self.model_inference(images, text_features=text)
+
+        return scores
 
     def evaluation_text(self) -> Tensor | None:
         """(C, D) unit rows that an evaluation compares images with; None: see ``text_features``."""

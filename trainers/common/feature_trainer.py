@@ -77,7 +77,12 @@ class FeatureTrainer(ClipTrainer):
     def build_bank(self) -> FeatureBank:
         """The feature bank of this run's backbone and augmentation."""
         return FeatureBank(
-            ClipEncoder(self.clip, mean=self.cfg.INPUT.PIXEL_MEAN, std=self.cfg.INPUT.PIXEL_STD),
+            ClipEncoder(
+                self.clip,
+                mean=self.cfg.INPUT.PIXEL_MEAN,
+                std=self.cfg.INPUT.PIXEL_STD,
+                precision=self.encoding,
+            ),
             Augmentation.from_cfg(self.cfg),
             workers=self.cfg.DATALOADER.NUM_WORKERS,
             device=self.device,

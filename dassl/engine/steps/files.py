@@ -13,9 +13,9 @@ from dassl import __version__
 from dassl.config import get_cfg_default
 from dassl.config.settings import flat
 from dassl.data.pixels import normalise
-from dassl.engine import TrainerX
 from dassl.engine.anomaly import refuse_nonfinite
 from dassl.engine.checkpoints import BEST, find_checkpoint
+from dassl.engine.mixed_precision import MixedPrecision
 from dassl.engine.predictor import Predictor
 from dassl.engine.trained import check_trained_settings, config_in
 from dassl.features.views import WholeImage
@@ -44,7 +44,7 @@ SAME_IN_STAGES = (
 )
 
 
-class StepFiles(TrainerX):
+class StepFiles(MixedPrecision):
     """Part of ``StepTrainer``: writing, checking and reading weights."""
 
     model_name = "network"  # folder of the deployed checkpoint

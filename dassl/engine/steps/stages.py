@@ -82,6 +82,16 @@ class StagedTrainer(TrainerBase):
         return cfg
 
     @classmethod
+    def precisions(cls) -> tuple[str, ...]:
+        """The values of TRAIN.PRECISION that the stages can run in."""
+        return cls.kinds()[-1].precisions()
+
+    @classmethod
+    def own_precision(cls, cfg: CfgNode) -> str:
+        """What the stages compute in on a GPU where TRAIN.PRECISION is empty."""
+        return cls.kinds()[-1].own_precision(cfg)
+
+    @classmethod
     def check_cfg(cls, cfg: CfgNode) -> None:
         """Refuse wrong settings of any stage before the first starts.
 

@@ -100,6 +100,7 @@ class StepTrainer(StepFiles):
     # ----------------------------------------------------------------- set-up
     def build_data_loader(self) -> None:
         """The student first, because INPUT.SIZE follows it; then streams and fixed images."""
+        self.precision = self._effective_precision()
         self.student = self._student()
         self._set_input_size()
         super().build_data_loader()
@@ -207,6 +208,7 @@ class StepTrainer(StepFiles):
         schedule.defrost()
         schedule.MAX_EPOCH = self.max_epoch
         self.sched = build_lr_scheduler(self.optim, schedule)
+        self.scaler = self.make_scaler()
         self.register_model(self.model_name, self.network, self.optim, self.sched)
         swad = cfg.SWAD
         if swad.ENABLED and self.student.has_moving_statistics:
@@ -251,8 +253,9 @@ class StepTrainer(StepFiles):
     def forward_backward(self, batch: dict) -> dict[str, float]:
         """One step on a batch of all source domains."""
         images, labels = self.parse_batch_train(batch)[:2]
-        losses = self.losses(images, labels)
-        self.model_backward_and_update(losses["loss"])
+        with self.autocast():
+            losses = self.losses(images, labels)
+        self.optimise(losses["loss"])
         self.kept.after_step(self.network.trained_parameters(), self.step)
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
@@ -309,6 +312,12 @@ class StepTrainer(StepFiles):
                 **record,
             )
 
+    def part_logits(self, name: str) -> tuple[Tensor, Tensor]:
+        """(N, C) logits and (N,) labels of one part of the domains; see ``StepEvaluation``."""
+        with self.evaluation_autocast():
+            logits, labels = self.evaluation.logits(self.network, name)
+        return logits.float(), labels
+
     def evaluate_sources(self) -> dict[str, float]:
         """Accuracy and loss on the held-out part of every source domain, and their means."""
         self.set_model_mode("eval")
@@ -316,7 +325,7 @@ class StepTrainer(StepFiles):
         record: dict[str, float] = {}
         self.scored_sources = scored = ScoredImages()
         for name in self.evaluation.source_parts:
-            logits, labels = self.evaluation.logits(self.network, name)
+            logits, labels = self.part_logits(name)
             scored.add(logits, labels, self.evaluation.paths(name))
             parts.append(split_metrics(logits, labels))
             record |= {f"{key}/{name}": value for key, value in parts[-1].items()}
@@ -329,7 +338,7 @@ class StepTrainer(StepFiles):
         for name in ("test_in", "test_out"):
             if name == "test_out" and self.cfg.STEPS.RECORDS != "all":
                 continue
-            logits, labels = self.evaluation.logits(self.network, name)
+            logits, labels = self.part_logits(name)
             metrics = split_metrics(logits, labels)
             record |= {name: metrics["accuracy"], f"loss/{name}": metrics["loss"]}
             if name == "test_in" and report:
@@ -348,7 +357,7 @@ class StepTrainer(StepFiles):
         self.scored[split] = scored = ScoredImages()
         print(f"Evaluate on the *{split}* set")
         for name in names:
-            logits, labels = self.evaluation.logits(self.network, name)
+            logits, labels = self.part_logits(name)
             self.evaluator.process(logits, labels)
             scored.add(logits, labels, self.evaluation.paths(name))
         results = self.evaluator.evaluate()
@@ -357,7 +366,8 @@ class StepTrainer(StepFiles):
 
     def model_inference(self, images: Tensor) -> Tensor:
         """(B, 3, H, W), normalised -> (B, C) logits."""
-        return self.network(images)
+        with self.evaluation_autocast():
+            return self.network(images).float()
 
     def after_train(self) -> None:
         """Report training-domain validation and SWAD, and write what is deployed."""

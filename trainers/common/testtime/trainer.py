@@ -19,6 +19,7 @@ from dassl.config import Condition, never
 from dassl.data.datasets import Datum
 from dassl.evaluation.predictions import ScoredImages, log_probabilities
 from dassl.features.bank import AUGMENTATION_SEED, FeatureBank
+from dassl.features.encoder import AUTOCAST
 from dassl.features.views import Augmentation
 from dassl.utils import atomic_write, load_checkpoint
 from trainers.common.clip_encoder import ClipEncoder
@@ -92,6 +93,11 @@ class StreamTrainer(FeatureTrainer):
         return {}
 
     # ----------------------------------------------------------------- set-up
+    @classmethod
+    def precisions(cls) -> tuple[str, ...]:
+        """All without autocast, which the stream's steps do not run in."""
+        return tuple(name for name in super().precisions() if name not in AUTOCAST)
+
     @classmethod
     def check_cfg(cls, cfg: CfgNode) -> None:
         """Refuse a state of a stream that is not there.
