@@ -76,6 +76,7 @@ OTHER = {
     "TEST.SELECT_ON": Or("val", "last"),
     "TEST.SPLIT": "val",
     "TRAIN.COUNT_ITER": "smaller_one",
+    "TRAIN.PRECISION": "tf32",
     "TRAIN.VIEWS": Or("fresh", "bank"),
     "TRAINER.ADAPTER.CONSTRAINT": Or("none", "l2"),
     "TRAINER.ADAPTER.ENHANCED_BASE": "train",
@@ -227,6 +228,8 @@ NEUTRAL = {
     "RUN.RECIPE": "a label of the results",
     "STEPS.CACHE_GB": "memory for resized images",
     "TRAIN.PRINT_FREQ": "how often progress is printed",
+    "TRAIN.PRECISION": "a CPU computes in fp32: test_precision.py",
+    "TRAIN.DETERMINISTIC": "a CPU repeats its bits: test_precision.py",
     "TRAIN.GRACE_SECONDS": "how long a signal waits for the current step",
 }
 NEUTRAL |= {key: "a CPU computes in fp32 and says so" for key in OTHER if key.endswith(".PREC")}

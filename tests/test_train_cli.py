@@ -286,6 +286,7 @@ def test_a_run_leaves_config_log_metrics_results_and_checkpoint(world):
     assert results["finished"] and results["epoch"] == 2 and results["selection"] == "last"
     assert set(results["metrics"]["test"]) >= {"accuracy", "error_rate", "macro_f1"}
     assert results["labelled_images"] == {"train": 12, "val": 0}
+    assert results["precision"] == "own"  # a trainer that TRAIN.PRECISION does not reach
     assert results["trainable_parameters"] == results["total_parameters"] == 3 * 8 * 8 * 3 + 3
     assert len(results["fewshot_digest"]) == 64 and results["versions"]["torch"]
     written = {"config.yaml", "log.txt", "metrics.jsonl", "results.json", "toy/model.pth.tar-2"}

@@ -27,6 +27,7 @@ from .partial_epoch import PartialEpoch
 from .parts import from_parts, sibling
 from .prograd import projected_gradients
 from .resume import ResumeFile, restore
+from .shared_conditions import NOTHING_TRAINED
 from .step_losses import UnreadLosses
 from .subspace import project_gradients
 from .writer import MetricsLog, SummaryWriter, numbers_in
@@ -96,11 +97,7 @@ class TrainerBase:
         """What the settings of such a run depend on; a subclass puts its own in front."""
         return [
             *declared_conditions(cls),
-            Condition(
-                ("OPTIM",),
-                lambda cfg: cfg.OPTIM.MAX_EPOCH > 0,
-                "nothing is trained, OPTIM.MAX_EPOCH is {OPTIM.MAX_EPOCH}",
-            ),
+            NOTHING_TRAINED,
             *numerics.CONDITIONS,
             *optimizer.CONDITIONS,
             *lr_scheduler.CONDITIONS,

@@ -1,5 +1,7 @@
 """Conditions that several trainers put on settings, see ``dassl/config/conditions.py``."""
 
+from dataclasses import replace
+
 from dassl.config import Condition, get_cfg_default, never
 from dassl.data.transforms import READS
 
@@ -22,16 +24,17 @@ UNREAD = [  # keys of the engine's own trainers and of files written for the ori
     never("MODEL.HEAD", "it is for the engine's own networks"),
     never("DATALOADER.RETURN_IMG0", "this trainer reads transformed images only"),
 ]
+NOTHING_TRAINED = Condition(
+    ("OPTIM",),
+    lambda cfg: cfg.OPTIM.MAX_EPOCH > 0,
+    "nothing is trained, OPTIM.MAX_EPOCH is {OPTIM.MAX_EPOCH}",
+)
 
 
 def no_epochs() -> Condition:
     """The optimiser and its schedule need an epoch; MAX_EPOCH itself says so."""
     keys = (f"OPTIM.{key}" for key in get_cfg_default().OPTIM if key != "MAX_EPOCH")
-    return Condition(
-        tuple(keys),
-        lambda cfg: cfg.OPTIM.MAX_EPOCH > 0,
-        "nothing is trained, OPTIM.MAX_EPOCH is {OPTIM.MAX_EPOCH}",
-    )
+    return replace(NOTHING_TRAINED, keys=tuple(keys))
 
 
 def no_augmentation(otherwise: str) -> list[Condition]:

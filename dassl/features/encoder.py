@@ -76,19 +76,12 @@ class Encoder(ABC):
     def key(self) -> str:
         """Digest of all that turns pixels into features: weights, normalisation, precision."""
         dtype = str(next((p.dtype for p in self.weights().parameters()), torch.float32))
-        parts = [
-            self.digest,
-            self.mean,
-            self.std,
-            self.dim,
-            self.precision if self._casts else dtype,
-        ]
+        computed_in = self.precision if self._casts else dtype
+        parts = [self.digest, self.mean, self.std, self.dim, computed_in]
         if self._rounds_products:
             parts.append("tf32")
-        if (
-            self.device.type == "cuda" and not torch.backends.cudnn.allow_tf32
-        ):  # not torch's default
-            parts.append("full convolutions")
+        if self.device.type == "cuda" and not torch.backends.cudnn.allow_tf32:
+            parts.append("full convolutions")  # torch rounds them by default
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     @property

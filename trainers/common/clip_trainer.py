@@ -18,7 +18,7 @@ from clip.foreign.image import IMAGE_HOOKS
 from clip.model import CLIP
 from dassl.config import Condition, declared_cfg, never
 from dassl.config.pixels import OPEN, close_with_backbone
-from dassl.config.ranges import PRECISIONS
+from dassl.config.ranges import PRECISIONS, Choice
 from dassl.config.tools import unfrozen
 from dassl.engine.mixed_precision import MixedPrecision
 from dassl.engine.numerics import EVERYWHERE
@@ -150,8 +150,8 @@ class ClipTrainer(MixedPrecision):
     def precisions(cls) -> tuple[str, ...]:
         """What PREC allows, tf32, and bf16 where amp is allowed; all without a PREC."""
         rules = cls.declares[0].rules() if cls.declares else ()
-        own = [rule.allowed.values for key, _, rule in rules if key.endswith(".PREC")]
-        allowed = own[0] if own else PRECISIONS
+        own = [rule.allowed for key, _, rule in rules if key.endswith(".PREC")]
+        allowed = own[0].values if own and isinstance(own[0], Choice) else PRECISIONS
         also = ("tf32", "bf16") if "amp" in allowed else ("tf32",)
         return tuple(name for name in PRECISIONS if name in (*allowed, *also))
 

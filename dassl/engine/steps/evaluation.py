@@ -1,6 +1,7 @@
 """Evaluation of step-based runs: nothing that has not changed is computed twice."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -63,6 +64,7 @@ class StepEvaluation:
         self.batch_size = batch_size
         self.device = device
         self.features: dict[str, Tensor] = {}
+        self.autocast: Callable[[], AbstractContextManager] = nullcontext  # around forward passes
         self.encoded_images = 0  # images that went through a student, for benchmarks and tests
 
     @classmethod
@@ -149,15 +151,17 @@ class StepEvaluation:
         part = self.parts[name]
         if len(part) == 0:
             raise ValueError(f"The part {name} holds no images; check DATASET.HOLDOUT.")
-        if network.is_student_frozen:
-            if name not in self.features:
-                rows = [network.student(images) for images in self._counted(name)]
-                self.features[name] = torch.cat(rows)
-            rows = self.features[name].split(self.batch_size)
-            logits = [network.classify(features) for features in rows]
-        else:
-            logits = [network(images) for images in self._counted(name)]
-        return torch.cat(logits), part.labels.to(self.device)
+        with self.autocast():
+            logits = torch.cat(self._batches_of_logits(network, name))
+        return logits.float(), part.labels.to(self.device)
+
+    def _batches_of_logits(self, network: StudentClassifier, name: str) -> list[Tensor]:
+        if not network.is_student_frozen:
+            return [network(images) for images in self._counted(name)]
+        if name not in self.features:
+            rows = [network.student(images) for images in self._counted(name)]
+            self.features[name] = torch.cat(rows)
+        return [network.classify(each) for each in self.features[name].split(self.batch_size)]
 
     def paths(self, name: str) -> list[str]:
         """The images of one part; given ones have no files, so that there are none."""

@@ -116,6 +116,7 @@ class StepTrainer(StepFiles):
             self.evaluation = StepEvaluation.from_given(given, self.cfg, device=self.device)
         else:
             self._read_domains()
+        self.evaluation.autocast = self.evaluation_autocast
 
     def _student(self) -> Student:
         """The given student, or the one that the config names."""
@@ -312,12 +313,6 @@ class StepTrainer(StepFiles):
                 **record,
             )
 
-    def part_logits(self, name: str) -> tuple[Tensor, Tensor]:
-        """(N, C) logits and (N,) labels of one part of the domains; see ``StepEvaluation``."""
-        with self.evaluation_autocast():
-            logits, labels = self.evaluation.logits(self.network, name)
-        return logits.float(), labels
-
     def evaluate_sources(self) -> dict[str, float]:
         """Accuracy and loss on the held-out part of every source domain, and their means."""
         self.set_model_mode("eval")
@@ -325,7 +320,7 @@ class StepTrainer(StepFiles):
         record: dict[str, float] = {}
         self.scored_sources = scored = ScoredImages()
         for name in self.evaluation.source_parts:
-            logits, labels = self.part_logits(name)
+            logits, labels = self.evaluation.logits(self.network, name)
             scored.add(logits, labels, self.evaluation.paths(name))
             parts.append(split_metrics(logits, labels))
             record |= {f"{key}/{name}": value for key, value in parts[-1].items()}
@@ -338,7 +333,7 @@ class StepTrainer(StepFiles):
         for name in ("test_in", "test_out"):
             if name == "test_out" and self.cfg.STEPS.RECORDS != "all":
                 continue
-            logits, labels = self.part_logits(name)
+            logits, labels = self.evaluation.logits(self.network, name)
             metrics = split_metrics(logits, labels)
             record |= {name: metrics["accuracy"], f"loss/{name}": metrics["loss"]}
             if name == "test_in" and report:
@@ -357,7 +352,7 @@ class StepTrainer(StepFiles):
         self.scored[split] = scored = ScoredImages()
         print(f"Evaluate on the *{split}* set")
         for name in names:
-            logits, labels = self.part_logits(name)
+            logits, labels = self.evaluation.logits(self.network, name)
             self.evaluator.process(logits, labels)
             scored.add(logits, labels, self.evaluation.paths(name))
         results = self.evaluator.evaluate()
