@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -296,7 +297,15 @@ def test_a_run_leaves_config_log_metrics_results_and_checkpoint(world):
     assert not list(folder.glob("resume*"))
 
 
-def test_a_run_keeps_predictions_and_the_temperature_that_validation_images_ask_for(world):
+@pytest.fixture
+def few_images_tell_a_temperature(monkeypatch):
+    """All of this world's few validation images are right: what they ask for is at the bound."""
+    monkeypatch.setattr("dassl.engine.kept_predictions.INNER_RANGE", (0.0, math.inf))
+
+
+def test_a_run_keeps_predictions_and_the_temperature_that_validation_images_ask_for(
+    world, few_images_tell_a_temperature
+):
     results = start(world, "--seed", "1")
 
     kept = read_predictions(world / "run")
@@ -309,7 +318,7 @@ def test_a_run_keeps_predictions_and_the_temperature_that_validation_images_ask_
     assert results["tested_images"] == {"test": 12}
 
 
-def test_an_evaluation_takes_the_temperature_of_the_training(world):
+def test_an_evaluation_takes_the_temperature_of_the_training(world, few_images_tell_a_temperature):
     trained = start(world, "--seed", "1")
 
     words = ("--eval-only", "--model-dir", str(world / "run"), "--load-epoch", "2")
