@@ -191,7 +191,41 @@ def way_to_model(model_dir: Path) -> str:
 def tuned_predictor(
     model_dir: Path, epoch: int | None, device: torch.device, classnames: Sequence[str] = ()
 ) -> Predictor:
-    """The predictor of a run's checkpoint; for other classes where the method serves any."""
+    """The predictor of a run's checkpoint; for other classes where the method serves any.
+
+    A bundle (``vltune export``) serves as well, for its own classes.
+    """
+    from trainers.common.bundle import is_bundle, load_bundle
+
+    if is_bundle(model_dir):
+        if classnames or epoch is not None:
+            raise ValueError(
+                f"{model_dir} is a bundle, which holds one classifier of fixed classes: "
+                "--classnames and --load-epoch have no effect. Leave them out."
+            )
+        return load_bundle(model_dir, device)
+    trainer, checkpoint = trained(model_dir, epoch)
+    if not classnames:
+        return trainer.load_predictor(checkpoint, device)
+    from trainers.common import ClipTrainer
+    from trainers.common.predictor import clip_predictor
+
+    if not issubclass(trainer, ClipTrainer):
+        raise ValueError(
+            f"{trainer.__name__} keeps an image network without a text encoder, so --classnames "
+            "cannot be read here. Leave it out; tools/export.py --classnames makes a file for new "
+            "classes."
+        )
+    return clip_predictor(trainer, checkpoint, device, classnames)
+
+
+def trained(model_dir: Path, epoch: int | None = None) -> tuple[Any, dict[str, Any]]:
+    """The trainer class and the contents of a run's checkpoint.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: other code wrote it.
+    """
     from dassl.engine import TRAINER_REGISTRY
     from dassl.utils import load_checkpoint
 
@@ -206,18 +240,7 @@ def tuned_predictor(
             f"{path} was written by {name or 'other code'}, which is not a trainer of this package"
             f"{did_you_mean(name, known) if name else ''}. predict.py needs a checkpoint of ours."
         )
-    trainer = TRAINER_REGISTRY.get(name)
-    if not classnames:
-        return trainer.load_predictor(checkpoint, device)
-    from trainers.common import ClipTrainer
-    from trainers.common.predictor import clip_predictor
-
-    if not issubclass(trainer, ClipTrainer):
-        raise ValueError(
-            f"{name} keeps an image network without a text encoder, so --classnames cannot be read "
-            "here. Leave it out; tools/export.py --classnames makes a file for new classes."
-        )
-    return clip_predictor(trainer, checkpoint, device, classnames)
+    return TRAINER_REGISTRY.get(name), checkpoint
 
 
 def zero_shot_predictor(

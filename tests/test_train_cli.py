@@ -672,7 +672,7 @@ def test_an_installation_without_configs_says_how_to_get_them(monkeypatch, tmp_p
     monkeypatch.setattr(cli, "CONFIGS", tmp_path / "configs")
     args = make_parser().parse_args(["--dataset", "dtd"])
 
-    with pytest.raises(FileNotFoundError, match="configs are not part of an installed package"):
+    with pytest.raises(FileNotFoundError, match="this installation is incomplete. Install again"):
         cli.find_dataset_yaml(args)
 
 

@@ -684,6 +684,13 @@ def test_an_exported_student_gives_the_same_logits(distilled, tmp_path, suffix):
     assert about["resize"] == "the whole image, whatever its aspect ratio, bilinear"
 
 
+def test_a_student_is_no_bundle(distilled, tmp_path):
+    with pytest.raises(ValueError, match="trains a student.*as a program: --output .*pt2"):
+        export.main(["--model-dir", str(distilled[0]), "--output", str(tmp_path / "bundle")])
+
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_an_export_that_disagrees_is_refused(distilled):
     model, checkpoint = load_deployed(distilled[0])
 

@@ -1,11 +1,13 @@
-"""Export a trained student: one file that needs neither this package nor the teacher.
+"""Export a tuned classifier: a bundle that few lines read (docs/export.md), or a student's program.
 
+python tools/export.py --model-dir output/fewshot/dtd/TaskRes/rn50_16shots/seed1 --output my_bundle
 python tools/export.py --model-dir output/lodo/pacs/VL2VADiP/vits/seed0/te_sketch --output s.pt2
 python tools/export.py --model-dir RUN --output student.onnx            # needs onnx, onnxscript
 python tools/export.py --model-dir RUN --output student.pt2 --classnames "cat,dog,red panda"
 
-The exported program takes pixels (B, 3, H, W) in [0, 1] and gives logits (B, C). After writing, the
-file is read again and its logits are compared with the original's.
+A bundle is a folder: classifier.safetensors, card.json, README.md (a model card). The program of a
+student (.pt2, .onnx) needs neither this package nor the teacher: it takes pixels (B, 3, H, W) in
+[0, 1] and gives logits (B, C). What is written is compared with the original's logits.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -27,6 +30,10 @@ from dassl.flags import FlagParser
 from dassl.modeling.heads import TextHead
 from dassl.utils import atomic_write
 from dassl.utils.text_files import read_names
+from predict import trained
+from tools.bundles import accuracy_in, citation_of, clip_bundle, write_bundle
+from trainers.common import ClipTrainer
+from trainers.common.predictor import rebuild, rebuilt_predictor
 from trainers.common.teachers.build import build_teacher
 from trainers.common.teachers.deploy import DeployedClassifier, load_deployed
 from trainers.common.teachers.new_classes import replace_classes
@@ -43,9 +50,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model-dir", type=Path, required=True, help="folder of a finished run, or a checkpoint")
-    add("--output", type=Path, required=True, help="file to write: *.pt2 (torch.export) or *.onnx")
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        help="folder to write a bundle to; of a student, a file *.pt2 (torch.export) or *.onnx",
+    )
     add("--classnames", help="new classes: names separated by commas, or a file, one per line")
     add("--template", action="append", help="sentence with one {}, or a file of such")
+    add("--license", default="other", help="of a bundle, as a hub spells it: mit, cc-by-4.0, ...")
     add("--text-encoder", default="", help="default: the teacher that the run names")
     return parser.parse_args(argv)
 
@@ -140,7 +153,7 @@ FORMATS = {".pt2": export_program, ".onnx": export_onnx}
 
 
 @torch.no_grad()
-def largest_difference(model: DeployedClassifier, exported: Callable, size: int) -> float:
+def largest_difference(model: Callable, exported: Callable, size: int) -> float:
     """Largest difference of logits on random pixels, relative to the largest logit.
 
     Raises:
@@ -160,11 +173,53 @@ def largest_difference(model: DeployedClassifier, exported: Callable, size: int)
     return worst
 
 
+def export_bundle(args: argparse.Namespace) -> dict[str, Any]:
+    """Write a bundle whose logits were compared with the run's; returns its card."""
+    trainer, checkpoint = trained(args.model_dir)
+    card = {"method": trainer.__name__, "license": args.license}
+    accuracy = None if args.classnames else accuracy_in(args.model_dir)
+    if accuracy is not None:
+        card["test_accuracy"] = accuracy
+    if not issubclass(trainer, ClipTrainer):
+        raise ValueError(
+            f"{trainer.__name__} trains a student, a network of its own, which is exported as a "
+            f"program: --output {args.output}.pt2, or .onnx."
+        )
+    if args.template or args.text_encoder:
+        raise ValueError(
+            "--template and --text-encoder are for students. A tuned CLIP keeps the sentences "
+            "and the text tower that it was trained with. Leave them out."
+        )
+    new_names = read_names(args.classnames, "--classnames") if args.classnames else []
+    rebuilt = rebuild(trainer, checkpoint, torch.device("cpu"), new_names)
+    tensors, about, logits = clip_bundle(trainer, checkpoint, rebuilt)
+    predictor = rebuilt_predictor(trainer, rebuilt)
+    difference = largest_difference(predictor.logits, logits, predictor.size)
+    citation = citation_of(type(rebuilt.method), trainer)
+    card |= {"citation": citation, "classnames": list(rebuilt.classnames), **about}
+    write_bundle(args.output, card, tensors)
+    logger.info(
+        "Wrote %s (%d classes); logits agree to %.1e. vltune.load(%r) reads it.",
+        args.output,
+        len(card["classnames"]),
+        difference,
+        str(args.output),
+    )
+    return card
+
+
 def main(argv: Sequence[str] | None = None) -> dict:
     """Export, check, and describe in ``<output>.json``; returns the description."""
     args = parse_args(argv)
+    if not args.output.suffix:
+        return export_bundle(args)
     if args.output.suffix not in FORMATS:
-        raise ValueError(f"--output {args.output}: expected a name ending in .pt2 or .onnx.")
+        raise ValueError(
+            f"--output {args.output}: expected a folder without a dot in its name for a bundle, or "
+            "a name ending in .pt2 or .onnx."
+        )
+    if args.license != "other":
+        raise ValueError("--license is written into the card of a bundle only. Leave it out.")
     model, checkpoint = load_deployed(args.model_dir)
     classnames = new_classes(model, checkpoint, args)
     size = checkpoint["input_size"]

@@ -75,6 +75,11 @@ class ImageAdapter(Method):
         adapted = adapted.to(raw_image_features.dtype)  # float16 under autocast
         return F.normalize(torch.lerp(raw_image_features, adapted, self.ratio), dim=-1)
 
+    def exported(self, clip: CLIP) -> dict[str, Tensor]:
+        """The text features, W1, W2 and ratio."""
+        adapter = {"down": self.down.weight, "up": self.up.weight, "ratio": self.ratio}
+        return {**super().exported(clip), **adapter}
+
 
 @TRAINER_REGISTRY.register()
 class CLIPAdapter(FeatureTrainer):

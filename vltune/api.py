@@ -146,10 +146,10 @@ class Run:
 
 
 def load(path: str | PathLike[str], *, epoch: int | None = None, device: str = "") -> Classifier:
-    """The classifier of a finished run.
+    """The classifier of a finished run or of a bundle.
 
     Args:
-        path: folder of the run, or one of its checkpoints.
+        path: folder of the run, one of its checkpoints, or a folder that `vltune export` wrote.
         epoch: which checkpoint (default: the best or the last one).
         device: "cpu", "cuda", ... (default: a GPU where there is one).
 

@@ -297,7 +297,7 @@ def find_dataset_yaml(args: argparse.Namespace) -> Path:
 
     Raises:
         ValueError: both are given, or no config has the name.
-        FileNotFoundError: no such file, or the package was installed without its configs.
+        FileNotFoundError: no such file, or this installation lacks its configs.
     """
     if args.dataset_config_file and args.dataset:
         raise ValueError("Give --dataset or --dataset-config-file, not both.")
@@ -314,8 +314,8 @@ def find_dataset_yaml(args: argparse.Namespace) -> Path:
     path = CONFIGS / "datasets" / f"{name}.yaml"
     if not CONFIGS.is_dir():
         raise FileNotFoundError(
-            f"There is no {CONFIGS}: configs are not part of an installed package. Work in a clone "
-            f"(pip install -e .), or name a file: --dataset-config-file YAML."
+            f"There is no {CONFIGS}, although a clone and an installed package both hold it: this "
+            "installation is incomplete. Install again, or name a file: --dataset-config-file YAML."
         )
     if not path.is_file():
         known = sorted(p.stem for p in (CONFIGS / "datasets").glob("*.yaml"))

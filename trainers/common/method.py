@@ -71,6 +71,16 @@ class Method(nn.Module):
         image_features = self.image_features(self.raw_image_features(clip, images))
         return self.logits(clip, image_features, self.text_features(clip))
 
+    def exported(self, clip: CLIP) -> dict[str, Tensor]:
+        """What a bundle keeps of this method: the tensors of ``trainers/common/bundle.py``.
+
+        Override it together with ``image_features`` or ``logits``.
+        """
+        text_features = self.text_features(clip)
+        if text_features is None:
+            raise TypeError(f"{type(self).__name__} has no class vectors to export.")
+        return {"weight": text_features, "scale": clip.logit_scale.exp()}
+
     def adapt_state(
         self,
         state: dict[str, Tensor],

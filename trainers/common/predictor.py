@@ -1,7 +1,7 @@
 """Predictors of CLIP trainers, rebuilt from a checkpoint alone."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,12 +47,42 @@ def config_of(checkpoint: dict, trainer: "type[ClipTrainer]") -> CfgNode:
     return cfg
 
 
+class Rebuilt(NamedTuple):
+    """What a ClipTrainer's checkpoint holds, ready to predict."""
+
+    cfg: CfgNode
+    clip: CLIP
+    method: Method
+    classnames: list[str]
+
+
 def clip_predictor(
     trainer: "type[ClipTrainer]",
     checkpoint: dict,
     device: torch.device,
     new_names: Sequence[str] = (),
 ) -> Predictor:
+    """The predictor of a ClipTrainer's checkpoint; for other classes where it can.
+
+    Raises:
+        ValueError: as ``rebuild``.
+    """
+    return rebuilt_predictor(trainer, rebuild(trainer, checkpoint, device, new_names))
+
+
+def rebuilt_predictor(trainer: "type[ClipTrainer]", rebuilt: Rebuilt) -> Predictor:
+    """The same of what was rebuilt already."""
+    cfg, clip, method, names = rebuilt
+    view = Augmentation.from_cfg(cfg).test.build()  # of the run's evaluation
+    return method_predictor(trainer, cfg, clip, method, names, view=view)
+
+
+def rebuild(
+    trainer: "type[ClipTrainer]",
+    checkpoint: dict,
+    device: torch.device,
+    new_names: Sequence[str] = (),
+) -> Rebuilt:
     """Rebuild a ClipTrainer's method from its checkpoint alone; for other classes where it can.
 
     Raises:
@@ -75,8 +105,7 @@ def clip_predictor(
     method = method.to(device).eval()
     names = list(new_names) or classnames
     load_state(method, state, classnames, names, "given")
-    view = Augmentation.from_cfg(cfg).test.build()  # of the run's evaluation
-    return method_predictor(trainer, cfg, clip, method, names, view=view)
+    return Rebuilt(cfg, clip, method, names)
 
 
 def method_predictor(

@@ -36,6 +36,10 @@ class LinearClassifier(Method):
         """(B, D), (C, D) -> (B, C)."""
         return torch.addmm(self.bias, image_features.float(), text_features.t())
 
+    def exported(self, clip: CLIP) -> dict[str, Tensor]:
+        """W and b; a bundle with a bias reads raw features."""
+        return {"weight": self.weight, "bias": self.bias, "scale": torch.tensor(1.0)}
+
 
 def fit_logistic_regression(
     features: np.ndarray,

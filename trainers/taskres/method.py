@@ -51,3 +51,10 @@ class TaskResidual(Method):
         if self.image_feature_residual is not None:
             f = f + self.alpha * self.image_feature_residual  # f' = f + alpha * z
         return F.normalize(f, dim=-1)
+
+    def exported(self, clip: CLIP) -> dict[str, Tensor]:
+        """The classifier t', and alpha * z where there is one."""
+        tensors = super().exported(clip)
+        if self.image_feature_residual is not None:
+            tensors["image_residual"] = self.alpha * self.image_feature_residual
+        return tensors

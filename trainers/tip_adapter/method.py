@@ -96,6 +96,13 @@ class Cache(Method):
         scores = cache_scores(self.affinities(image_features), self.beta, self.sums())
         return clip_logits + self.alpha * scores
 
+    def exported(self, clip: CLIP) -> dict[str, Tensor]:
+        """The text classifier and the cache."""
+        tensors = {**super().exported(clip), "keys": self.keys, "key_labels": self.key_labels}
+        if self.clip_scale:
+            tensors["scale"] = torch.tensor(float(self.clip_scale))
+        return {**tensors, "alpha": self.alpha, "beta": self.beta}
+
     def adapt_state(
         self,
         state: dict[str, Tensor],
