@@ -35,7 +35,7 @@ def trainers_with(precision: str) -> list[str]:
 @pytest.fixture
 def half_precision_on_a_cpu(monkeypatch):
     """Do what PREC says on a CPU, too."""
-    monkeypatch.setattr(ClipTrainer, "_effective_precision", lambda self: self.settings.prec)
+    monkeypatch.setattr(ClipTrainer, "effective_precision", lambda self: self.settings.prec)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_gpu_computes_in_the_precision_that_the_config_asks_for(tmp_path, prec
 
     trainer.device = torch.device("cuda")
 
-    assert (on_a_cpu, trainer._effective_precision()) == ("fp32", precision)
+    assert (on_a_cpu, trainer.effective_precision()) == ("fp32", precision)
 
 
 def test_the_head_computes_in_full_precision_under_autocast(tmp_path):
@@ -104,7 +104,7 @@ def config(trainer: str, *words: str):
 def precision_on_a_cpu(monkeypatch):
     """Do what TRAIN.PRECISION says on a CPU, too."""
     for kind in (MixedPrecision, ClipTrainer):
-        monkeypatch.setattr(kind, "_effective_precision", lambda self: self.cfg.TRAIN.PRECISION)
+        monkeypatch.setattr(kind, "effective_precision", lambda self: self.cfg.TRAIN.PRECISION)
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_an_evaluation_runs_in_amp_where_the_run_asks_for_it_but_not_by_an_offic
     key, is_cast, battery, monkeypatch
 ):
     monkeypatch.setattr(MixedPrecision, "precision", "amp", raising=False)
-    monkeypatch.setattr(ClipTrainer, "_effective_precision", lambda self: "amp")
+    monkeypatch.setattr(ClipTrainer, "effective_precision", lambda self: "amp")
     name = f"{key}.{'PRECISION' if is_cast else 'PREC'}"
     trainer = build_trainer(small_config("CoOp", battery, name, "amp"))
     seen = []

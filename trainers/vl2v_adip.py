@@ -51,6 +51,11 @@ STAGED = (VL2VSettings, StageSaves, StageRestarts, TeacherInput, *SEVERAL_STAGES
 STAGED_DEFAULTS = {**STEP_DEFAULTS, "SWAD.ENABLED": True}
 
 
+def not_of_stage(stage: str) -> Condition:
+    """The keys that only another stage reads."""
+    return never((StageSaves.key(stage), StageRestarts.key(stage)), "it belongs to the other stage")
+
+
 @TRAINER_REGISTRY.register()
 class VL2VAlign(DistillTrainer):
     """Stage 1: only the projection P learns; the student is frozen."""
@@ -63,15 +68,12 @@ class VL2VAlign(DistillTrainer):
 
     @classmethod
     def conditions(cls) -> list[Condition]:
-        other = {"align": "distill", "distill": "align"}[cls.stage]
-        keys = (StageSaves.key(other), StageRestarts.key(other))
-        return [never(keys, "it belongs to the other stage"), *super().conditions()]
+        return [not_of_stage("distill"), *super().conditions()]
 
     @classmethod
     def check_cfg(cls, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        if cls.feeds_next_stage:
-            cls.check_feeds_next_stage(cfg)
+        cls.check_feeds_next_stage(cfg)
 
     def build_projection(self, student_width: int) -> nn.Module:
         return nn.Linear(student_width, self.class_texts.shape[1])
@@ -81,13 +83,24 @@ class VL2VAlign(DistillTrainer):
 
 
 @TRAINER_REGISTRY.register()
-class VL2VDistill(VL2VAlign):
+class VL2VDistill(DistillTrainer):
     """Stage 2: all of the student learns, from the best checkpoint of stage 1; P is frozen."""
 
+    declares = STAGED
+    defaults = STAGED_DEFAULTS
     stage = "distill"
     trained_parts = ("student",)
-    feeds_next_stage = False
     earlier_stage = "align"
+
+    @classmethod
+    def conditions(cls) -> list[Condition]:
+        return [not_of_stage("align"), *super().conditions()]
+
+    def build_projection(self, student_width: int) -> nn.Module:
+        return nn.Linear(student_width, self.class_texts.shape[1])
+
+    def build_objective(self) -> VL2VObjective:
+        return VL2VObjective(self.teacher, VL2VSettings.of(self.cfg))
 
 
 @TRAINER_REGISTRY.register()

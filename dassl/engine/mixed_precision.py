@@ -37,7 +37,8 @@ class MixedPrecision(TrainerX):
         """What a run on a GPU computes in where TRAIN.PRECISION is empty."""
         return "tf32"
 
-    def _effective_precision(self) -> str:
+    def effective_precision(self) -> str:
+        """What this run computes in: fp32 on a CPU."""
         check_precision(self.cfg, type(self))
         return run_precision(self.cfg, type(self), self.device)
 

@@ -111,7 +111,7 @@ class ClipTrainer(MixedPrecision):
 
     def build_data_loader(self) -> None:
         """Load the backbone first: it decides how images are prepared."""
-        self.precision = self._effective_precision()
+        self.precision = self.effective_precision()
         self.clip = self._backbone("fp16" if self.precision == "fp16" else "fp32")
         self._check_backbone(self.clip)
         close_with_backbone(self.cfg, self.image_input())
@@ -161,7 +161,7 @@ class ClipTrainer(MixedPrecision):
         settings = cls.declares[0].of(cfg) if cls.declares else None
         return getattr(settings, "prec", super().own_precision(cfg))
 
-    def _effective_precision(self) -> str:
+    def effective_precision(self) -> str:
         own = self.own_precision(self.cfg)
         if own not in EVERYWHERE and self.device.type == "cpu":
             logger.warning(
@@ -169,7 +169,7 @@ class ClipTrainer(MixedPrecision):
                 self.settings.key("prec"),
                 own,
             )
-        return super()._effective_precision()
+        return super().effective_precision()
 
     @property
     def encoding(self) -> str:

@@ -100,7 +100,7 @@ class StepTrainer(StepFiles):
     # ----------------------------------------------------------------- set-up
     def build_data_loader(self) -> None:
         """The student first, because INPUT.SIZE follows it; then streams and fixed images."""
-        self.precision = self._effective_precision()
+        self.precision = self.effective_precision()
         self.student = self._student()
         self._set_input_size()
         super().build_data_loader()
