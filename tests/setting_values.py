@@ -262,6 +262,7 @@ ELSEWHERE = {
     "OUTPUT_DIR": "says where the run is",
     "RESUME": "test_engine_resume.py",
     "RUN.PROTOCOL": "test_train_cli.py",
+    "TRAIN.ACCUMULATE": "memory against time: test_accumulate.py",
     "TRAIN.TEXT_CHUNK": "memory against time: test_prompts.py",
     "TRAINER.AMU.AUX_WEIGHTS": "test_amu.py",
     "TRAINER.DMN.CUPL_FILE": "needs files of sentences: test_dmn.py",

@@ -6,9 +6,10 @@ from types import FunctionType
 
 import trainers  # noqa: F401  registers them
 from dassl.engine import TRAINER_REGISTRY, SimpleTrainer, TrainerBase, TrainerX
+from dassl.engine.updates import Updates
 
 PACKAGES = ("clip", "dassl", "datasets", "trainers")
-DASSL = (TrainerX, SimpleTrainer, TrainerBase)
+DASSL = (TrainerX, SimpleTrainer, TrainerBase, Updates)
 
 
 def own_classes() -> set[type]:

@@ -223,7 +223,7 @@ def test_autocast_computes_matrix_products_in_its_dtype():
 def test_a_loss_that_is_not_a_number_stops_the_run_at_the_next_log_line():
     trainer, gpu = SimpleTrainer.__new__(SimpleTrainer), PretendedGPU()
     TrainerBase.__init__(trainer)
-    trainer.cfg = CfgNode({"TRAIN": {"PRINT_FREQ": 2}})
+    trainer.cfg = CfgNode({"TRAIN": {"PRINT_FREQ": 2, "ACCUMULATE": 1}})
     trainer.num_batches, trainer.epoch = 2, 0
 
     def step(value: float) -> dict:

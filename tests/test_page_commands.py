@@ -38,6 +38,8 @@ def commands_of(page):
             continue  # an equation, say, whose apostrophes are no quotes
         words = shlex.split(line.strip().replace("IMAGE_OR_FOLDER", "."), comments=True)
         for command in split(words, ("&&", "&")):
+            if command[0] == "torchrun" and len(command) > 2:  # and its one option
+                command = ["python", *command[2:]]
             program = command[len(variables_of(command)) :][:1]
             if program and program[0] in PROGRAMS:
                 yield command

@@ -134,12 +134,12 @@ def test_a_step_that_outlasts_the_grace_time_is_not_waited_for(images, tmp_path,
 
 
 def test_a_second_ctrl_c_ends_a_run_at_once(images, tmp_path, watched, monkeypatch):
-    monkeypatch.setattr(interrupts, "SECONDS_TO_SECOND", 0.0)
+    monkeypatch.setattr(interrupts, "SECONDS_TO_SECOND", -1.0)
     trainer = build(images, tmp_path)
 
     def twice(batch):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         raise AssertionError("not reached")
 
     trainer.forward_backward = twice

@@ -4,7 +4,7 @@ Silva-Rodriguez, Hajimiri, Ben Ayed, Dolz: A Closer Look at the Few-Shot Adaptat
 Vision-Language Models, CVPR 2024, arXiv 2312.12730. Its formulas are tested in tests/test_clap.py.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -129,18 +129,6 @@ class RowLoader(FeatureLoader):
         )
         rows = torch.randperm(self.views * len(self.items), generator=generator)
         return rows[: len(self) * self.batch_size]
-
-    def __iter__(self) -> Iterator[dict]:
-        features = self.open_epoch(self.epoch)
-        for rows in self.order().split(self.batch_size):
-            images = rows % len(self.items)
-            yield {
-                "features": features(rows),
-                "label": self.labels[images],
-                "domain": self.domains[images],
-                "index": images,
-                "impath": [self.items[i].impath for i in images.tolist()],
-            }
 
 
 @TRAINER_REGISTRY.register()

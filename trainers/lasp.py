@@ -318,8 +318,10 @@ class LASP(ClipTrainer):
             super().optimise(loss)
             return
         self.detect_anomaly(loss)
-        self.optim.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.model_zero_grad()
+        self.backward(self.scaler.scale(loss))
+        if not self.share.is_last:
+            return
         self.scaler.unscale_(self.optim)
         nn.utils.clip_grad_norm_(self.method.parameters(), self.settings.grad_clip)
         self.scaled_step()

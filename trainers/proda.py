@@ -198,9 +198,11 @@ class ProDA(FeatureTrainer):
     def forward_backward(self, batch: dict) -> dict[str, float]:
         """One step on the next mini-batch of prompts."""
         features, labels = self.parse_batch_train(batch)[:2]
+        if self.share.is_first:
+            self.members = self.order.next()
         with self.autocast():
             losses = self.method.losses(
-                self.clip, self.raw_features(features), labels, members=self.order.next()
+                self.clip, self.raw_features(features), labels, members=self.members
             )
         self.optimise(losses["loss"])
         self.step_schedule()

@@ -126,6 +126,7 @@ def _train_and_test(cfg: CN) -> None:
     node.CHECKPOINT_FREQ = 0  # epochs between checkpoints, < 1: only the last
     node.PRINT_FREQ = 10  # batches between progress lines
     node.GRACE_SECONDS = 30.0  # ours: from SIGTERM, SIGUSR1, SIGHUP or Ctrl-C to the end
+    node.ACCUMULATE = 1  # ours: parts of a batch that are computed one after the other
     node.COUNT_ITER = "train_x"  # train_x | train_u | smaller_one
     node.PRECISION = ""  # ours: fp32 | tf32 | fp16 | bf16 | amp on a GPU; "": the trainer's PREC
     node.DETERMINISTIC = False  # ours: the same bits every time on a GPU, too; slower

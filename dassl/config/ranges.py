@@ -117,6 +117,7 @@ ENGINE_RANGES: dict[str, Allowed] = {
     "OPTIM.WARMUP_MIN_LR": LEARNING_RATE,
     "TRAIN.CHECKPOINT_FREQ": at_least(-1),  # as 0, in code written for the original
     "TRAIN.PRINT_FREQ": at_least(1),
+    "TRAIN.ACCUMULATE": at_least(1),
     "TRAIN.GRACE_SECONDS": at_least(0.0),
     "TRAIN.PRECISION": one_of(*PRECISIONS, ""),
     "TRAIN.TEXT_CHUNK": at_least(0),

@@ -32,7 +32,8 @@ SEED_KEYS = (
     "TRAINER.TPT.STREAM_SEED",
     "USE_CUDA",
     "DATALOADER.NUM_WORKERS",
-    "DATALOADER.TEST.BATCH_SIZE",  # these four: memory or time, the numbers are the same
+    "DATALOADER.TEST.BATCH_SIZE",  # these five: memory or time, the numbers are the same
+    "TRAIN.ACCUMULATE",
     "STEPS.CACHE_GB",
     "TRAIN.TEXT_CHUNK",
     "TRAIN.DETERMINISTIC",

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision import transforms as T
 from yacs.config import CfgNode
 
+from dassl.utils import ranks
 from dassl.utils.image import read_image
 from dassl.utils.tools import tolist_if_not
 
@@ -16,7 +17,7 @@ from .checks import SPLITS, check_images, warn_of_one_class
 from .datasets import build_dataset
 from .datasets.base_dataset import Datum
 from .loader import LastingLoader
-from .samplers import build_sampler
+from .samplers import RankBatches, build_sampler
 from .seeding import EpochSampler, SeededDataset
 from .transforms import INTERPOLATION_MODES, build_transform, normalize_step
 from .workers import worker_options
@@ -149,6 +150,7 @@ def build_data_loader(
         cfg, data_source, transform=tfm, is_train=is_train
     )
     options: dict[str, Any] = {}
+    batches: dict[str, Any]
     loader_class = DataLoader
     seeding = cfg.DATALOADER.get("SEEDING", "worker")
     if seeding == "sample":
@@ -161,12 +163,17 @@ def build_data_loader(
         loader_class = LastingLoader
     elif seeding != "worker":
         raise ValueError(f'DATALOADER.SEEDING is "{seeding}"; it is "sample" or "worker".')
+    batches = {
+        "batch_size": batch_size,
+        "sampler": sampler,
+        "drop_last": is_train and len(data_source) >= batch_size,
+    }
+    if ranks.size() > 1:
+        batches = {"batch_sampler": RankBatches(**batches, is_train=is_train)}
     return loader_class(
         dataset,
-        batch_size=batch_size,
-        sampler=sampler,
+        **batches,
         **worker_options(cfg.DATALOADER.NUM_WORKERS),
-        drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         **options,
     )

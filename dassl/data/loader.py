@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sized
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from .seeding import EpochSampler, SeededDataset
 
@@ -35,8 +35,10 @@ class LastingLoader(DataLoader):
 
     def skip(self, batches: int) -> None:
         """Leave out the first batches of the next pass, without reading them."""
-        assert isinstance(self.sampler, EpochSampler) and self.batch_size is not None
-        self.sampler.skipped = batches * self.batch_size
+        batch_sampler = self.batch_sampler  # there where ``sampler`` and ``batch_size`` are not
+        assert isinstance(batch_sampler, BatchSampler)
+        assert isinstance(batch_sampler.sampler, EpochSampler)
+        batch_sampler.sampler.skipped = batches * batch_sampler.batch_size
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_iterator": None, "_pass": None, "generator": None}

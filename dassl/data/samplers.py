@@ -8,14 +8,16 @@ import copy
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
-from torch.utils.data import RandomSampler, Sampler, SequentialSampler
+from torch.utils.data import BatchSampler, RandomSampler, Sampler, SequentialSampler
 from yacs.config import CfgNode
 
 from dassl.config.conditions import only_if
 from dassl.config.ranges import check_value, one_of
+from dassl.utils import ranks
 
 AVAI_SAMPLERS = [
     "RandomDomainSampler",
@@ -160,6 +162,27 @@ class RandomClassSampler(Sampler):
 
     def __len__(self) -> int:
         return self.length
+
+
+class RankBatches(BatchSampler):
+    """The part of the batches that is for this process of a run in several (``utils.ranks``).
+
+    Its stretch of every training batch; every W-th batch of an evaluation.
+    """
+
+    def __init__(self, sampler: Order, batch_size: int, drop_last: bool, *, is_train: bool) -> None:
+        super().__init__(sampler, batch_size, drop_last)
+        self.is_train = is_train
+
+    def __iter__(self) -> Iterator[list[int]]:
+        if self.is_train:
+            yield from map(ranks.part, super().__iter__())
+        else:
+            yield from islice(super().__iter__(), ranks.rank(), None, ranks.size())
+
+    def __len__(self) -> int:
+        whole = super().__len__()
+        return whole if self.is_train else len(ranks.every(range(whole)))
 
 
 def build_sampler(

@@ -140,7 +140,7 @@ def set_epoch(loader: Any, epoch: int) -> None:
 
     The engine's loop calls it before every epoch, so that a resumed run sees the same pixels.
     """
-    sampler = getattr(loader, "sampler", None)
+    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
     if isinstance(sampler, EpochSampler) and sampler.advance:
         sampler.set_epoch(epoch)
     elif isinstance(loader, GivenBatches):

@@ -18,24 +18,23 @@ from dassl.data.given import GivenData
 from dassl.data.seeding import set_epoch
 from dassl.evaluation.predictions import ScoredImages
 from dassl.optim import lr_scheduler, optimizer
-from dassl.utils import tolist_if_not
+from dassl.utils import ranks, tolist_if_not
 
 from . import numerics, selection
 from .anomaly import explain_nonfinite, explain_weights
 from .checkpoints import load_models, resume_from_folders, save_models
 from .partial_epoch import PartialEpoch
 from .parts import from_parts, sibling
-from .prograd import projected_gradients
 from .resume import ResumeFile, restore
 from .shared_conditions import NOTHING_TRAINED
 from .step_losses import UnreadLosses
-from .subspace import project_gradients
+from .updates import Updates
 from .writer import MetricsLog, SummaryWriter, numbers_in
 
 MODES = ("train", "eval", "test")
 
 
-class TrainerBase:
+class TrainerBase(Updates):
     """Registered models with their optimisers, and the loop over epochs.
 
     Attributes after a run: ``results`` (split or classifier name -> metrics in
@@ -68,7 +67,6 @@ class TrainerBase:
     device: torch.device
     selection: str  # the rule of TEST.SELECT_ON
     lab2cname: dict[int, str]
-    U: Tensor  # basis of model_subspace_backward_and_update, from the trainer that calls it
 
     def __init__(self) -> None:
         self._models: dict[str, Any] = {}  # modules, or None
@@ -161,7 +159,7 @@ class TrainerBase:
     def update_lr(self, names: str | Sequence[str] | None = None) -> None:
         """Step the schedules."""
         for name in self.get_model_names(names):
-            if self._scheds[name] is not None:
+            if self._scheds[name] is not None and self.share.is_last:
                 self._scheds[name].step()
 
     def get_current_lr(self, names: str | Sequence[str] | None = None) -> float | None:
@@ -214,66 +212,6 @@ class TrainerBase:
             is_updated=is_updated,
         )
         raise FloatingPointError(message)
-
-    def model_zero_grad(self, names: str | Sequence[str] | None = None) -> None:
-        """Clear the gradients of the named optimisers."""
-        for optim in self.optimizers(names):
-            optim.zero_grad()
-
-    def model_backward(self, loss: Tensor) -> None:
-        """Check the loss and compute gradients."""
-        self.detect_anomaly(loss)
-        loss.backward()
-
-    def model_update(self, names: str | Sequence[str] | None = None) -> None:
-        """Step the named optimisers."""
-        for optim in self.optimizers(names):
-            optim.step()
-
-    def model_backward_and_update(
-        self, loss: Tensor, names: str | Sequence[str] | None = None
-    ) -> None:
-        """Zero, backward, step."""
-        self.model_zero_grad(names)
-        self.model_backward(loss)
-        self.model_update(names)
-
-    def prograd_backward_and_update(
-        self,
-        loss_a: Tensor,
-        loss_b: Tensor,
-        lambda_: float = 1,
-        names: str | Sequence[str] | None = None,
-    ) -> None:
-        """Step along the gradient of ``loss_a`` without what works against ``loss_b``.
-
-        Per parameter, u = g_b / ||g_b||; g_a - lambda_ <g_a, u> u where <g_a, u> < 0, else g_a.
-
-        Source: ProGrad, ICCV 2023 (vendored Dassl 0.5 of the KgCoOp lineage).
-        """
-        self.detect_anomaly(loss_a)
-        self.detect_anomaly(loss_b)
-        self.model_zero_grad(names)
-        models = [self._models[name] for name in self.get_model_names(names)]
-        parameters = [p for model in models for p in model.parameters() if p.requires_grad]
-        gradients = projected_gradients(loss_a, loss_b, parameters, strength=lambda_)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self.model_update(names)
-
-    def model_subspace_backward_and_update(
-        self, loss: Tensor, names: str | Sequence[str] | None = None
-    ) -> None:
-        """Zero, backward, keep of the gradient what lies in the rows of ``self.U``, step.
-
-        Source: Subspace Prompt Learning (vendored Dassl 0.5).
-        """
-        self.model_zero_grad(names)
-        self.model_backward(loss)
-        models = [self._models[name] for name in self.get_model_names(names)]
-        parameters = [p for model in models for p in model.parameters()]
-        project_gradients([p.grad for p in parameters if p.grad is not None], self.U)
-        self.model_update(names)
 
     def read_losses(self) -> None:
         """Hook: take what steps have left on the device; called before the state is kept."""
@@ -426,6 +364,7 @@ class TrainerBase:
         resumes from its checkpoints, as with the original.
         """
         resume = self._resume_file
+        ranks.barrier()  # until all processes have seen the files as they were
         if resume is None:
             return
         if self.start_epoch == 0:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from dassl import __version__
-from dassl.utils import load_checkpoint, save_checkpoint
+from dassl.utils import load_checkpoint, ranks, save_checkpoint
 from dassl.utils.checkpoint import state_of
 
 from .anomaly import refuse_nonfinite
@@ -53,7 +53,7 @@ def save_models(
             f"{type(trainer).__name__}.checkpoint_meta() returns {', '.join(clash)}, which the "
             "engine writes itself. Choose other names."
         )
-    for name in trainer.get_model_names():
+    for name in trainer.get_model_names() if ranks.is_writer() else ():
         optim, sched = trainer._optims[name], trainer._scheds[name]
         content = {
             "state_dict": trainer._models[name].state_dict(),
@@ -67,6 +67,7 @@ def save_models(
         save_checkpoint(
             content, str(Path(directory) / name), is_best=is_best, model_name=model_name
         )
+    ranks.barrier()  # until the files are there
 
 
 def find_checkpoint(

@@ -66,8 +66,9 @@ class MixedPrecision(TrainerX):
             return
         self.detect_anomaly(loss)
         self.model_zero_grad()
-        self.scaler.scale(loss).backward()
-        self.scaled_step()
+        self.backward(self.scaler.scale(loss))
+        if self.share.is_last:
+            self.scaled_step()
 
     def scaled_step(self) -> None:
         """Step through the gradient scaler; an overflow skips the step and is logged."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from dassl.utils import MetricMeter, interrupts
+from dassl.utils import MetricMeter, interrupts, ranks
 
 from .rng import load_rng_state, loader_generators, rng_state
 
@@ -68,8 +68,10 @@ class PartialEpoch:
         self.done = 0
         if resume is not None:
             is_last = trainer.stop or trainer.epoch + 1 == trainer.max_epoch
-            resume.save(trainer, trainer.epoch + 1, force=is_last or interrupts.is_pending())
-            interrupts.stop_if_pending(f"epoch {trainer.epoch + 1}; state saved in {resume.path}")
+            is_pending = ranks.any_true(interrupts.is_pending())
+            resume.save(trainer, trainer.epoch + 1, force=is_last or is_pending)
+            if is_pending:
+                interrupts.stop(f"epoch {trainer.epoch + 1}; state saved in {resume.path}")
 
     def batches(self, loader: Any) -> Iterator[Any]:
         """The batches of the epoch that are not done yet."""
@@ -101,7 +103,7 @@ class PartialEpoch:
         """
         self.done += 1
         resume = self.trainer._resume_file
-        is_pending, start = interrupts.is_pending(), time.monotonic()
+        is_pending, start = ranks.any_true(interrupts.is_pending()), time.monotonic()
         if resume is None or not self.is_exact:
             return
         if is_pending or start - max(self._last, resume.last) > self._interval():
@@ -113,7 +115,7 @@ class PartialEpoch:
             self._cost = self._last - start
         if is_pending:
             place = self.trainer._place()
-            interrupts.stop_if_pending(f"{place}; state saved in {resume.path}")
+            interrupts.stop(f"{place}; state saved in {resume.path}")
 
     def _interval(self) -> float:
         return max(SECONDS_BETWEEN, LEAST_RATIO * self._cost)

@@ -6,19 +6,28 @@ import torch
 from torch import Tensor
 
 
-def projected_gradients(
-    loss_a: Tensor, loss_b: Tensor, parameters: Sequence[Tensor], *, strength: float = 1.0
+def loss_gradients(
+    loss_a: Tensor, loss_b: Tensor, parameters: Sequence[Tensor]
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """Gradients of both losses, None where a loss does not depend on a parameter."""
+    gradients_b = torch.autograd.grad(loss_b, parameters, retain_graph=True, allow_unused=True)
+    gradients_a = torch.autograd.grad(loss_a, parameters, allow_unused=True)
+    return list(gradients_a), list(gradients_b)
+
+
+def project(
+    gradients_a: Sequence[Tensor | None],
+    gradients_b: Sequence[Tensor | None],
+    strength: float = 1.0,
 ) -> list[Tensor | None]:
-    """Gradients of ``loss_a``, without the part that points against the descent of ``loss_b``.
+    """The first gradients, without the part that points against the descent of the second.
 
     u = g_b / ||g_b||;  g = g_a - strength * <g_a, u> u  where <g_a / ||g_a||, u> < 0,  else g_a
 
-    Per parameter tensor. None where ``loss_a`` does not depend on a parameter.
+    Per parameter tensor. None where the first is None.
 
     Source: ``prograd_backward_and_update`` of Dassl 0.5 as vendored by the KgCoOp lineage.
     """
-    gradients_b = torch.autograd.grad(loss_b, parameters, retain_graph=True, allow_unused=True)
-    gradients_a = torch.autograd.grad(loss_a, parameters, allow_unused=True)
     return [_project(a, b, strength) for a, b in zip(gradients_a, gradients_b, strict=True)]
 
 

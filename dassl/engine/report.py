@@ -17,6 +17,7 @@ import torch
 from yacs.config import CfgNode
 
 from dassl.config.settings import settings_digest, settings_that_matter
+from dassl.utils import ranks
 
 from .numerics import run_precision
 from .resume import root_is_the_set
@@ -144,6 +145,8 @@ def log_banner(trainer: "TrainerBase", dataset: str) -> None:
         "selection": rule_in_words(trainer.selection),
         "output": cfg.OUTPUT_DIR,
     }
+    if ranks.size() > 1:
+        rows["processes"] = f"{ranks.size()}, each computes a part of every batch"
     logger.info("%s", _block("Run", rows))
 
 
@@ -240,6 +243,8 @@ def collect_results(
     }
     if (chance := chance_level(trainer)) is not None:
         results["chance"] = chance
+    if ranks.size() > 1:
+        results["processes"] = ranks.size()
     if evaluated is not None:
         results["evaluated"] = evaluated
     return results

@@ -18,7 +18,7 @@ from dassl.config.pixels import open_keys
 from dassl.config.settings import NEUTRAL_KEYS, flat
 from dassl.config.yaml_files import config_of
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import atomic_write, load_checkpoint
+from dassl.utils import atomic_write, load_checkpoint, ranks
 
 from .build import TRAINER_REGISTRY
 from .plain import plain
@@ -58,6 +58,8 @@ class ResumeFile:
 
         Without the mark, the checkpoints of an interrupted run would look like a finished run's.
         """
+        if not ranks.is_writer():
+            return
         self.mark.parent.mkdir(parents=True, exist_ok=True)
         self.mark.write_text("A run began here and has not ended.\n", encoding="utf-8")
 
@@ -68,7 +70,7 @@ class ResumeFile:
 
         ``within`` an epoch, ``next_epoch`` is that epoch.
         """
-        if not force and time.monotonic() - self.last < self.interval:
+        if not ranks.is_writer() or (not force and time.monotonic() - self.last < self.interval):
             return
         state = collect(trainer, next_epoch)
         if within:
@@ -105,8 +107,9 @@ class ResumeFile:
 
     def remove(self) -> None:
         """Remove the file and the mark: the run has ended."""
-        self.path.unlink(missing_ok=True)
-        self.mark.unlink(missing_ok=True)
+        if ranks.is_writer():
+            self.path.unlink(missing_ok=True)
+            self.mark.unlink(missing_ok=True)
 
 
 def collect(trainer: "TrainerBase", next_epoch: int) -> dict[str, Any]:

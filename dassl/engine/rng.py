@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from dassl.utils import ranks
+
 
 def rng_state() -> dict[str, Any]:
     """State of Python's, NumPy's and torch's (CPU and every CUDA device) global generators."""
@@ -39,7 +41,9 @@ def load_rng_state(state: dict[str, Any]) -> None:
         (numpy["kind"], keys, numpy["position"], numpy["has_gauss"], numpy["cached"])
     )
     torch.set_rng_state(state["torch"].cpu())
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and ranks.size() > 1 and state["cuda"]:
+        torch.cuda.set_rng_state(state["cuda"][0].cpu())  # as the writer's: all draw the same
+    elif torch.cuda.is_available():
         for device, value in enumerate(state["cuda"][: torch.cuda.device_count()]):
             torch.cuda.set_rng_state(value.cpu(), device)
 

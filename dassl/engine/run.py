@@ -4,9 +4,11 @@ import argparse
 import logging
 import secrets
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from yacs.config import CfgNode
 
 from dassl.config.pixels import in_words
@@ -16,6 +18,7 @@ from dassl.utils import (
     atomic_write,
     collect_env_info,
     only_writer,
+    ranks,
     read_json,
     set_random_seed,
     setup_logger,
@@ -57,14 +60,43 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict[str, Any] | None:
     Raises:
         ValueError: if the output folder belongs to a run with another config.
     """
-    start = time.time()
+    if ranks.launched() > 1:
+        check_shareable(cfg)
+    with ranks.joined(uses_cuda=torch.cuda.is_available() and cfg.USE_CUDA):
+        return run_or_find(args, cfg, start=time.time())
+
+
+def check_shareable(cfg: CfgNode) -> None:
+    """Refuse to share a run among the processes that torchrun started, where that is not possible.
+
+    Raises:
+        ValueError: saying why, and what to do.
+    """
+    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    count = f"torchrun started {ranks.launched()} processes"
+    if trainer.runs_alone:
+        raise ValueError(
+            f"{count}, but {trainer.__name__} runs in one: {trainer.runs_alone}. Start it without "
+            "torchrun, as python train.py."
+        )
+    is_read = "DATALOADER.SEEDING" not in trainer.idle_settings(cfg)
+    if cfg.DATALOADER.SEEDING != "sample" and is_read:
+        raise ValueError(
+            f"{count}, but with DATALOADER.SEEDING {cfg.DATALOADER.SEEDING} every process would "
+            "augment differently from a run in one process. Set DATALOADER.SEEDING sample."
+        )
+
+
+def run_or_find(args: argparse.Namespace, cfg: CfgNode, *, start: float) -> dict[str, Any] | None:
+    """Do the run in this process, or these processes, unless it is finished."""
     output = Path(cfg.OUTPUT_DIR)
     evaluated = describe_evaluated(args) if args.eval_only else None
     check_output_dir(cfg, output, is_evaluation=args.eval_only)
-    if find_finished(output, evaluated) is None:
-        with only_writer(output):  # another process may do this run, or one of another config
+    if ranks.from_writer(lambda: find_finished(output, evaluated)) is None:
+        # another command may do this run, or one of another config
+        with only_writer(output) if ranks.is_writer() else nullcontext():
             check_output_dir(cfg, output, is_evaluation=args.eval_only)
-            if find_finished(output, evaluated) is None:
+            if ranks.from_writer(lambda: find_finished(output, evaluated)) is None:
                 with explained(cfg), numerics(cfg, TRAINER_REGISTRY.get(cfg.TRAINER.NAME)):
                     return run_now(args, cfg, evaluated, start=start)
     logger.info(
@@ -96,8 +128,10 @@ def prepare(args: argparse.Namespace, cfg: CfgNode) -> None:
     """Seed everything, open the log, print arguments, config and environment."""
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
-    set_random_seed(cfg.SEED if cfg.SEED >= 0 else drawn_seed(Path(cfg.OUTPUT_DIR)))
-    setup_logger(cfg.OUTPUT_DIR)
+    drawn = cfg.SEED < 0 and ranks.writer_first(lambda: drawn_seed(Path(cfg.OUTPUT_DIR)))
+    set_random_seed(cfg.SEED if cfg.SEED >= 0 else drawn)
+    if ranks.is_writer():
+        setup_logger(cfg.OUTPUT_DIR)
     print_arguments(args, cfg)
     print("Collecting env info ...")
     print(f"** System info **\n{collect_env_info()}\n")
@@ -143,8 +177,12 @@ def train(trainer: "TrainerBase", *, start: float) -> dict[str, Any]:
     output = Path(trainer.output_dir)
     if trainer.scored:
         score_validation(trainer)
-    results["calibration"] = keep_predictions(trainer, output / PREDICTIONS_FILE)
-    record(results, output / RESULTS_FILE)
+
+    def keep() -> None:
+        results["calibration"] = keep_predictions(trainer, output / PREDICTIONS_FILE)
+        record(results, output / RESULTS_FILE)
+
+    ranks.written(keep)
     trainer.remove_resume_file()
     return results
 
@@ -184,11 +222,16 @@ def evaluate(
         add_labels_of_training(results, earlier, trainer)
         calibration = taken_calibration(earlier.get("calibration"))
     output = Path(trainer.output_dir)
-    names = RESULTS_FILE, PREDICTIONS_FILE
-    if holds_training(output):
-        names = EVALUATION_FILE, EVALUATION_PREDICTIONS
-    results["calibration"] = keep_predictions(trainer, output / names[1], trained=calibration)
-    record(results, output / names[0])
+
+    def keep() -> None:
+        names = RESULTS_FILE, PREDICTIONS_FILE
+        if holds_training(output):
+            names = EVALUATION_FILE, EVALUATION_PREDICTIONS
+        kept = keep_predictions(trainer, output / names[1], trained=calibration)
+        results["calibration"] = kept
+        record(results, output / names[0])
+
+    ranks.written(keep)
     trainer.remove_resume_file()
     return results
 
@@ -278,7 +321,8 @@ def _read_results(path: Path) -> dict[str, Any] | None:
 def write_config(cfg: CfgNode, output: Path, *, is_evaluation: bool) -> None:
     """Write ``config.yaml``, complete; an evaluation leaves a training run's file as it is."""
     path = output / CONFIG_FILE
-    if is_evaluation and path.is_file() and keeps_anything(output):
+    is_kept = is_evaluation and path.is_file() and keeps_anything(output)
+    if is_kept or not ranks.is_writer():
         return
     with atomic_write(path) as temporary:
         Path(temporary).write_text(cfg.dump(), encoding="utf-8")

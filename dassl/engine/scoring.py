@@ -25,6 +25,7 @@ def scores(
         logits = infer(images)
         scored.add(logits, labels, batch.get("impath", ()))
         yield logits, labels
+    scored.gather()
 
 
 @torch.no_grad()

@@ -31,6 +31,7 @@ from dassl.utils import (
     MetricMeter,
     count_num_param,
     load_pretrained_weights,
+    ranks,
 )
 
 from .base import TrainerBase
@@ -136,12 +137,13 @@ class SimpleTrainer(TrainerBase):
         self._name_untrained()
         self.time_start = time.time()
         self._resume_file = resume = ResumeFile(self.output_dir)
-        resume.remove_leftovers()
         self.start_epoch = self._find_start(has_state=resume.path.is_file())
-        writer_dir = Path(self.output_dir) / "tensorboard"
-        writer_dir.mkdir(parents=True, exist_ok=True)
-        self.init_writer(str(writer_dir))
-        self._metrics_log = MetricsLog(self.output_dir, self.start_epoch, self.part.done)
+        if ranks.is_writer():
+            resume.remove_leftovers()
+            writer_dir = Path(self.output_dir) / "tensorboard"
+            writer_dir.mkdir(parents=True, exist_ok=True)
+            self.init_writer(str(writer_dir))
+            self._metrics_log = MetricsLog(self.output_dir, self.start_epoch, self.part.done)
 
     def _find_start(self, *, has_state: bool) -> int:
         """The epoch to start from: an interrupted run here resumes, else RESUME or checkpoints."""
@@ -292,6 +294,7 @@ class SimpleTrainer(TrainerBase):
         print(f"Evaluate on the *{split}* set")
         for logits, labels in scores(self, split, self.with_progress_bar(loader)):
             self.evaluator.process(logits, labels)
+        self.evaluator.gather()
         results = self.evaluator.evaluate()
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
@@ -322,10 +325,6 @@ class SimpleTrainer(TrainerBase):
             return [self.to_device(item) for item in value]
         return value.to(self.device, non_blocking=True)
 
-    def forward_backward(self, batch: Any) -> dict[str, Any]:
-        """One update on a batch; returns what to log: see ``step_losses.logged``."""
-        raise TypeError(f"{type(self).__name__} does not override forward_backward().")
-
     # ----------------------------------------------------------------- epochs
     def _train_on(self, batches: Iterable[tuple[Any, ...]]) -> None:
         """Run ``forward_backward`` on tuples of batches and keep the records."""
@@ -335,7 +334,7 @@ class SimpleTrainer(TrainerBase):
             self.batch_idx = batch_idx
             self._batch = arguments[0]
             data_seconds = time.time() - end
-            summary = self.forward_backward(*arguments)
+            summary = self.one_update(*arguments)
             seconds = (time.time() - end, data_seconds)
             self._unread.add(batch_idx, self.get_current_lr(), summary, seconds)
             if self._unread.is_on_cpu or self._is_logged(batch_idx):
@@ -410,8 +409,10 @@ class TrainerX(SimpleTrainer):
     def run_epoch(self) -> None:
         """One pass over the labelled images."""
         self.set_model_mode("train")
+        self.check_shared()
         self.num_batches = len(self.train_loader_x)
         self._train_on((batch,) for batch in self.part.batches(self.train_loader_x))
+        self.check_ranks_agree()
 
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Any, Tensor, Tensor]:
         """A training batch -> (images, labels, domains) on the device."""

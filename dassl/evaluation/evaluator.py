@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from dassl.utils import ranks
 from dassl.utils.files import atomic_write
 
 from .build import EVALUATOR_REGISTRY
@@ -33,6 +34,14 @@ class EvaluatorBase(ABC):
     @abstractmethod
     def process(self, mo: Tensor, gt: Tensor) -> None:
         """Add a batch of model outputs and labels."""
+
+    def gather(self) -> None:
+        """Add what the other processes of this run have processed; nothing where there is one."""
+        if ranks.size() > 1:
+            raise TypeError(
+                f"The evaluator {type(self).__name__} has no gather(), so that several processes "
+                "cannot share an evaluation. Start one (without torchrun), or add it."
+            )
 
     @abstractmethod
     def evaluate(self) -> OrderedDict:
@@ -78,6 +87,17 @@ class Classification(EvaluatorBase):
         if mo.shape[1] > 1:
             self._flat_rows = self._flat_rows + (largest == mo.detach().amin(dim=1)).sum()
         self._total += int(gt.shape[0])
+
+    def gather(self) -> None:
+        """Count every image of every process once."""
+        if ranks.size() == 1:
+            return
+        rows = ranks.gather((_gather(self._y_true), _gather(self._y_pred)))
+        self._y_true = [torch.from_numpy(truth) for truth, _ in rows]
+        self._y_pred = [torch.from_numpy(predicted) for _, predicted in rows]
+        self._bad_rows = sum(ranks.gather(int(self._bad_rows)))
+        self._flat_rows = sum(ranks.gather(int(self._flat_rows)))
+        self._total = sum(map(len, self._y_true))
 
     def evaluate(self) -> OrderedDict:
         """Print and return the results over all batches since `reset`.
@@ -143,6 +163,8 @@ class Classification(EvaluatorBase):
 
     def _save_confusion_matrix(self, truth: np.ndarray, predicted: np.ndarray) -> None:
         """Save the matrix as a float64 tensor, which loads with `weights_only=True`."""
+        if not ranks.is_writer():
+            return
         path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
         with atomic_write(path) as temporary:
             torch.save(torch.from_numpy(confusion_matrix(truth, predicted)), temporary)
@@ -150,7 +172,8 @@ class Classification(EvaluatorBase):
 
 
 def _gather(batches: list[Tensor]) -> np.ndarray:
-    return torch.cat([torch.as_tensor(batch).reshape(-1) for batch in batches]).cpu().numpy()
+    none = [torch.zeros(0, dtype=torch.int64)]
+    return torch.cat([torch.as_tensor(b).reshape(-1) for b in batches] or none).cpu().numpy()
 
 
 def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:

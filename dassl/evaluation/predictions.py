@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dassl.utils import ranks
 from dassl.utils.files import atomic_write
 
 PREDICTIONS_FILE = "predictions.npz"
@@ -86,6 +87,20 @@ class ScoredImages:
         self.logits.append(halved(logits).cpu())
         self.labels.append(labels.detach().cpu())
         self.paths.extend(paths)
+
+    def gather(self) -> None:
+        """Take in what the other processes of this run have scored: ``every`` W-th batch each."""
+        if ranks.size() == 1:
+            return
+        found = ranks.gather((self.logits, self.labels, self.paths))
+        self.logits, self.labels, self.paths = [], [], []
+        for number in range(sum(len(labels) for _, labels, _ in found)):
+            logits, labels, paths = found[number % ranks.size()]
+            place = number // ranks.size()
+            first = sum(map(len, labels[:place]))
+            self.logits.append(logits[place])
+            self.labels.append(labels[place])
+            self.paths += paths[first : first + len(labels[place])]
 
     def joined(self) -> tuple[Tensor, Tensor]:
         """(N, C) float16 logits and (N,) labels."""

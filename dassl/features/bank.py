@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dassl.data.datasets import Datum
-from dassl.utils import BadImageError, cache_dir, only_writer, write_json
+from dassl.utils import BadImageError, cache_dir, only_writer, ranks, write_json
 
 from .encode import BankSink, MemorySink, fill, row_keys, view_labels
 from .encoder import Encoder
@@ -206,6 +206,27 @@ class FeatureBank:
             images[unknown] = self.identities.read([paths[i] for i in unknown])
         return images
 
+    def share(self, seen: dict[str, tuple[bytes, bytes]]) -> dict[str, tuple[bytes, bytes]]:
+        """What all processes of the run have read, from what this one has; remembers it.
+
+        Args:
+            seen: path -> (digest of the content, digest of the file's state).
+        """
+        self.share_skipped()
+        found = {path: digests for part in ranks.gather(seen) for path, digests in part.items()}
+        images, stats = ([digests[i] for digests in found.values()] for i in (0, 1))
+        ranks.written(lambda: self.identities.remember(stats, images, list(found)))
+        if not ranks.is_writer():
+            self._identities = None  # read again: the writer knows more
+        return found
+
+    def share_skipped(self) -> None:
+        """Leave out what another process of this run could not read."""
+        for path, problem in (p for part in ranks.gather(self.skipped) for p in part.items()):
+            if path not in self.skipped:
+                logger.warning("Skipped (%d so far): %s", len(self.skipped) + 1, problem)
+                self.skipped[path] = problem
+
     def report(self, answer: Pixels) -> bool:
         """Whether an image is bad; stops at it unless bad images are skipped.
 
@@ -253,7 +274,7 @@ def encode_together(
         sink = BankSink(bank.encoder, pipeline, bank.batch_size, bank.store(pipeline), labels)
         sinks.setdefault(sink.store.folder, sink)
     of_bank = [bank.store(bank.pipeline(views)).folder for bank in banks]
-    if not _find(sinks.values(), images):
+    if not ranks.all_true(_find(sinks.values(), images)):
         _fill_stores(banks[0], list(sinks.values()), paths, images)
         for bank in banks:
             bank.describe(bank.pipeline(views))
@@ -277,15 +298,16 @@ def _fill_stores(
     bank.root.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         for sink in sorted(sinks, key=lambda sink: str(sink.store.folder)):
-            stack.enter_context(only_writer(sink.store.folder))
+            if ranks.is_writer():  # for all processes of this run
+                stack.enter_context(only_writer(sink.store.folder))
+        ranks.barrier()
+        for sink in sinks:
             sink.store.refresh()  # another process may have been at work until now
         if (images == b"").any():
             images[:] = bank.identify(paths)
-        if _find(sinks, images):
+        if ranks.all_true(_find(sinks, images)):
             return
-        seen = fill(bank.reader, paths, sinks, bank.report)
-        stats = [stat for _, stat in seen.values()]
-        bank.identities.remember(stats, [image for image, _ in seen.values()], list(seen))
+        seen = bank.share(fill(bank.reader, paths, sinks, bank.report))
         place = {path: i for i, path in enumerate(paths)}
         for path, (image, _) in seen.items():
             images[place[path]] = image
@@ -316,6 +338,8 @@ def fresh_together(
         copies[item.impath] += 1
     sinks = [MemorySink(b.encoder, b.pipeline(1), b.batch_size, labels) for b in banks]
     fill(banks[0].reader, [item.impath for item in items], sinks, banks[0].report)
+    banks[0].share_skipped()
     for bank, sink in zip(banks, sinks, strict=True):
+        ranks.merge_rows(sink.features)
         bank.encoded += sink.encoded
     return [sink.features for sink in sinks]

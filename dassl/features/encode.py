@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dassl.utils import ranks
+
 from .encoder import Encoder
 from .reader import PixelReader, Pixels, Request
 from .store import KEY_BYTES, Store, Writer
@@ -183,6 +185,8 @@ def fill(
 ) -> dict[str, tuple[bytes, bytes]]:
     """Decode every image once and give each sink the views that it wants.
 
+    Where several processes share a run, each does this for its W-th of the images that are wanted.
+
     Args:
         reader: reads the images.
         paths: N files.
@@ -194,7 +198,7 @@ def fill(
     """
     pipelines = list({sink.pipeline.key: sink.pipeline for sink in sinks}.values())
     number = {pipeline.key: i for i, pipeline in enumerate(pipelines)}
-    wishes = [i for i in range(len(paths)) if any(sink.wanted(i) for sink in sinks)]
+    wishes = ranks.every([i for i in range(len(paths)) if any(sink.wanted(i) for sink in sinks)])
 
     def requests() -> Iterator[Request]:
         for i in wishes:

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 # Exit statuses, which executors read. 2 is a mistake in what was asked for.
 INTERRUPTED = 130  # Ctrl-C: what a shell reports; do not start again
@@ -151,10 +151,20 @@ def stop_if_pending(where: str = "") -> None:
     Raises:
         Interruption
     """
-    if signum := _watch.pending:
-        _stop_timer()
-        _watch.pending = 0
-        raise Interruption(signum, where)
+    if _watch.pending:
+        stop(where)
+
+
+def stop(where: str = "") -> NoReturn:
+    """End here by the signal that came, to this process or to another of the same run.
+
+    Raises:
+        Interruption
+    """
+    signum = _watch.pending or signal.SIGTERM
+    _stop_timer()
+    _watch.pending = 0
+    raise Interruption(signum, where)
 
 
 def _stop_timer() -> None:

@@ -40,6 +40,7 @@ class AMU(FeatureTrainer):
     takes_shots = True
     drop_last = False  # the official loader keeps the last partial batch
     declares = (AMUSettings,)
+    runs_alone = "stored features of all images are scored at once, which takes seconds"
     without_extras = staticmethod(without_moco)
 
     @classmethod

@@ -49,6 +49,7 @@ class ClipTrainer(MixedPrecision):
     follows_backbone = tuple(OPEN)
     takes_networks: tuple[str, ...] = ("clip",)
     model_name = "prompt_learner"  # folder of the checkpoints, as in the official code
+    runs_alone = ""
     needs_vit = False  # True: the method needs hooks in the image tower
     unused_flags = {"--head": "its scores come from CLIP"}
     shapes_scores = (

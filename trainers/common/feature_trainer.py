@@ -21,6 +21,7 @@ from dassl.features.bank import FeatureBank
 from dassl.features.given import GivenBank
 from dassl.features.rows import FeatureView
 from dassl.features.views import Augmentation
+from dassl.utils import ranks
 
 from .clip_encoder import ClipEncoder
 from .clip_trainer import ClipTrainer
@@ -212,17 +213,23 @@ class FeatureLoader:
 
     def __iter__(self) -> Iterator[dict]:
         features = self.open_epoch(self.epoch)
-        for rows in self.order().split(self.batch_size)[: len(self)]:
+        batches = self.order().split(self.batch_size)[: len(self)]
+        if self.shuffle_seed is None:  # of an evaluation
+            batches = ranks.every(batches)
+        else:
+            batches = map(ranks.part, batches)
+        for rows in batches:
+            images = rows % len(self.items)
             yield {
                 "features": features(rows),
-                "label": self.labels[rows],
-                "domain": self.domains[rows],
-                "index": rows,
-                "impath": [self.items[i].impath for i in rows.tolist()],
+                "label": self.labels[images],
+                "domain": self.domains[images],
+                "index": images,
+                "impath": [self.items[i].impath for i in images.tolist()],
             }
 
     def order(self) -> Tensor:
-        """(N,) row indices of this epoch, in order."""
+        """(N,) row indices of this epoch, in order; row V * N + i is of image i."""
         if self.shuffle_seed is None:
             return torch.arange(len(self.items))
         generator = epoch_generator(self.shuffle_seed, self.epoch, stream=0)

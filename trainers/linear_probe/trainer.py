@@ -55,6 +55,7 @@ class LinearProbe(FeatureTrainer):
     """Searches C on the validation split (``val``, ``test``) or takes C as given (``last``)."""
 
     declares = (LinearProbeSettings,)
+    runs_alone = "a solver fits all images at once"
     model_name = "linear_probe"
     learns = True  # by a solver
     drop_last = False

@@ -11,7 +11,7 @@ from clip.model import CLIP
 from dassl.config import Condition, never
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.needed import NeededFile
-from dassl.utils import write_checkpoint
+from dassl.utils import ranks, write_checkpoint
 from trainers.common import FeatureTrainer, Method
 from trainers.common.text.class_words import words_of
 from trainers.common.text.encode import pre_projection_features
@@ -129,6 +129,6 @@ class TaskResBase(FeatureTrainer):
         """Write the enhanced base beside the checkpoints."""
         super().after_train()
         path = enhanced_base_path(self.cfg, self.output_dir)
-        path.parent.mkdir(parents=True, exist_ok=True)
         weight = self.method.weight.detach().cpu()
-        write_checkpoint({"state_dict": {"weight": weight}, "epoch": self.max_epoch}, path)
+        content = {"state_dict": {"weight": weight}, "epoch": self.max_epoch}
+        ranks.written(lambda: write_checkpoint(content, path))

@@ -35,6 +35,7 @@ class TipAdapter(FeatureTrainer):
     """Builds the cache; nothing is trained. A search on labelled images may choose beta, alpha."""
 
     declares = (TipAdapterSettings,)
+    runs_alone = "its search scores all images at once, which takes seconds"
     model_name = "tip_adapter"
     learns = True  # the cache is built of the shots
     takes_shots = True

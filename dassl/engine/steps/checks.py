@@ -6,6 +6,7 @@ from dassl.config import Condition, never, only_if
 from dassl.data.datasets import DatasetBase
 from dassl.engine.shared_conditions import STORED_VIEWS, UNREAD
 from dassl.modeling.networks import full_name
+from dassl.utils import ranks
 
 DEFAULT_STEPS, DEFAULT_FREQ = 5001, 200  # of datasets that do not say their own
 CONDITIONS: list[Condition] = [
@@ -36,6 +37,13 @@ def refuse_settings(cfg: CfgNode, trainer: str) -> None:
         raise ValueError(
             f"OPTIM.STEP_PER is {cfg.OPTIM.STEP_PER}, but {trainer} moves its "
             "learning rate at evaluations (STEPS.FREQ). Leave it at epoch."
+        )
+    is_cut = cfg.TRAIN.ACCUMULATE > 1 or ranks.launched() > 1
+    if is_cut and cfg.STEPS.CUTMIX_BETA > 0 and cfg.STEPS.CUTMIX_PROB > 0:
+        raise ValueError(
+            "STEPS.CUTMIX_BETA mixes the images of a whole batch, and batches are cut here "
+            f"(TRAIN.ACCUMULATE {cfg.TRAIN.ACCUMULATE}, {ranks.launched()} processes). Set it to "
+            "0, or leave TRAIN.ACCUMULATE at 1 and start one process."
         )
     if "normalize" not in cfg.INPUT.TRANSFORMS:
         raise ValueError(

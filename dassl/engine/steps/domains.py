@@ -23,7 +23,7 @@ from dassl.data.datasets import Datum
 from dassl.data.seeding import seeded
 from dassl.data.workers import WORTH_WORKERS, worker_options
 from dassl.features.views import whole_image
-from dassl.utils import atomic_write, cache_dir, read_image, write_json
+from dassl.utils import atomic_write, cache_dir, ranks, read_image, write_json
 
 
 def stable_seed(*parts: object) -> int:
@@ -59,7 +59,7 @@ class DomainBatches:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in range(self.start, self.stop):
-            yield self.draw(step)
+            yield ranks.part(self.draw(step))
 
     def draw(self, step: int) -> list[tuple[int, int]]:
         """(row, augmentation seed) of every image of one step, domains one after the other."""
@@ -170,12 +170,13 @@ class ResizedImages:
         return len(self.items)
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """(B, 3, H, W) uint8, in the order of the items; the last batch may be smaller."""
+        """This process's batches (B, 3, H, W), uint8, in order; the last may be smaller."""
+        starts = ranks.every(range(0, len(self.items), batch_size))
         if not self.is_kept:
-            yield from self._read(batch_size)
+            yield from self._read(self._rows(starts, batch_size))
             return
-        stored = self._stored()
-        for start in range(0, len(self.items), batch_size):
+        stored = ranks.writer_first(self._stored)
+        for start in starts:
             yield torch.from_numpy(np.array(stored[start : start + batch_size]))
 
     @property
@@ -192,7 +193,10 @@ class ResizedImages:
             )
         return cache_dir() / "resized" / f"{digest.hexdigest()[:32]}.npy"
 
-    def _read(self, batch_size: int) -> DataLoader:
+    def _rows(self, starts: Sequence[int], batch_size: int) -> list[list[int]]:
+        return [list(range(len(self))[start : start + batch_size]) for start in starts]
+
+    def _read(self, batches: list[list[int]]) -> DataLoader:
         view = partial(
             whole_image,
             size=self.size,
@@ -201,7 +205,7 @@ class ResizedImages:
         )
         images = _Resized(self.items, view)
         workers = self.workers if len(images) >= WORTH_WORKERS else 0
-        return DataLoader(images, batch_size=batch_size, **worker_options(workers))
+        return DataLoader(images, batch_sampler=batches, **worker_options(workers))
 
     def _stored(self) -> np.ndarray:
         path = self.path
@@ -215,7 +219,7 @@ class ResizedImages:
         with atomic_write(path) as temporary:
             target = np.lib.format.open_memmap(temporary, "w+", np.uint8, self.shape)
             row = 0
-            for images in self._read(64):
+            for images in self._read(self._rows(range(0, len(self), 64), 64)):
                 target[row : row + len(images)] = images.numpy()
                 row += len(images)
             target.flush()

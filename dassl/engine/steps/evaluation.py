@@ -5,12 +5,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from dassl.data import GivenData
 from dassl.data.pixels import normalise, unit_pixels
 from dassl.modeling.heads import StudentClassifier
+from dassl.utils import ranks
 
 from .domains import ResizedImages
 
@@ -32,8 +33,8 @@ class GivenImages:
         return len(self.images)
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """(B, 3, H, W) in order; the last batch may be smaller."""
-        yield from self.images.split(batch_size)
+        """This process's batches (B, 3, H, W), in order; the last may be smaller."""
+        yield from ranks.every(self.images.split(batch_size))
 
 
 class StepEvaluation:
@@ -157,18 +158,23 @@ class StepEvaluation:
 
     def _batches_of_logits(self, network: StudentClassifier, name: str) -> list[Tensor]:
         if not network.is_student_frozen:
-            return [network(images) for images in self._counted(name)]
+            return [self._outputs(network, name)]
         if name not in self.features:
-            rows = [network.student(images) for images in self._counted(name)]
-            self.features[name] = torch.cat(rows)
+            self.features[name] = self._outputs(network.student, name)
         return [network.classify(each) for each in self.features[name].split(self.batch_size)]
+
+    def _outputs(self, network: nn.Module, name: str) -> Tensor:
+        """(N, ...) outputs for the images of a part; each process computes some of the batches."""
+        count = -(-len(self.parts[name]) // self.batch_size)
+        own = [network(images) for images in self._counted(name)]
+        return torch.cat(ranks.gather_batches(own, count))
 
     def paths(self, name: str) -> list[str]:
         """The images of one part; given ones have no files, so that there are none."""
         return [item.impath for item in getattr(self.parts[name], "items", ())]
 
     def images(self, name: str) -> Iterator[Tensor]:
-        """Batches (B, 3, H, W) of one part, normalised, on the device."""
+        """This process's batches (B, 3, H, W) of one part, normalised, on the device."""
         for images in self.parts[name].batches(self.batch_size):
             images = images.to(self.device)
             is_pixels = images.dtype == torch.uint8

@@ -27,7 +27,7 @@ from dassl.modeling.heads import (
     import_official,
 )
 from dassl.modeling.networks import network_options
-from dassl.utils import atomic_write, load_checkpoint, write_checkpoint
+from dassl.utils import atomic_write, load_checkpoint, ranks, write_checkpoint
 
 from .selection import StepSelection
 
@@ -47,6 +47,7 @@ SAME_IN_STAGES = (
 class StepFiles(MixedPrecision):
     """Part of ``StepTrainer``: writing, checking and reading weights."""
 
+    runs_alone = ""
     model_name = "network"  # folder of the deployed checkpoint
     student: Student
     network: StudentClassifier
@@ -121,7 +122,7 @@ class StepFiles(MixedPrecision):
             "kind": name,
             **self.checkpoint_meta(),
         }
-        write_checkpoint(content, Path(self.output_dir) / name)
+        ranks.written(lambda: write_checkpoint(content, Path(self.output_dir) / name))
 
     def check_saved(self) -> None:
         """Stop if this run leaves nothing for the next stage or to deploy.
@@ -141,15 +142,12 @@ class StepFiles(MixedPrecision):
 
     def write_deployed(self) -> None:
         """Put SWAD's weights, else the best, else the last ones where predict.py looks."""
-        folder = Path(self.output_dir) / self.model_name
         present = [Path(self.output_dir) / name for name in ("swad", "best")]
         source = next((path for path in present if path.is_file()), None)
         if source is None:
             self.save_weights("last", train_out=float("nan"))
             source = Path(self.output_dir) / "last"
-        link_or_copy(source, folder / BEST)
-        with atomic_write(folder / "checkpoint") as temporary:
-            temporary.write_text(f"{BEST}\n", encoding="utf-8")
+        ranks.written(lambda: deploy(source, Path(self.output_dir) / self.model_name))
 
     def check_init(self) -> None:
         """Stop before training if a stage needs an earlier one and has none.
@@ -283,6 +281,13 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:
         with atomic_write(target) as temporary:
             shutil.copyfile(source, temporary)
+
+
+def deploy(source: Path, folder: Path) -> None:
+    """Make a checkpoint the one that ``folder`` stands for."""
+    link_or_copy(source, folder / BEST)
+    with atomic_write(folder / "checkpoint") as temporary:
+        temporary.write_text(f"{BEST}\n", encoding="utf-8")
 
 
 def load_network(network: StudentClassifier, content: dict, path: Path | str) -> None:

@@ -21,9 +21,9 @@ from dassl.engine.predictor import Predictor
 from dassl.engine.report import parameter_counts
 from dassl.engine.selection import selection_rule
 from dassl.evaluation.predictions import PREDICTIONS_FILE, read_scored
-from dassl.utils import Logger, set_random_seed
+from dassl.utils import Logger, ranks, set_random_seed
 
-from .files import link_or_copy
+from .files import deploy
 from .trainer import StepTrainer
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ class StagedTrainer(TrainerBase):
 
     default_cfg = classmethod(declared_cfg)
     stages: tuple[tuple[str, str], ...] = ()
+    runs_alone = ""
     follows_backbone = ("SIZE",)
     takes_networks = ("student", "teacher")
     unused_flags = {"--head": "its stages bring their own"}
@@ -134,9 +135,7 @@ class StagedTrainer(TrainerBase):
         self.total_parameters = results["total_parameters"]
         self.trainable_parameters = results["trainable_parameters"]
         deployed = Path(self.output_dir, self.stages[-1][0], "network", BEST)
-        folder = Path(self.output_dir) / "network"
-        link_or_copy(deployed, folder / BEST)
-        (folder / "checkpoint").write_text(f"{BEST}\n", encoding="utf-8")
+        ranks.written(lambda: deploy(deployed, Path(self.output_dir) / "network"))
         self.scored = read_scored(deployed.parents[1] / PREDICTIONS_FILE)
 
     def add_stage_results(self, stage: str, results: dict) -> None:
@@ -160,7 +159,8 @@ class StagedTrainer(TrainerBase):
         if cfg.SEED >= 0:
             set_random_seed(cfg.SEED)
         outer = sys.stdout
-        with Logger(free_log(output), console=outer) as log:
+        log_file = free_log(output) if ranks.is_writer() else None
+        with Logger(log_file, console=outer) as log:
             sys.stdout = log
             try:
                 trainer = self.sibling(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), cfg)

@@ -27,6 +27,7 @@ from dassl.modeling.heads import Objective, Student, StudentClassifier, build_st
 from dassl.modeling.networks import full_name
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.optim.swad import LossValley, Segment
+from dassl.utils import ranks
 
 from . import checks
 from .cutmix import CutMix
@@ -257,11 +258,12 @@ class StepTrainer(StepFiles):
         with self.autocast():
             losses = self.losses(images, labels)
         self.optimise(losses["loss"])
-        self.kept.after_step(self.network.trained_parameters(), self.step)
+        if self.share.is_last:
+            self.kept.after_step(self.network.trained_parameters(), self.step)
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
-        self.loss_sum = self.loss_sum + losses["loss"].detach().double()
-        self.loss_count += 1
+        self.loss_sum = self.loss_sum + losses["loss"].detach().double() * self.share.weight
+        self.loss_count += self.share.is_last
         return logged(losses)
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -299,6 +301,7 @@ class StepTrainer(StepFiles):
 
     def _log_record(self, record: dict, step_time: float, eval_time: float) -> None:
         loss = float(self.loss_sum) / max(self.loss_count, 1)
+        loss = ranks.mean({"loss": loss}, self.batch_count)["loss"]
         self.loss_sum, self.loss_count = self.loss_sum.new_zeros(()), 0
         line = f"step {self.step}: train_out {record['train_out']:.2f}%"
         line += f" tr_outloss {record['tr_outloss']:.4f} loss {loss:.4f}"

@@ -30,6 +30,7 @@ from dassl.engine.steps.settings import (
 from dassl.engine.steps.trainer import StepTrainer
 from dassl.modeling.heads import TextHead
 from dassl.optim.swad import RESET_RULES
+from dassl.utils import ranks
 
 from .build import BLACK_BOXES, NORMS, build_teacher
 from .teacher import (
@@ -158,7 +159,9 @@ class DistillTrainer(StepTrainer):
         )
         names = prompt_names(settings.prompt_style, self.classnames)
         templates = run_templates(cfg, settings.prompt_style)
-        texts = class_embeddings(self.teacher, names, templates, keep=True)
+        texts = ranks.from_writer(  # asked for once, whatever the number of processes
+            lambda: class_embeddings(self.teacher, names, templates, keep=True).cpu()
+        )
         self.class_texts = texts.to(self.device)
         super().build_model()
 
@@ -197,7 +200,8 @@ class DistillTrainer(StepTrainer):
 
     def before_train(self) -> None:
         super().before_train()  # all checks are passed: from here on the folder holds a run
-        self.teacher.queries.keep_in(Path(self.output_dir) / JOURNAL)
+        if ranks.is_writer():  # its counts are those of all processes
+            self.teacher.queries.keep_in(Path(self.output_dir) / JOURNAL)
 
     def extra_state(self) -> dict:
         return {**super().extra_state(), "queries": self.teacher.queries.state_dict()}

@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 
 from clip.model import CLIP
 from dassl.config import check_value, one_of
-from dassl.utils import atomic_write, cache_dir, weights_digest
+from dassl.utils import atomic_write, cache_dir, ranks, weights_digest
 from trainers.common.text.class_words import warn_of_same_words, words_of
 from trainers.common.text.templates import check_templates
 
@@ -133,8 +133,9 @@ class Teacher(ABC):
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalised as the student's -> unit embeddings (B, D)."""
-        self.queries.ask(images=len(images))
-        self.queries.needed_images += len(images)
+        count = sum(ranks.gather(len(images)))
+        self.queries.ask(images=count)
+        self.queries.needed_images += count
         return F.normalize(self.answer_images(images).float(), dim=-1)
 
     @torch.no_grad()

@@ -53,6 +53,7 @@ class StreamTrainer(FeatureTrainer):
     """
 
     declares: tuple[type[StreamSettings], ...]
+    runs_alone = "a stream answers one image after the other"
     view_scale = (0.08, 1.0)  # share of the area of augmented test views
     about_one_run = frozenset(ABOUT_ONE_PART)
     scores_validation = False  # a stream of its own: kept where weights were searched on it

@@ -1,0 +1,176 @@
+"""A run that torchrun shares among processes is the run of one process."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+import torch
+from rank_runs import in_ranks, losses_of, weights_of, whole_run
+from small_configs import small_config
+
+from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.run import check_shareable
+from dassl.utils import ranks
+
+TWO = 2
+BATCHES_OF_FIVE = ("DATALOADER.TRAIN_X.BATCH_SIZE", "5")  # 3 and 2 images
+RUNS = {
+    "TaskRes": BATCHES_OF_FIVE,  # reads features, which are stored first
+    "MMA": (*BATCHES_OF_FIVE, "TEST.SELECT_ON", "val"),  # reads pixels, chooses an epoch
+    "VL2VADiP": ("DATALOADER.TRAIN_X.BATCH_SIZE", "3"),  # steps over domains, two stages
+}
+STAGES = {"VL2VADiP": ("align", "distill")}
+
+
+def run_all(folder, images):
+    for name, pairs in RUNS.items():
+        whole_run(small_config(name, images, *pairs, "OUTPUT_DIR", str(folder / name)))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Where the datasets and the backbone of all runs are."""
+    return tmp_path_factory.mktemp("images")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, images):
+    """The runs of one process, and the same of two."""
+    base = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLTUNE_CACHE", str(base / "alone" / "cache"))
+        run_all(base / "alone", images)
+    statuses = in_ranks(TWO, lambda rank: run_all(base / "shared", images), base / "shared")
+    assert statuses == [0, 0], (base / "shared" / "rank1.txt").read_text()
+    return base / "alone", base / "shared"
+
+
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_have_the_loss_curve_of_one(folders, name):
+    alone, shared = (folder / name for folder in folders)
+
+    for stage in STAGES.get(name, ("",)):
+        expected, actual = (torch.tensor(losses_of(run / stage)) for run in (alone, shared))
+        assert len(expected) > 2
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+# Of the second stage the losses alone: a key's bias has no gradient but rounding errors, and Adam
+# divides them by their own size.
+@pytest.mark.parametrize("name", ["TaskRes", "MMA", "VL2VADiP/align"])
+def test_two_processes_train_the_weights_of_one(folders, name):
+    alone, shared = (weights_of(folder / name) for folder in folders)
+
+    torch.testing.assert_close(shared, alone, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_test_every_image_once(folders, name):
+    alone, shared = (results_of(folder / name) for folder in folders)
+
+    assert shared["tested_images"] == alone["tested_images"]
+    for classifier, metrics in alone["metrics"].items():
+        assert shared["metrics"][classifier] == pytest.approx(metrics), classifier
+    assert (shared["processes"], alone.get("processes")) == (2, None)
+
+
+def test_two_processes_ask_the_teacher_as_often_as_one(folders):
+    alone, shared = (results_of(folder / "VL2VADiP")["metrics"] for folder in folders)
+
+    assert shared["teacher queries"] == alone["teacher queries"]
+
+
+def test_two_processes_store_the_features_of_every_image_once(folders):
+    alone, shared = (
+        sum(path.stat().st_size for path in folder.glob("cache/features/*/*/*.index"))
+        for folder in folders
+    )
+
+    assert shared == alone > 0
+    writers = {path.name.split("-")[1] for path in folders[1].glob("cache/features/*/*/*.index")}
+    assert len(writers) == TWO
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_one_process_writes_the_files_of_a_run(folders, name):
+    alone, shared = (
+        {path.relative_to(folder).as_posix() for path in (folder / name).rglob("*.*")}
+        for folder in folders
+    )
+
+    assert {p for p in shared if "events" not in p} == {p for p in alone if "events" not in p}
+    assert (folders[1] / "rank1.txt").read_text() == ""
+
+
+def test_a_process_ends_with_the_other_and_a_restart_has_the_same_bits(folders, images, tmp_path):
+    def config():
+        output = str(tmp_path / "TaskRes")
+        return small_config("TaskRes", images, *RUNS["TaskRes"], "OUTPUT_DIR", output)
+
+    def interrupted(rank):
+        os.environ["VLTUNE_RESUME_SECONDS"] = "0"
+        kind = TRAINER_REGISTRY.get("TaskRes")
+        original = kind.forward_backward
+
+        def step(trainer, batch):
+            if trainer.epoch == 1 and rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(trainer, batch)
+
+        kind.forward_backward = step
+        whole_run(config())
+
+    start = time.monotonic()
+    statuses = in_ranks(TWO, interrupted, tmp_path / "first")
+    assert statuses == [1, -signal.SIGKILL]
+    assert time.monotonic() - start < 60
+    said = (tmp_path / "first" / "rank0.txt").read_text()
+    assert "LostRankError: Another of the 2 processes of this run has ended" in said
+    assert (tmp_path / "TaskRes" / "resume.pth.tar").is_file()
+
+    assert in_ranks(TWO, lambda rank: whole_run(config()), tmp_path / "second") == [0, 0]
+
+    undisturbed = weights_of(folders[1] / "TaskRes")
+    torch.testing.assert_close(weights_of(tmp_path / "TaskRes"), undisturbed, rtol=0, atol=0)
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """As in a process that torchrun has started."""
+    for name, value in zip(ranks.VARIABLES, ("0", "2", "127.0.0.1", "1")):
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("name", ["AMU", "DMN", "LinearProbe", "TPT", "TipAdapterF"])
+def test_what_needs_all_images_in_one_process_is_refused(launched, images, name):
+    text = f"torchrun started 2 processes, but {name} runs in one: .*Start it without torchrun"
+
+    with pytest.raises(ValueError, match=text):
+        check_shareable(small_config(name, images))
+
+
+def test_augmentation_that_depends_on_workers_is_refused(launched, images):
+    cfg = small_config("MMA", images, "DATALOADER.SEEDING", "worker")
+
+    with pytest.raises(ValueError, match="Set DATALOADER.SEEDING sample"):
+        check_shareable(cfg)
+
+
+def test_more_processes_than_images_of_a_batch_are_refused(monkeypatch):
+    monkeypatch.setattr(ranks, "size", lambda: 4)
+
+    with pytest.raises(ValueError, match="batch of 3 cannot be shared among 4 processes"):
+        ranks.part([1, 2, 3])
+
+
+def test_weights_that_differ_between_processes_end_the_run(monkeypatch):
+    monkeypatch.setattr(ranks, "gather", lambda value: [value, value + 1])
+
+    with pytest.raises(RuntimeError, match="The trained weights differ between the"):
+        ranks.check_equal("The trained weights", 1.0)
