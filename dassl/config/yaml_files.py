@@ -106,7 +106,7 @@ def _check_size(text: str) -> None:
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor in (anchor for anchor, _ in opened):
                 raise ValueError(f"*{event.anchor} stands for something that holds it")
-            count = sizes.get(event.anchor, 0)
+            count = sizes.get(event.anchor or "", 0)
         elif isinstance(event, yaml.ScalarEvent):
             sizes[event.anchor or ""] = count = 1
         else:
