@@ -72,11 +72,17 @@ def test_a_protocol_with_a_failed_run_ends_with_one_and_counts_what_is_missing(
     tmp_path, capsys, monkeypatch
 ):
     class Failing:
-        def __init__(self, **options):
-            pass
+        slots = 1
 
-        def call(self, script, arguments):
-            return 2
+        def __init__(self, **options):
+            self.started = []
+
+        def start(self, number, script, arguments):
+            self.started.append(number)
+
+        def wait(self, timeout=None):
+            ended, self.started = dict.fromkeys(self.started, 2), []
+            return ended
 
     monkeypatch.setattr(protocol, "Launcher", Failing)
     words = ["fewshot", "--trainer", "TaskRes", "--seeds", "1 2", "--output", str(tmp_path)]

@@ -81,11 +81,14 @@ def code_of(page: Path) -> list[str]:
     return [*blocks, *re.findall(r"`([^`]+)`", without), *re.findall(r"^    (.+)$", without, re.M)]
 
 
+OTHERS_FLAGS = {"--dist", "--nproc"}  # of pytest-xdist and torchrun (--nproc_per_node)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_named_key_flag_and_variable_exists(page):
     code = "\n".join(code_of(page))
     keys = {key.rstrip(".") for key in re.findall(r"\b[A-Z]{3,}\.\w[\w.]*", code)} - FILE_NAMES
-    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", code)) - {"--dist"}  # of pytest-xdist
+    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", code)) - OTHERS_FLAGS
     variables = set(re.findall(r"\b(?:VLTUNE|CLIP|OMP)_[A-Z_]+\b", code))
     source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
 

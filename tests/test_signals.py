@@ -29,8 +29,11 @@ def fast_disk(monkeypatch):
 
 @pytest.fixture
 def watched():
+    """Signals reach this process, also where the tests were started with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with interrupts.watching():
         yield
+    signal.signal(signal.SIGINT, before)
 
 
 def build(images, output, **settings):

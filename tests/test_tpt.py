@@ -177,6 +177,7 @@ def test_a_checkpoint_predicts_with_its_initial_context_and_says_so(tmp_path, ca
 
 def test_a_run_that_began_with_cocoop_does_not_predict_in_its_place(tmp_path):
     cfg = TPT.default_cfg()
+    cfg.TRAINER.NAME = "TPT"
     cfg.TRAINER.TPT.COCOOP, cfg.TRAINER.TPT.CTX_FILE = True, "cocoop.pth.tar"
 
     with pytest.raises(ValueError, match="checkpoint of CoCoOp itself: cocoop.pth.tar"):

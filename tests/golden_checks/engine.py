@@ -168,7 +168,7 @@ def _compare_averages(case: Case, root: Path) -> None:
     """Compare unrounded means, spreads and intervals."""
     from parse_test_res import legacy_parse
     from tools.results.logs import read_metric
-    from tools.results.statistics import mean, spread
+    from tools.results.statistics import dassl_spread, mean
 
     for run in case.config["runs"]:
         options = dict(run["options"])
@@ -188,8 +188,8 @@ def _compare_averages(case: Case, root: Path) -> None:
         logs = sorted((root / name).glob("*/log.txt"))
         values = [read_metric(log, "accuracy", test_log=False) for log in logs]
         case.compare(f"{name}/mean", mean(values), expected=expected["mean"])
-        case.compare(f"{name}/std", spread(values, ci95=False), expected=expected["std"])
-        case.compare(f"{name}/ci95", spread(values, ci95=True), expected=expected["ci95"])
+        case.compare(f"{name}/std", dassl_spread(values, ci95=False), expected=expected["std"])
+        case.compare(f"{name}/ci95", dassl_spread(values, ci95=True), expected=expected["ci95"])
 
 
 @contextlib.contextmanager
