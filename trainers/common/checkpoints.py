@@ -216,9 +216,7 @@ def select_rows(source: Sequence[str], target: Sequence[str]) -> list[int]:
     Raises:
         ValueError: naming classes that the source lacks, or names that several classes have.
     """
-    index: dict[str, int] = {}
-    for row, name in enumerate(source):
-        index.setdefault(name, row)
+    index = {name: row for row, name in enumerate(source)}
     missing = [name for name in target if name not in index]
     counts = Counter(source) | Counter(target)
     several = sorted(name for name in index.keys() & set(target) if counts[name] > 1)
