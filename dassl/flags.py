@@ -51,10 +51,23 @@ class FlagParser(argparse.ArgumentParser):
             self.error(f"{flags}: no effect {why}. Leave it out.")
 
 
+def add_class_flags(parser: argparse.ArgumentParser) -> None:
+    """Names and sentences of classes of one's own, for programs that train or evaluate."""
+    add = parser.add_argument
+    add("--classnames", default="", metavar="FILE", help="readable names of your own classes")
+    add(
+        "--template",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="sentence with one {} for the class name, or a file of such; repeatable",
+    )
+
+
 def explain_flag(flag: str, known: Iterable[str]) -> str:
     """What to say about a flag that does not exist: the flags that it begins, or close ones."""
     known = sorted(set(known))
     close = [name for name in known if name.startswith(flag)]
     close = close or difflib.get_close_matches(flag, known, n=2)
     hint = f" Did you mean {' or '.join(close)}?" if close else " See --help."
-    return f"There is no flag {flag}.{hint}"
+    return f"Unknown flag {flag}.{hint}"

@@ -610,8 +610,8 @@ def test_every_run_is_told_in_two_lines(tmp_path, capsys):
     [
         (["OPTIM.LRR", "0.1"], 'Settings: Non-existent config key: "OPTIM.LRR"'),
         (["TRAINER.TaskRes.PREC", "fp61"], "Settings: TRAINER.TaskRes.PREC is 'fp61'; expected"),
-        (["--shot", "4"], "Settings: There is no flag --shot. Did you mean --shots?"),
-        (["--load-epochs", "4"], "There is no flag --load-epochs. Did you mean --load-epoch"),
+        (["--shot", "4"], "Settings: Unknown flag --shot. Did you mean --shots?"),
+        (["--load-epochs", "4"], "Unknown flag --load-epochs. Did you mean --load-epoch"),
     ],
 )
 def test_wrong_settings_are_found_before_the_first_run_and_said_once(tmp_path, words, text):

@@ -17,7 +17,7 @@ LINES = {  # command line -> what its answer holds
     "predict --help": "--model-dir",
     "tools.protocol --help": "--keep-going",
     "train --list trainers": "TaskRes",
-    "train --trainr TaskRes": "There is no flag --trainr. Did you mean --trainer",
+    "train --trainr TaskRes": "Unknown flag --trainr. Did you mean --trainer",
     "train --trainer TaskRess": "Did you mean",
     "train --trainer TaskRes --dataset toy_object": "Did you mean",
     "train --trainer TaskRes --recipe rn5": "TaskRes has no recipe",

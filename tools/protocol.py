@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dassl.config.own_data import is_own, own_set, split_datasets
-from dassl.flags import FlagParser
+from dassl.flags import FlagParser, add_class_flags
 from dassl.utils import interrupts
 from tools.protocols import executors
 from tools.protocols.closing import closing_text
@@ -87,14 +87,7 @@ def make_parser() -> FlagParser:
         help="config name, or folder:PATH[=NAME], csv:FILE[=NAME] of your own, or several: a,b,c "
         "(xd, dg: the source); default toy_objects, lodo: toy_domains",
     )
-    add("--classnames", default="", metavar="FILE", help="readable names of your own classes")
-    add(
-        "--template",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="sentence with one {} for the class name, or a file of such; repeatable",
-    )
+    add_class_flags(parser)
     add("--shots", type=int, help=f"images per class (default: {DEFAULT_SHOTS})")
     add("--seeds", default=os.environ.get("SEEDS", ""), help='e.g. "1 2 3" (environment SEEDS)')
     add("--root", default=os.environ.get("DATA", "./data"), help="data folder (environment DATA)")

@@ -17,7 +17,7 @@ from dassl.config.pixels import OPEN, close, leave_open
 from dassl.config.ranges import PRECISIONS
 from dassl.config.recipes import Recipe, existing_recipe, read_given, resolve, stated_value
 from dassl.config.tools import set_value
-from dassl.flags import FlagParser
+from dassl.flags import FlagParser, add_class_flags
 from dassl.utils import did_you_mean
 
 from .build import TRAINER_REGISTRY
@@ -58,14 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="short for configs/datasets/NAME.yaml; images of your own: folder:PATH[=NAME] or "
         "csv:FILE[=NAME] (docs/own_data.md)",
     )
-    add("--classnames", default="", metavar="FILE", help="readable names of your own classes")
-    add(
-        "--template",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="sentence with one {} for the class name, or a file of such; repeatable",
-    )
+    add_class_flags(parser)
     add(
         "--views",
         default="",
