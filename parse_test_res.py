@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from dassl.flags import FlagParser
-from dassl.terminal import log_safely
+from dassl.terminal import answered, log_safely
 from tools.results.legacy import STYLES, legacy_parse, legacy_report
 from tools.results.records import load_records
 from tools.results.report import (
@@ -144,12 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     log_safely()
-    try:
-        run(parse_args(argv))
-    except (OSError, ValueError) as err:
-        print(f"Error: {err}", file=sys.stderr)
-        return 1
-    return 0
+    return answered(lambda: run(parse_args(argv)))
 
 
 if __name__ == "__main__":

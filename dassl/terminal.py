@@ -4,6 +4,7 @@ import io
 import logging
 import re
 import sys
+from collections.abc import Callable
 
 # what steers a terminal, turns the direction of text, or stands for bytes that are not Unicode
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -27,6 +28,20 @@ def show_anything() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def answered(run: Callable[[], object]) -> int:
+    """Do what a program is for; what is wrong with its input becomes one line.
+
+    Returns:
+        The exit status: 1 after such an error, else the number that ``run`` returns, or 0.
+    """
+    try:
+        status = run()
+    except (OSError, ValueError) as err:
+        print(f"Error: {err}", file=sys.stderr)
+        return 1
+    return status if isinstance(status, int) else 0
 
 
 def log_safely() -> None:

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tabulate import tabulate
 
 from dassl.flags import FlagParser
+from dassl.terminal import answered
 from dassl.utils.files import CACHE_VARIABLE, cache_dir, remove_leftovers
 from dassl.utils.places import explain
 from tools.caches.entries import (
@@ -221,11 +222,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     args = parse_args(argv)
-    try:
-        cache = find_cache()
-    except ValueError as err:
-        print(f"Error: {err}", file=sys.stderr)
-        return 1
+    return answered(lambda: act(args))
+
+
+def act(args: argparse.Namespace) -> int:
+    """Do what was asked for; returns the exit status."""
+    cache = find_cache()
     entries = entries_in(cache, args.only or KINDS)
     if not entries:
         print(f"{cache} holds nothing{' of this kind' if args.only else ''}.")

@@ -24,6 +24,7 @@ from tabulate import tabulate
 
 from dassl.evaluation.predictions import PREDICTIONS_FILE, SPLITS, Predictions, read_predictions
 from dassl.flags import FlagParser
+from dassl.terminal import answered
 from dassl.utils import atomic_write, write_json
 from dassl.utils.text import cell
 from tools.results import measures as measured
@@ -162,19 +163,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="folder for tables and figures of each run")
     parser.add_argument("--mistakes", type=int, default=20, help="how many to list (default 20)")
     args = parser.parse_args(argv)
-    try:
-        runs = find_runs(args.runs)
-        outside = None if args.against is None else read_predictions(args.against)
-        print(as_text(rows_of(runs, args.split, outside)))
-        for run in runs if args.output else ():
-            folder = args.output if len(runs) == 1 else args.output / run.as_posix().strip("/.")
-            kept = read_predictions(run)
-            files = write_files(kept, args.split, folder, mistakes=args.mistakes)
-            print(f"\nWritten to {folder}: {', '.join(path.name for path in files)}")
-    except (OSError, ValueError) as err:
-        print(f"Error: {err}", file=sys.stderr)
-        return 1
-    return 0
+    return answered(lambda: print_measures(args))
+
+
+def print_measures(args: argparse.Namespace) -> None:
+    """The table, and the files of each run where they are asked for."""
+    runs = find_runs(args.runs)
+    outside = None if args.against is None else read_predictions(args.against)
+    print(as_text(rows_of(runs, args.split, outside)))
+    for run in runs if args.output else ():
+        folder = args.output if len(runs) == 1 else args.output / run.as_posix().strip("/.")
+        files = write_files(read_predictions(run), args.split, folder, mistakes=args.mistakes)
+        print(f"\nWritten to {folder}: {', '.join(path.name for path in files)}")
 
 
 if __name__ == "__main__":

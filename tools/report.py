@@ -25,6 +25,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dassl.evaluation.predictions import PREDICTIONS_FILE, Predictions, read_predictions
 from dassl.flags import FlagParser
+from dassl.terminal import answered
 from dassl.utils import atomic_write
 from tools.measures import draw_confusion, draw_reliability
 from tools.plot_curves import caption_of, draw, read_curves
@@ -211,16 +212,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--details", type=int, default=12, help="runs with details (default 12)")
     add("--mistakes", type=int, default=12, help="mistakes of each of them (default 12)")
     args = parser.parse_args(argv)
-    try:
-        folders = args.folders or [Path("output")]
-        content = report(folders, details=args.details, mistakes=args.mistakes)
-        with atomic_write(args.output) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-    except (OSError, ValueError) as err:
-        print(f"Error: {err}", file=sys.stderr)
-        return 1
+    return answered(lambda: write_report(args))
+
+
+def write_report(args: argparse.Namespace) -> None:
+    """Write the page, and say where."""
+    folders = args.folders or [Path("output")]
+    content = report(folders, details=args.details, mistakes=args.mistakes)
+    with atomic_write(args.output) as temporary:
+        temporary.write_text(content, encoding="utf-8")
     print(f"Written: {args.output} ({args.output.stat().st_size / 2**20:.1f} MiB)")
-    return 0
 
 
 if __name__ == "__main__":
