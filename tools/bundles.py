@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -126,7 +127,7 @@ def citation_of(*kinds: type) -> str:
     for kind in kinds:
         text = inspect.getdoc(sys.modules[kind.__module__]) or ""
         for paragraph in text.split("\n\n")[1:]:
-            if "arXiv" in paragraph or "20" in paragraph:
+            if re.search(r"arXiv|\b(19|20)\d\d\b", paragraph):
                 return " ".join(paragraph.split()).split(" Parity is tested")[0]
     return ""
 

@@ -77,8 +77,12 @@ class Schedule:
             if key not in self._have and self.prepared(self.runs[number]):
                 self._have.add(key)
 
+    def _needed(self, run: Run) -> int | None:
+        """Number of the run that this one needs, if that is one of these."""
+        return None if run.needs is None else self._by_folder.get(run.needs.output_dir)
+
     def _may_start(self, run: Run) -> bool:
-        needed = None if run.needs is None else self._by_folder.get(run.needs.output_dir)
+        needed = self._needed(run)
         return needed is None or self.states[needed] is State.DONE
 
     def start(self, number: int) -> None:
@@ -114,8 +118,7 @@ class Schedule:
         if self.is_stopped:
             return
         for number in self._in(State.WAITING):
-            run = self.runs[number]
-            needed = None if run.needs is None else self._by_folder.get(run.needs.output_dir)
+            needed = self._needed(self.runs[number])
             if needed is not None and self.states[needed] in (State.FAILED, State.LEFT_OUT):
                 self.states[number] = State.LEFT_OUT
                 yield number, self.runs[needed]

@@ -96,6 +96,10 @@ class Bench:
         self.wait()
         return (torch.cuda.max_memory_allocated() - before) / 1e9
 
+    def costs(self, function: Callable[[], object]) -> dict[str, Any]:
+        """``peak_gb`` and ``launches`` of a call, for its row."""
+        return {"peak_gb": self.peak_gb(function), **self.launches(function)}
+
     def launches(self, function: Callable[[], object]) -> dict[str, int | None]:
         """{"kernels", "syncs"} of a call, as torch.profiler counts them; None where it cannot."""
         unknown: dict[str, int | None] = {"kernels": None, "syncs": None}

@@ -42,8 +42,7 @@ def measure(bench: Bench, name: str, precision: str) -> None:
             None,
             ours,
             precision=precision,
-            peak_gb=bench.peak_gb(run),
-            **bench.launches(run),
+            **bench.costs(run),
         )
 
 

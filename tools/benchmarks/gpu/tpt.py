@@ -35,8 +35,7 @@ def compare(bench: Bench, classes: int, precision: str) -> None:
             plain,
             ours,
             precision=precision,
-            peak_gb=bench.peak_gb(run),
-            **bench.launches(run),
+            **bench.costs(run),
         )
 
 
