@@ -73,11 +73,9 @@ def explain_weights(modules: Mapping[str, nn.Module], lr: float | None) -> str:
     """What to say of registered modules that hold infinite or NaN weights; "" if none does."""
     for module_name, module in modules.items():
         if name := nonfinite_tensor(module):
-            rate = "" if lr is None else f" (now {lr:.4g})"
             return (
                 f"{module_name}.{name} already holds infinite or NaN values, so an earlier "
-                f"update diverged. Lower OPTIM.LR{rate}, lengthen the warm-up "
-                "(OPTIM.WARMUP_EPOCH), or train in fp32 (TRAINER.<name>.PREC fp32)."
+                f"update diverged. {_remedy(lr)}"
             )
     return ""
 
@@ -113,18 +111,23 @@ def _bad_batch(batch: Any) -> str:
 
 
 def _diverged(lr: float | None) -> str:
-    rate = "" if lr is None else f" (now {lr:.4g})"
+    return f"An earlier update diverged, or the forward pass overflowed. {_remedy(lr)}"
+
+
+def _remedy(lr: float | None) -> str:
     return (
-        "An earlier update diverged, or the forward pass overflowed. Lower OPTIM.LR"
-        f"{rate}, lengthen the warm-up (OPTIM.WARMUP_EPOCH), or train in fp32 "
+        f"Lower OPTIM.LR{_now(lr)}, lengthen the warm-up (OPTIM.WARMUP_EPOCH), or train in fp32 "
         "(TRAINER.<name>.PREC fp32)."
     )
 
 
+def _now(lr: float | None) -> str:
+    return "" if lr is None else f" (now {lr:.4g})"
+
+
 def _finite_everywhere(lr: float | None) -> str:
-    rate = "" if lr is None else f" (now {lr:.4g})"
     return (
         "Inputs and parameters are finite, so the forward pass overflowed. Train in fp32 "
-        f"(TRAINER.<name>.PREC fp32), lower OPTIM.LR{rate}, or check the method's scales "
+        f"(TRAINER.<name>.PREC fp32), lower OPTIM.LR{_now(lr)}, or check the method's scales "
         "and temperatures."
     )

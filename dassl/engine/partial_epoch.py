@@ -3,7 +3,7 @@
 The file that a run resumes from is written at epoch ends, when a signal ends the run, and every
 minute of a long epoch. Within an epoch it holds the number of batches that are done and the random
 states of the epoch's beginning besides those of the step: the order of the data is drawn again from
-the first, batches that are done are left out, and training goes on with the second.
+the first, batches that are done are left out, and training resumes with the second.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ class PartialEpoch:
             self._end_epoch()
 
     def _begin_epoch(self) -> None:
-        """An epoch begins, or goes on after ``done`` batches."""
+        """An epoch begins, or resumes after ``done`` batches."""
         self.is_exact = False
         if self._here is not None:
             self._set(self._begin)

@@ -380,27 +380,20 @@ class SimpleTrainer(TrainerBase):
             )
         if self._is_logged(self.batch_idx):
             self.check_weights()
-            self._log_progress(losses, batch_time, lr)
+            if self._metrics_log is not None:
+                self._metrics_log.write(
+                    epoch=self.epoch + 1,
+                    batch=self.batch_idx + 1,
+                    **{name: meter.val for name, meter in losses.meters.items()},
+                    lr=lr,
+                    seconds_per_batch=batch_time.avg,
+                    memory_bytes=peak_memory_bytes(),
+                )
         n_iter = self.epoch * self.num_batches + self.batch_idx
         for name, meter in losses.meters.items():
             self.write_scalar(f"train/{name}", meter.avg, n_iter)
         if lr is not None:
             self.write_scalar("train/lr", lr, n_iter)
-
-    def _log_progress(
-        self, losses: MetricMeter, batch_time: AverageMeter, lr: float | None
-    ) -> None:
-        if self._metrics_log is None:
-            return
-        values = {name: meter.val for name, meter in losses.meters.items()}
-        self._metrics_log.write(
-            epoch=self.epoch + 1,
-            batch=self.batch_idx + 1,
-            **values,
-            lr=lr,
-            seconds_per_batch=batch_time.avg,
-            memory_bytes=peak_memory_bytes(),
-        )
 
 
 class TrainerX(SimpleTrainer):

@@ -65,7 +65,11 @@ class _Watch:
     """What this process knows of signals; one per process."""
 
     def __init__(self) -> None:
-        self.pid = 0  # of the process that watches; a fork of it does not
+        self.begin(0)
+
+    def begin(self, pid: int) -> None:
+        """Forget what came, and watch for a process; a fork of it does not watch."""
+        self.pid = pid
         self.depth = 0
         self.grace = 0.0
         self.pending = 0
@@ -97,8 +101,7 @@ def watch() -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    _watch.__init__()  # type: ignore[misc]  # a fork begins anew
-    _watch.pid = os.getpid()
+    _watch.begin(os.getpid())
     for name in (*NAMES, "SIGALRM"):
         signum = getattr(signal, name, None)
         if signum is not None and signal.getsignal(signum) is not signal.SIG_IGN:
@@ -115,8 +118,7 @@ def watching() -> Iterator[None]:
         yield
     finally:
         _stop_timer()
-        _watch.__init__()  # type: ignore[misc]
-        _watch.pid = pid
+        _watch.begin(pid)
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -384,8 +384,8 @@ class StepTrainer(StepFiles):
         """
         is_tested = not self.cfg.TEST.NO_TEST
         if is_tested:
-            numbers = _numbers(self.reported, "train_out", "step")
-            numbers = {"accuracy": self.reported["test_in"], **numbers}
+            names = {"accuracy": "test_in", "train_out": "train_out", "step": "step"}
+            numbers = {name: self.reported[key] for name, key in names.items()}
             self.add_result("training-domain validation", numbers)
         segment, saved = self.kept.swad(), self.kept.saved_step
         if segment is not None:
@@ -447,7 +447,3 @@ class StepTrainer(StepFiles):
             learned = (p for p in self.objective.parameters() if p.requires_grad)
             for param, value in zip(learned, state["objective"], strict=True):
                 param.copy_(value)
-
-
-def _numbers(record: dict, *keys: str) -> dict[str, float]:
-    return {key: float(record[key]) for key in keys}
