@@ -4,7 +4,7 @@
 their own fingerprint and that of the split that they were drawn from; a file of another split is
 redrawn, one whose records are not the split's is refused. Drawing leaves Python's global generator
 as it was, so a run does not depend on whether the file existed.
-With SEED < 0 nothing is kept: every run draws anew.
+With SEED < 0 nothing is kept: every run draws again.
 """
 
 import json

@@ -29,11 +29,13 @@ def fast_disk(monkeypatch):
 
 @pytest.fixture
 def watched():
-    """Signals reach this process, also where the tests were started with Ctrl-C ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Signals reach this process, also where it was started with some ignored (nohup)."""
+    numbers = [getattr(signal, name) for name in interrupts.NAMES]
+    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
     with interrupts.watching():
         yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 def build(images, output, **settings):

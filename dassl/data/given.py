@@ -149,7 +149,7 @@ class GivenBatches:
 class GivenDataset(DatasetBase):
     """What trainers ask a dataset for, of class names and given batches.
 
-    Its domains have numbers, no names; there are no unlabelled images.
+    Its domains are numbered, not named; there are no unlabelled images.
 
     Args:
         classnames: ordered by label.

@@ -2,7 +2,7 @@
 
 Importing torch takes seconds. A fork server imports it once; every run is then a fresh fork of the
 server: as isolated as a process of its own (a crash ends the run, not the protocol), without the
-import. Where the platform has no fork server, every run is spawned anew.
+import. Where the platform has no fork server, every run is spawned.
 
 The console then shows progress and messages alone; a run's log.txt has all that it prints.
 """

@@ -1,6 +1,6 @@
 """Numbers out of `log.txt`, as the parsers of Dassl and CoOp read them (dassl_api 7.7).
 
-Beyond them: a run that was interrupted goes on in `log.txt-<time>`, and its result is found there;
+Beyond them: a run that was interrupted resumes in `log.txt-<time>`, and its result is found there;
 a line with a number that nothing can have measured is named and left out.
 """
 

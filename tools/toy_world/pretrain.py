@@ -6,7 +6,7 @@ python tools/toy_world/pretrain.py aux        # auxiliary encoder, label-trained
 python tools/toy_world/pretrain.py simclr     # the same without labels
 python tools/toy_world/pretrain.py student    # student for leave-one-domain-out
 
-Images are rendered once into --work; training goes on from there when it is interrupted. A GPU is
+Images are rendered once into --work; training resumes from there when it is interrupted. A GPU is
 used when there is one. --minutes is wall-clock time on an idle machine.
 """
 

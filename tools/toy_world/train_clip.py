@@ -1,7 +1,7 @@
 """Train a toy CLIP on the pool: contrastive loss plus factor heads, shallow first, then grown.
 
 loss = contrastive + 7 * mean_k(w_k * CE_k), w_shape = 4. Several processes average gradients as one
-flat vector. The state is saved every minute, so that a run goes on where it stopped.
+flat vector. The state is saved every minute, so that a run resumes where it stopped.
 """
 
 import argparse
@@ -251,7 +251,7 @@ def work(rank: int, args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train until the time is used up; goes on from ``args.out`` if that is there."""
+    """Train until the time is used up; resumes from ``args.out`` if that is there."""
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.workers == 1:
         work(0, args)

@@ -207,7 +207,7 @@ class NetTrainer:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train until the time is used up; goes on from ``args.out`` if that is there."""
+    """Train until the time is used up; resumes from ``args.out`` if that is there."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     args.out.parent.mkdir(parents=True, exist_ok=True)

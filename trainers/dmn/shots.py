@@ -35,7 +35,7 @@ def shots_by_class(items: Sequence[Datum], classes: int, shots: int) -> Tensor:
 def official_draws(cfg: CfgNode) -> tuple[list[Datum], list[Datum]]:
     """Shots of the memory and of training, drawn as DMN's official data layer does.
 
-    Per class the generator starts anew at 0, so that the draw depends on split and K alone, and
+    Per class the generator restarts at 0, so that the draw depends on split and K alone, and
     both lists are the same. ImageNet: one generator runs on through classes and through both
     lists, so that up to 2 K labelled images per class are used.
 
