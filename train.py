@@ -99,6 +99,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
         return None
     importlib.import_module("trainers")  # makes known what it holds, as the other import does
     check_names(args)
+    from dassl.engine import finished
+
+    if (known := finished.recall(args)) is not None:
+        logger.info(finished.NOTHING_TO_DO, known[0] / finished.RESULTS_FILE)
+        return known[1]
     importlib.import_module("datasets")
     from dassl.engine.run import run
 

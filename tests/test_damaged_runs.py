@@ -11,6 +11,7 @@ from dassl.config import get_cfg_default
 from dassl.config.yaml_files import config_of, read_yaml
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.engine import run as engine_run
+from dassl.engine.finished import find_finished
 from dassl.engine.writer import MetricsLog
 from datasets import listings
 from datasets.records import fingerprint, read_split_file
@@ -32,7 +33,7 @@ def test_damaged_results_say_what_to_delete(tmp_path, content):
     (tmp_path / "results.json").write_bytes(content)
 
     with pytest.raises(ValueError, match=r"results.json.*Delete it and run again, or restore"):
-        engine_run.find_finished(tmp_path, None)
+        find_finished(tmp_path, None)
 
 
 @pytest.mark.parametrize("content", [*JUNK, BOMB.encode(), b"TRAINER: {NAME: !!int x}"])

@@ -694,3 +694,23 @@ def test_many_mistakes_of_one_kind_are_counted(monkeypatch):
     problems = preflight.config_problems([word] for word in "abcde")
 
     assert problems[3:] == ["... and 2 more of this kind."]
+
+
+def test_a_run_that_is_known_as_finished_starts_no_process(tmp_path, capsys, monkeypatch):
+    runs = plan("fewshot", "--trainer", "TaskRes", "--seeds", "1", "--output", str(tmp_path))
+    execute(runs, FakeLauncher())
+    monkeypatch.setattr("tools.protocols.execute.recall", lambda args: args.output_dir)
+    again = FakeLauncher()
+
+    assert execute(runs, again) == []
+
+    assert not again.calls
+    assert capsys.readouterr().out.count("finished before") == len(runs)
+
+
+def test_a_protocol_of_finished_runs_starts_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("tools.protocols.execute.recall", lambda args: args.output_dir)
+    words = ["fewshot", "--trainer", "TaskRes", "--output", str(tmp_path)]
+    requests = make_requests(*parse_args(words))
+
+    assert check(requests[0], plan_all(requests), launcher=None) == 0

@@ -56,7 +56,7 @@ def targets() -> dict[str, Target]:
     """Every reader by name."""
     from clip.checkpoint import read_weights
     from dassl.config.yaml_files import read_config, read_yaml
-    from dassl.engine.run import find_finished
+    from dassl.engine.finished import find_finished
     from dassl.engine.writer import MetricsLog
     from dassl.utils import load_checkpoint
     from dassl.utils.checkpoint import read_tensors

@@ -28,7 +28,7 @@ from dassl.flags import FlagParser, add_class_flags
 from dassl.utils import interrupts
 from tools.protocols import executors
 from tools.protocols.closing import closing_text
-from tools.protocols.execute import execute, result_line
+from tools.protocols.execute import execute, is_known_as_finished, result_line
 from tools.protocols.launcher import Launcher
 from tools.protocols.plan import Request, Run, make_plan
 from tools.protocols.sets import check_datasets
@@ -231,6 +231,8 @@ def check(request: Request, runs: Sequence[Run], launcher: Launcher) -> int:
 
     Not at the settings of zero-shot rows: those may fail without ending the protocol.
     """
+    if all(map(is_known_as_finished, runs)):
+        return 0
     todo = [run for run in runs if not run.results()]
     datasets = sorted({run.dataset for run in todo if not run.dataset.startswith("toy_")})
     named = [run for run in todo if "MODEL.BACKBONE.WEIGHTS" not in run.opts]

@@ -19,7 +19,6 @@ from dassl.utils import (
     collect_env_info,
     only_writer,
     ranks,
-    read_json,
     set_random_seed,
     setup_logger,
     write_json,
@@ -28,8 +27,17 @@ from dassl.utils.files import cache_dir, remove_leftovers
 from dassl.utils.text_files import read_text
 
 from .build import TRAINER_REGISTRY, build_trainer
+from .finished import (
+    CONFIG_FILE,
+    EVALUATION_FILE,
+    NOTHING_TO_DO,
+    RESULTS_FILE,
+    describe_evaluated,
+    find_finished,
+    read_results,
+    remember,
+)
 from .kept_predictions import keep_predictions, no_temperature, taken_calibration
-from .near_runs import runs_near
 from .numerics import numerics
 from .report import collect_results, log_banner, log_end, written_files
 from .resume import RESUME_FILES, check_same_config
@@ -43,12 +51,8 @@ if TYPE_CHECKING:
     from .base import TrainerBase
 
 logger = logging.getLogger(__name__)
-CONFIG_FILE = "config.yaml"
-RESULTS_FILE = "results.json"
 DRAWN_SEED_FILE = "drawn_seed.txt"  # of a run whose SEED is random
 SEEDS = 2**31  # from which one is drawn
-OF_RESULTS = {"metrics": dict, "selection": str, "labelled_images": dict}  # what is read again
-EVALUATION_FILE = "results_eval.json"  # where a folder already holds a training run's results
 EVALUATION_PREDICTIONS = "predictions_eval.npz"  # beside it
 
 
@@ -90,7 +94,7 @@ def check_shareable(cfg: CfgNode) -> None:
 def run_or_find(args: argparse.Namespace, cfg: CfgNode, *, start: float) -> dict[str, Any] | None:
     """Do the run in this process, or these processes, unless it is finished."""
     output = Path(cfg.OUTPUT_DIR)
-    evaluated = describe_evaluated(args) if args.eval_only else None
+    evaluated = describe_evaluated(args)
     check_output_dir(cfg, output, is_evaluation=args.eval_only)
     if ranks.from_writer(lambda: find_finished(output, evaluated)) is None:
         # another command may do this run, or one of another config
@@ -98,11 +102,12 @@ def run_or_find(args: argparse.Namespace, cfg: CfgNode, *, start: float) -> dict
             check_output_dir(cfg, output, is_evaluation=args.eval_only)
             if ranks.from_writer(lambda: find_finished(output, evaluated)) is None:
                 with explained(cfg), numerics(cfg, TRAINER_REGISTRY.get(cfg.TRAINER.NAME)):
-                    return run_now(args, cfg, evaluated, start=start)
-    logger.info(
-        "This run is finished, nothing is repeated: see %s. Delete that folder to run again.",
-        output / RESULTS_FILE,
-    )
+                    results = run_now(args, cfg, evaluated, start=start)
+                if results is not None:
+                    remember(args, cfg)
+                return results
+    logger.info(NOTHING_TO_DO, output / RESULTS_FILE)
+    remember(args, cfg)
     return find_finished(output, evaluated)
 
 
@@ -195,7 +200,7 @@ def evaluate(
     start: float,
 ) -> dict[str, Any]:
     """Load a trained model, test and record; nothing is trained."""
-    earlier = _read_results(Path(args.model_dir) / RESULTS_FILE) if args.model_dir else None
+    earlier = read_results(Path(args.model_dir) / RESULTS_FILE) if args.model_dir else None
     if args.model_dir:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
     loaded = trainer.loaded_checkpoint or {}
@@ -285,37 +290,8 @@ def keeps_anything(output: Path) -> bool:
 
 def holds_training(output: Path) -> bool:
     """Whether a folder's results are those of a training, which an evaluation leaves alone."""
-    own = _read_results(output / RESULTS_FILE)
+    own = read_results(output / RESULTS_FILE)
     return own is not None and "evaluated" not in own
-
-
-def find_finished(output: Path, evaluated: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The results of this very run, if the folder holds them."""
-    for name in (RESULTS_FILE, EVALUATION_FILE) if evaluated is not None else (RESULTS_FILE,):
-        results = _read_results(output / name)
-        if results and results.get("finished") and results.get("evaluated") == evaluated:
-            return results
-    return None
-
-
-def _read_results(path: Path) -> dict[str, Any] | None:
-    """The results in a file, or None without one.
-
-    Raises:
-        ValueError: if it is damaged, or not what a run writes; says what to delete.
-    """
-    if not path.is_file():
-        return None
-    try:
-        results = read_json(path)
-        if not isinstance(results, dict) or not all(
-            isinstance(results.get(key), kind) for key, kind in OF_RESULTS.items()
-        ):
-            raise ValueError(f"{path} lacks {', '.join(OF_RESULTS)}, which a run records.")
-    except ValueError as err:
-        way = "Delete it and run again, or restore it from a copy."
-        raise ValueError(f"The results of a run are damaged: {err} {way}") from err
-    return results
 
 
 def write_config(cfg: CfgNode, output: Path, *, is_evaluation: bool) -> None:
@@ -329,26 +305,6 @@ def write_config(cfg: CfgNode, output: Path, *, is_evaluation: bool) -> None:
 
 
 # --------------------------------------------------------------------- evaluation
-def describe_evaluated(args: argparse.Namespace) -> dict[str, Any]:
-    """What --eval-only loads: folder, epoch, and size and time of the files, to see changes."""
-    folder, files = Path(args.model_dir or "."), []
-    if args.model_dir:
-        if not folder.exists():
-            near = runs_near(folder)
-            raise FileNotFoundError(f"--model-dir {folder}: no such folder. {near}".rstrip())
-        files = sorted(folder.glob("*/model*.pth.tar*"))
-        if folder.is_file():  # one checkpoint, for trainers that read such
-            folder, files = folder.parent, [folder]
-    return {
-        "model_dir": args.model_dir,
-        "load_epoch": args.load_epoch,
-        "files": {
-            path.relative_to(folder).as_posix(): [path.stat().st_size, path.stat().st_mtime_ns]
-            for path in files
-        },
-    }
-
-
 def check_evaluation_has_weights(args: argparse.Namespace, trainer: "TrainerBase") -> None:
     """Refuse to evaluate a trainable model that was never trained."""
     if args.eval_only and trainer.learns and not args.model_dir:

@@ -138,6 +138,7 @@ KINDS = {
     "teacher": Kind("answers of teachers over HTTP", f"teacher/{HEX * 16}.sqlite", _name,
                     _check_database, is_pruned=False),
     "weights": Kind("downloaded weights", "weights/r-50-*ep.pth.tar"),
+    "finished": Kind("commands of finished runs", f"finished/{HEX * 32}.json", _name, _check_json),
     "environment": Kind("reports on the environment", f"environment/{HEX * 16}.txt"),
 }  # fmt: skip
 

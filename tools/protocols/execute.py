@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import io
 import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from dassl.engine.cli import free_pairs, make_parser
+from dassl.engine.finished import recall
 from dassl.utils.interrupts import REQUEUE
 from dassl.utils.locks import is_in_use
 from tools.protocols.plan import Run
@@ -40,8 +44,9 @@ def execute(runs: Sequence[Run], executor: Executor, *, keep_going: bool = False
     """Do all runs; returns those that failed or could not start.
 
     train.py skips what is finished, resumes what was interrupted and refuses a folder of another
-    config: it alone sees whether config files or an evaluated model have changed since. A folder
-    that another driver works in is left for last.
+    config: it alone sees whether config files or an evaluated model have changed since. Where it
+    has left a note that nothing has, it is not started. A folder that another driver works in is
+    left for last.
     """
     driver = _Driver(Schedule(runs, keep_going=keep_going), executor)
     try:
@@ -50,6 +55,16 @@ def execute(runs: Sequence[Run], executor: Executor, *, keep_going: bool = False
         executor.stop(getattr(err, "signum", signal.SIGINT))
         raise
     return driver.schedule.failed()
+
+
+def is_known_as_finished(run: Run) -> bool:
+    """Whether train.py would find at once that a run is finished: it need not be started then."""
+    said = io.StringIO()  # what is wrong with the arguments: train.py will say it
+    with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit, ValueError, OSError):
+        args = make_parser().parse_args(run.arguments())
+        free_pairs(args)
+        return recall(args) is not None
+    return False
 
 
 class _Driver:
@@ -88,7 +103,10 @@ class _Driver:
         print(self.head(number), flush=True)
         self.running[number] = run.results()
         self.schedule.start(number)
-        self.executor.start(number + 1, "train.py", run.arguments())
+        if is_known_as_finished(run):
+            self.end(number + 1, 0)
+        else:
+            self.executor.start(number + 1, "train.py", run.arguments())
         return True
 
     def end(self, key: int, status: int) -> None:

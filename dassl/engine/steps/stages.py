@@ -16,6 +16,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.engine import run as engine_run
 from dassl.engine.base import TrainerBase
 from dassl.engine.checkpoints import BEST
+from dassl.engine.finished import find_finished
 from dassl.engine.needed import NeededFile
 from dassl.engine.predictor import Predictor
 from dassl.engine.report import parameter_counts
@@ -149,7 +150,7 @@ class StagedTrainer(TrainerBase):
         cfg = self.stage_cfg(index)
         output = Path(cfg.OUTPUT_DIR)
         engine_run.check_output_dir(cfg, output, is_evaluation=False)
-        finished = engine_run.find_finished(output, None)
+        finished = find_finished(output, None)
         if finished is not None:
             logger.info("Stage %s is finished: see %s.", self.stages[index][0], output)
             self.earlier_seconds += finished["seconds"]["total"]
