@@ -1,6 +1,6 @@
 """The promises that every registered trainer keeps; learning rates and choices have their own file.
 
-Runs: tests/watched_runs.py.
+Runs: tests/support/watched_runs.py.
 """
 
 import contextlib
@@ -257,7 +257,7 @@ def answers(request, battery, tmp_path_factory):
         "PYTHONPATH": str(ROOT),
         "VLTUNE_CACHE": str(place / "cache"),
     }
-    command = [sys.executable, ROOT / "tests/predict_alone.py", "tasks.json", "answers.pt"]
+    command = [sys.executable, ROOT / "tests/support/predict_alone.py", "tasks.json", "answers.pt"]
     with everything_else_moved_away(battery, place / "away"):
         subprocess.run(command, cwd=place, env=environment, check=True)
     return torch.load(place / "answers.pt")

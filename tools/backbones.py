@@ -65,7 +65,7 @@ HEAD = """# Backbones
 Written by `python tools/backbones.py`; do not edit. Each cell of the second table is a run of the
 method on a tiny random variant of the family: **works** (trains and is tested) or **refuses** (says
 why, and which backbones work). That features are those of open_clip is tested in
-`tests/test_foreign_backbones.py`.
+`tests/clip/test_foreign_backbones.py`.
 
 Names: `--backbone open_clip:<architecture>/<tag>`. Input size, pixel statistics, interpolation and
 resizing, the tokenizer and the length of texts are the backbone's own.

@@ -1,7 +1,8 @@
 """ZS-LP and CLAP: a linear probe that starts at, and is held near, the zero-shot prototypes.
 
 Silva-Rodriguez, Hajimiri, Ben Ayed, Dolz: A Closer Look at the Few-Shot Adaptation of Large
-Vision-Language Models, CVPR 2024, arXiv 2312.12730. Its formulas are tested in tests/test_clap.py.
+Vision-Language Models, CVPR 2024, arXiv 2312.12730. Its formulas are tested in
+tests/trainers/test_clap.py.
 """
 
 from collections.abc import Callable, Sequence

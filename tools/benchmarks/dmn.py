@@ -21,7 +21,7 @@ from clip.model import CLIP
 from dassl.data.datasets import Datum
 from dassl.features.bank import FeatureBank
 from dassl.features.views import Augmentation
-from tests.plain_dmn import PlainMemory, static_logits_plainly, step_plainly
+from tests.support.plain_dmn import PlainMemory, static_logits_plainly, step_plainly
 from trainers.common.clip_encoder import ClipEncoder
 from trainers.common.testtime.confident_views import confident_prediction
 from trainers.common.testtime.views import CropFlip, TestViews

@@ -1,7 +1,7 @@
 """Attention read-out of a class-wise memory, in a form that never builds a (B, C, D) tensor.
 
 Zhang, Zhu, Tang, Ma, Zhou, Zhang: Dual Memory Networks, CVPR 2024, arXiv 2403.17589. Parity is
-tested in tests/golden/dmn, equality with the plain form in tests/test_dmn.py.
+tested in tests/golden/dmn, equality with the plain form in tests/trainers/test_dmn.py.
 
 The memory of class c holds unit rows x_i. With offsets b (class-wise, each optional), n(x) = x/|x|:
 

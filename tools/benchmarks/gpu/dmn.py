@@ -5,7 +5,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from tests.plain_dmn import PlainMemory, step_plainly
+from tests.support.plain_dmn import PlainMemory, step_plainly
 from tools.benchmarks.dmn import BETA, CONFIDENT, SCALE, VIEWS, fast_step, replay_all
 from tools.benchmarks.gpu._measure import Bench, each, row, start
 from trainers.dmn import REPLAY

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BASH = shutil.which("bash")
 STUB = '#!/bin/sh\n(for word; do printf "%s\\n" "$word"; done; echo END) >> "{calls}"\n'
 

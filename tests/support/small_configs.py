@@ -1,11 +1,14 @@
 """The config of the smallest run of every registered trainer."""
 
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import torch
 from battery import backbone_file, made_config
 from step_world import make_domains, step_config
+from torch import nn
 from yacs.config import CfgNode
 
 import datasets  # noqa: F401 - registers the datasets
@@ -13,7 +16,7 @@ from dassl.config.conditions import leaves
 from dassl.engine import TRAINER_REGISTRY
 from trainers.common import ClipTrainer
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).resolve().parents[1]
 
 
 def file_of(trainer: type) -> Path:
@@ -23,7 +26,7 @@ def file_of(trainer: type) -> Path:
 
 # All that are registered, but those that other tests made up.
 TRAINERS = sorted(
-    name for name, kind in TRAINER_REGISTRY.snapshot().items() if file_of(kind).parent != TESTS
+    name for name, kind in TRAINER_REGISTRY.snapshot().items() if TESTS not in file_of(kind).parents
 )
 MICRO = "micro_vit"
 # Two blocks, and more than the recipe where it leaves a part of the method out.
@@ -116,3 +119,14 @@ def _base_step_config(name: str, folder: Path, words: tuple[str, ...]) -> CfgNod
 
 def _declared(name: str) -> list[str]:
     return [key for key, _ in leaves(TRAINER_REGISTRY.get(name).default_cfg())]
+
+
+def loaded_once(load: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """`load` with a memory, and without random draws: a run draws the same, whoever loads first."""
+
+    @cache
+    def loaded(*names: str, **options: str) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            return load(*names, **options)
+
+    return loaded

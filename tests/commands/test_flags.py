@@ -8,7 +8,7 @@ import pytest
 
 from dassl.flags import FlagParser
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [*ROOT.glob("*.py"), *ROOT.glob("tools/**/*.py"), *ROOT.glob("dassl/engine/*.py")]
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 import vltune
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "python_api.md").read_text(encoding="utf-8")
 SHORT = 'shots=4, backbone="toy/ViT", settings={"OPTIM.MAX_EPOCH": 2}, progress=False)'
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import random
 import time
+from pathlib import Path
 
 import engine_toy
 import pytest
@@ -26,8 +27,8 @@ def resume_file_every_epoch(monkeypatch):
 
 def processes():
     """Processes that fork from a server which has imported the toy trainer already."""
-    here = os.path.dirname(__file__)
-    os.environ["PYTHONPATH"] = os.pathsep.join([here, os.path.dirname(here)])
+    support = Path(engine_toy.__file__).resolve().parent
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(support), str(support.parents[1])])
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["engine_toy"])
     return context

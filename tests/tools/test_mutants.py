@@ -10,7 +10,7 @@ from tools.mutants import check_all, main
 from tools.mutation.faults import StaleFault, chosen, read_faults
 from tools.mutation.runs import pytest_arguments
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FAULTS = """
 tests:
   sums: [tests/test_sums.py -k add]

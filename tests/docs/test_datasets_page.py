@@ -12,7 +12,7 @@ from dassl.modeling.networks import SHORT_NAMES
 from trainers.amu.auxiliary import MOCO_URL
 from trainers.common.text.descriptions import CUPL_FILES, FOLDERS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "DATASETS.md").read_text(encoding="utf-8")
 SECTIONS = re.findall(r"^#{2,3} (.+)$", re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL), re.M)
 PLACEHOLDER = "\0"  # an expression in an f-string

@@ -23,7 +23,7 @@ from golden_checks.tiny_clip import torch_state_dict
 from trainers.common.clip_encoder import ClipEncoder
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-GOLDEN = Path(__file__).parent / "golden" / "clip"
+GOLDEN = Path(__file__).parents[1] / "golden" / "clip"
 
 
 def small_network(dim: int = 5) -> nn.Module:

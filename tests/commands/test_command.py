@@ -14,7 +14,7 @@ from dassl.utils.interrupts import MACHINE
 from train import command
 from vltune.cli import COMMANDS, main
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)

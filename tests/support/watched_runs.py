@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_configs import is_step_based, small_config
+from small_configs import is_step_based, loaded_once, small_config
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from clip import load_backbone
-from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.engine.base import TrainerBase
 from dassl.engine.checkpoints import find_checkpoint
@@ -204,14 +203,7 @@ def scores_of(trainer: TrainerBase) -> Iterator[list[Tensor]]:
         trainer.evaluator.process = process
 
 
-@cache
-def _backbone(name: str) -> CLIP:
-    """Shared by all runs: none may change it, which is tested.
-
-    Whether a run is the first to load it must not show in the random numbers that follow.
-    """
-    with torch.random.fork_rng(devices=()):
-        return load_backbone(name)
+_backbone = loaded_once(load_backbone)  # shared by all runs: none may change it, which is tested
 
 
 @contextlib.contextmanager

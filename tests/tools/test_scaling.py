@@ -8,7 +8,7 @@ from tools import scaling
 from tools.protocols.plan import Run
 from tools.protocols.simulation import Cost, simulate
 
-PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
+PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
 
 
 def runs_on(*datasets):

@@ -15,8 +15,10 @@ from dassl.config.files import find_yaml
 from dassl.config.official import find_official
 from dassl.config.settings import flat
 from dassl.engine import TRAINER_REGISTRY
+from parse_test_res import FORMATS
+from tools import compare
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("clip", "configs", "dassl", "datasets", "docs", "scripts", "tests", "tools", "trainers")
 MADE = {  # what the reader is told to make
     "configs/datasets/my_birds.yaml",
@@ -82,14 +84,15 @@ def code_of(page: Path) -> list[str]:
 
 
 OTHERS_FLAGS = {"--dist", "--nproc"}  # of pytest-xdist and torchrun (--nproc_per_node)
+MADE_FLAGS = {f"--{name}" for name in (*FORMATS, *compare.LISTS)}  # made by loops
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_named_key_flag_and_variable_exists(page):
     code = "\n".join(code_of(page))
     keys = {key.rstrip(".") for key in re.findall(r"\b[A-Z]{3,}\.\w[\w.]*", code)} - FILE_NAMES
-    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", code)) - OTHERS_FLAGS
-    variables = set(re.findall(r"\b(?:VLTUNE|CLIP|OMP)_[A-Z_]+\b", code))
+    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", code)) - OTHERS_FLAGS - MADE_FLAGS
+    variables = set(re.findall(r"(?<![.\w])(?:VLTUNE|CLIP|OMP)_[A-Z_]+\b", code))
     source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
 
     assert [key for key in sorted(keys) if not is_key(key)] == []
@@ -143,7 +146,7 @@ def test_the_example_method_trains_as_written(tmp_path):
     done = subprocess.run(
         [sys.executable, str(tmp_path / "example.py")],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [ROOT, ROOT / "tests/support"]))},
         capture_output=True,
         text=True,
         check=False,

@@ -20,7 +20,7 @@ from tools.protocols import closing
 from tools.protocols.plan import Request, make_plan
 from tools.protocols.sets import DOMAINS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 README, DATASETS = (
     (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "DATASETS.md")
 )

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 GPU = torch.device("cuda", 0)
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TESTS = str(ROOT / "tests")
 # Allocations and changes of shape: nothing is launched. (True views are known by their schema.)
 NO_KERNEL = frozenset(

@@ -9,7 +9,7 @@ import pytest
 from dassl.config.settings import flat
 from dassl.engine import TRAINER_REGISTRY
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted((DOCS / "methods").glob("*.md"))
 TRAINER = {  # of a page on one method

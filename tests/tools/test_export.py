@@ -17,7 +17,7 @@ from dassl.engine import TRAINER_REGISTRY
 from tools import export
 from tools.bundles import check_is_exported, write_bundle
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "export.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "export.md"
 SMALL = {"TipAdapterF": ("TRAINER.TIPADAPTER.SEARCH_STEP", [2, 2])}
 EXPORTED = ("TaskRes", "CoOp", "CLAP", "LinearProbe", "CLIPAdapter", "TipAdapterF")
 REFUSED = {

@@ -18,7 +18,7 @@ from dassl.data.datasets import DATASET_REGISTRY, build_dataset
 from datasets.dtd import DescribableTextures
 from datasets.ucf101 import UCF101
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED_SPLITS = REPOSITORY.parent / "shared" / "data" / "splits"
 
 

@@ -10,7 +10,7 @@ from dassl.utils.image_files import LeftOut, images_below
 from datasets.domain_split import split_domain
 from datasets.files import images_by_class
 
-PACS_SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "pacs_small"
+PACS_SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "pacs_small"
 DOMAINS = ("art_painting", "cartoon", "sketch")
 
 

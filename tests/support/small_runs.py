@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from battery import Faint, made_config
-from small_configs import MICRO, is_step_based, step_images, step_settings
+from small_configs import MICRO, is_step_based, loaded_once, step_images, step_settings
 from step_world import step_config
 from torch import Tensor, nn
 from yacs.config import CfgNode
@@ -274,17 +274,8 @@ def _once(original):
 _image, _encode_text = cache(read_image), _once(CLIP.encode_text)
 
 
-def _loaded_once(load):
-    @cache
-    def loaded(*names: str) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):  # a run draws the same, whoever loads it first
-            return load(*names)
-
-    return loaded
-
-
-_backbone = _loaded_once(lambda name, activation: load_backbone(name, activation=activation))
-_auxiliary = _loaded_once(amu.load_auxiliary)
+_backbone = loaded_once(lambda name, activation: load_backbone(name, activation=activation))
+_auxiliary = loaded_once(amu.load_auxiliary)
 
 
 def _load_backbone(name: str, *, activation: str = "", **options) -> nn.Module:

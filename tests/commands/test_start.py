@@ -10,7 +10,7 @@ import pytest
 
 from dassl.engine import cli
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SLOW = {"torch", "torchvision", "numpy", "PIL", "matplotlib", "scipy", "sklearn", "open_clip"}
 LINES = {  # command line -> what its answer holds
     "train --help": "--trainer TRAINER",

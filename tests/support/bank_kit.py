@@ -16,7 +16,7 @@ from dassl.features.bank import FeatureBank
 from dassl.features.encoder import NetworkEncoder
 from dassl.features.views import Augmentation
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SIZE = 16
 TRANSFORMS = ("random_resized_crop", "random_flip", "colorjitter")
 AUGMENTATION = Augmentation.from_input(SIZE, TRANSFORMS=TRANSFORMS)

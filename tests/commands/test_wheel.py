@@ -16,7 +16,7 @@ from PIL import Image
 
 from tools.wheel import IMPORTERS, MODULES, PACKAGES, below_vltune
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = (*PACKAGES, "vltune")
 STAND_INS = {"datasets": "Hugging Face", "clip": "OpenAI"}  # packages of others, and whose
 SCRIPT = """
@@ -125,7 +125,7 @@ def test_a_wheel_trains_beside_packages_of_the_same_names(installed, tmp_path):
         ),
         ('x = "é"; import_module("clip.model")', 'x = "é"; import_module("vltune.clip.model")'),
         ('import_module(f"tools.{name}")', 'import_module(f"vltune.tools.{name}")'),
-        ("sys.path.insert(0, str(Path(__file__).parent))", "pass"),
+        ("sys.path.insert(0, str(Path(__file__).parents[1]))", "pass"),
     ],
 )
 def test_imports_of_our_names_are_rewritten(source, expected):
