@@ -1,0 +1,6 @@
+"""Runs under faults: what is disturbed, how, and what must be the same afterwards.
+
+subjects.py   the small commands that are disturbed
+attempts.py   a command once: killed or signalled at a moment, and what outlives it
+traces.py     what runs leave: results and checkpoints as digests; what should not be left
+"""

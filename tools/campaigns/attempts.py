@@ -1,0 +1,134 @@
+"""A command once: killed or signalled at a moment, and what outlives it.
+
+Processes are found by a mark in their environment, which children inherit, daemons too (Linux).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MARK = "VLTUNE_CAMPAIGN"
+SECONDS = 600.0  # that a command may take
+SECONDS_OF_OTHERS = 60.0  # that its other processes may take to end after it
+DAEMONS = ("/ray/core/src/", "ray/_private/", "ray/dashboard/", "resource_tracker")
+
+
+@dataclass
+class Attempt:
+    """How a command ended.
+
+    Attributes:
+        status: its exit status; negative: the signal that ended it; None: it had to be killed.
+        seconds: until it ended.
+        hit: what got the signal: "command", "child" or "group"; empty: it had ended before.
+        others: seconds that other processes of it lived on.
+        orphans: command lines of those that had to be killed.
+    """
+
+    status: int | None
+    seconds: float
+    hit: str
+    others: float
+    orphans: list[str]
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """A signal at a moment, in seconds after the start."""
+
+    signum: int
+    moment: float
+
+
+def attempt(
+    words: Sequence[str],
+    *,
+    log: Path,
+    cache: Path,
+    disturbance: Disturbance | None = None,
+    rng: random.Random,
+) -> Attempt:
+    """Start a command, disturb it, and wait until all its processes have ended."""
+    mark = f"{MARK}={secrets.token_hex(8)}"
+    environment = {"VLTUNE_CACHE": str(cache), "VLTUNE_RESUME_SECONDS": "0", "OMP_NUM_THREADS": "1"}
+    environment |= dict([mark.split("=")])
+    start = time.monotonic()
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            words,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    hit = ""
+    try:
+        if disturbance is not None and _wait(process, disturbance.moment) is None:
+            hit = _send(process, disturbance.signum, mark, rng)
+        status = _wait(process, SECONDS)
+        ended = time.monotonic()
+        while marked(mark) and time.monotonic() - ended < SECONDS_OF_OTHERS and status is not None:
+            time.sleep(0.1)
+        orphans = marked(mark)
+        return Attempt(status, ended - start, hit, time.monotonic() - ended, list(orphans.values()))
+    finally:
+        for pid in marked(mark):
+            _kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+def _wait(process: subprocess.Popen, seconds: float) -> int | None:
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _send(process: subprocess.Popen, signum: int, mark: str, rng: random.Random) -> str:
+    """Send a signal; returns what got it.
+
+    SIGKILL ends the command or one of its processes, SIGINT reaches all, as from a terminal, or
+    the command alone; other signals reach the command alone.
+    """
+    others = [pid for pid, line in marked(mark).items() if not _is_daemon(line)]
+    others = [pid for pid in others if pid != process.pid]
+    is_other = rng.random() < 0.5
+    if signum == signal.SIGKILL and others and is_other:
+        _kill(rng.choice(sorted(others)), signum)
+        return "child"
+    if signum == signal.SIGINT and is_other:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signum)
+        return "group"
+    _kill(process.pid, signum)
+    return "command"
+
+
+def _is_daemon(line: str) -> bool:
+    return any(part in line for part in DAEMONS)
+
+
+def _kill(pid: int, signum: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signum)
+
+
+def marked(mark: str) -> dict[int, str]:
+    """The processes with a mark in their environment: id -> command line."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
+                found[int(folder.name)] = line.decode(errors="replace").strip()
+    return found
