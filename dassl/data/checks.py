@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, groupby
 
-from dassl.utils.image import BadImageError, read_image
+from dassl.utils.file_index import Identities, stat_digest
+from dassl.utils.files import cache_dir
+from dassl.utils.image import BadImageError, max_pixels, read_image
 
 from .datasets.base_dataset import DatasetBase, Datum
 
@@ -14,6 +16,7 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train_x", "train_u", "val", "test")
 _MAX_NAMED = 5
 _FEW = 32  # files that are looked at one by one; for more, their folder is listed
+READABLE = b"readable"  # a verdict that is kept
 _CHUNK = 64  # images that a thread decodes at a time
 
 
@@ -22,9 +25,9 @@ def check_images(dataset: DatasetBase, *, skip_bad: bool) -> dict[str, int]:
 
     Args:
         dataset: its lists are replaced by the readable items if any is left out.
-        skip_bad: `DATALOADER.SKIP_BAD_IMAGES`: decode every image once and leave out what cannot
-            be read. Otherwise only existence is checked, and a corrupt image stops the run when
-            it is read.
+        skip_bad: `DATALOADER.SKIP_BAD_IMAGES`: decode every image once (later runs decode what
+            has changed since) and leave out what cannot be read. Otherwise only existence is
+            checked, and a corrupt image stops the run when it is read.
 
     Returns:
         Number of items left out, per split; empty unless `skip_bad`.
@@ -41,8 +44,7 @@ def check_images(dataset: DatasetBase, *, skip_bad: bool) -> dict[str, int]:
         }
     )
     if skip_bad:
-        chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
-        bad = _in_threads(_unreadable, chunks)
+        bad = _unreadable_ones(paths)
     else:
         bad = _in_threads(_missing, (list(files) for _, files in groupby(paths, os.path.dirname)))
     if not bad:
@@ -121,6 +123,25 @@ def _missing(paths: Sequence[str]) -> list[str]:
     unlisted = (path for path in paths if os.path.basename(path) not in names)
     # a file system that ignores case opens what its listing spells differently
     return [path for path in unlisted if not os.path.isfile(path)]
+
+
+def _unreadable_ones(paths: Sequence[str]) -> set[str]:
+    """Those that cannot be decoded; what could be once, and did not change, is not tried again."""
+    readable = Identities(cache_dir() / "readable" / f"{max_pixels()}")
+    unknown = [paths[place] for place in readable.lookup(paths)[1]]
+    chunks = [unknown[i : i + _CHUNK] for i in range(0, len(unknown), _CHUNK)]
+    stats = dict(zip(unknown, map(_stat, unknown)))
+    bad = _in_threads(_unreadable, chunks)
+    good = [path for path in unknown if path not in bad]
+    readable.remember([stats[path] for path in good], [READABLE] * len(good), good)
+    return bad
+
+
+def _stat(path: str) -> bytes:
+    try:
+        return stat_digest(path)[0]
+    except OSError:
+        return b""
 
 
 def _unreadable(paths: Sequence[str]) -> list[str]:

@@ -99,12 +99,6 @@ class ResumeFile:
             )
         return state
 
-    def remove_leftovers(self) -> None:
-        """Remove what a kill in the middle of writing a checkpoint left: hidden temporary files."""
-        for pattern in (f".{RESUME_FILE}.*.tmp", "*/.model*.pth.tar*.tmp", "*/.checkpoint.*.tmp"):
-            for path in self.path.parent.glob(pattern):
-                path.unlink(missing_ok=True)
-
     def remove(self) -> None:
         """Remove the file and the mark: the run has ended."""
         if ranks.is_writer():

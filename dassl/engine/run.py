@@ -116,7 +116,9 @@ def run_now(
 ) -> dict[str, Any] | None:
     """Build the trainer; train or evaluate, unless --no-train."""
     prepare(args, cfg)
-    remove_leftovers(cache_dir())
+    if ranks.is_writer():
+        remove_leftovers(cache_dir())
+        remove_leftovers(Path(cfg.OUTPUT_DIR), is_own=True)
     warn_of_idle_settings(args, cfg, TRAINER_REGISTRY.get(cfg.TRAINER.NAME))
     trainer = build_trainer(cfg)
     check_evaluation_has_weights(args, trainer)

@@ -139,7 +139,6 @@ class SimpleTrainer(TrainerBase):
         self._resume_file = resume = ResumeFile(self.output_dir)
         self.start_epoch = self._find_start(has_state=resume.path.is_file())
         if ranks.is_writer():
-            resume.remove_leftovers()
             writer_dir = Path(self.output_dir) / "tensorboard"
             writer_dir.mkdir(parents=True, exist_ok=True)
             self.init_writer(str(writer_dir))

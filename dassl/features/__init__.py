@@ -5,7 +5,6 @@ views.py        what an image becomes before an encoder sees it
 reader.py       decode each image once for many views
 encode.py       encode what is missing
 store.py        rows on disk that several processes append to
-file_index.py   which content a file had when it was last read
 bank.py         the face: FeatureBank
 rows.py         rows of a bank for a list of images
 paired.py       two banks read side by side

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from dassl.data.datasets import Datum
 from dassl.utils import BadImageError, cache_dir, only_writer, ranks, write_json
+from dassl.utils.file_index import Identities
 
 from .encode import BankSink, MemorySink, fill, row_keys, view_labels
 from .encoder import Encoder
-from .file_index import Identities
 from .reader import PixelReader, Pixels, Request
 from .rows import FeatureView
 from .store import Store

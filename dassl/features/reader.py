@@ -4,9 +4,7 @@ Workers are processes that stay alive between passes. The pixels of a view do no
 number, and no global random state moves.
 """
 
-import hashlib
 import io
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from dassl.data.seeding import seeded
 from dassl.data.workers import worker_options
 from dassl.utils import BadImageError, read_image
+from dassl.utils.file_index import image_digest, stat_digest
 from dassl.utils.image import UNREADABLE, max_pixels, open_image, open_regular
 
 from .views import Pipeline, view_seed
@@ -28,7 +27,6 @@ try:
     import simplejpeg  # decodes RGB JPEGs to the same pixels as Pillow, faster
 except ImportError:
     simplejpeg = None
-IMAGE_BYTES = 16  # length of an image's digest
 WORTH_WORKERS = 1.5  # seconds of reading in this process before workers are started
 PLAIN_MODES = ("RGB", "RGBA", "L")
 EXIF_WITHIN = 4096  # bytes of a JPEG, where its metadata begin
@@ -67,24 +65,6 @@ class Pixels:
     views: list[Tensor] = field(default_factory=list)
     error: str = ""
     is_missing: bool = False
-
-
-def image_digest(data: bytes) -> bytes:
-    """Digest of a file's content: what tells images apart, wherever they are."""
-    return hashlib.blake2b(data, digest_size=IMAGE_BYTES).digest()
-
-
-def stat_digest(path: str, handle: int | None = None) -> tuple[bytes, float]:
-    """Digest of a file's path, size, times and inode, and the time of its last change.
-
-    Raises:
-        OSError: if the file does not exist.
-    """
-    stat = os.stat(path if handle is None else handle)
-    times = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
-    text = f"{os.path.abspath(path)}|{times}"
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=IMAGE_BYTES)
-    return digest.digest(), max(stat.st_mtime, stat.st_ctime)
 
 
 def decode(path: str, data: bytes) -> Image.Image:

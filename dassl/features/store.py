@@ -8,25 +8,19 @@ has no complete batch of records is not there. A row whose checksum fails is not
 
 import logging
 import mmap
-import os
-import secrets
-import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from dassl.utils.file_index import segment_name
+
 logger = logging.getLogger(__name__)
 KEY_BYTES = 16
 RECORD = np.dtype([("key", "S16"), ("check", "<u4"), ("batch", "<u4"), ("size", "<u4")])
 DROP_PAGES_AFTER = 64 << 20  # bytes read from a mapping before its pages are given back
 UNKNOWN, GOOD, BAD = 0, 1, 2
-
-
-def segment_name() -> str:
-    """A name of its own for every writer; names sort by the time of their making."""
-    return f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 class Segment:

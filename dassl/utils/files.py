@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import sys
 import tempfile
 import time
 import warnings
@@ -11,8 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from .locks import try_lock
+
 CACHE_VARIABLE = "VLTUNE_CACHE"
-SECONDS_OF_LEFTOVERS = 86_400.0  # since a temporary file was written
+SECONDS_OF_LEFTOVERS = 60.0  # since a temporary file was written that no process holds
+SECONDS_WITHOUT_LOCKS = 86_400.0  # the same where the file system does not tell who holds one
 
 
 @contextmanager
@@ -24,8 +28,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
+    handle, name = _held_temporary(path)
     temporary = Path(name)
     try:
         yield temporary
@@ -39,6 +42,25 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def _held_temporary(path: Path) -> tuple[int | None, str]:
+    """A new file beside `path`, and the handle by which this process holds it (None: unheld).
+
+    What is not held any more has been left by a process that was killed.
+    """
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        if sys.platform == "win32":  # there, an open file cannot be renamed
+            os.close(handle)
+            return None, name
+        with suppress(OSError):
+            try_lock(handle)
+        if os.fstat(handle).st_nlink:
+            return handle, name
+        os.close(handle)  # taken for a leftover before it was held
 
 
 def _umask() -> int:
@@ -47,16 +69,34 @@ def _umask() -> int:
     return mask
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of killed writers in a folder and those directly below it.
+def remove_leftovers(folder: Path, *, is_own: bool = False) -> None:
+    """Remove temporary files of killed writers in a folder and down to three levels below it.
 
-    Only names that ``atomic_write`` gives, and files that nobody wrote to for a day.
+    Only names that ``atomic_write`` gives, and files that no process holds.
+
+    Args:
+        is_own: nobody else writes here; otherwise files of the last minute stay, for locks of other
+            hosts may not be seen.
     """
-    for pattern in (".*.????????.tmp", "*/.*.????????.tmp"):
-        for path in folder.glob(pattern):
+    for depth in range(4):
+        for path in folder.glob("*/" * depth + ".*.????????.tmp"):
             with suppress(OSError):  # gone meanwhile, or another user's
-                if time.time() - path.stat().st_mtime > SECONDS_OF_LEFTOVERS:
+                age = time.time() - path.stat().st_mtime
+                if (is_own or age > SECONDS_OF_LEFTOVERS) and _is_abandoned(path, age):
                     path.unlink()
+
+
+def _is_abandoned(path: Path, age: float) -> bool:
+    if sys.platform == "win32":
+        return age > SECONDS_WITHOUT_LOCKS
+    with path.open("r+b") as file:
+        try:
+            try_lock(file.fileno())
+        except BlockingIOError:
+            return False
+        except OSError:  # no locks here
+            return age > SECONDS_WITHOUT_LOCKS
+    return True
 
 
 def cache_dir() -> Path:

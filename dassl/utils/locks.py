@@ -1,6 +1,7 @@
 """One process at a time per folder."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ def locked_if_free(folder: Path) -> Iterator[bool]:
         return
     with file:
         try:
-            _try_lock(file)
+            try_lock(file.fileno())
         except BlockingIOError:
             yield False
             return
@@ -68,7 +69,7 @@ def locked_if_free(folder: Path) -> Iterator[bool]:
 
 def _lock(file: BinaryIO, folder: Path) -> bool:
     try:
-        _try_lock(file)
+        try_lock(file.fileno())
         return True
     except BlockingIOError:
         logger.info("Waiting for another process that writes to %s.", folder)
@@ -76,7 +77,7 @@ def _lock(file: BinaryIO, folder: Path) -> bool:
         return False
     while True:
         try:
-            _try_lock(file)
+            try_lock(file.fileno())
             return True
         except BlockingIOError:
             time.sleep(SECONDS_BETWEEN)
@@ -84,13 +85,14 @@ def _lock(file: BinaryIO, folder: Path) -> bool:
             return False
 
 
-def _try_lock(file: BinaryIO) -> None:
+def try_lock(handle: int) -> None:
+    """Lock an open file, or raise BlockingIOError; another OSError where there are no locks."""
     if sys.platform != "win32":
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     else:
         try:
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            os.lseek(handle, 0, os.SEEK_SET)
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
         except PermissionError as err:
             raise BlockingIOError(*err.args) from err
 

@@ -4,6 +4,8 @@ import copy
 import os
 import pickle
 import random
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from dassl.data import DataManager, DatasetWrapper, build_data_loader, checks
 from dassl.data.checks import warn_of_one_class, warn_of_shared_images
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum, build_dataset
 from dassl.data.transforms import build_transform
-from dassl.utils import BadImageError
+from dassl.utils import BadImageError, file_index
 
 CLASSES = 3
 
@@ -357,6 +359,23 @@ def test_bad_images_can_be_left_out_and_are_counted(cfg, tmp_path, caplog, capsy
     assert sum(len(batch["label"]) for batch in manager.test_loader) == 12
     assert "Left out 4" in caplog.text
     assert "left out" in capsys.readouterr().out
+
+
+def test_only_what_changed_is_decoded_again_to_find_bad_images(cfg, tmp_path, monkeypatch):
+    cfg.DATALOADER.SKIP_BAD_IMAGES = True
+    (tmp_path / "0_0.png").write_bytes(b"no image")
+    for path in tmp_path.glob("*.png"):
+        os.utime(path, (0, 0))  # settled
+    time.sleep(2 * file_index.TOO_FRESH)
+    DataManager(cfg)
+    (tmp_path / "1_0.png").write_bytes(b"damaged since")
+    read, decoded = checks.read_image, []
+    monkeypatch.setattr(checks, "read_image", lambda path: [decoded.append(path), read(path)][1])
+
+    manager = DataManager(cfg)
+
+    assert {Path(path).name for path in decoded} == {"0_0.png", "1_0.png"}
+    assert sum(manager.skipped_images.values()) == 4
 
 
 def test_a_class_without_a_readable_image_is_an_error(cfg, tmp_path):

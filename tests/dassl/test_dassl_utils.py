@@ -8,6 +8,7 @@ import pickle
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from dassl.utils import (
     collect_env_info,
     count_num_param,
     did_you_mean,
+    files,
     listdir_nohidden,
     load_checkpoint,
     load_pretrained_weights,
@@ -81,17 +83,46 @@ def test_did_you_mean_ignores_case_and_lists_names_without_a_match():
     assert did_you_mean("xyz", ["RN50"]) == "Known: RN50."
 
 
-def test_old_temporary_files_of_killed_writers_are_removed(tmp_path):
-    names = [".a.npy.abcd1234.tmp", "sub/.b.npy.abcd1234.tmp", ".new.abcd1234.tmp", "a.tmp"]
-    (tmp_path / "sub").mkdir()
-    for name in names:
-        (tmp_path / name).write_text("half")
-        if "new" not in name:
-            os.utime(tmp_path / name, (0, 0))
+@pytest.mark.parametrize("is_own", [False, True])
+def test_temporary_files_that_no_process_holds_are_removed(tmp_path, is_own):
+    old = [tmp_path / ".a.npy.abcd1234.tmp", tmp_path / "x" / "y" / "z" / ".b.npy.abcd1234.tmp"]
+    new, foreign = tmp_path / ".new.abcd1234.tmp", tmp_path / "a.tmp"
+    old[1].parent.mkdir(parents=True)
+    for path in (*old, new, foreign):
+        path.write_text("half")
+        if path != new:
+            os.utime(path, (0, 0))
 
-    remove_leftovers(tmp_path)
+    with atomic_write(tmp_path / "held") as held:
+        os.utime(held, (0, 0))
+        remove_leftovers(tmp_path, is_own=is_own)
+        is_held = held.exists()
 
-    assert [(tmp_path / name).exists() for name in names] == [False, False, True, True]
+    assert not any(path.exists() for path in old)
+    assert (new.exists(), foreign.exists(), is_held) == (not is_own, True, True)
+
+
+def test_a_temporary_file_that_was_taken_for_a_leftover_is_made_again(tmp_path, monkeypatch):
+    def lock(handle):
+        if taken:
+            taken.pop().unlink()
+
+    monkeypatch.setattr(files, "try_lock", lock)
+    make, taken = files.tempfile.mkstemp, []
+
+    def mkstemp(**where):
+        handle, name = make(**where)
+        if not made:
+            taken.append(Path(name))
+        made.append(name)
+        return handle, name
+
+    made = []
+    monkeypatch.setattr(files.tempfile, "mkstemp", mkstemp)
+    with atomic_write(tmp_path / "a") as temporary:
+        temporary.write_text("whole")
+
+    assert (tmp_path / "a").read_text() == "whole" and len(made) == 2
 
 
 def test_an_interrupted_atomic_write_leaves_the_old_file(tmp_path):

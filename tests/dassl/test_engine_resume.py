@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from dassl.engine import build_trainer
+from dassl.engine import run as run_module
+from dassl.engine.cli import make_parser
 from dassl.engine.resume import RESUME_FILE
-from dassl.utils import atomic_write, load_checkpoint, set_random_seed
+from dassl.utils import load_checkpoint, set_random_seed
 
 
 @pytest.fixture(scope="module")
@@ -298,14 +300,14 @@ def test_the_memory_for_decoded_images_may_change_when_a_run_goes_on(images, tmp
     assert trained(images, tmp_path, DATALOADER__CACHE_MB=0).start_epoch == 1
 
 
-def test_what_a_kill_in_the_middle_of_writing_left_is_cleared_away(images, tmp_path):
+def test_what_a_kill_in_the_middle_of_writing_left_is_cleared_away(images, tmp_path, monkeypatch):
     (tmp_path / "toy").mkdir()
-    for name in (RESUME_FILE, "toy/model.pth.tar-2", "toy/model-best.pth.tar", "toy/checkpoint"):
-        with pytest.raises(Stopped), atomic_write(tmp_path / name) as temporary:
-            leftover = temporary.with_name(temporary.name.replace(".tmp", "x.tmp"))
-            leftover.write_bytes(b"half a file")
-            raise Stopped
+    for name in (RESUME_FILE, "toy/model.pth.tar-2", "results.json", "toy/checkpoint"):
+        path = tmp_path / name
+        path.with_name(f".{path.name}.abcd1234.tmp").write_bytes(b"half a file")
+    monkeypatch.setattr(run_module, "build_trainer", lambda cfg: 1 / 0)
 
-    trained(images, tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        run_module.run(make_parser().parse_args([]), engine_toy.make_cfg(images, tmp_path))
 
     assert not list(tmp_path.rglob("*.tmp"))

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import nn
 
 from dassl.data.datasets import Datum
-from dassl.features import file_index as identities
 from dassl.features.bank import FeatureBank
 from dassl.features.encoder import NetworkEncoder
 from dassl.features.views import Augmentation
+from dassl.utils import file_index as identities
 
 ROOT = Path(__file__).parents[2]
 SIZE = 16

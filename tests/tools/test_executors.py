@@ -75,6 +75,40 @@ def test_only_what_the_machine_broke_is_tried_again(tmp_path, statuses, state):
     assert schedule.states == [state] and schedule.is_over
 
 
+def test_what_needs_a_failed_run_is_left_out_at_any_depth(tmp_path):
+    first = run(tmp_path, "a")
+    second = run(tmp_path, "b", needs=first)
+    schedule = Schedule([first, second, run(tmp_path, "c", needs=second)], keep_going=True)
+    schedule.start(0)
+
+    schedule.end(0, 2)
+
+    assert list(schedule.leave_out()) == [(1, first), (2, second)]
+    assert schedule.is_over and schedule.failed() == schedule.runs
+
+
+def test_a_preempted_run_comes_before_those_that_have_not_begun(tmp_path):
+    schedule = Schedule([run(tmp_path, name, dataset=name) for name in "abc"])
+    schedule.start(0)
+    schedule.start(1)
+
+    schedule.end(1, 75)
+
+    assert list(schedule.ready()) == [1, 2]
+
+
+def test_a_prepared_dataset_is_not_looked_at_again(tmp_path):
+    asked = []
+    schedule = Schedule(
+        [run(tmp_path, f"{i}") for i in range(3)],
+        prepared=lambda run: asked.append(run.output_dir.name) or True,
+    )
+    schedule.start(0)
+
+    assert [list(schedule.ready()) for _ in range(3)] == [[1, 2]] * 3
+    assert asked == ["0"]
+
+
 class Fake:
     """An executor that answers with given statuses, the last run first."""
 

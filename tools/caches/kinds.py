@@ -128,6 +128,7 @@ KINDS = {
     ),
     "sentences": Kind("features of frozen sentences", f"sentences/{HEX * 32}", _of_rows),
     "identities": Kind("which image has which content", f"features/identities/*-*-{HEX * 8}.ids"),
+    "readable": Kind("which images can be read", f"readable/*/*-*-{HEX * 8}.ids"),
     "resized": Kind("resized images", f"resized/{HEX * 32}.npy", _of_resized, _check_resized),
     "toy": Kind("rendered toy sets", f"toy/{HEX * 12}/*", _name, _check_images),
     "listings": Kind("lists of images", f"listings/*-{HEX * 16}.json", _name, _check_json),

@@ -93,9 +93,14 @@ class _Driver:
 
     def start_next(self) -> bool:
         now = time.monotonic()
-        ready = [n for n in self.schedule.ready() if self.due.get(n, 0.0) <= now]
-        free = (n for n in ready if not is_in_use(self.schedule.runs[n].output_dir))
-        number = next(free, ready[0] if ready and not self.running else None)
+        ready = (n for n in self.schedule.ready() if self.due.get(n, 0.0) <= now)
+        busy = None  # the first in whose folder another driver works
+        for number in ready:
+            if not is_in_use(self.schedule.runs[number].output_dir):
+                break
+            busy = number if busy is None else busy
+        else:
+            number = busy if not self.running else None
         if number is None:
             return False
         self.due.pop(number, None)

@@ -6,6 +6,8 @@ drive the same one.
 
 from __future__ import annotations
 
+import bisect
+import heapq
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 
@@ -54,8 +56,21 @@ class Schedule:
         self.retries = [0] * len(self.runs)
         self.requeues = [0] * len(self.runs)
         self.is_stopped = False
-        self._by_folder = {run.output_dir: number for number, run in enumerate(self.runs)}
+        self._running: set[int] = set()
+        self._waiting = len(self.runs)
         self._have: set[tuple[str, str]] = set()  # datasets and backbones that are prepared
+        self._preparing: set[int] = set()  # running ones on others
+        # those that wait for nothing but a place, in order, by what they share with others
+        self._free: dict[tuple[str, str], list[int]] = {}
+        self._dependants: dict[int, list[int]] = {}
+        self._doomed: list[tuple[int, int]] = []  # and the run without which each cannot start
+        by_folder = {run.output_dir: number for number, run in enumerate(self.runs)}
+        for number, run in enumerate(self.runs):
+            needed = None if run.needs is None else by_folder.get(run.needs.output_dir)
+            if needed is None:
+                self._release(number)
+            else:
+                self._dependants.setdefault(needed, []).append(number)
 
     def ready(self) -> Iterator[int]:
         """Numbers of the runs that may start now, first things first.
@@ -66,39 +81,46 @@ class Schedule:
         if self.is_stopped:
             return
         self._note_prepared()
-        begun = {_shared(self.runs[n]) for n in self._in(State.RUNNING)} - self._have
-        for number in self._in(State.WAITING):
-            if self._may_start(self.runs[number]) and _shared(self.runs[number]) not in begun:
-                yield number
+        begun = {_shared(self.runs[number]) for number in self._preparing}
+        yield from heapq.merge(*(queue for key, queue in self._free.items() if key not in begun))
 
     def _note_prepared(self) -> None:
-        for number in self._in(State.RUNNING):
-            key = _shared(self.runs[number])
-            if key not in self._have and self.prepared(self.runs[number]):
-                self._have.add(key)
+        for number in sorted(self._preparing):
+            if self.prepared(self.runs[number]):
+                self._have.add(_shared(self.runs[number]))
+        self._preparing = {n for n in self._preparing if _shared(self.runs[n]) not in self._have}
 
-    def _needed(self, run: Run) -> int | None:
-        """Number of the run that this one needs, if that is one of these."""
-        return None if run.needs is None else self._by_folder.get(run.needs.output_dir)
-
-    def _may_start(self, run: Run) -> bool:
-        needed = self._needed(run)
-        return needed is None or self.states[needed] is State.DONE
+    def _release(self, number: int) -> None:
+        """A waiting run needs no other any more."""
+        bisect.insort(self._free.setdefault(_shared(self.runs[number]), []), number)
 
     def start(self, number: int) -> None:
-        """A run has begun."""
+        """A run that was ready has begun."""
+        queue = self._free[_shared(self.runs[number])]
+        del queue[bisect.bisect_left(queue, number)]
         self.states[number] = State.RUNNING
+        self._running.add(number)
+        self._waiting -= 1
+        if _shared(self.runs[number]) not in self._have:
+            self._preparing.add(number)
 
     def end(self, number: int, status: int) -> float | None:
         """A run has ended; returns the seconds to wait before it is tried again, or None."""
+        self._running.remove(number)
+        self._preparing.discard(number)
         if status == 0:
             self.states[number] = State.DONE
             self._have.add(_shared(self.runs[number]))
+            for each in self._dependants.get(number, ()):
+                self._release(each)
             return None
         if (pause := self._pause(number, status)) is not None:
             self.states[number] = State.WAITING
+            self._waiting += 1
+            self._release(number)
             return pause
         self.states[number] = State.FAILED
+        self._doom_dependants(number)
         if not (self.keep_going or self.runs[number].tolerant):
             self.is_stopped = True
         return None
@@ -113,24 +135,23 @@ class Schedule:
             return SECONDS_BETWEEN[self.retries[number] - 1]
         return None
 
+    def _doom_dependants(self, number: int) -> None:
+        for each in self._dependants.get(number, ()):
+            heapq.heappush(self._doomed, (each, number))
+
     def leave_out(self) -> Iterator[tuple[int, Run]]:
         """Mark and yield the runs that wait for one that failed, with that one."""
-        if self.is_stopped:
-            return
-        for number in self._in(State.WAITING):
-            needed = self._needed(self.runs[number])
-            if needed is not None and self.states[needed] in (State.FAILED, State.LEFT_OUT):
-                self.states[number] = State.LEFT_OUT
-                yield number, self.runs[needed]
-
-    def _in(self, state: State) -> list[int]:
-        return [number for number, each in enumerate(self.states) if each is state]
+        while self._doomed and not self.is_stopped:
+            number, needed = heapq.heappop(self._doomed)
+            self.states[number] = State.LEFT_OUT
+            self._waiting -= 1
+            self._doom_dependants(number)
+            yield number, self.runs[needed]
 
     @property
     def is_over(self) -> bool:
         """Whether nothing runs and nothing more will."""
-        waits = not self.is_stopped and State.WAITING in self.states
-        return not waits and State.RUNNING not in self.states
+        return not self._running and (self.is_stopped or not self._waiting)
 
     def failed(self) -> list[Run]:
         """The runs that failed or were left out, in order."""

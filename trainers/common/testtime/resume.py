@@ -186,8 +186,6 @@ class StreamResume:
         Raises:
             ValueError: for a file of another stream; names what differs.
         """
-        for leftover in self.path.parent.glob(f".{self.path.name}.*.tmp"):
-            leftover.unlink(missing_ok=True)  # of a kill while the file was written
         if not self.path.is_file():
             return None
         state = load_checkpoint(str(self.path))

@@ -1,10 +1,13 @@
-"""Which content a file had when it was last read, so that known images need not be read again.
+"""What a file was when it was last read (its content, say), so that it need not be read again.
 
 A file is known by path, size, times and inode; any change there only costs one more reading of the
 file. Records are appended by several processes, each to a file of its own.
 """
 
+import hashlib
 import logging
+import os
+import secrets
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,16 +15,37 @@ from pathlib import Path
 
 import numpy as np
 
-from dassl.utils.image import open_regular
-
-from .reader import image_digest, stat_digest
-from .store import segment_name
+from .image import open_regular
 
 logger = logging.getLogger(__name__)
+IMAGE_BYTES = 16  # length of a digest
 RECORD = np.dtype([("stat", "S16"), ("image", "S16"), ("check", "<u4")])
 WEIGHTS = (2 * np.arange(1, 9, dtype="<u4") + 1) * np.uint32(2654435761)  # odd, all different
 TOO_FRESH = 0.05  # seconds; within a tick of the clock a file can change and keep its times
 THREADS = 8
+
+
+def image_digest(data: bytes) -> bytes:
+    """Digest of a file's content: what tells images apart, wherever they are."""
+    return hashlib.blake2b(data, digest_size=IMAGE_BYTES).digest()
+
+
+def stat_digest(path: str, handle: int | None = None) -> tuple[bytes, float]:
+    """Digest of a file's path, size, times and inode, and the time of its last change.
+
+    Raises:
+        OSError: if the file does not exist.
+    """
+    stat = os.stat(path if handle is None else handle)
+    times = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    text = f"{os.path.abspath(path)}|{times}"
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=IMAGE_BYTES)
+    return digest.digest(), max(stat.st_mtime, stat.st_ctime)
+
+
+def segment_name() -> str:
+    """A name of its own for every writer; names sort by the time of their making."""
+    return f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _check(records: np.ndarray) -> np.ndarray:
