@@ -1,19 +1,33 @@
 """The files of a feature bank: stale and damaged rows, several writers, memory."""
 
+import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
 import time
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from bank_kit import ROOT, SIZE, encoder, items, make_bank, save_image, segments
+from bank_kit import (
+    AUGMENTATION,
+    ROOT,
+    SIZE,
+    encoder,
+    items,
+    make_bank,
+    save_image,
+    segments,
+)
 
+from dassl.data.datasets import Datum
+from dassl.features.bank import FeatureBank
 from dassl.features.store import Store, Writer
 from dassl.features.views import Augmentation
 from dassl.utils import only_writer
@@ -142,55 +156,46 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(items, make_bank, tmp_pat
 
 
 # ---------------------------------------------------------------------- several writers
-CHILD = textwrap.dedent(
-    """
-    import sys
-    sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
-    import bank_kit as t
-    from pathlib import Path
-    folder = Path(sys.argv[2])
-    items = [t.Datum(str(path)) for path in sorted((folder / "images").iterdir())]
-    bank = t.FeatureBank(t.encoder(), t.AUGMENTATION, root=folder / "features", batch_size=4)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    rows = bank.train(items, views=5).all()
-    print(bank.encoded, float(rows.sum()), flush=True)
-    """
-)
+FORKED = multiprocessing.get_context("fork")  # a process of its own, without a second import
 
 
-def start_child(tmp_path: Path) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    command = [sys.executable, "-c", CHILD, str(ROOT), str(tmp_path)]
-    return subprocess.Popen(command, env=environment, **pipes)
+def fill_bank(folder: Path, go: Event, answers: SimpleQueue) -> None:
+    """In another process: five views of every image, into the bank of ``folder``."""
+    images = [Datum(str(path)) for path in sorted((folder / "images").iterdir())]
+    bank = FeatureBank(encoder(), AUGMENTATION, root=folder / "features", batch_size=4)
+    go.wait()
+    rows = bank.train(images, views=5).all()
+    answers.put((bank.encoded, float(rows.sum())))
+
+
+def start_children(count: int, folder: Path) -> tuple[list[BaseProcess], SimpleQueue]:
+    """Processes that fill one bank at the same time."""
+    go, answers = FORKED.Event(), FORKED.SimpleQueue()
+    children = [FORKED.Process(target=fill_bank, args=(folder, go, answers)) for _ in range(count)]
+    for child in children:
+        child.start()
+    go.set()
+    return children, answers
 
 
 def test_several_processes_fill_one_bank_without_double_work(items, make_bank, tmp_path):
-    children = [start_child(tmp_path) for _ in range(2)]
+    children, answers = start_children(2, tmp_path)
     for child in children:
-        assert child.stdout.readline() == "ready\n"
-
-    for child in children:
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    answers = [child.communicate()[0].split() for child in children]
-    encoded = [int(count) for count, _ in answers]
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0]
+    encoded, totals = zip(*(answers.get() for _ in children))
 
     assert sum(encoded) == 5 * len(items)
-    assert len({total for _, total in answers}) == 1
+    assert len(set(totals)) == 1
 
 
 def test_a_killed_writer_leaves_a_usable_bank(items, make_bank, tmp_path):
-    child = start_child(tmp_path)
-    child.stdout.readline()
-    child.stdin.write("go\n")
-    child.stdin.flush()
+    [child], _ = start_children(1, tmp_path)
     deadline = time.monotonic() + 20
     while not segments(make_bank(), ".index") and time.monotonic() < deadline:
         time.sleep(0.001)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
+    child.kill()
+    child.join()
 
     rows = make_bank().train(items, views=5).all()
 
@@ -242,7 +247,7 @@ MEMORY = textwrap.dedent(
     folder = Path(sys.argv[2])
     torch.set_num_threads(1)
     net = torch.nn.Sequential(
-        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 16384)
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 65536)
     )
     encoder = t.NetworkEncoder(net, (0.5,) * 3, (0.5,) * 3, size=t.SIZE)
     items = [t.Datum(str(path)) for path in sorted((folder / "images").iterdir())]
@@ -255,7 +260,7 @@ MEMORY = textwrap.dedent(
             for i in range(len(items)):
                 view.rows([i], v)
         return peak()
-    print(run(20), run(400))
+    print(run(5), run(100))
     """
 )
 

@@ -8,6 +8,8 @@ The values come from `numpy.random.RandomState` (a frozen stream), drawn in sort
 the checkpoint is a recipe and no binary has to be stored.
 """
 
+from functools import cache
+
 import numpy as np
 
 ARCH = {
@@ -154,8 +156,8 @@ def _value(rng, key, shape):
     return n / np.sqrt(shape[-1])
 
 
-def state_dict(name, seed=0):
-    """Weights of `name`: key -> numpy array (float32, float16-exact; int64 counters)."""
+@cache
+def _weights(name, seed):
     rng = np.random.RandomState(seed)
     out = {}
     for key, shape in sorted(shapes(name).items()):
@@ -164,8 +166,13 @@ def state_dict(name, seed=0):
     return out
 
 
+def state_dict(name, seed=0):
+    """Weights of `name`: key -> numpy array (float32, float16-exact; int64 counters), a copy."""
+    return {k: v.copy() for k, v in _weights(name, seed).items()}
+
+
 def torch_state_dict(name, seed=0):
-    """The same weights as torch tensors."""
+    """The same weights as torch tensors, a copy."""
     import torch
 
-    return {k: torch.tensor(v) for k, v in state_dict(name, seed).items()}
+    return {k: torch.tensor(v) for k, v in _weights(name, seed).items()}

@@ -1,6 +1,7 @@
 """A made-up dataset and backbone on which every trainer runs in seconds."""
 
 import importlib
+import io
 import math
 from functools import cache
 from pathlib import Path
@@ -87,11 +88,18 @@ if "MadeUp" not in DATASET_REGISTRY.registered_names():
 def backbone_file(folder: Path, name: str = "tiny_vit", seed: int = 0) -> str:
     """Path of a tiny checkpoint in OpenAI's layout."""
     path = folder / f"{name}{seed or ''}.pt"
+    path.write_bytes(_checkpoint(name, seed))
+    return str(path)
+
+
+@cache
+def _checkpoint(name: str, seed: int) -> bytes:
     state = tiny_clip.torch_state_dict(name, seed)
     if name == "micro_vit":  # softer than the others: no probability is 0 or 1
         state["logit_scale"].fill_(math.log(10.0))
-    torch.save(state, path)
-    return str(path)
+    content = io.BytesIO()
+    torch.save(state, content)
+    return content.getvalue()
 
 
 def made_config(trainer: str, folder: Path, *opts, backbone: str = "tiny_vit"):
