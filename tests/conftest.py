@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 
 import pytest
 
@@ -10,12 +11,15 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from torch.utils import collect_env  # noqa: E402
+
 
 @pytest.fixture(scope="session", autouse=True)
 def temporary_cache(tmp_path_factory):
     """Point VLTUNE_CACHE to a folder of this session; no test reads or fills the user's cache.
 
-    The workers of pytest-xdist share one, so that the toy world is rendered once.
+    The workers of pytest-xdist share one, so that the toy world is rendered once. Runs with a cache
+    of their own do not ask pip and others for the environment again.
     """
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -24,6 +28,7 @@ def temporary_cache(tmp_path_factory):
     folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLTUNE_CACHE", str(folder))
+        patch.setattr(collect_env, "get_pretty_env_info", cache(collect_env.get_pretty_env_info))
         yield folder
 
 

@@ -4,11 +4,12 @@ import contextlib
 import json
 import logging
 import math
-import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import engine_toy
@@ -627,45 +628,46 @@ def test_a_wrong_command_line_ends_with_one_line_and_no_traceback(tmp_path):
     assert "TaskRes" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_weights_that_cannot_be_read_end_with_the_reason_and_where_it_was_raised(tmp_path):
+def exit_status(monkeypatch, *words):
+    """What `python train.py WORDS` ends with, in this process; it logs as the command does."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.root.level)
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(sys, "argv", [str(REPOSITORY / "train.py"), *words])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(REPOSITORY / "train.py"), run_name="__main__")
+    logging.captureWarnings(False)
+    return ended.value.code
+
+
+def test_weights_that_cannot_be_read_end_with_the_reason_and_where_it_was_raised(
+    monkeypatch, capsys, tmp_path
+):
     (tmp_path / "weights.pt").write_text("no weights")
-    words = ["--trainer", "TaskRes", "--backbone", str(tmp_path / "weights.pt")]
+    monkeypatch.chdir(tmp_path)
 
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "train.py"), *words],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
+    status = exit_status(
+        monkeypatch, "--trainer", "TaskRes", "--backbone", str(tmp_path / "weights.pt")
     )
 
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert f"ERROR: {tmp_path}/weights.pt " in done.stderr
-    where = done.stderr.splitlines()[-1]
-    said = r"\(raised at clip/\w+\.py:\d+; set VLTUNE_TRACEBACK=1 for the full traceback\)"
-    assert re.fullmatch(said, where)
+    said = capsys.readouterr().err
+    assert status == 2 and "Traceback" not in said
+    assert f"ERROR: {tmp_path}/weights.pt " in said
+    where = r"\(raised at clip/\w+\.py:\d+; set VLTUNE_TRACEBACK=1 for the full traceback\)"
+    assert re.fullmatch(where, said.splitlines()[-1])
 
 
-def test_ctrl_c_ends_with_one_line_and_no_traceback(tmp_path):
-    program = (
-        "import runpy, dassl.engine.run as engine\n"
-        "def interrupt(*arguments): raise KeyboardInterrupt\n"
-        "engine.run = interrupt\n"
-        f"runpy.run_path({str(REPOSITORY / 'train.py')!r}, run_name='__main__')\n"
-    )
-    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+def test_ctrl_c_ends_with_one_line_and_no_traceback(monkeypatch, capsys):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
 
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "program.py"), "--trainer", "TaskRes"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        check=False,
-    )
+    monkeypatch.setattr(sys.modules["dassl.engine.run"], "run", interrupt)
 
-    assert done.returncode == 130
-    assert "Interrupted" in done.stderr and "Traceback" not in done.stderr
+    status = exit_status(monkeypatch, "--trainer", "TaskRes")
+
+    said = capsys.readouterr().err
+    assert status == 130
+    assert "Interrupted" in said and "Traceback" not in said
 
 
 def test_an_installation_without_configs_says_how_to_get_them(monkeypatch, tmp_path):

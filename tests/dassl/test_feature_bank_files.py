@@ -240,7 +240,7 @@ def test_a_full_disk_says_where_and_what_to_do(items, make_bank, monkeypatch):
 MEMORY = textwrap.dedent(
     """
     import sys
-    sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
+    sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests/support"]
     from pathlib import Path
     import torch
     import bank_kit as t

@@ -139,14 +139,15 @@ def test_the_example_method_trains_as_written(tmp_path):
     words += ["--output-dir", str(tmp_path / "out"), "DATASET.NUM_SHOTS", "1"]
     words += ["OPTIM.MAX_EPOCH", "1", "TRAIN.NUM_VIEWS", "1"]
     program = f"{block}\nfrom train import main\nprint(main({words!r})['metrics'])\n"
-    program += "from test_battery import TRAINERS\n"
+    program += "from small_configs import TRAINERS\n"
     program += "print('picked up' if 'MyMethod' in TRAINERS else TRAINERS)\n"
     (tmp_path / "example.py").write_text(program, encoding="utf-8")
 
+    folders = (".", "tests", "tests/support")
     done = subprocess.run(
         [sys.executable, str(tmp_path / "example.py")],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [ROOT, ROOT / "tests/support"]))},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / name) for name in folders)},
         capture_output=True,
         text=True,
         check=False,

@@ -1,6 +1,7 @@
 """Toy sets as datasets: rendered once, drawn like any other, split into base and new."""
 
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +49,15 @@ def test_a_rendered_set_is_not_rendered_again(monkeypatch):
     assert store.rendered("toy_layout").is_dir()
 
 
-def test_other_pixels_than_the_committed_ones_are_refused(monkeypatch, tmp_path):
+@pytest.fixture
+def small_layout(monkeypatch, tmp_path):
+    """An empty cache, and two images per class in all of toy_layout: not the committed pixels."""
+    sizes = {"train": 2}
+    monkeypatch.setitem(DEFINITIONS, "toy_layout", replace(DEFINITIONS["toy_layout"], sizes=sizes))
     monkeypatch.setenv("VLTUNE_CACHE", str(tmp_path))
-    monkeypatch.setattr(store, "digests", lambda: {"toy_layout": "0" * 64})
 
+
+def test_other_pixels_than_the_committed_ones_are_refused(small_layout, tmp_path):
     with pytest.raises(RuntimeError, match="other pixels than the committed ones"):
         store.rendered("toy_layout")
 
@@ -63,20 +69,16 @@ def test_an_unknown_set_is_named_with_the_closest_one():
         store.rendered("toy_object")
 
 
-def _render(cache: str) -> str:
-    import os
+def test_two_processes_may_ask_for_one_set_at_once(small_layout, monkeypatch, tmp_path):
+    digest = store.digest_of("toy_layout")
+    monkeypatch.setattr(store, "digests", lambda: {"toy_layout": digest})
 
-    os.environ["VLTUNE_CACHE"] = cache
-    return str(store.rendered("toy_objects_v2"))
-
-
-def test_two_processes_may_ask_for_one_set_at_once(tmp_path):
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        folders = pool.map(_render, [str(tmp_path)] * 2)
+        folders = pool.map(store.rendered, ["toy_layout"] * 2)
 
     assert folders[0] == folders[1]
     siblings = [path.name for path in (tmp_path / "toy").glob("*/*")]
-    assert siblings == ["toy_objects_v2"]
+    assert siblings == ["toy_layout"]
 
 
 def test_few_shot_draws_have_the_asked_number_and_repeat_with_the_seed():

@@ -2,11 +2,9 @@
 
 import importlib
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,26 +13,26 @@ from battery import backbone_file
 import train
 from trainers.common.testtime import report
 from trainers.common.testtime import views as test_views
+from trainers.common.testtime.stream import Stream
 from trainers.common.testtime.trainer import StreamTrainer
 
 VIEWS, CHUNK = 4, 8  # views per image, images per chunk
 SETTINGS = ["N_VIEWS", str(VIEWS), "SELECTION_P", "0.5", "VIEW_KIND", "crop"]
 DMN = ["SETTING", "zero_shot", "TEXT_PROMPT", "simple", "MEMORY_SIZE", "2"]
-# A process that runs train.py's main on small chunks and kills itself in a chunk.
-CHILD = """
-import os, signal, sys
-from trainers.common.testtime import stream, views as test_views
-test_views.CHUNK_VIEWS = {views}
-whole, seen = stream.Stream.add, []
-def add(self, step, fused):
-    seen.append(len(fused))
-    if len(seen) == 4:
-        os.kill(os.getpid(), signal.SIGKILL)
-    whole(self, step, fused)
-stream.Stream.add = add
-import train
-train.main(sys.argv[1:])
-"""
+
+
+def die_in_the_fourth_chunk(words):
+    """In another process: an evaluation on small chunks that is killed from outside."""
+    whole, seen = Stream.add, []
+
+    def add(self, step, fused):
+        seen.append(len(fused))
+        if len(seen) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        whole(self, step, fused)
+
+    Stream.add, test_views.CHUNK_VIEWS = add, CHUNK * VIEWS
+    train.main(words)
 
 
 @pytest.fixture(autouse=True)
@@ -139,14 +137,13 @@ def test_trained_offsets_read_the_same_memory_after_an_interruption(tmp_path):
 @pytest.mark.parametrize("trainer", ["DMN", "TPT"])
 def test_a_killed_evaluation_goes_on_when_it_is_started_again(tmp_path, trainer):
     length = [f"TRAINER.{trainer}.STREAM_LENGTH", "40"]
-    child = [sys.executable, "-c", CHILD.format(views=CHUNK * VIEWS)]
-    done = subprocess.run(
-        [*child, *words(tmp_path / "killed", trainer, *length)],
-        cwd=Path(train.__file__).parent,
-        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
-        capture_output=True,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    # a fork needs no second import of torch, but gradients do not survive one
+    start = multiprocessing.get_context("spawn" if trainer == "TPT" else "fork")
+    command = words(tmp_path / "killed", trainer, *length)
+    child = start.Process(target=die_in_the_fourth_chunk, args=(command,))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     assert left_behind(tmp_path / "killed") == ["resume.stream_test.pth.tar"]
 
     resumed = train.main(words(tmp_path / "killed", trainer, *length))
