@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .heartbeat import Heartbeat
+
 T = TypeVar("T")
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
 TIMEOUT_VARIABLE = "VLTUNE_RANKS_SECONDS"
@@ -72,14 +74,18 @@ def joined(*, uses_cuda: bool) -> Iterator[None]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"
     seconds = float(os.environ.get(TIMEOUT_VARIABLE, TIMEOUT))
-    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=seconds))
-    _is_joined = True
+    heartbeat = Heartbeat()
+    heartbeat.start()
     try:
+        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=seconds))
+        _is_joined = True
+        heartbeat.listen(rank(), size())
         with contextlib.nullcontext() if is_writer() else _silence():
             yield
             barrier()
         dist.destroy_process_group()  # not after an error: others may never come to it
     finally:
+        heartbeat.end()
         _is_joined = False
 
 

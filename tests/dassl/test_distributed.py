@@ -1,6 +1,7 @@
 """A run that torchrun shares among processes is the run of one process."""
 
 import json
+import logging
 import os
 import signal
 import time
@@ -12,7 +13,7 @@ from small_configs import small_config
 
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.run import check_shareable
-from dassl.utils import ranks
+from dassl.utils import heartbeat, interrupts, ranks
 
 TWO = 2
 BATCHES_OF_FIVE = ("DATALOADER.TRAIN_X.BATCH_SIZE", "5")  # 3 and 2 images
@@ -138,6 +139,42 @@ def test_a_process_ends_with_the_other_and_a_restart_has_the_same_bits(folders, 
 
     undisturbed = weights_of(folders[1] / "TaskRes")
     torch.testing.assert_close(weights_of(tmp_path / "TaskRes"), undisturbed, rtol=0, atol=0)
+
+
+def test_a_process_that_hangs_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(heartbeat, "SILENCE", 1.0)
+
+    def act(rank):
+        logging.basicConfig(force=True)
+        heartbeat.BEAT = 0.1 if rank == 0 else 60.0  # rank 1 gives no sign
+        with ranks.joined(uses_cuda=False):
+            if rank == 0:
+                ranks.barrier()
+            time.sleep(4.0)
+            os._exit(0)
+
+    assert in_ranks(TWO, act, tmp_path) == [interrupts.MACHINE, 0]
+    said = (tmp_path / "rank0.txt").read_text()
+    assert "No sign of life of rank 1 for 1 seconds; this process (rank 0) ends, too." in said
+    assert "Run the same command again to resume" in said
+
+
+def test_a_process_ends_when_torchrun_has_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(heartbeat, "SILENCE", 0.5)
+    monkeypatch.setattr(heartbeat, "BEAT", 0.1)
+
+    def act(rank):
+        logging.basicConfig(force=True)
+        joined, parent = [], os.getppid()
+        monkeypatch.setattr(os, "getppid", lambda: 1 if joined else parent)
+        signal.signal(signal.SIGTERM, lambda *_: print("kept"))
+        with ranks.joined(uses_cuda=False):
+            joined.append(True)
+            time.sleep(4.0)
+
+    assert in_ranks(TWO, act, tmp_path) == [interrupts.MACHINE] * TWO
+    said = (tmp_path / "rank0.txt").read_text()
+    assert said.startswith("kept") and "The process that started this one has ended" in said
 
 
 @pytest.fixture
