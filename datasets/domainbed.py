@@ -118,7 +118,7 @@ class DomainFolders(DatasetBase):
         domains = [n for n in names if not any(word in n for word in IGNORED_DOMAINS)]
         if len(domains) < 2:
             inner = folder / domains[0] if domains else None
-            deeper = bool(inner) and len(class_folders(inner)) > 1
+            deeper = inner is not None and len(class_folders(inner)) > 1
             way = f"If the domains lie one level deeper: --root {inner}. " if deeper else ""
             raise FileNotFoundError(
                 f"{folder} needs at least two domain folders <domain>/<class>/*, it has: "

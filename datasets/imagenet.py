@@ -63,10 +63,10 @@ class ImageNet(DatasetBase):
             require_images(images, used, dataset=self.config, section=self.section)
         subsample = cfg.DATASET.SUBSAMPLE_CLASSES
         kept = kept_labels([r.label for r in train], subsample)
-        train, test, *val = subsample_classes(
+        train_x, tested, *held_out = subsample_classes(
             *(to_items(records, images) for records in lists), subsample=subsample
         )
-        super().__init__(train_x=train, val=val[0] if val else test, test=test)
+        super().__init__(train_x=train_x, val=held_out[0] if held_out else tested, test=tested)
         self.class_ids = [ids[label] for label in kept]
         self.imagenet_ids = imagenet_wnids()
 

@@ -169,7 +169,8 @@ def split_train_val(
     groups: dict[int, list] = {}
     for item in items:
         groups.setdefault(item.label, []).append(item)
-    train, val = [], []
+    train: list[Record] = []
+    val: list[Record] = []
     for label, group in groups.items():
         n_val = round(len(group) * p_val)
         if n_val <= 0:

@@ -11,7 +11,7 @@ import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,8 +90,13 @@ def draw_shots(
     if draw.num_shots < 1:
         return train, val
     split = fingerprint(train, () if draw.val_from_train else val)
-    finders = tuple({record.path: record for record in records}.get for records in (train, val))
+    finders = by_path(train), by_path(val)
     return draw_from(lambda: (train, val), split, draw, folder, sample=sample, finders=finders)
+
+
+def by_path(records: Iterable[Record]) -> Finder:
+    """What finds a record by its path."""
+    return {record.path: record for record in records}.get
 
 
 def draw_from(
@@ -251,7 +256,8 @@ def _read_original(path: Path, lists: Callable[[], Lists], draw: Draw) -> Lists 
     except ValueError as err:
         logger.warning("The few-shot draw %s is not used: %s", pickled, err)
         return None
-    return tuple(match_items(items, records, pickled) for items, records in zip(drawn, lists()))
+    train, val = (match_items(*pair, pickled) for pair in zip(drawn, lists()))
+    return train, val
 
 
 def _write(path: Path, drawn: Lists, split: str, draw: Draw) -> None:

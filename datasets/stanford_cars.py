@@ -38,7 +38,8 @@ class StanfordCars(SplitDataset):
         ]
 
     def rebuild(self, folder: Path) -> Splits:
-        train_file, test_file, meta_file = (p.find() for p in self.rebuild_pieces(folder))
+        pieces = self.rebuild_pieces(folder)
+        train_file, test_file, meta_file = (p.require(self.config, self.section) for p in pieces)
         names = [
             year_first(str(name)) for name in loadmat(meta_file, squeeze_me=True)["class_names"]
         ]

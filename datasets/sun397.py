@@ -27,7 +27,8 @@ class SUN397(SplitDataset):
         ]
 
     def rebuild(self, folder: Path) -> Splits:
-        class_file, train_file, test_file = (p.find() for p in self.rebuild_pieces(folder))
+        pieces = self.rebuild_pieces(folder)
+        class_file, train_file, test_file = (p.require(self.config, self.section) for p in pieces)
         folders = [line.text.strip("/") for line in read_lines(class_file)]
         labels = {folder: label for label, folder in enumerate(folders)}
         train, val = split_train_val(read_list(train_file, labels))

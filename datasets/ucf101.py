@@ -29,7 +29,8 @@ class UCF101(SplitDataset):
         ]
 
     def rebuild(self, folder: Path) -> Splits:
-        class_file, train_file, test_file = (p.find() for p in self.rebuild_pieces(folder))
+        pieces = self.rebuild_pieces(folder)
+        class_file, train_file, test_file = (p.require(self.config, self.section) for p in pieces)
         labels = {}
         for line in read_lines(class_file):
             number, name, *_ = [*line.text.split(), ""]

@@ -71,6 +71,8 @@ class Prototypes(Method):
     the multipliers lambda (C,).
     """
 
+    base_text_features: Tensor
+    multipliers: Tensor
     per_class = ("base_text_features", "multipliers", "prototypes")
 
     def __init__(self, base_text_features: Tensor, settings: CLAPSettings) -> None:
@@ -126,7 +128,7 @@ class RowLoader(FeatureLoader):
     def order(self) -> Tensor:
         """Places in V * N rows: view * N + image."""
         generator = torch.Generator().manual_seed(
-            (self.shuffle_seed * 1_000_003 + self.epoch) % 2**63
+            ((self.shuffle_seed or 0) * 1_000_003 + self.epoch) % 2**63
         )
         rows = torch.randperm(self.views * len(self.items), generator=generator)
         return rows[: len(self) * self.batch_size]
@@ -136,6 +138,7 @@ class RowLoader(FeatureLoader):
 class CLAP(FeatureTrainer):
     """Trains the prototypes on VIEWS stored training views of every shot."""
 
+    method: Prototypes
     declares = (CLAPSettings,)
     model_name = "adapter"
     takes_shots = True

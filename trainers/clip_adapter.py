@@ -47,6 +47,9 @@ class ImageAdapter(Method):
     so they are encoded once. ratio is a buffer: what a search chose is part of the model.
     """
 
+    raw_text_features: Tensor
+    ratio: Tensor
+
     def __init__(self, raw_text_features: Tensor, settings: CLIPAdapterSettings) -> None:
         """Args: raw_text_features (C, D), before L2 normalisation.
 
@@ -85,6 +88,7 @@ class ImageAdapter(Method):
 class CLIPAdapter(FeatureTrainer):
     """Trains the adapter by cross-entropy."""
 
+    method: ImageAdapter
     declares = (CLIPAdapterSettings,)
     model_name = "clip_adapter"
 
@@ -111,7 +115,8 @@ class CLIPAdapter(FeatureTrainer):
         for ratio in ratios:
             self.method.ratio.fill_(ratio)
             accuracy[ratio] = self.test(split)
-        best = max(accuracy, key=accuracy.get)
+        best = max(ratios, key=lambda ratio: accuracy[ratio])
         self.method.ratio.fill_(best)
         logger.info("Accuracy on %s by ratio: %s; kept %s", split, accuracy, best)
-        self.save_model(self.selected_epoch - 1, self.output_dir, model_name="model-best.pth.tar")
+        epoch = (self.selected_epoch or 0) - 1
+        self.save_model(epoch, self.output_dir, model_name="model-best.pth.tar")

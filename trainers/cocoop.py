@@ -73,9 +73,9 @@ class CoCoOpPrompt(LearnedPrompt, Method):
 
     def logits(self, clip: CLIP, image_features: Tensor, text_features: None = None) -> Tensor:
         """(B, D) unit rows -> (B, C); B * C prompts are encoded."""
-        text_features = self.conditional_text_features(clip, image_features)
+        texts = self.conditional_text_features(clip, image_features)
         with full_precision(image_features):
-            cosines = torch.einsum("bd,bcd->bc", image_features.float(), text_features.float())
+            cosines = torch.einsum("bd,bcd->bc", image_features.float(), texts.float())
             return clip.logit_scale.exp() * cosines
 
     def losses(self, clip: CLIP, raw_image_features: Tensor, labels: Tensor) -> dict[str, Tensor]:

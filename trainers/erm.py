@@ -68,7 +68,7 @@ class ERM(StepTrainer):
     """All of the student and its head learn by cross-entropy."""
 
     takes_networks = ("student", "teacher")  # the teacher's texts start the text head
-    trained_parts = ("student", "projection", "head")
+    trained_parts: tuple[str, ...] = ("student", "projection", "head")
     declares = (ERMSettings, *ONE_STAGE)
 
     @classmethod

@@ -44,6 +44,8 @@ class KgCoOpPrompt(ContextPrompt):
     ctx is learned as in CoOp; r_c (C, D) are frozen unit features of the dataset's template.
     """
 
+    reference: Tensor  # None where no losses are asked for
+
     def __init__(
         self,
         clip: CLIP,

@@ -92,6 +92,8 @@ class LASPPrompt(ContextPrompt):
     ones whose images are never seen; L_tt runs over all of A, CE over the first C or over A.
     """
 
+    written: Tensor  # (M, A, D), raw; None without the text-to-text loss
+
     def __init__(
         self,
         clip: CLIP,
@@ -112,8 +114,8 @@ class LASPPrompt(ContextPrompt):
             trains: False leaves the hand-written templates out, which only the losses read.
         """
         names, tune_norms = [*classnames, *extra_names], settings.finetune_vit_ln
-        options = {"n_ctx": settings.n_ctx, "ctx_init": settings.ctx_init, "chunk": chunk}
-        super().__init__(clip, names, **options)
+        words, n_ctx = settings.ctx_init, settings.n_ctx
+        super().__init__(clip, names, n_ctx=n_ctx, ctx_init=words, chunk=chunk)
         self.weight, self.count = settings.text_weight, len(names if virtual else classnames)
         self.w = None
         if settings.enable_correction:
@@ -124,7 +126,7 @@ class LASPPrompt(ContextPrompt):
         written = None
         if self.weight and trains:
             written = template_features(clip, names, settings.templates)
-        self.register_buffer("written", written, persistent=False)  # (M, A, D), raw
+        self.register_buffer("written", written, persistent=False)
 
     def all_text_features(self, clip: CLIP, count: int | None = None) -> Tensor:
         """(A, D) unit rows: base classes, then extra ones; the first ``count`` if given."""
@@ -140,7 +142,7 @@ class LASPPrompt(ContextPrompt):
         images = images.to(clip.dtype)
         if not len(self.vision_norms):
             return clip.encode_image(images)
-        own = {
+        own: dict[str, Tensor] = {
             f"transformer.resblocks.{name}": value
             for name, value in self.vision_norms.named_parameters()
         }
@@ -236,6 +238,7 @@ def _copied_norms(clip: CLIP) -> Iterable[nn.Module]:
 class LASP(ClipTrainer):
     """Trains context, correction and LayerNorms; sees the NAMES of all classes of the dataset."""
 
+    method: LASPPrompt
     declares = (LASPSettings, NamesSettings)
 
     @classmethod
@@ -300,7 +303,7 @@ class LASP(ClipTrainer):
     def _all_classnames(self) -> list[str]:
         """Names without the choice of DATASET.SUBSAMPLE_CLASSES."""
         if self.given_data:
-            return self.dm.dataset.all_classnames
+            return self.given_data.dataset.all_classnames
         if self.cfg.DATASET.SUBSAMPLE_CLASSES == "all":
             return self.classnames
         cfg = self.cfg.clone()
@@ -322,7 +325,8 @@ class LASP(ClipTrainer):
         self.backward(self.scaler.scale(loss))
         if not self.share.is_last:
             return
-        self.scaler.unscale_(self.optim)
+        for optim in self.optimizers():
+            self.scaler.unscale_(optim)
         nn.utils.clip_grad_norm_(self.method.parameters(), self.settings.grad_clip)
         self.scaled_step()
 

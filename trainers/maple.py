@@ -68,13 +68,13 @@ class MaPLePrompt(ContextPrompt):
         for layer in self.compound_prompt_projections:
             layer.load_state_dict(template.state_dict())
 
-    def raw_text_features(self, clip: CLIP) -> Tensor:
-        """(C, D), before L2 normalisation."""
+    def raw_text_features(self, clip: CLIP, count: int | None = None) -> Tensor:
+        """(C, D), before L2 normalisation; of the first ``count`` classes only, if given."""
         chunk = self.chunk if self.training else 0
         return encode_prompts(
             clip,
-            self.groups(clip, chunk=chunk),
-            embeddings=self.embeddings(),
+            self.groups(clip, count=count, chunk=chunk),
+            embeddings=self.embeddings()[:count],
             hook=TextPromptHook(list(self.compound_prompts_text), clip.text_start),
             chunk=chunk,
         )

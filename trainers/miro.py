@@ -8,6 +8,8 @@ official code: MIT.
 import copy
 import math
 from dataclasses import dataclass
+from functools import reduce
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +71,8 @@ class MIROObjective(Objective, nn.Module):
         with torch.no_grad():
             targets = tap_outputs(self.oracle, images)[1]
         features, taps = tap_outputs(network.student, images)
-        return network.classify(features), sum(map(self.tap_loss, taps, targets, self.b))
+        penalties = map(self.tap_loss, taps, targets, self.b)
+        return network.classify(features), reduce(torch.add, penalties)
 
     def losses(self, outputs: tuple[Tensor, Tensor], labels: Tensor) -> dict[str, Tensor]:
         """{"loss", "loss_ce", "loss_reg"}."""
@@ -113,7 +116,10 @@ def _tap_modules(network: nn.Module) -> list[str]:
         stem = "avgpool" if hasattr(network, "attnpool") else "maxpool"
         return [stem, *stages] if stem in names else stages
     if hasattr(network, "blocks"):
-        return [f"blocks.{i}" for i in _tap_depths(len(network.blocks))]
+        return [
+            f"blocks.{i}"
+            for i in _tap_depths(len(list(network.get_submodule("blocks").children())))
+        ]
     return []
 
 
@@ -146,7 +152,7 @@ def tap_outputs(student: Student, images: Tensor) -> tuple[Tensor, list[Tensor]]
     Raises:
         ValueError: if the specification does not say where this architecture is tapped.
     """
-    network = student.network
+    network: Any = student.network
     outputs: list[Tensor] = []
 
     def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
@@ -174,7 +180,7 @@ def tap_outputs(student: Student, images: Tensor) -> tuple[Tensor, list[Tensor]]
 class MIRO(StepTrainer):
     """All of the student and a linear head learn; b learns at LR * LR_MULT."""
 
-    trained_parts = ("student", "head")
+    objective: MIROObjective
     declares = (MIROSettings, *ONE_STAGE)
 
     @classmethod

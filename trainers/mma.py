@@ -55,8 +55,8 @@ class _ScaleGradient(torch.autograd.Function):
         return grad * ctx.factor, None
 
 
-def amplified_linear(layer: nn.Linear, x: Tensor, factor: float) -> Tensor:
-    """``layer(x)`` whose parameter gradients are multiplied by ``factor``; d/dx stays exact."""
+def amplified_linear(layer: nn.Module, x: Tensor, factor: float) -> Tensor:
+    """``layer(x)``, linear; its parameters' gradients times ``factor``, d/dx stays exact."""
     weight = _ScaleGradient.apply(layer.weight, factor)
     bias = _ScaleGradient.apply(layer.bias, factor)
     return F.linear(x.to(weight.dtype), weight, bias)
@@ -70,7 +70,7 @@ class Bottleneck(nn.Module):
         self.down = nn.Sequential(nn.Linear(width, dim), nn.ReLU())
         self.up = nn.Linear(dim, width)
 
-    def forward(self, h: Tensor, shared: nn.Linear, amplification: float = 1.0) -> Tensor:
+    def forward(self, h: Tensor, shared: nn.Module, amplification: float = 1.0) -> Tensor:
         """(..., W) -> (..., W); parameter gradients are multiplied by ``amplification``."""
         h = F.relu(amplified_linear(self.down[0], h, amplification))
         h = F.relu(amplified_linear(shared, h, amplification))
@@ -94,7 +94,7 @@ class AdapterHook(TowerHook):
         self.branches, self.shared, self.scale, self.positions = branches, shared, scale, positions
 
     def _branch(self, index: int, h: Tensor, amplification: float) -> Tensor:
-        shared = self.shared[index][0]
+        shared = self.shared[index].get_submodule("0")
         return self.scale * self.branches[index](h, shared, amplification).to(h.dtype)
 
     def _has(self, index: int) -> bool:
@@ -125,6 +125,8 @@ class AdapterLearner(Method):
     biases zero), CLIP is frozen. Loss: cross-entropy.
     """
 
+    text_adapter: nn.ModuleList
+    visual_adapter: nn.ModuleList
     of_this_run = ("tokenized_prompts", "token_embedding")  # in official files
 
     def __init__(

@@ -6,6 +6,7 @@ code is published; parity with a public port is tested in tests/golden/proda.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +57,9 @@ class PromptDistribution(LearnedPrompt, Method):
     in the next K/4, at the end in the others.
     """
 
+    nameless_tokens: Tensor
+    nameless: Tensor
+
     def __init__(
         self, clip: CLIP, classnames: Sequence[str], settings: ProDASettings, *, chunk: int = 0
     ) -> None:
@@ -94,7 +98,8 @@ class PromptDistribution(LearnedPrompt, Method):
     def text_features(self, clip: CLIP) -> Tensor:
         """(C, D): mean over all prompts of unit features, not normalised again."""
         # one prompt at a time: the others' activations are not needed at once
-        return sum(self.prompt_features(clip, [k])[0] for k in range(len(self.ctx))) / len(self.ctx)
+        features = (self.prompt_features(clip, [k])[0] for k in range(len(self.ctx)))
+        return reduce(torch.add, features) / len(self.ctx)
 
     def orthogonality(self, clip: CLIP) -> Tensor:
         """Mean absolute cosine between the contexts, class names left out; 0 for one context."""
@@ -177,6 +182,7 @@ class PromptOrder:
 class ProDA(FeatureTrainer):
     """Trains a distribution of prompts on an upper bound of the expected cross-entropy."""
 
+    method: PromptDistribution
     declares = (ProDASettings,)
 
     @classmethod

@@ -55,6 +55,8 @@ class ProGradPrompt(ContextPrompt):
     zero-shot teacher's logits l0. kl itself is not minimised. ctx is learned as in CoOp.
     """
 
+    teacher: Tensor  # None where no losses are asked for
+
     def __init__(
         self,
         clip: CLIP,

@@ -7,6 +7,7 @@ of the official code: MIT.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,8 @@ class SelfRegulatedPrompts(IndependentPrompts):
     un-normalised features over templates; p = softmax(s f w^T), p0 = softmax(s z g^T).
     """
 
+    frozen_text: Tensor  # None where no losses are asked for
+
     def __init__(
         self,
         clip: CLIP,
@@ -76,7 +79,7 @@ class SelfRegulatedPrompts(IndependentPrompts):
         """(B, 3, H, W) -> (B, D) unit rows of the frozen image tower."""
         return F.normalize(clip.encode_image(images.to(clip.dtype)), dim=-1)
 
-    def losses(
+    def losses(  # type: ignore[override]  # what the frozen tower gives enters, too
         self, clip: CLIP, raw_image_features: Tensor, labels: Tensor, *, frozen: Tensor
     ) -> dict[str, Tensor]:
         """The total "loss" and its parts "loss_ce", "loss_text", "loss_image", "loss_logits".
@@ -98,7 +101,7 @@ class SelfRegulatedPrompts(IndependentPrompts):
             "loss_image": self.image_weight * F.l1_loss(image_features, frozen),
             "loss_logits": divergence / logits.numel(),
         }
-        return {"loss": sum(parts.values()), "acc": losses["acc"], **parts}
+        return {"loss": reduce(torch.add, parts.values()), "acc": losses["acc"], **parts}
 
 
 class GaussianAverage:
@@ -150,6 +153,7 @@ def gaussian_weights(mean: float, std: float, epochs: int) -> Tensor:
 class PromptSRC(ClipTrainer):
     """Trains prompts of both towers, regulated by the frozen model; averages them over epochs."""
 
+    method: SelfRegulatedPrompts
     declares = (PromptSRCSettings,)
     model_name = "VLPromptLearner"
     needs_vit = True

@@ -4,8 +4,9 @@ Lee, Song, Suh, Choi, Lee, Kim: Read-only Prompt Optimization for Vision-Languag
 ICCV 2023, arXiv 2308.14960. Parity is tested in tests/golden/rpo.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -138,7 +139,8 @@ class ReadOnlyPrompts(Method):
 
         def run(prompts: Tensor) -> Tensor:
             rows = prompts.to(clip.dtype)[:, None].expand(-1, states[0].shape[1], -1)
-            for block, tokens in zip(clip.transformer.resblocks, states):
+            blocks: Iterable[Any] = clip.transformer.resblocks
+            for block, tokens in zip(blocks, states):
                 rows = block.read_from(rows, tokens)
             return clip.project_text(rows).transpose(0, 1)
 

@@ -113,16 +113,16 @@ class Episode:
     Attributes:
         logits_before: (V, C) of every view with the initial context.
         selected: (k,) confident views, ascending.
-        losses, gradients, contexts: loss before, context gradient of, context after each step.
         logits: (C,) of view 0 with the adapted context.
+        losses, gradients, contexts: loss before, context gradient of, context after each step.
     """
 
     logits_before: Tensor
     selected: Tensor
+    logits: Tensor
     losses: list[Tensor] = field(default_factory=list)
     gradients: list[Tensor] = field(default_factory=list)
     contexts: list[Tensor] = field(default_factory=list)
-    logits: Tensor | None = None
 
 
 class TestTimePrompt(ContextPrompt):
@@ -159,10 +159,10 @@ class TestTimePrompt(ContextPrompt):
         self.split = None if split == len(self.ctx) else split
         self.ctx.requires_grad_(False)
 
-    def embeddings(self, ctx: Tensor | None = None) -> Tensor:
+    def embeddings(self, ctx: Tensor | None = None, *, position: str | None = None) -> Tensor:
         """(C, L, W) token embeddings; the class name inside the context where [CLS] says so."""
         if self.split is None:
-            return super().embeddings(ctx)
+            return super().embeddings(ctx, position=position)
         ctx, k = self.ctx if ctx is None else ctx, self.split
         rows = [
             torch.cat([prefix, ctx[:k], suffix[:n], ctx[k:], suffix[n:]])
@@ -231,9 +231,8 @@ class Adapter:
         with torch.no_grad():
             before = self.scale * views @ text.t()
             selected = least_entropy_views(view_entropies(before), self.confident)
-        episode = Episode(before, selected)
+        episode = Episode(before, selected, logits=before[0])
         if not self.steps:
-            episode.logits = before[0]
             return episode
         ctx = nn.Parameter(leaf.detach().float().clone())  # AdamW's eps is 0 in float16
         optimizer = self.optimizer([ctx])
@@ -323,6 +322,7 @@ class ConditionalStart(nn.Module):
 class TPT(StreamTrainer):
     """Tunes the context on each test image by itself; nothing is trained beforehand."""
 
+    method: TestTimePrompt
     unused_flags = {
         **StreamTrainer.unused_flags,
         "--transforms": "nothing is trained before the stream",

@@ -39,7 +39,11 @@ class VL2VObjective(Objective):
 
     def outputs(self, network: StudentClassifier, images: Tensor) -> tuple[Tensor, ...]:
         """p (B, D), F_I (B, D), Z (C, D)."""
-        return network.embed(images), self.teacher.encode_image(images), network.head.weight
+        return (
+            network.embed(images),
+            self.teacher.encode_image(images),
+            network.head.get_parameter("weight"),
+        )
 
     def losses(self, outputs: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor]:
         """{"loss", "loss_img", "loss_txt"}."""

@@ -47,6 +47,7 @@ class EnsembleSettings(Settings, section="TRAINER.ZEROSHOTCLIP2"):
 class ZeroshotClassifier(Method):
     """t_c = normalise(mean_k normalise(encode_text(template_k(name_c)))); nothing is learned."""
 
+    classifier: Tensor
     of_this_run = ("classifier",)
 
     def __init__(self, classifier: Tensor) -> None:
@@ -63,7 +64,7 @@ class ZeroshotClassifier(Method):
 class ZeroshotCLIP(FeatureTrainer):
     """One template per dataset, no training."""
 
-    declares = (ZeroshotInput,)
+    declares: tuple[type[Settings], ...] = (ZeroshotInput,)
     defaults = {"OPTIM.MAX_EPOCH": 0}  # nothing is trained
     unused_flags = {
         **FeatureTrainer.unused_flags,

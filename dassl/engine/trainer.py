@@ -310,7 +310,7 @@ class SimpleTrainer(TrainerBase):
         """What an evaluation calls on every batch; override where it needs something first."""
         return self.model_inference
 
-    def model_inference(self, images: Tensor) -> Tensor:
+    def model_inference(self, images: Any) -> Tensor:
         """(B, 3, H, W) -> (B, C) logits."""
         return self.model(images)
 

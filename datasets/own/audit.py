@@ -118,7 +118,7 @@ def unreadable(
 
 def duplicates(listing: Listing) -> list[str]:
     """Files with the same content in several classes, or in several splits of one class."""
-    splits = {}
+    splits: dict[str, str] = {}
     if not listing.problems:
         for split, records in divide(listing).splits.items():
             splits |= dict.fromkeys((record.path for record in records), split)

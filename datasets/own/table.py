@@ -75,15 +75,15 @@ def _read_rows(table: Path, listing: Listing) -> dict[int, dict[str, str]]:
 def _check_rows(listing: Listing, table: Path, rows: dict[int, dict[str, str]]) -> None:
     """Make the entries, and a problem per kind of mistake."""
     faults: dict[str, list[int]] = {}
-    folder, seen = listing.root, {}
+    seen: dict[str, Entry] = {}
     for line, row in rows.items():
         path, label = row.get("path", ""), row.get("label", "")
         split = SPLIT_OF.get(row.get("split", "").lower(), "")
-        entry = Entry(_relative(path, folder), label, split, row.get("domain", ""))
+        entry = Entry(_relative(path, listing.root), label, split, row.get("domain", ""))
         other = seen.setdefault(entry.path, entry)
         for kind, is_fault in {
             "path": not path or not label,
-            "missing": bool(path) and not (folder / path).is_file(),
+            "missing": bool(path) and not (listing.root / path).is_file(),
             "split": bool(row.get("split")) and not split,
             "twice": other.label != label,
             "mixed": other.split != split,

@@ -67,7 +67,7 @@ class JoinedEncoder(Encoder):
         encoders: at least two.
     """
 
-    def __init__(self, encoders: Sequence[AuxiliaryEncoder]) -> None:
+    def __init__(self, encoders: Sequence[Encoder]) -> None:
         super().__init__(
             nn.ModuleList(encoder.network for encoder in encoders),
             mean=(0.0, 0.0, 0.0),

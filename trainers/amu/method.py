@@ -26,6 +26,7 @@ class AuxiliaryBias(Method):
     of the shots' features; W_c (C, D_c) is the frozen text classifier.
     """
 
+    clip_classifier: Tensor
     per_class = ("fc.weight",)
 
     def __init__(self, clip_classifier: Tensor, aux_dim: int, settings: AMUSettings) -> None:
@@ -48,7 +49,7 @@ class AuxiliaryBias(Method):
         self.fc = nn.Linear(aux_dim, len(clip_classifier), bias=False)
         self.settings, self.alpha = settings, settings.alpha
 
-    def text_features(self, clip: CLIP | None) -> Tensor:
+    def text_features(self, clip: CLIP) -> Tensor:
         """(C, D_c) unit rows."""
         return self.clip_classifier
 
@@ -58,7 +59,7 @@ class AuxiliaryBias(Method):
         parts = raw_image_features[:, :dim], raw_image_features[:, dim:]
         return torch.cat([F.normalize(part, dim=-1) for part in parts], dim=1)
 
-    def clip_logits(self, clip: CLIP | None, features: Tensor, classifier: Tensor) -> Tensor:
+    def clip_logits(self, clip: CLIP, features: Tensor, classifier: Tensor) -> Tensor:
         """(B, D_c), (C, D_c), unit rows -> s0 (B, C), float32."""
         scale = self.settings.clip_scale or clip.logit_scale.detach().exp()
         return (scale * features @ classifier.t()).float()
@@ -74,7 +75,7 @@ class AuxiliaryBias(Method):
         )
 
     def branches(
-        self, clip: CLIP | None, features: Tensor, classifier: Tensor
+        self, clip: CLIP, features: Tensor, classifier: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(B, D_c + D_a) -> s0 (B, C), r (B, 1), z (B, C)."""
         dim = classifier.shape[1]
@@ -83,14 +84,12 @@ class AuxiliaryBias(Method):
             factor = self.factor(clip_logits)
         return clip_logits, factor, self.aux_logits(features[:, dim:])
 
-    def logits(self, clip: CLIP | None, image_features: Tensor, text_features: Tensor) -> Tensor:
+    def logits(self, clip: CLIP, image_features: Tensor, text_features: Tensor) -> Tensor:
         """(B, D_c + D_a), (C, D_c) -> fused logits s (B, C)."""
         clip_logits, factor, aux_logits = self.branches(clip, image_features, text_features)
         return torch.addcmul(clip_logits, factor, aux_logits, value=self.alpha)
 
-    def losses(
-        self, clip: CLIP | None, raw_image_features: Tensor, labels: Tensor
-    ) -> dict[str, Tensor]:
+    def losses(self, clip: CLIP, raw_image_features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """loss = lambda CE(s, y) + (1 - lambda) CE(z, y), and both branches."""
         features = self.image_features(raw_image_features)
         clip_logits, factor, aux = self.branches(clip, features, self.clip_classifier)
@@ -108,7 +107,7 @@ class AuxiliaryBias(Method):
 
     # ----------------------------------------------------------------- evaluation
     @torch.no_grad()
-    def constants(self, clip: CLIP | None, raw_image_features: Tensor) -> list[Tensor]:
+    def constants(self, clip: CLIP, raw_image_features: Tensor) -> list[Tensor]:
         """What does not depend on W: [s0 (n, C), alpha * r (n, 1), a (n, D_a)]."""
         dim = self.clip_classifier.shape[1]
         features = self.image_features(raw_image_features)

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 class AMU(FeatureTrainer):
     """Trains W by AdamW; batches carry CLIP's and the auxiliary features side by side."""
 
+    method: AuxiliaryBias
     model_name = "amu"
     takes_networks = ("clip", "auxiliary")  # an ``Encoder``
     takes_shots = True
@@ -81,14 +82,7 @@ class AMU(FeatureTrainer):
         return PairedBank(*(FeatureBank(each, augmentation, **options) for each in encoders))
 
     def make_test_loader(self, items: Sequence[Datum]) -> ConstantLoader:
-        items = self.bank.readable(items)
-        return ConstantLoader(
-            items,
-            lambda: self.bank.test(items).rows,
-            lambda raw: self.method.constants(self.clip, raw),
-            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
-            device=self.device,
-        )
+        return self.constant_loader(items, lambda raw: self.method.constants(self.clip, raw))
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
@@ -127,10 +121,10 @@ class AMU(FeatureTrainer):
 
     # ----------------------------------------------------------------- evaluation
     @torch.no_grad()
-    def test(self, split: str | None = None) -> float:
+    def test(self, split: str | None = None, is_final: bool = False) -> float:
         """Evaluate the fused logits; the accuracy of the bias alone is logged beside it."""
         self._preferred: list[Tensor] = []
-        accuracy = super().test(split)
+        accuracy = super().test(split, is_final)
         split = self.cfg.TEST.SPLIT if split is None else split
         is_val = split == "val" and self.val_loader is not None
         labels = (self.val_loader if is_val else self.test_loader).labels
@@ -175,12 +169,13 @@ class AMU(FeatureTrainer):
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load W; weights of another auxiliary network than the training's are refused."""
         super().load_model(directory, epoch)
-        trained = (self.loaded_checkpoint or {}).get("auxiliary_digest")
+        checkpoint = self.loaded_checkpoint or {}
+        trained = checkpoint.get("auxiliary_digest")
         encoder = self.bank.parts[1].encoder
         if trained is not None and trained != encoder.digest:
             raise ValueError(
                 f"The checkpoint in {directory} was trained with the auxiliary encoder "
-                f"{self.loaded_checkpoint['auxiliary']} with other weights than those of this "
+                f"{checkpoint['auxiliary']} with other weights than those of this "
                 f"run's {self.settings.aux} (digest {trained[:12]} against {encoder.digest[:12]}). "
                 "Set TRAINER.AMU.AUX and AUX_WEIGHTS as in the training."
             )

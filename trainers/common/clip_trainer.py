@@ -50,9 +50,8 @@ class ClipTrainer(MixedPrecision):
     takes_networks: tuple[str, ...] = ("clip",)
     model_name = "prompt_learner"  # folder of the checkpoints, as in the official code
     runs_alone = ""
-    needs_vit = False  # True: the method needs hooks in the image tower
     unused_flags = {"--head": "its scores come from CLIP"}
-    shapes_scores = (
+    shapes_scores: tuple[str, ...] = (
         "TRAINER.",
         "LOSS.",
         "MODEL.BACKBONE.NAME",
@@ -64,6 +63,11 @@ class ClipTrainer(MixedPrecision):
     varies_at_test = frozenset({"PREC", "MODEL.BACKBONE.NAME"})  # the name, not the weights
 
     # ----------------------------------------------------------------- set-up
+    @property
+    def needs_vit(self) -> bool:
+        """Whether the method needs hooks in a transformer image tower."""
+        return False
+
     @property
     def settings(self) -> Any:
         """The method's own settings."""

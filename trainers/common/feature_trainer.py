@@ -19,6 +19,8 @@ from dassl.data.datasets import Datum
 from dassl.engine.resume import root_is_the_set
 from dassl.features.bank import FeatureBank
 from dassl.features.given import GivenBank
+from dassl.features.paired import PairedBank
+from dassl.features.precomputed import ConstantLoader
 from dassl.features.rows import FeatureView
 from dassl.features.views import Augmentation
 from dassl.utils import ranks
@@ -75,7 +77,7 @@ class FeatureTrainer(ClipTrainer):
         """The labelled images that a cache or memory is made of."""
         return self.dm.dataset.train_x if self.given_data else self.train_loader_x.items
 
-    def build_bank(self) -> FeatureBank:
+    def build_bank(self) -> FeatureBank | PairedBank:
         """The feature bank of this run's backbone and augmentation."""
         return FeatureBank(
             ClipEncoder(
@@ -166,7 +168,7 @@ class FeatureTrainer(ClipTrainer):
         """SEED, or the seed that torch was given where SEED is -1; int63."""
         return self.cfg.SEED if self.cfg.SEED >= 0 else torch.initial_seed() % 2**62
 
-    def make_test_loader(self, items: Sequence[Datum]) -> "FeatureLoader":
+    def make_test_loader(self, items: Sequence[Datum]) -> "FeatureLoader | ConstantLoader":
         """The batches of a validation or test split."""
         items = self.bank.readable(items)
 
@@ -178,6 +180,19 @@ class FeatureTrainer(ClipTrainer):
             return open_rows()
 
         return FeatureLoader(items, stored, batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE)
+
+    def constant_loader(
+        self, items: Sequence[Datum], constants: Callable[[Tensor], list[Tensor]]
+    ) -> ConstantLoader:
+        """The batches of a split whose scores need the images only through ``constants``."""
+        items = self.bank.readable(items)
+        return ConstantLoader(
+            items,
+            lambda: self.bank.test(items).rows,
+            constants,
+            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
+            device=self.device,
+        )
 
 
 @dataclass

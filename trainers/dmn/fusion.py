@@ -4,6 +4,7 @@ Source: DMN (arXiv 2403.17589); the grid and its order are those of the official
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -19,11 +20,8 @@ FIXED_ALPHA = {  # the weights of `last` where ALPHA is not given
 
 def fuse(parts: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor:
     """sum_i weights_i parts_i over (n, C) probabilities; a missing part counts nothing."""
-    total = weights[0] * parts[0]
-    for part, weight in zip(parts[1:], weights[1:], strict=True):
-        if part is not None and weight != 0:
-            total = total + weight * part
-    return total
+    pairs = zip(parts, weights, strict=True)
+    return reduce(torch.add, [weight * part for part, weight in pairs if part is not None])
 
 
 def search_weights(

@@ -22,6 +22,12 @@ class DynamicMemory(nn.Module):
     free slots, and ``counts`` (C,).
     """
 
+    slots: Tensor
+    gram: Tensor
+    occupied: Tensor
+    entropies: Tensor
+    counts: Tensor
+
     def __init__(
         self,
         fixed: Tensor,

@@ -5,6 +5,8 @@ Vision-Language Models, CVPR 2024, arXiv 2403.17589. Parity is tested in tests/g
 official code states no license.
 """
 
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +29,10 @@ class DualMemory(Method):
     from zero: the offsets of POSITION, (C, D) each. Frozen: all else.
     """
 
+    text: Tensor
+    alpha: Tensor
+    static_slots: Tensor  # None without shots, like its Gram matrix
+    static_gram: Tensor
     per_class = ("text", "static_slots", "static_gram", *(f"{n}_offset" for n in POSITIONS["all"]))
 
     def __init__(self, text_features: Tensor, shots: Tensor | None, settings: DMNSettings) -> None:
@@ -151,4 +157,4 @@ class DualMemory(Method):
         if "text" in self.active:
             logits = scale * queries @ self.text_features().t()
             losses["loss_text"] = F.cross_entropy(logits, labels)
-        return {"loss": sum(losses.values()), **losses}
+        return {"loss": reduce(torch.add, losses.values()), **losses}

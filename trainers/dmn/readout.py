@@ -93,7 +93,7 @@ def update_terms(
     mean_query: Tensor | None,
 ) -> None:
     """Recompute, in place, the terms of one slot that now holds ``feature`` (D,)."""
-    if terms.query is not None:
+    if terms.query is not None and mean_query is not None:
         terms.query[c, slot] = feature @ mean_query
     for name in ("key", "value", "output"):
         term = getattr(terms, name)
@@ -138,7 +138,7 @@ def read_logits(
     weights = torch.exp(beta * (similarities - 1.0))
     if occupied is not None:
         weights = weights * occupied[..., None]
-    if channels is not None:
+    if channels is not None and channel_products is not None:
         products, queries = channel_products, queries * channels
     return _pooled_logits(weights, products, queries, gram, offsets, terms) * scale
 
@@ -153,12 +153,12 @@ def _similarities(
 ) -> Tensor:
     """(C, S, B) cosines of the shifted queries and keys."""
     shifted = queries
-    if mean_query is not None:
+    if mean_query is not None and terms.query is not None:
         shifted = queries + mean_query
         norms = shifted.norm(dim=-1)  # (B,)
         shifted = shifted / norms[:, None]
         products = (products + terms.query[..., None]) / norms
-    if offsets.key is None:
+    if offsets.key is None or terms.key is None:
         return products
     squares = gram.diagonal(dim1=1, dim2=2) + 2 * terms.key  # (C, S)
     norms = (squares + offsets.key.square().sum(dim=-1, keepdim=True)).clamp_min(1e-12).sqrt()
@@ -175,7 +175,7 @@ def _pooled_logits(
     terms: SlotTerms,
 ) -> Tensor:
     """(C, B) cosines of the pooled, shifted class vectors with the queries."""
-    if offsets.value is None:
+    if offsets.value is None or terms.value is None:
         squares = (weights * (gram @ weights)).sum(dim=1)  # (C, B)
         pooled = (weights * products).sum(dim=1)
     else:
@@ -187,7 +187,7 @@ def _pooled_logits(
         squares = squares + norm * total.square()
         pooled = (weights * products).sum(dim=1) + (offsets.value @ queries.t()) * total
     inverse = squares.rsqrt()
-    if offsets.output is None:
+    if offsets.output is None or terms.output is None:
         return pooled * inverse
     shifts = (weights * terms.output[..., None]).sum(dim=1)
     if offsets.value is not None:

@@ -41,6 +41,7 @@ REPLAY = 64  # images whose read-outs share one matrix product
 class DMN(StreamTrainer):
     """Zero-shot over a test stream, training-free few-shot, and few-shot with trained offsets."""
 
+    method: DualMemory
     model_name = "dual_memory"
     returns_probabilities = True
     takes_shots = True
@@ -137,9 +138,10 @@ class DMN(StreamTrainer):
         used = [self.memory_items, training if self.settings.setting_ == "few_shot" else []]
         labelled = {item.impath: item for items in used for item in items}
         dataset._train_x = list(labelled.values())  # results.json counts and digests it
-        if any(item.impath in labelled for item in dataset.val or ()):
-            dataset._val = [item for item in dataset.val if item.impath not in labelled]
-            self.val_loader = self.make_test_loader(dataset.val)
+        val = [item for item in dataset.val or () if item.impath not in labelled]
+        if len(val) < len(dataset.val or ()):
+            dataset._val = val
+            self.val_loader = self.make_test_loader(val)
 
     def build_model(self) -> None:
         super().build_model()
@@ -191,11 +193,11 @@ class DMN(StreamTrainer):
         self.has_weights = True
         self.run_stream("val")
 
-    def test(self, split: str | None = None) -> float:
+    def test(self, split: str | None = None, is_final: bool = False) -> float:
         """A stream over the split, from an empty memory; returns the fused accuracy, percent."""
         if (split or self.cfg.TEST.SPLIT) == "test":
             self.choose_weights()
-        return super().test(split)
+        return super().test(split, is_final)
 
     def searches_on(self, split: str) -> bool:
         """Whether the fusion weights are searched on the labels of this split."""

@@ -60,37 +60,16 @@ def search_c(
     return path
 
 
-class Memo:
-    """Fits a classifier for a C at most once.
-
-    Args:
-        fit: C -> classifier.
-    """
-
-    def __init__(self, fit: Callable[[float], object]) -> None:
-        self._fit, self._known = fit, {}
-
-    def __call__(self, c: float) -> object:
-        """The classifier of a C."""
-        if c not in self._known:
-            self._known[c] = self._fit(c)
-        return self._known[c]
-
-    def __len__(self) -> int:
-        """Number of fits."""
-        return len(self._known)
-
-
 def draw_rows(labels: Sequence[int], shots: int, generator: np.random.RandomState) -> np.ndarray:
     """Row numbers of ``shots`` rows per class, class by class in ascending order, unrepeated.
 
     Raises:
         ValueError: if a class has fewer rows.
     """
-    labels = np.asarray(labels)
+    all_labels = np.asarray(labels)
     chosen = []
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
+    for label in np.unique(all_labels):
+        rows = np.flatnonzero(all_labels == label)
         if len(rows) < shots:
             raise ValueError(
                 f"Class {label} has {len(rows)} images, {shots} are asked for. Use fewer shots, or "

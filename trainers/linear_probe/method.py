@@ -17,6 +17,8 @@ from trainers.common import Method
 class LinearClassifier(Method):
     """logits = f W^T + b on raw features f (B, D), not normalised; W (C, D), b (C,) are buffers."""
 
+    weight: Tensor
+    bias: Tensor
     per_class = ("weight", "bias")
 
     def __init__(self, num_classes: int, dim: int) -> None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from dassl.engine.shared_conditions import (
 )
 from trainers.common import FeatureTrainer, Method
 
-from .c_search import COARSE_C, Memo, lpclip_rows, search_c
+from .c_search import COARSE_C, lpclip_rows, search_c
 from .method import LinearClassifier, accuracy, fit_logistic_regression
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class LinearProbeSettings(Settings, section="TRAINER.LINEARPROBE"):
 class LinearProbe(FeatureTrainer):
     """Searches C on the validation split (``val``, ``test``) or takes C as given (``last``)."""
 
+    method: LinearClassifier
     declares = (LinearProbeSettings,)
     runs_alone = "a solver fits all images at once"
     model_name = "linear_probe"
@@ -108,7 +110,7 @@ class LinearProbe(FeatureTrainer):
 
     def _draw_as_lpclip(self, shots: int, val_shots: int) -> None:
         dataset = self.dm.dataset
-        if not dataset.val:
+        if not dataset.val or not dataset.test:
             raise ValueError(
                 f"{self.cfg.DATASET.NAME} has no validation split to draw from. Use "
                 "TRAINER.LINEARPROBE.DRAW coop."
@@ -146,7 +148,7 @@ class LinearProbe(FeatureTrainer):
             "max_iter": self.settings.max_iter,
             "tolerance": self.settings.tolerance,
         }
-        fits = Memo(lambda c: fit_logistic_regression(*train, c, **options))
+        fits = cache(lambda c: fit_logistic_regression(*train, c, **options))
         if self.selection == "last":
             self.chosen_c = self.settings.c
         else:
@@ -160,7 +162,7 @@ class LinearProbe(FeatureTrainer):
             best = 100 * max(path.coarse)
             logger.info("Coarse search: best accuracy %.2f%%", best)
         weight, bias = fits(self.chosen_c)
-        logger.info("C = %.4g after %d fits", self.chosen_c, len(fits))
+        logger.info("C = %.4g after %d fits", self.chosen_c, fits.cache_info().misses)
         self.method.weight.copy_(torch.from_numpy(weight))
         self.method.bias.copy_(torch.from_numpy(bias))
 

@@ -22,6 +22,9 @@ class ProjectionTuning(Method):
     Source: taskres section 1, "How to produce an enhanced base" (the recipe is ours).
     """
 
+    pre_projection: Tensor
+    bias: Tensor | None
+
     def __init__(
         self, pre_projection: Tensor, text_projection: Tensor, bias: Tensor | None = None
     ) -> None:

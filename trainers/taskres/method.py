@@ -21,6 +21,8 @@ class TaskResidual(Method):
     text and both), z (1, D) likewise (variants image and both). alpha is fixed or learned.
     """
 
+    base_text_features: Tensor
+    alpha: Tensor  # a parameter where it is learned
     per_class = ("base_text_features", "text_feature_residuals")
     keeps_new_rows = True  # spec taskres 5: a class without a residual has its own base and x = 0
 

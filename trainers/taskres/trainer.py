@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 class TaskRes(FeatureTrainer):
     """Trains the residual of the base classifier by cross-entropy."""
 
+    method: TaskResidual
     declares = (TaskResSettings,)
 
     @staticmethod
@@ -96,6 +97,7 @@ class TaskResBase(FeatureTrainer):
     Its result is a file that TRAINER.TaskRes.ENHANCED_BASE accepts, like the official ones.
     """
 
+    method: ProjectionTuning
     unused_flags = {
         **FeatureTrainer.unused_flags,
         "--enhanced-base": "it is what trains such a base",

@@ -25,6 +25,12 @@ class Cache(Method):
     buffers: what the search chose is part of the model. W_c (C, D) is the frozen text classifier.
     """
 
+    clip_classifier: Tensor
+    beta: Tensor
+    alpha: Tensor
+    key_labels: Tensor
+    keys: Tensor  # a parameter where they are learned
+
     def __init__(
         self,
         clip_classifier: Tensor,
@@ -73,11 +79,11 @@ class Cache(Method):
         """Sums over the keys of each class."""
         return ClassSums(self.key_labels, len(self.clip_classifier))
 
-    def text_features(self, clip: CLIP | None) -> Tensor:
+    def text_features(self, clip: CLIP) -> Tensor:
         """(C, D) unit rows."""
         return self.clip_classifier
 
-    def clip_logits(self, clip: CLIP | None, features: Tensor, classifier: Tensor) -> Tensor:
+    def clip_logits(self, clip: CLIP, features: Tensor, classifier: Tensor) -> Tensor:
         """(B, D), (C, D), unit rows -> (B, C), float32."""
         scale = self.clip_scale or clip.logit_scale.detach().exp()
         return (scale * features @ classifier.t()).float()
@@ -86,7 +92,7 @@ class Cache(Method):
         """(B, D) unit rows -> (B, N)."""
         return affinities(image_features, self.keys)
 
-    def logits(self, clip: CLIP | None, image_features: Tensor, text_features: Tensor) -> Tensor:
+    def logits(self, clip: CLIP, image_features: Tensor, text_features: Tensor) -> Tensor:
         """(B, D), (C, D), unit rows -> (B, C)."""
         clip_logits = self.clip_logits(clip, image_features, text_features)
         return self.add_cache(clip_logits, image_features)

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 class TipAdapter(FeatureTrainer):
     """Builds the cache; nothing is trained. A search on labelled images may choose beta, alpha."""
 
+    method: Cache
     declares = (TipAdapterSettings,)
     runs_alone = "its search scores all images at once, which takes seconds"
     model_name = "tip_adapter"
@@ -82,20 +83,12 @@ class TipAdapter(FeatureTrainer):
         return cache_keys(raw[None])[self.key_order]
 
     def make_test_loader(self, items: Sequence[Datum]) -> ConstantLoader:
-        items = self.bank.readable(items)
-
         def constants(raw: Tensor) -> list[Tensor]:
             features = self.method.image_features(raw)
             classifier = self.method.clip_classifier
             return [features, self.method.clip_logits(self.clip, features, classifier)]
 
-        return ConstantLoader(
-            items,
-            lambda: self.bank.test(items).rows,
-            constants,
-            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
-            device=self.device,
-        )
+        return self.constant_loader(items, constants)
 
     # ----------------------------------------------------------------- evaluation
     def model_inference(self, images: list[Tensor], text_features: Tensor | None = None) -> Tensor:
@@ -180,7 +173,7 @@ class TipAdapterF(TipAdapter):
         for pair in ((settings.init_beta, settings.init_alpha), (found.beta, found.alpha)):
             self.method.set_weights(*pair)
             accuracy[pair] = self.test("test")
-        best = max(accuracy, key=accuracy.get)
+        best = max(accuracy, key=lambda pair: accuracy[pair])
         self.method.set_weights(*best)
         logger.info("Test accuracy by (beta, alpha): %s; kept %s", accuracy, best)
         self.save_deployed()
@@ -188,4 +181,4 @@ class TipAdapterF(TipAdapter):
     def save_deployed(self) -> None:
         """Write the chosen keys with the chosen pair under the epoch that they are of."""
         name = "model-best.pth.tar" if self.selection == "test" else ""
-        self.save_model(self.selected_epoch - 1, self.output_dir, model_name=name)
+        self.save_model((self.selected_epoch or 0) - 1, self.output_dir, model_name=name)

@@ -40,13 +40,10 @@ from .settings import ONE_STAGE, STEP_DEFAULTS
 logger = logging.getLogger(__name__)
 
 
-NO_HEAD = {"--head": "the method brings its own"}
-
-
 class StepTrainer(StepFiles):
     """Learns a ``StudentClassifier`` from batches of every source domain.
 
-    A subclass gives ``trained_parts``, ``build_objective`` and, where they differ,
+    A subclass gives ``build_objective`` and, where they differ, ``trained_parts``,
     ``build_projection`` and ``build_head``. DATALOADER.TRAIN_X.BATCH_SIZE counts images per domain.
 
     ``from_parts`` takes one training batch per step (or a function of the epoch, that is, of the
@@ -60,9 +57,13 @@ class StepTrainer(StepFiles):
     follows_backbone = ("SIZE",)  # the rest is the protocol's, whatever the student's weights saw
     takes_networks: tuple[str, ...] = ("student",)
     stage = "train"  # enters every seed
-    unused_flags = NO_HEAD
-    trained_parts: tuple[str, ...] = ("student", "head")
+    unused_flags = {"--head": "the method brings its own"}
     scores_validation = False  # evaluations keep the scores of what is reported
+
+    @property
+    def trained_parts(self) -> tuple[str, ...]:
+        """What learns, of student, projection and head."""
+        return ("student", "head")
 
     # ----------------------------------------------------------------- settings
     @classmethod

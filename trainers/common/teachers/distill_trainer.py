@@ -116,7 +116,7 @@ class DistillTrainer(StepTrainer):
     """
 
     takes_networks = ("student", "teacher")
-    declares = (VL2VSettings, TeacherInput, *ONE_STAGE)
+    declares: tuple[type[Settings], ...] = (VL2VSettings, TeacherInput, *ONE_STAGE)
     defaults = {**STEP_DEFAULTS, "SWAD.ENABLED": True, "SWAD.RESET": "cumulative"}
 
     @classmethod
