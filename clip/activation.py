@@ -34,6 +34,12 @@ def check_activation(name: str) -> str:
     return name
 
 
+def split_activation(name: str) -> tuple[str, str]:
+    """``<path>@gelu`` -> path and activation; ``""`` where a name does not end in one."""
+    place, _, activation = name.rpartition("@")
+    return (place, activation) if place and activation in ACTIVATIONS else (name, "")
+
+
 def activation_of(path: Path, classes: set[str], *, known_digests: dict[str, str]) -> str:
     """The activation that a weights file names; "" if nothing tells.
 
@@ -41,6 +47,9 @@ def activation_of(path: Path, classes: set[str], *, known_digests: dict[str, str
         path: of the file.
         classes: names of module classes, where the file tells them (TorchScript archives).
         known_digests: SHA-256 (or its first eight digits) of published files -> activation.
+
+    Raises:
+        ValueError: if the configuration beside the file names one that we do not have.
     """
     from_classes = {name.split(".")[-1].lower() for name in classes}
     if "quickgelu" in from_classes:
@@ -60,8 +69,8 @@ def guess_activation(path: Path) -> str:
         "%s does not tell its activation: it is read with QuickGELU (OpenAI's models and their "
         "descendants). Weights that were trained with GELU (LAION-2B, DataComp) would give wrong "
         "numbers: name their architecture, open_clip:<architecture>/<path>, or say which one it "
-        "is: --activation gelu or quick_gelu (clip.load_backbone: activation=).",
-        path,
+        "is: --activation gelu or quick_gelu, for any backbone, teacher or student %s@gelu.",
+        *(path, path),
     )
     return "quick_gelu"
 
@@ -69,13 +78,24 @@ def guess_activation(path: Path) -> str:
 def _from_config(folder: Path) -> str:
     ours = read_json(folder / OPEN_CLIP_CONFIG)
     if ours:
-        return "quick_gelu" if (ours.get("model_cfg") or {}).get("quick_gelu") else "gelu"
+        return "quick_gelu" if section(ours, "model_cfg").get("quick_gelu") else "gelu"
     config = read_json(folder / CONFIG)
-    towers = [config.get("vision_config") or {}, config.get("text_config") or {}, config]
+    towers = [section(config, "vision_config"), section(config, "text_config"), config]
     if "clip" not in str(config.get("model_type", "")) and not any(towers[:2]):
         return ""
-    named = {tower["hidden_act"] for tower in towers if "hidden_act" in tower} or {"quick_gelu"}
-    return named.pop() if len(named) == 1 and named <= set(ACTIVATIONS) else ""
+    named = {str(tower["hidden_act"]) for tower in towers if "hidden_act" in tower}
+    if len(named) > 1 or not named <= set(ACTIVATIONS):
+        raise ValueError(
+            f"{folder / CONFIG} names the activation {' and '.join(sorted(named))}; towers here "
+            f"compute one of {', '.join(ACTIVATIONS)}. If hidden_act is wrong there, correct it."
+        )
+    return named.pop() if named else "quick_gelu"
+
+
+def section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """An object within a configuration; {} if there is none."""
+    inner = config.get(name)
+    return inner if isinstance(inner, dict) else {}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import pickle
+import re
 import struct
 import zipfile
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +21,7 @@ from torch import Tensor
 from .archive import check_unfolded, is_script_archive, read_script_archive
 from .compact import expand
 
+logger = logging.getLogger(__name__)
 READ_ERRORS = (
     RuntimeError,
     EOFError,
@@ -32,7 +37,24 @@ READ_ERRORS = (
 )
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "ema", "ema_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "model.", "clip_model.", "clip.")  # of every key of a file
+# one entry that every CLIP has, OpenAI's and Hugging Face's: what precedes it precedes all others
+MARKS = ("visual.conv1.weight", "vision_model.embeddings.patch_embedding.weight")
 MAX_WRAPPERS = 4  # dictionaries inside one another
+INDEX = ".index.json"  # of weights that are divided among several files
+_BEGINNINGS = (  # of files that people take for weights, and what to do with them
+    (b"version https://git-lfs", "is a Git LFS pointer, not the weights. Run git lfs pull, or "
+     "download the file itself"),
+    (b"/annex/objects/", "is a git-annex pointer, not the weights. Run git annex get"),
+    (b"<!doctype", "is a web page, not weights: the download was answered by an error page"),
+    (b"<html", "is a web page, not weights: the download was answered by an error page"),
+    (b"<?xml", "is a web page, not weights: the download was answered by an error page"),
+    (b"\x1f\x8b", "is compressed (gzip). Unpack it first"),
+    (b"\xfd7zxz", "is compressed (xz). Unpack it first"),
+    (b"bzh", "is compressed (bzip2). Unpack it first"),
+    (b"gguf", "is a GGUF file. Take the safetensors file of that model"),
+    (b"\x89hdf", "is an HDF5 file (Keras). Take the PyTorch weights of that model"),
+    (b"\x93numpy", "is an array of NumPy. Take the PyTorch weights of that model"),
+)  # fmt: skip
 
 
 @dataclass
@@ -69,6 +91,10 @@ def read_weights(path: str | Path) -> WeightsFile:
     if not path.is_file():
         raise FileNotFoundError(f"There is no weights file {path}.")
     found = WeightsFile({})
+    if path.name.endswith(INDEX):
+        for part in _parts(path):
+            found.tensors.update(read_weights(part).tensors)
+        return found
     try:
         content: Any
         check_unfolded(path)
@@ -81,33 +107,83 @@ def read_weights(path: str | Path) -> WeightsFile:
                 content = {name: file.get_tensor(name) for name in names}
                 found.metadata = dict(file.metadata() or {})
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        tensors = _tensors(content)
-        check_unfolded(path, tensors.values())
-        found.tensors = expand(tensors)
+            with torch.serialization.safe_globals([Namespace]):  # of training programs; inert
+                content = torch.load(path, map_location="cpu", weights_only=True)
+        named = _named(content)
+        check_unfolded(path, named.values())
     except READ_ERRORS as err:
         raise RuntimeError(_unreadable(path, err)) from err
-    if not found.tensors:
-        raise RuntimeError(f"{path} holds no state dict: expected names with tensors.")
+    if not named:
+        held = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content)
+        raise RuntimeError(
+            f"{path} holds no state dict: expected names with tensors, found "
+            f"{str(held)[:200] or 'nothing'}."
+        )
+    try:
+        found.tensors = expand(_of_one_model(named, path))
+    except (ValueError, RuntimeError, KeyError) as err:
+        raise RuntimeError(f"{path} cannot be read as weights: {_first_line(err)}.") from err
     return found
 
 
-def _tensors(content: Any) -> dict[str, Tensor]:
-    """The named tensors of a checkpoint, without wrappers and prefixes."""
+def _parts(index: Path) -> list[Path]:
+    """The files that an index of Hugging Face names, all of them beside it.
+
+    Raises:
+        RuntimeError: if it is not such an index, or a part is missing.
+    """
+    try:
+        names = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as err:
+        raise RuntimeError(f"{index} is not an index of weights: it has no weight_map.") from err
+    parts = [index.parent / name for name in names]
+    for part in parts:
+        if part.parent != index.parent or part.name.endswith(INDEX):
+            raise RuntimeError(f"{index} names {part}: expected weights files beside it.")
+        if not part.is_file():
+            raise RuntimeError(f"{index} names {part.name}, which is not there. Download it, too.")
+    return parts
+
+
+def _named(content: Any) -> dict[str, Tensor]:
+    """The named tensors of a checkpoint, out of dictionaries around them."""
     for _ in range(MAX_WRAPPERS):
-        inner = [content[key] for key in WRAPPERS if isinstance(content, Mapping) and key in content
-                 and isinstance(content[key], Mapping)]  # fmt: skip
-        if not inner:
+        if not isinstance(content, Mapping):
+            return {}
+        inner = {key: value for key, value in content.items() if isinstance(value, Mapping)}
+        named = [inner[key] for key in WRAPPERS if key in inner]
+        if not named and not any(isinstance(value, Tensor) for value in content.values()):
+            named = list(inner.values()) if len(inner) == 1 else []  # the only one there is
+        if not named:
             break
-        content = inner[0]
-    if not isinstance(content, Mapping):
-        return {}
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+        content = named[0]
+    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _of_one_model(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Without the prefixes of wrappers; what stands beside a CLIP in a larger module is left out.
+
+    Raises:
+        ValueError: if the file holds several models.
+    """
+    found = sorted({k.removesuffix(m) for m in MARKS for k in tensors if k.endswith(m)})
+    if len(found) > 1:
+        places = ", ".join(name or "(no prefix)" for name in found)
+        raise ValueError(f"it holds {len(found)} models ({places}); save one of them alone")
+    if found:
+        prefix = found[0]
+        rest = [key for key in tensors if not key.startswith(prefix)]
+        if rest:
+            logger.warning(
+                "%s: the model below %s is read; left out: %d entries (%s).",
+                *(path, prefix, len(rest), ", ".join(rest[:3])),
+            )
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     while tensors:
-        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in tensors)), None)
-        if prefix is None:
+        common = next((p for p in PREFIXES if all(key.startswith(p) for key in tensors)), None)
+        if common is None:
             break
-        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+        tensors = {key.removeprefix(common): value for key, value in tensors.items()}
     return tensors
 
 
@@ -123,24 +199,35 @@ def _unreadable(path: Path, err: Exception) -> str:
         head = file.read(512)
     size = path.stat().st_size
     start = head.lstrip().lower()
+    told = next((what for begin, what in _BEGINNINGS if start.startswith(begin)), "")
     if not head:
         what = "is empty. Download it again"
-    elif head.startswith(b"version https://git-lfs"):
-        what = (
-            "is a Git LFS pointer, not the weights. Run git lfs pull, or download the file itself"
-        )
-    elif start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        what = "is a web page, not weights: the download was answered by an error page"
+    elif told:
+        what = told
+    elif head[257:262] == b"ustar":
+        what = "is a tar archive. Unpack it first"
     elif head.startswith(b"PK") and not zipfile.is_zipfile(path):
         what = "is a zip archive without its end: it is truncated. Download it again"
+    elif head.startswith(b"PK") and (inner := _foreign_entries(path)):
+        what = f"is a zip archive with {inner}, not weights of PyTorch. Unpack it first"
     elif head.startswith(b"PK") or head.startswith(b"\x80") or _starts_as_safetensors(path):
-        reason = _first_line(err)
-        what = f"cannot be read as weights; it is damaged, or holds more than tensors ({reason})"
+        what = (
+            f"cannot be read as weights; it is damaged, or holds more than tensors "
+            f"({_first_line(err)}). Download it again, or have the program that wrote it save its "
+            "tensors alone: torch.save(model.state_dict(), path)"
+        )
     elif b"\0" not in head and _is_text(head):
         what = "is a text file, not weights"
     else:
-        what = "is in no known format for weights"
+        what = "is in no known format for weights: expected one of PyTorch or safetensors"
     return f"{path} ({size} bytes) {what}."
+
+
+def _foreign_entries(path: Path) -> str:
+    """The first entries of a zip archive that torch did not write."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    return "" if any(re.search(r"/data\.pkl$", name) for name in names) else ", ".join(names[:3])
 
 
 def _first_line(err: Exception) -> str:

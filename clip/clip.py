@@ -24,7 +24,7 @@ from torchvision.transforms import (
     ToTensor,
 )
 
-from .activation import check_activation
+from .activation import check_activation, split_activation
 from .checkpoint import read_checkpoint
 from .download import fetch, weights_dir
 from .files import is_open_clip_folder, load_file
@@ -142,6 +142,7 @@ def weights_path(name: str, download_root: str | os.PathLike | None = None) -> P
     Raises:
         RuntimeError: if the name is unknown.
     """
+    name, _ = split_activation(name)
     if name.startswith(OPEN_CLIP_NAMES):
         return None
     if name not in _MODELS:
@@ -173,9 +174,20 @@ def _known_path(name: str) -> str:
     """
     if os.path.isfile(name) or os.path.isdir(name):
         return name
+    if os.path.lexists(name):
+        what = (
+            "a link that leads nowhere" if os.path.islink(name) else "neither a file nor a folder"
+        )
+        raise RuntimeError(f"The weights file {name} is {what}. Give a file or a folder.")
     close = difflib.get_close_matches(name.lower(), [known.lower() for known in _MODELS], n=1)
     guess = [known for known in _MODELS if known.lower() in close]
     hint = f' Did you mean "{guess[0]}"?' if guess else ""
+    if not hint and name.count("/") == 1 and not name.endswith((".pt", ".pth", ".bin")):
+        hint = (
+            f" If it is a repository of the Hugging Face hub: hf-hub:{name} where it holds an "
+            f"open_clip model; otherwise hf download {name} --local-dir <folder>, then give that "
+            "folder."
+        )
     raise RuntimeError(
         f'Model "{name}" not found.{hint} Available models: {", ".join(_MODELS)}; also '
         f"{OPEN_CLIP}<architecture>/<pretrained>, hf-hub:<organisation>/<repository>, or the path "
@@ -201,7 +213,8 @@ def load_backbone(
         precision: "fp32" or "amp" (float32 weights), or "fp16" (OpenAI's mixed storage).
         device: where the model goes.
         download_root: folder of downloaded weights, see clip/download.py.
-        activation: "quick_gelu" or "gelu", for a file that does not tell (clip/activation.py).
+        activation: "quick_gelu" or "gelu", for a file that does not tell (clip/activation.py);
+            a name may say it, too: `<path>@gelu`.
 
     Returns:
         The model; no parameter requires a gradient; `backbone_name` is `name`.
@@ -214,6 +227,11 @@ def load_backbone(
         raise ValueError(f'precision is "{precision}"; expected "fp32", "amp" or "fp16".')
     storage = "fp16" if precision == "fp16" else "fp32"
     model: TwoTowers
+    full_name = name
+    name, said = split_activation(name)
+    if said and activation not in ("", said):
+        raise ValueError(f"activation is {activation}, but the name {full_name} says {said}.")
+    activation = activation or said
     if name in _MODELS:
         _refuse_activation(name, activation)
         path = _download(_MODELS[name], download_root)
@@ -226,7 +244,7 @@ def load_backbone(
         model = load_open_clip(f"local-dir:{name}", precision=storage, activation=activation)
     else:
         model = load_file(Path(_known_path(name)), precision=storage, activation=activation)
-    model.backbone_name = name
+    model.backbone_name = full_name
     return cast(CLIP, model.requires_grad_(False).to(device))
 
 

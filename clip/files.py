@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -16,16 +18,20 @@ from .activation import (
     check_activation,
     guess_activation,
     read_json,
+    section,
 )
-from .checkpoint import read_weights
-from .layouts import to_openai_layout
+from .checkpoint import INDEX, read_weights
+from .layouts import check_numbers, to_openai_layout
 from .model import CLIP, build_clip
 
 WEIGHTS_FILES = (  # of a folder, in order of preference
     "model.safetensors",
     "open_clip_model.safetensors",
     "pytorch_model.bin",
+    "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
+    f"model.safetensors{INDEX}",  # of weights in several files
+    f"pytorch_model.bin{INDEX}",
 )
 PREPROCESSING = "preprocessor_config.json"  # of Hugging Face folders
 
@@ -50,6 +56,11 @@ def load_file(path: Path, *, precision: str = "fp32", activation: str = "") -> C
     check_activation(activation)
     file = weights_in(path) if path.is_dir() else path
     found = read_weights(file)
+    whole = re.sub(r"-\d{5}-of-\d{5}(\.\w+)$", rf"\1{INDEX}", file.name)
+    if whole != file.name:
+        raise ValueError(
+            f"{file} is one of several parts of a model. Give {file.with_name(whole)}."
+        )
     told = activation_of(file, found.classes, known_digests=published_activations())
     if activation and told and activation != told:
         raise ValueError(
@@ -58,6 +69,7 @@ def load_file(path: Path, *, precision: str = "fp32", activation: str = "") -> C
         )
     name = activation or told or guess_activation(file)
     try:
+        check_numbers(found.tensors)
         weights = to_openai_layout(found.tensors)
         options = _heads(file.parent, weights)
         model = build_clip(weights, precision=precision, activation=ACTIVATIONS[name], **options)
@@ -66,9 +78,26 @@ def load_file(path: Path, *, precision: str = "fp32", activation: str = "") -> C
         raise type(err)(f"{file}: {reason[:600]}{'...' if len(reason) > 600 else ''}") from err
     statistics = read_json(file.parent / PREPROCESSING)
     if "image_mean" in statistics and "image_std" in statistics:
-        model.image_mean = tuple(statistics["image_mean"])
-        model.image_std = tuple(statistics["image_std"])
+        model.image_mean = _channels(file.parent, statistics, "image_mean")
+        model.image_std = _channels(file.parent, statistics, "image_std")
     return model
+
+
+def _channels(folder: Path, statistics: Mapping[str, Any], name: str) -> tuple[float, ...]:
+    """Three numbers of a preprocessor_config.json.
+
+    Raises:
+        ValueError: if it says anything else there, or a deviation of 0.
+    """
+    values = statistics[name]
+    is_right = isinstance(values, list) and len(values) == 3
+    is_right = is_right and all(type(value) in (int, float) for value in values)
+    if not is_right or name == "image_std" and min(values) <= 0:
+        raise ValueError(
+            f"{folder / PREPROCESSING}: {name} is {values!r}; expected three numbers, one per "
+            "channel (deviations above 0)."
+        )
+    return tuple(map(float, values))
 
 
 def weights_in(folder: Path) -> Path:
@@ -82,10 +111,15 @@ def weights_in(folder: Path) -> Path:
             return folder / name
     held = sorted(entry.name for entry in folder.iterdir())
     raise RuntimeError(
-        f"{folder} holds no weights of a CLIP: expected {', '.join(WEIGHTS_FILES)}, found "
-        f"{', '.join(held[:8]) or 'nothing'}. Give the folder of a Hugging Face or open_clip "
+        f"{folder} holds no weights of a CLIP{_lora(folder)}: expected {', '.join(WEIGHTS_FILES)}, "
+        f"found {', '.join(held[:8]) or 'nothing'}. Give the folder of a Hugging Face or open_clip "
         "download, or a weights file."
     )
+
+
+def _lora(folder: Path) -> str:
+    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path", "")
+    return f", but the LoRA of {base} (PEFT; merge_and_unload makes a whole model)" if base else ""
 
 
 @lru_cache(maxsize=1)
@@ -110,7 +144,5 @@ def _heads(folder: Path, weights: Mapping[str, Tensor]) -> dict[str, int]:
     """Head counts that a Hugging Face config gives; without one, OpenAI's head width holds."""
     config = read_json(folder / CONFIG)
     towers = {"vision_heads": "vision_config", "transformer_heads": "text_config"}
-    found = {
-        name: (config.get(key) or {}).get("num_attention_heads") for name, key in towers.items()
-    }
-    return {name: int(heads) for name, heads in found.items() if heads}
+    found = {name: section(config, key).get("num_attention_heads") for name, key in towers.items()}
+    return {name: heads for name, heads in found.items() if isinstance(heads, int) and heads > 0}

@@ -7,6 +7,7 @@ q_proj.weight``, with query, key and value apart and projections as linear layer
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -21,6 +22,7 @@ NOT_WEIGHTS = (  # entries that some files carry beside the weights
     "text_model.embeddings.position_ids",
     "vision_model.embeddings.position_ids",
 )
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _HUGGING_FACE = "vision_model.embeddings.patch_embedding.weight"
 _TOWERS = {"vision_model.": "visual.", "text_model.": ""}
 _WHOLE = {
@@ -36,6 +38,37 @@ _WHOLE = {
     "text_model.embeddings.position_embedding.weight": "positional_embedding",
     "text_model.final_layer_norm": "ln_final",
 }
+_SIGLIP = ("logit_bias", "vision_model.head.probe")  # entries that no CLIP has
+_OTHERS = (  # entries of files without a CLIP: what these are, and what to do
+    (
+        r"\.lora_[AB]\b|\.lora_(up|down)\.",
+        "the matrices of a LoRA alone (PEFT). Merge them into their model (merge_and_unload) and "
+        "save that model",
+    ),
+    (
+        r"^(visual\.trunk|text)\.",
+        "an open_clip model whose towers are not OpenAI's. Name its architecture: "
+        "open_clip:<architecture>/<path>",
+    ),
+    (
+        r"^(cls_token|patch_embed\.proj\.weight|blocks\.\d+\.attn\.qkv\.weight)$",
+        "an image network of timm, which has no text tower. Students take it: --backbone "
+        "timm:<model> MODEL.BACKBONE.WEIGHTS <path>",
+    ),
+    (
+        r"^(layer1\.0\.conv1\.weight|features\.0\.0?\.?weight)$",
+        "an image network, without a text tower. Students take it: --backbone "
+        "torchvision:<model> MODEL.BACKBONE.WEIGHTS <path>",
+    ),
+    (
+        r"^(prompt_learner\.)?(ctx|token_prefix|text_residuals?)$",
+        "what a tuning method learned, without its backbone. Give its run: --model-dir <folder>",
+    ),
+    (
+        r"^text_model\.",
+        "the text tower of a Hugging Face CLIP alone. Use the whole model (CLIPModel)",
+    ),
+)
 _TRANSPOSED = ("visual_projection.weight", "text_projection.weight")
 _BLOCK = {
     "self_attn.out_proj": "attn.out_proj",
@@ -47,13 +80,49 @@ _BLOCK = {
 
 
 def to_openai_layout(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a Hugging Face state dict; any other comes back without entries that are no weights.
+    """Rename a Hugging Face state dict; any other comes back without entries that are not weights.
 
     Raises:
-        ValueError: if a Hugging Face state dict lacks a tower, or holds an unknown entry.
+        ValueError: if it is one of another model, if a Hugging Face state dict lacks a tower, or
+            holds an unknown entry.
     """
     weights = {key: value for key, value in tensors.items() if key not in NOT_WEIGHTS}
+    _refuse_others(weights)
     return _from_hugging_face(weights) if _HUGGING_FACE in weights else weights
+
+
+def _refuse_others(weights: Mapping[str, Tensor]) -> None:
+    if any(name in weights for name in _SIGLIP):
+        raise ValueError(
+            "These are the weights of a SigLIP. Take it from open_clip, which has its tokenizer, "
+            "too: open_clip:<architecture>/<tag or path>."
+        )
+    is_clip = _HUGGING_FACE in weights or "token_embedding.weight" in weights
+    for pattern, what in () if is_clip else _OTHERS:
+        found = next((name for name in weights if re.search(pattern, name)), None)
+        if found:
+            raise ValueError(f"This file (it has {found}) holds {what}.")
+
+
+def check_numbers(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse what would give wrong numbers without an error.
+
+    Raises:
+        ValueError: naming a quantised or sparse tensor, or one that holds NaN or infinity.
+    """
+    for name, value in tensors.items():
+        if name in NOT_WEIGHTS or name.endswith("num_batches_tracked"):
+            continue
+        if value.layout != torch.strided or value.dtype not in _FLOATS:
+            kind = str(value.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{name} is a {'sparse ' if value.is_sparse else ''}tensor of {kind}: expected "
+                "float32, float16 or bfloat16. Quantised weights are not read; take the originals."
+            )
+        if not value.isfinite().all():
+            raise ValueError(
+                f"{name} holds NaN or infinity: the file is damaged, or its training diverged."
+            )
 
 
 def _from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

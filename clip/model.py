@@ -174,7 +174,8 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict:
         ValueError: if the state dict is not an OpenAI-layout CLIP.
     """
     text_keys = ("text_projection", "positional_embedding", "token_embedding.weight")
-    vision_key = "visual.proj" if "visual.proj" in state_dict else "visual.layer1.0.conv1.weight"
+    kinds = ("visual.proj", "visual.layer1.0.conv1.weight")  # of a ViT, of a ResNet
+    vision_key = next((key for key in kinds if key in state_dict), " or ".join(kinds))
     missing = [k for k in (*text_keys, "ln_final.weight", vision_key) if k not in state_dict]
     if missing:
         raise ValueError(
@@ -191,6 +192,12 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict:
         width, patch = state_dict[vision_key].shape[0], None
         layers = tuple(_count(state_dict, f"visual.layer{s}.") for s in (1, 2, 3, 4))
         resolution = 32 * _grid(state_dict, "visual.attnpool.positional_embedding")
+    text_layers = _count(state_dict, "transformer.resblocks.")
+    if not text_layers or not layers:
+        raise ValueError(
+            "This is not a CLIP state dict in OpenAI's layout: it has no blocks "
+            "(transformer.resblocks.0..., visual.transformer.resblocks.0...)."
+        )
     text_width = state_dict["ln_final.weight"].shape[0]
     return {
         "embed_dim": state_dict["text_projection"].shape[1],
@@ -202,7 +209,7 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict:
         "vocab_size": state_dict["token_embedding.weight"].shape[0],
         "transformer_width": text_width,
         "transformer_heads": text_width // HEAD_DIM,
-        "transformer_layers": _count(state_dict, "transformer.resblocks."),
+        "transformer_layers": text_layers,
     }
 
 
@@ -223,10 +230,22 @@ def build_clip(state_dict: Mapping[str, Tensor], *, precision: str = "fp32", **o
         raise ValueError(f'precision is "{precision}"; expected "fp32" or "fp16".')
     weights = {k: v for k, v in expand(state_dict).items() if k not in NOT_WEIGHTS}
     model = CLIP(**{**architecture(weights), **overrides})
+    _check_names(set(weights), set(model.state_dict()))
     if precision == "fp16":
         convert_weights(model)
     model.load_state_dict(weights)
     return model.eval()
+
+
+def _check_names(given: set[str], expected: set[str]) -> None:
+    missing, unknown = sorted(expected - given), sorted(given - expected)
+    if missing:
+        raise RuntimeError(
+            f"The weights lack {len(missing)} of the {len(expected)} entries of this CLIP: "
+            f"{', '.join(missing[:4])}."
+        )
+    if unknown:
+        raise RuntimeError(f"The weights hold entries that CLIP lacks: {', '.join(unknown[:4])}.")
 
 
 def build_model(state_dict: Mapping[str, Tensor], design_details: Mapping | None = None) -> CLIP:

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .activation import OPEN_CLIP_CONFIG, activation_of, check_activation
-from .archive import is_script_archive
+from .activation import OPEN_CLIP_CONFIG, activation_of, check_activation, read_json, section
 from .checkpoint import read_weights
-from .files import is_open_clip_folder, published_activations
+from .files import is_open_clip_folder, published_activations, weights_in
 from .foreign import OpenCLIP
 from .foreign.image import same_features
 from .hub import cached_only_when_offline
-from .layouts import to_openai_layout
+from .layouts import check_numbers, to_openai_layout
 from .model import CLIP, QuickGELU, build_clip
 from .tokens import ForeignTokens
 from .two_towers import TwoTowers
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 PREFIX = "open_clip:"
 SCHEMAS = ("hf-hub:", "local-dir:")  # names with which open_clip finds config and weights at once
 NAMES = (PREFIX, *SCHEMAS)
+NUMPY = (".npz", ".npy")  # of big_vision, which open_clip reads itself
 RESIZE_MODES = ("shortest", "squash")
 
 
@@ -62,7 +63,8 @@ def load_open_clip(
     check_activation(activation)
     arch, pretrained = _split(name)
     file = Path(pretrained) if pretrained and Path(pretrained).is_file() else None
-    with cached_only_when_offline() if file is None else nullcontext(True) as is_online:
+    is_here = file is not None or arch.startswith("local-dir:")
+    with nullcontext(True) if is_here else cached_only_when_offline() as is_online:
         try:
             inner, classes = _create(arch, pretrained, file, cache_dir)
             tokenizer = open_clip.get_tokenizer(arch)
@@ -70,8 +72,11 @@ def load_open_clip(
             raise RuntimeError(
                 f"{name} needs a further package ({err}): pip install 'vltune[backbones]'"
             ) from err
-        except (RuntimeError, OSError, ValueError) as err:
-            raise RuntimeError(_not_loaded(name, arch, err, is_online=is_online)) from err
+        except (RuntimeError, OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+            reason = " ".join(str(err).split())[:400]
+            if is_here:
+                raise RuntimeError(f"{name} could not be loaded: {reason}") from err
+            raise RuntimeError(_not_loaded(name, arch, reason, is_online=is_online)) from err
     is_quick = _is_quick(inner)
     if activation and is_quick is not None and is_quick != (activation == "quick_gelu"):
         raise ValueError(
@@ -124,10 +129,29 @@ def _split(name: str) -> tuple[str, str]:
                 f"{'' if held is None else ' (found ' + ', '.join(held[:6]) + ')'}. For a Hugging "
                 "Face folder or a weights file, give its path alone."
             )
+        if schema == "local-dir":
+            _check_folder(folder)
         return rest, ""
     arch, _, pretrained = rest.partition("/")
     _check_name(name, arch, pretrained)
     return arch, pretrained
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder whose configuration or weights are not whole.
+
+    Raises:
+        ValueError: naming the configuration and what it lacks.
+        RuntimeError: if the folder holds no weights.
+    """
+    config = section(read_json(folder / OPEN_CLIP_CONFIG), "model_cfg")
+    missing = [name for name in ("embed_dim", "vision_cfg", "text_cfg") if name not in config]
+    if missing:
+        raise ValueError(
+            f"{folder / OPEN_CLIP_CONFIG} is not a configuration of open_clip: its model_cfg has "
+            f"no {', '.join(missing)}. Download it again."
+        )
+    weights_in(folder)
 
 
 def _create(
@@ -136,19 +160,42 @@ def _create(
     """The model, and the module classes that a TorchScript archive names."""
     import open_clip
 
-    if file is None or not is_script_archive(file):
+    if file is None or file.suffix in NUMPY:
         folder = None if cache_dir is None else str(cache_dir)
         inner = open_clip.create_model(
             arch, pretrained=pretrained or None, cache_dir=folder, require_pretrained=True
         )
         return inner, set()
-    inner, archive = open_clip.create_model(arch, pretrained=None), read_weights(file)
-    inner.load_state_dict(to_openai_layout(archive.tensors))
-    return inner, archive.classes
+    found = read_weights(file)
+    check_numbers(found.tensors)
+    inner = open_clip.create_model(arch, pretrained=None)
+    _fill(inner, to_openai_layout(found.tensors) if _is_ours(inner) else found.tensors)
+    return inner, found.classes
 
 
-def _not_loaded(name: str, arch: str, err: Exception, *, is_online: bool) -> str:
-    reason = " ".join(str(err).split())[:300]
+def _is_ours(inner: nn.Module) -> bool:
+    import open_clip
+
+    return type(inner) is open_clip.CLIP
+
+
+def _fill(inner: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load a state dict as open_clip does, whatever layout that package knows."""
+    from open_clip import factory
+
+    weights = dict(factory.convert_state_dict(inner, dict(tensors)))
+    if "positional_embedding" in weights and not hasattr(inner, "positional_embedding"):
+        weights = factory.convert_to_custom_text_state_dict(weights)
+    for name in ("logit_scale", "logit_bias"):
+        if name in weights and getattr(inner, name, None) is not None:
+            weights[name] = weights[name].reshape(getattr(inner, name).shape)
+    weights.pop("text.transformer.embeddings.position_ids", None)  # of older transformers
+    factory.resize_pos_embed(weights, inner)
+    factory.resize_text_pos_embed(weights, inner)
+    inner.load_state_dict(weights)
+
+
+def _not_loaded(name: str, arch: str, reason: str, *, is_online: bool) -> str:
     state = "" if is_online else "The Hugging Face hub does not answer. "
     return (
         f"The weights of {name} could not be loaded: {state}{reason}\nopen_clip keeps them in the "

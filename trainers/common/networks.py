@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from clip import load_backbone
+from clip.activation import split_activation
 from clip.blocks import QuickGELU
 from clip.vision import ModifiedResNet, VisionTransformer
 from dassl.modeling.networks import ImageNetwork, Source, register_source
@@ -55,7 +56,8 @@ def _clip(model: str, pretrained: bool, weights: str) -> ImageNetwork:
             f"MODEL.BACKBONE.PRETRAINED is False, but clip:{model} is by definition a copy of "
             "CLIP's image tower. Use a timm: or torchvision: network to start at random."
         )
-    clip = load_backbone(weights or model, precision="fp32")
+    place, activation = split_activation(model)
+    clip = load_backbone(weights or place, precision="fp32", activation=activation)
     tower = clip.visual
     if not isinstance(tower, (VisionTransformer, ModifiedResNet)):
         raise ValueError(

@@ -12,7 +12,7 @@ DEFAULT_STEPS, DEFAULT_FREQ = 5001, 200  # of datasets that do not say their own
 CONDITIONS: list[Condition] = [
     only_if(("MODEL.BACKBONE.PRETRAINED", "MODEL.BACKBONE.WEIGHTS"), "MODEL.INIT_WEIGHTS", ""),
     only_if("MODEL.BACKBONE.PRETRAINED", "MODEL.BACKBONE.WEIGHTS", ""),
-    never("MODEL.BACKBONE.ACTIVATION", "it is for a backbone with a text tower"),
+    never("MODEL.BACKBONE.ACTIVATION", "name it in the path: clip:<path>@gelu"),
     never("OPTIM.MAX_EPOCH", "the length of the run is STEPS.N"),
     never("OPTIM.STAGED_LR", "its parameter groups are its own"),
     never((*STORED_VIEWS, "TRAIN.TEXT_CHUNK"), "it has no frozen CLIP that encodes ahead"),
