@@ -227,7 +227,9 @@ def _foreign_entries(path: Path) -> str:
     """The first entries of a zip archive that torch did not write."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
-    return "" if any(re.search(r"/data\.pkl$", name) for name in names) else ", ".join(names[:3])
+    return (
+        "" if any(re.search(r"/data(\.pkl$|/)", name) for name in names) else ", ".join(names[:3])
+    )
 
 
 def _first_line(err: Exception) -> str:
