@@ -68,7 +68,12 @@ why, and which backbones work). That features are those of open_clip is tested i
 `tests/clip/test_foreign_backbones.py`.
 
 Names: `--backbone open_clip:<architecture>/<tag>`. Input size, pixel statistics, interpolation and
-resizing, the tokenizer and the length of texts are the backbone's own.
+resizing, the tokenizer and the length of texts are the backbone's own. Methods that work on
+features run with all tags, methods that learn texts with those of the last column.
+
+A weights file or folder is named by its path. Where it does not tell whether its blocks compute
+QuickGELU (OpenAI) or GELU, a warning says so: `--activation gelu`, or `<path>@gelu` wherever a
+backbone, a `clip:` student or a teacher is named.
 
 """
 TAIL = """
