@@ -83,7 +83,7 @@ def load_file(path: Path, *, precision: str = "fp32", activation: str = "") -> C
     return model
 
 
-def _channels(folder: Path, statistics: Mapping[str, Any], name: str) -> tuple[float, ...]:
+def _channels(folder: Path, statistics: Mapping[str, Any], name: str) -> tuple[float, float, float]:
     """Three numbers of a preprocessor_config.json.
 
     Raises:
@@ -97,7 +97,8 @@ def _channels(folder: Path, statistics: Mapping[str, Any], name: str) -> tuple[f
             f"{folder / PREPROCESSING}: {name} is {values!r}; expected three numbers, one per "
             "channel (deviations above 0)."
         )
-    return tuple(map(float, values))
+    red, green, blue = map(float, values)
+    return red, green, blue
 
 
 def weights_in(folder: Path) -> Path:
