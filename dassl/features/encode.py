@@ -52,6 +52,9 @@ def _mask(label: str | None) -> np.ndarray:
 class Sink(ABC):
     """Collects pixels into batches of one size, encodes them, and keeps the features.
 
+    A GPU encodes a batch while this process collects the next one: the features of a batch are
+    asked for when that one is full.
+
     Args:
         encoder: the network.
         pipeline: the views it wants.
@@ -63,6 +66,7 @@ class Sink(ABC):
         self.encoded = 0
         self._pixels: list[Tensor] = []
         self._tags: list = []
+        self._under_way: tuple[list, Tensor] | None = None  # tags and features of a batch
 
     @abstractmethod
     def wanted(self, i: int) -> list[str | None]:
@@ -81,29 +85,46 @@ class Sink(ABC):
         self._tags.append(self.tag(i, label, answer.image))
         self._pixels.append(pixels)
         if len(self._pixels) == self.batch_size:
-            self.flush()
+            self._encode()
 
     def flush(self) -> None:
-        """Encode what has been collected.
+        """Encode and keep what has been collected.
 
         Raises:
             RuntimeError: if a feature is infinite or not a number.
         """
-        if not self._pixels:
+        if self._pixels:
+            self._encode()
+        self._take()
+
+    def _encode(self) -> None:
+        """Start encoding a batch; keep the one before."""
+        self._take()
+        pixels = torch.stack(self._pixels)
+        if is_ahead := self.encoder.device.type == "cuda" and torch.cuda.is_available():
+            pixels = pixels.pin_memory()  # is copied while this process goes on
+        self._under_way = self._tags, self.encoder(pixels)
+        self._pixels, self._tags = [], []
+        if not is_ahead:
+            self._take()
+
+    def _take(self) -> None:
+        """Wait for the batch under way, if any, and keep its features."""
+        if self._under_way is None:
             return
-        features = self.encoder(torch.stack(self._pixels)).cpu()
+        (tags, on_device), self._under_way = self._under_way, None
+        features = on_device.cpu()
         if not features.isfinite().all():
             raise RuntimeError(
                 f"The encoder {self.encoder.name} returns features that are infinite or NaN "
                 f"(precision {self.encoder.precision}). Check its weights, or use fp32."
             )
-        self.keep(self._tags, features)
+        self.keep(tags, features)
         self.encoded += len(features)
-        self._pixels, self._tags = [], []
 
     def close(self) -> None:
         """Let go of files; what has not been flushed is dropped."""
-        self._pixels, self._tags = [], []
+        self._pixels, self._tags, self._under_way = [], [], None
 
 
 class BankSink(Sink):
