@@ -215,13 +215,26 @@ def sum_in_place(values: Tensor) -> None:
 
 
 def mean(values: dict[str, Any], count: int) -> dict[str, Any]:
-    """Means of numbers over all processes, each weighted by its number of samples."""
+    """Means of numbers over all processes, each weighted by its number of samples.
+
+    Where some are tensors on a GPU, so are the means: nobody waits for them until they are read.
+    """
     if size() == 1 or not values:
         return values
-    own = torch.tensor([*(float(value) for value in values.values()), 1.0], dtype=torch.float64)
+    tensors = [value.detach() for value in values.values() if isinstance(value, Tensor)]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    own = torch.stack(
+        [
+            value.detach().double().reshape(())
+            if isinstance(value, Tensor)
+            else torch.full((), float(value), dtype=torch.float64, device=device)
+            for value in (*values.values(), 1.0)
+        ]
+    )
     own *= count
     sum_in_place(own)
-    return dict(zip(values, (own[:-1] / own[-1]).tolist(), strict=True))
+    means = own[:-1] / own[-1]
+    return dict(zip(values, means.tolist() if device.type == "cpu" else means, strict=True))
 
 
 def gather_batches(own: Sequence[Tensor], count: int) -> list[Tensor]:

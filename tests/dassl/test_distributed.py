@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from pretend_device import GPU, PretendedGPU
 from rank_runs import in_ranks, losses_of, weights_of, whole_run
 from small_configs import small_config
 
@@ -211,3 +212,16 @@ def test_weights_that_differ_between_processes_end_the_run(monkeypatch):
 
     with pytest.raises(RuntimeError, match="The trained weights differ between the"):
         ranks.check_equal("The trained weights", 1.0)
+
+
+def test_means_of_losses_on_a_gpu_stay_there_until_they_are_read(monkeypatch):
+    monkeypatch.setattr(ranks, "size", lambda: TWO)
+    monkeypatch.setattr(ranks, "sum_in_place", lambda values: values.mul_(TWO))
+    with PretendedGPU() as gpu:
+        loss = torch.tensor(2.0).to(GPU)
+        gpu.forget()
+
+        means = ranks.mean({"loss": loss, "acc": 50.0}, 1)
+
+        assert not gpu.waits and all(value.device == GPU for value in means.values())
+        assert [value.item() for value in means.values()] == [2.0, 50.0]

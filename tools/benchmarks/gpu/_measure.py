@@ -41,6 +41,7 @@ class Bench:
         self.quick = quick
         self.is_cuda = torch.cuda.is_available()
         self.device = torch.device("cuda" if self.is_cuda else "cpu")
+        self.rounded = "tf32" if self.is_cuda else "fp32"  # of what has one precision
         self.precisions = ("fp32", "tf32", "amp") if self.is_cuda else ("fp32",)
 
     def left(self) -> float:

@@ -41,7 +41,7 @@ def compare(bench: Bench) -> None:
         f"AMU epoch, C={classes}, {shots} shots, batch {batch}",
         bare,
         ours,
-        precision="tf32",
+        precision=bench.rounded,
         peak_gb=bench.peak_gb(epoch),
         note="baseline: the three matrix products alone",
     )

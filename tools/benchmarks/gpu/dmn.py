@@ -35,9 +35,9 @@ def compare(bench: Bench) -> None:
     online, ours, replayed = bench.seconds(*runs)
     shown = f"C={classes} x {size} slots"
     peak, launched = bench.peak_gb(runs[1]), bench.launches(runs[1])
-    row(f"DMN online, {shown}", online, ours, precision="tf32", peak_gb=peak, **launched)
+    row(f"DMN online, {shown}", online, ours, precision=bench.rounded, peak_gb=peak, **launched)
     peak = bench.peak_gb(runs[2])
-    row(f"DMN replay, {shown}", online, replayed / REPLAY, precision="tf32", peak_gb=peak)
+    row(f"DMN replay, {shown}", online, replayed / REPLAY, precision=bench.rounded, peak_gb=peak)
 
 
 if __name__ == "__main__":
