@@ -88,7 +88,7 @@ ENGINE_RANGES: dict[str, Allowed] = {
     "DATASET.HOLDOUT": between(0, 1),
     "DATASET.TRIAL_SEED": at_least(-1),
     "DATASET.VAL_PERCENT": between(0, 1),
-    "DATALOADER.NUM_WORKERS": at_least(0),
+    "DATALOADER.NUM_WORKERS": at_least(-1),
     "DATALOADER.K_TRANSFORMS": at_least(1),
     "DATALOADER.CACHE_MB": at_least(0),
     "DATALOADER.TRAIN_X.BATCH_SIZE": at_least(1),

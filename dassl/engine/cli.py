@@ -32,6 +32,7 @@ DEFAULT_PROTOCOL = "fewshot"
 TOY_BACKBONES = ("toy/", "toy:", "clip:toy/")
 MANY_SHOTS = 16  # whose recipe serves a training on all images
 LISTS = ("source_domains", "target_domains", "transforms")  # flags of one or more words
+OFFICIAL_WORKERS = 8  # of the recipes
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "200000 100000": microseconds of each period
 KEY = re.compile(r"[A-Z][A-Z0-9_]+\.[A-Z]")  # how a config key begins
 
@@ -70,7 +71,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--precision",
         default="",
         choices=PRECISIONS,
-        help="what a GPU computes in, in every stage (default: the trainer's PREC, or tf32)",
+        help="what a GPU computes in, in every stage (default: a PREC of fp16 or amp, "
+        "else what the official code does, or tf32)",
     )
     add("--dataset-config-file", default="", metavar="YAML", help="dataset config")
     add(
@@ -175,8 +177,8 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     take_trained_settings(cfg, args, trainer)
     check_settings(cfg, trainer)
     check_precision(cfg, trainer)
-    if cfg.DATALOADER.SEEDING == "sample" and "DATALOADER.NUM_WORKERS" not in args.opts[::2]:
-        cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, available_cores())
+    is_given = "DATALOADER.NUM_WORKERS" in args.opts[::2]
+    cfg.DATALOADER.NUM_WORKERS = number_of_workers(cfg.DATALOADER, is_given=is_given)
     cfg.TRAINER.NAME = trainer.__name__
     if root_is_the_set(cfg.DATASET.NAME):
         cfg.DATASET.ROOT = str(Path(cfg.DATASET.ROOT).expanduser().resolve())
@@ -236,6 +238,19 @@ def available_cores() -> int:
     except (OSError, ValueError):  # not Linux, or without control groups of version 2
         return cores
     return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+
+
+def number_of_workers(node: CfgNode, *, is_given: bool) -> int:
+    """NUM_WORKERS of a machine: no more than cores, unless a pair gives the number.
+
+    Where each worker has a generator of its own, numbers depend on how many there are: then they
+    are as many on every machine.
+    """
+    wanted: int = node.NUM_WORKERS
+    if node.SEEDING != "sample":
+        return OFFICIAL_WORKERS if wanted < 0 else wanted
+    cores = available_cores()
+    return cores if wanted < 0 else wanted if is_given else min(wanted, cores)
 
 
 def check_pairs(words: Sequence[str]) -> None:

@@ -188,6 +188,17 @@ def test_a_recipe_starts_no_more_loader_processes_than_there_are_cores(world, mo
     assert given == [2, 6, 8]  # a given number stays; with "worker" the number matters
 
 
+@pytest.mark.parametrize(("seeding", "expected"), [("sample", 12), ("worker", 8)])
+def test_workers_are_as_many_as_cores_where_their_number_changes_nothing(
+    world, monkeypatch, seeding, expected
+):
+    monkeypatch.setattr(cli, "available_cores", lambda: 12)
+
+    pairs = ("DATALOADER.NUM_WORKERS", "-1", "DATALOADER.SEEDING", seeding)
+
+    assert expected == config(world, *pairs).DATALOADER.NUM_WORKERS
+
+
 def test_the_enhanced_base_flag_sets_the_key_of_taskres(world):
     cfg = config(world, "--enhanced-base", "base.pt", trainer="EngineDeclaring")
 
