@@ -8,6 +8,7 @@ tests/golden/tpt. License of the official code: MIT.
 import logging
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -18,6 +19,7 @@ from yacs.config import CfgNode
 
 from clip.model import CLIP
 from dassl.config import Condition, above, at_least, idle_settings, never, only_if, setting
+from dassl.config.ranges import PRECISIONS
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.needed import NeededFile
 from dassl.engine.predictor import Predictor
@@ -40,6 +42,7 @@ from trainers.common.text.meta_net import MetaNet
 
 logger = logging.getLogger(__name__)
 CLASS_WORD = "[CLS]"  # in CTX_INIT: the class name's place
+FIRST_SCALE = 1000.0  # of the losses in amp, as in the official code
 PLACEHOLDER_TOKENS = 4  # context length where no words are given and no file says another
 BETAS = ("OPTIM.ADAM_BETA1", "OPTIM.ADAM_BETA2")  # the first step does not depend on them
 OF_STEPS = (  # keys of OPTIM that the steps read; rate and decay are TPT's own
@@ -199,6 +202,8 @@ class Adapter:
         steps: int,
         optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
         confident: int,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+        scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         """Encode the initial context.
 
@@ -208,7 +213,11 @@ class Adapter:
             steps: TRAINER.TPT.TTA_STEPS; 0 only classifies.
             optimizer: makes one for each image.
             confident: number of views that the loss is over.
+            autocast: around the text tower and the logits.
+            scaler: of the losses, kept across images; where gradients overflow, an image goes
+                without that step.
         """
+        self.autocast, self.scaler = autocast, scaler or torch.amp.GradScaler("cpu", enabled=False)
         self.method, self.clip, self.steps = method, clip, steps
         self.optimizer, self.confident = optimizer, confident
         self.scale = clip.logit_scale.detach().exp()
@@ -217,7 +226,7 @@ class Adapter:
     def _graph(self, ctx: Tensor) -> tuple[Tensor, Tensor]:
         """A context leaf and its text features, with graph where steps follow."""
         leaf = ctx.detach().clone().requires_grad_(self.steps > 0)
-        with torch.set_grad_enabled(self.steps > 0):
+        with torch.set_grad_enabled(self.steps > 0), self.autocast():
             return leaf, self.method.text_of(self.clip, leaf)
 
     def adapt(self, views: Tensor, start: Tensor | None = None) -> Episode:
@@ -241,21 +250,22 @@ class Adapter:
                 leaf, text = self._graph(ctx)
             loss, gradient = self._gradient(leaf, text, views[selected])
             ctx.grad = gradient.float()
-            optimizer.step()
+            self.scaler.step(optimizer)
+            self.scaler.update()
             episode.losses.append(loss)
             episode.gradients.append(ctx.grad)
             episode.contexts.append(ctx.detach().clone())
-        with torch.no_grad():
+        with torch.no_grad(), self.autocast():
             adapted = self.method.text_of(self.clip, ctx)
             episode.logits = self.scale * views[0] @ adapted.t()
         return episode
 
     def _gradient(self, leaf: Tensor, text: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and its gradient w.r.t. the context, through the kept text graph."""
+        """Loss, and its scaled gradient w.r.t. the context, through the kept text graph."""
         with torch.enable_grad():
             features = text.detach().requires_grad_(True)
             loss = average_entropy(self.scale * views @ features.t())
-            (cotangent,) = torch.autograd.grad(loss, features)
+            (cotangent,) = torch.autograd.grad(self.scaler.scale(loss), features)
         (gradient,) = torch.autograd.grad(text, leaf, cotangent, retain_graph=True)
         return loss.detach(), gradient
 
@@ -328,7 +338,13 @@ class TPT(StreamTrainer):
         "--transforms": "nothing is trained before the stream",
     }
     declares = (TPTSettings,)
+    gpu_precision = "amp"  # as the official code
     defaults = {"OPTIM.NAME": "adamw", "OPTIM.MAX_EPOCH": 0}
+
+    @classmethod
+    def precisions(cls) -> tuple[str, ...]:
+        """All: the steps run in autocast."""
+        return PRECISIONS
 
     @classmethod
     def check_cfg(cls, cfg: CfgNode) -> None:
@@ -426,12 +442,24 @@ class TPT(StreamTrainer):
             steps=settings.tta_steps,
             optimizer=partial(build_optimizer, optim_cfg=optim),
             confident=settings.confident,
+            autocast=self.autocast,
+            scaler=torch.amp.GradScaler(
+                self.device.type, init_scale=FIRST_SCALE, enabled=self.precision == "amp"
+            ),
         )
         self.conditional = None
         if settings.cocoop:
             state = read_context(settings.ctx_file, is_conditional=True)
             start = ConditionalStart(self.clip, state).to(self.device, self.clip.dtype)
             self.conditional = start.eval().requires_grad_(False)
+
+    def stream_state(self, *, exact: bool = False) -> dict:
+        """What the images so far leave behind: the scale of the losses."""
+        return {"scaler": self.adapter.scaler.state_dict()}
+
+    def load_stream_state(self, state: dict) -> None:
+        if state.get("scaler"):
+            self.adapter.scaler.load_state_dict(state["scaler"])
 
     def steps(self, views: Tensor) -> Step:
         """(n, V, D) raw features -> probabilities with the adapted and with the initial context."""

@@ -65,6 +65,7 @@ class ZeroshotCLIP(FeatureTrainer):
     """One template per dataset, no training."""
 
     declares: tuple[type[Settings], ...] = (ZeroshotInput,)
+    gpu_precision = "fp16"  # of the backbone, as in the official code
     defaults = {"OPTIM.MAX_EPOCH": 0}  # nothing is trained
     unused_flags = {
         **FeatureTrainer.unused_flags,

@@ -58,8 +58,8 @@ def _dataset(cfg: CN) -> None:
 
 def _loaders(cfg: CN) -> None:
     node = cfg.DATALOADER = CN()
-    node.NUM_WORKERS = 4  # processes per loader; 0: in the main process. With SEEDING
-    # sample at most one per core, except where a KEY VALUE pair asks for more
+    node.NUM_WORKERS = 4  # processes per loader; 0: in the main process; -1: one per core, with
+    # SEEDING worker 8. With SEEDING sample at most one per core, except where a pair asks for more
     node.K_TRANSFORMS = 1  # training views per image in one batch
     node.RETURN_IMG0 = False  # also yield the untransformed image as img0
     node.SEEDING = "sample"  # ours: sample: augmentation seeded by (SEED, epoch, index), the same
@@ -128,7 +128,8 @@ def _train_and_test(cfg: CN) -> None:
     node.GRACE_SECONDS = 30.0  # ours: from SIGTERM, SIGUSR1, SIGHUP or Ctrl-C to the end
     node.ACCUMULATE = 1  # ours: parts of a batch that are computed one after the other
     node.COUNT_ITER = "train_x"  # train_x | train_u | smaller_one
-    node.PRECISION = ""  # ours: fp32 | tf32 | fp16 | bf16 | amp on a GPU; "": the trainer's PREC
+    node.PRECISION = ""  # ours: fp32 | tf32 | fp16 | bf16 | amp on a GPU; "": a PREC of fp16 or
+    # amp, else what the method's official code does, or tf32
     node.DETERMINISTIC = False  # ours: the same bits every time on a GPU, too; slower
     node.TEXT_CHUNK = 0  # ours: prompts encoded at once when text learns, 0: all
     node.VIEWS = "fresh"  # ours: fresh: a new view per epoch | bank: NUM_VIEWS stored views

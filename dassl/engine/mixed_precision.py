@@ -26,6 +26,7 @@ class MixedPrecision(TrainerX):
 
     precision: str
     scaler: torch.amp.GradScaler
+    gpu_precision = "tf32"  # of a run that asks for nothing
 
     @classmethod
     def precisions(cls) -> tuple[str, ...]:
@@ -35,7 +36,7 @@ class MixedPrecision(TrainerX):
     @classmethod
     def own_precision(cls, cfg: CfgNode) -> str:
         """What a run on a GPU computes in where TRAIN.PRECISION is empty."""
-        return "tf32"
+        return cls.gpu_precision
 
     def effective_precision(self) -> str:
         """What this run computes in: fp32 on a CPU."""

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+from itertools import product
 
 import pytest
 import torch
@@ -58,14 +59,16 @@ def test_half_precision_trains_and_evaluates(precision, name, battery, half_prec
     assert math.isfinite(trainer.results["test"]["accuracy"])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "amp"])
-def test_a_gpu_computes_in_the_precision_that_the_config_asks_for(tmp_path, precision):
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("fp32", "tf32"), ("fp16", "fp16"), ("amp", "amp")]
+)
+def test_a_gpu_computes_in_the_precision_that_the_config_asks_for(tmp_path, precision, expected):
     trainer = made_trainer("CoOp", tmp_path, "TRAINER.COOP.PREC", precision)
     on_a_cpu = trainer.precision
 
     trainer.device = torch.device("cuda")
 
-    assert (on_a_cpu, trainer.effective_precision()) == ("fp32", precision)
+    assert (on_a_cpu, trainer.effective_precision()) == ("fp32", expected)
 
 
 def test_the_head_computes_in_full_precision_under_autocast(tmp_path):
@@ -112,8 +115,9 @@ def a_gpu_is_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "amp"])
-@pytest.mark.parametrize("name", WITHOUT_PREC)
+@pytest.mark.parametrize(
+    ("name", "precision"), [*product(WITHOUT_PREC, ("fp16", "amp")), ("AMU", "fp16")]
+)
 def test_a_trainer_without_prec_runs_in_half_precision(
     name, precision, battery, precision_on_a_cpu
 ):
@@ -165,13 +169,20 @@ def test_an_evaluation_runs_in_amp_where_the_run_asks_for_it_but_not_by_an_offic
     ("trainer", "words", "expected"),
     [
         ("CoOp", [], "amp"),  # its PREC
-        ("TaskRes", [], "fp32"),
-        ("TipAdapterF", [], "tf32"),
+        ("TaskRes", [], "tf32"),  # its PREC fp32: float32 weights and no autocast
+        ("TaskRes", ["--precision", "fp32"], "fp32"),
+        ("DMN", [], "tf32"),
+        ("TPT", [], "amp"),  # these six as the official code
+        ("AMU", [], "fp16"),
+        ("TipAdapterF", [], "fp16"),
+        ("LinearProbe", [], "fp16"),
+        ("ZeroshotCLIP", [], "fp16"),
+        ("ZeroshotCLIP2", [], "fp16"),
         ("VL2VADiP", ["--target-domains", "paper"], "tf32"),
         ("CoOp", ["--precision", "bf16"], "bf16"),
     ],
 )
-def test_the_precision_of_a_run_on_a_gpu_is_the_given_one_then_prec_then_tf32(
+def test_the_precision_of_a_run_on_a_gpu_is_the_given_one_then_prec_then_the_official_one(
     trainer, words, expected
 ):
     cfg, kind = config(trainer, "--no-recipe", *words), TRAINER_REGISTRY.get(trainer)
@@ -185,7 +196,7 @@ def test_the_precision_of_a_run_on_a_gpu_is_the_given_one_then_prec_then_tf32(
     [
         ("ProGrad", "amp", "fp32, tf32, fp16"),
         ("DMN", "bf16", "fp32, tf32, fp16"),
-        ("AMU", "amp", "fp32, tf32"),
+        ("AMU", "amp", "fp32, tf32, fp16"),
         ("VL2VADiP", "fp16", "fp32, tf32, bf16, amp"),
     ],
 )
@@ -266,7 +277,8 @@ def test_a_workspace_of_cublas_that_is_given_stays(a_gpu_is_there, monkeypatch):
     ("trainer", "words", "expected"),
     [
         ("CoOp", [], {}),
-        ("TipAdapterF", [], {"products": "high"}),
+        ("TaskRes", [], {"products": "high"}),
+        ("TipAdapterF", [], {}),
         ("CoOp", ["--precision", "tf32"], {"products": "high"}),
         ("CoOp", ["--precision", "fp32"], {"convolutions round": False}),
     ],

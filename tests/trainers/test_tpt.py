@@ -182,3 +182,31 @@ def test_a_run_that_began_with_cocoop_does_not_predict_in_its_place(tmp_path):
 
     with pytest.raises(ValueError, match="checkpoint of CoCoOp itself: cocoop.pth.tar"):
         TPT.load_predictor({"config": cfg.dump()}, torch.device("cpu"))
+
+
+def test_in_amp_gradients_are_scaled_and_the_scale_is_kept_across_images(clip):
+    method = TestTimePrompt(clip, NAMES)
+    images = [views_of(clip, 5, seed) for seed in range(3)]
+    plain = adapter(method, clip, 1)
+    scaled = adapter(method, clip, 1)
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=1000.0, growth_interval=2)
+
+    episodes = [[each.adapt(views) for views in images] for each in (plain, scaled)]
+
+    for expected, made in zip(*episodes, strict=True):
+        torch.testing.assert_close(made.gradients, expected.gradients, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(made.logits, expected.logits, rtol=1e-3, atol=1e-3)
+    assert scaled.scaler.get_scale() == 2000.0
+
+
+def test_an_image_whose_gradients_overflow_goes_without_the_step(clip):
+    method, views = TestTimePrompt(clip, NAMES), views_of(clip, 5)
+    overflowing = adapter(method, clip, 1)
+    overflowing.scaler = torch.amp.GradScaler("cpu", init_scale=1e38)
+    overflowing.text = overflowing.text * 1.0
+    overflowing.text.register_hook(lambda gradient: gradient * 1e30)
+
+    episode = overflowing.adapt(views)
+
+    torch.testing.assert_close(episode.contexts[-1], method.ctx.detach(), rtol=0, atol=0)
+    assert overflowing.scaler.get_scale() == pytest.approx(0.5e38)

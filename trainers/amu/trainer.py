@@ -41,6 +41,7 @@ class AMU(FeatureTrainer):
     takes_shots = True
     drop_last = False  # the official loader keeps the last partial batch
     declares = (AMUSettings,)
+    gpu_precision = "fp16"  # of CLIP, as in the official code
     runs_alone = "stored features of all images are scored at once, which takes seconds"
     without_extras = staticmethod(without_moco)
 
@@ -51,8 +52,8 @@ class AMU(FeatureTrainer):
     # ----------------------------------------------------------------- set-up
     @classmethod
     def precisions(cls) -> tuple[str, ...]:
-        """Those that its two networks share."""
-        return EVERYWHERE
+        """Those that its two networks share, and fp16 for CLIP alone."""
+        return (*EVERYWHERE, "fp16")
 
     @staticmethod
     def needed_files(cfg: CfgNode) -> list[NeededFile]:

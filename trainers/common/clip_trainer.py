@@ -162,9 +162,9 @@ class ClipTrainer(MixedPrecision):
 
     @classmethod
     def own_precision(cls, cfg: CfgNode) -> str:
-        """PREC; tf32 without one."""
-        settings = cls.declares[0].of(cfg) if cls.declares else None
-        return getattr(settings, "prec", super().own_precision(cfg))
+        """A PREC of fp16 or amp; else what the method's official code does on a GPU, or tf32."""
+        prec = getattr(cls.declares[0].of(cfg) if cls.declares else None, "prec", "fp32")
+        return super().own_precision(cfg) if prec == "fp32" else prec
 
     def effective_precision(self) -> str:
         own = self.own_precision(self.cfg)

@@ -57,6 +57,7 @@ class LinearProbe(FeatureTrainer):
 
     method: LinearClassifier
     declares = (LinearProbeSettings,)
+    gpu_precision = "fp16"  # of the backbone, as in the official code
     runs_alone = "a solver fits all images at once"
     model_name = "linear_probe"
     learns = True  # by a solver

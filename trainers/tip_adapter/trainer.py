@@ -36,6 +36,7 @@ class TipAdapter(FeatureTrainer):
 
     method: Cache
     declares = (TipAdapterSettings,)
+    gpu_precision = "fp16"  # of the backbone, as in the official code
     runs_alone = "its search scores all images at once, which takes seconds"
     model_name = "tip_adapter"
     learns = True  # the cache is built of the shots

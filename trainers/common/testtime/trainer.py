@@ -99,6 +99,11 @@ class StreamTrainer(FeatureTrainer):
         """All without autocast, which the stream's steps do not run in."""
         return tuple(name for name in super().precisions() if name not in AUTOCAST)
 
+    @property
+    def encoding(self) -> str:
+        """Views are encoded in what the steps compute in."""
+        return self.precision if self.precision in AUTOCAST else "fp32"
+
     @classmethod
     def check_cfg(cls, cfg: CfgNode) -> None:
         """Refuse a state of a stream that is not there.
@@ -133,7 +138,7 @@ class StreamTrainer(FeatureTrainer):
 
     def _bank(self, augmentation: Augmentation) -> FeatureBank:
         return FeatureBank(
-            ClipEncoder(self.clip),
+            ClipEncoder(self.clip, precision=self.encoding),
             augmentation,
             workers=self.cfg.DATALOADER.NUM_WORKERS,
             device=self.device,
