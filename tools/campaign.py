@@ -144,7 +144,7 @@ class Campaign:
                 rng=rng,
             )
             yield {"signal": name, "moment": what.moment if what else 0.0, **vars(ended)}
-            if ended.status == 0 and not ended.orphans:
+            if ended.status == 0:
                 return
 
     def faults(self, record: dict[str, Any]) -> list[str]:

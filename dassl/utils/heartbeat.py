@@ -7,6 +7,7 @@ end the process when another has been silent for a while, or ``torchrun`` has en
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 
@@ -55,7 +56,7 @@ class Heartbeat(threading.Thread):
 
     def run(self) -> None:
         """Look after the others until the run is over."""
-        last = time.monotonic()
+        last = answered = time.monotonic()
         while not self._ended.wait(BEAT):
             now = time.monotonic()
             if now - last > SILENCE / 2:  # this process itself was stopped, perhaps all were
@@ -64,12 +65,26 @@ class Heartbeat(threading.Thread):
             if os.getppid() != self._parent and self._orphan_since > now:
                 self._orphan_since = now
                 os.kill(os.getpid(), signal.SIGTERM)  # time to keep the state
-            if now - self._orphan_since > SILENCE:
+            if self._heard or self._is_answered():
+                answered = now
+            if now - self._orphan_since > SILENCE or now - answered > SILENCE:
                 self._give_up("The process that started this one has ended")
             silent = [other for other, (_, heard) in self._heard.items() if now - heard > SILENCE]
             if silent:
                 names = ", ".join(map(str, silent))
                 self._give_up(f"No sign of life of rank {names} for {SILENCE:.0f} seconds")
+
+    @staticmethod
+    def _is_answered() -> bool:
+        """Whether torchrun, which keeps the store in which ranks find each other, is there."""
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            return True  # the first rank will keep it
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        try:
+            socket.create_connection(place, timeout=BEAT).close()
+        except OSError:
+            return False
+        return True
 
     def _give_up(self, reason: str) -> None:
         logger.error(

@@ -178,6 +178,18 @@ def test_a_process_ends_when_torchrun_has_ended(tmp_path, monkeypatch):
     assert said.startswith("kept") and "The process that started this one has ended" in said
 
 
+def test_a_process_does_not_wait_to_join_where_torchrun_has_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(heartbeat, "SILENCE", 0.5)
+    monkeypatch.setattr(heartbeat, "BEAT", 0.1)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")  # and nobody listens
+
+    def act(rank):
+        with ranks.joined(uses_cuda=False):
+            pass
+
+    assert in_ranks(TWO, act, tmp_path) == [interrupts.MACHINE] * TWO
+
+
 @pytest.fixture
 def launched(monkeypatch):
     """As in a process that torchrun has started."""
