@@ -1,22 +1,22 @@
 """Defaults of every engine key. Keys marked `ours` are additions to the original's."""
 
 from .node import Config as CN
-from .pixels import IMAGENET_MEAN, IMAGENET_STD
+from .pixels import DEFAULTS
 
 
 def _input(cfg: CN) -> None:
     node = cfg.INPUT = CN()
     # SIZE, INTERPOLATION, RESIZE, PIXEL_MEAN and PIXEL_STD follow the network where train.py builds
     # one that tells them (dassl/config/pixels.py)
-    node.SIZE = (224, 224)  # height, width in pixels
-    node.INTERPOLATION = "bilinear"  # bilinear | bicubic | nearest
+    node.SIZE = DEFAULTS["SIZE"]  # height, width in pixels
+    node.INTERPOLATION = DEFAULTS["INTERPOLATION"]  # bilinear | bicubic | nearest
     # ours: test images: shortest: shorter side to SIZE, then centre crop | squash: all of the image
-    node.RESIZE = "shortest"
+    node.RESIZE = DEFAULTS["RESIZE"]
     node.UPRIGHT = False  # ours: turn photographs by their EXIF tag (published sets: as they lie)
     node.TRANSFORMS = ()  # names of dassl.data.transforms.AVAI_CHOICES
     node.NO_TRANSFORM = False  # True: the loader yields PIL images
-    node.PIXEL_MEAN = list(IMAGENET_MEAN)  # per channel, of pixels in [0, 1]
-    node.PIXEL_STD = list(IMAGENET_STD)
+    node.PIXEL_MEAN = list(DEFAULTS["PIXEL_MEAN"])  # per channel, of pixels in [0, 1]
+    node.PIXEL_STD = list(DEFAULTS["PIXEL_STD"])
     node.CROP_PADDING = 4  # random_crop: pixels on each side
     node.RRCROP_SCALE = (0.08, 1.0)  # random_resized_crop: fraction of the area
     node.CUTOUT_N = 1  # holes

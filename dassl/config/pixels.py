@@ -21,6 +21,13 @@ OPEN: dict[str, Any] = {
     "INTERPOLATION": "",
     "RESIZE": "",
 }
+DEFAULTS: dict[str, Any] = {  # of the engine
+    "SIZE": (224, 224),
+    "PIXEL_MEAN": list(IMAGENET_MEAN),
+    "PIXEL_STD": list(IMAGENET_STD),
+    "INTERPOLATION": "bilinear",
+    "RESIZE": "shortest",
+}
 SAME = 1e-6  # two statistics that differ less are the same, rounded
 
 
@@ -56,14 +63,18 @@ def close(cfg: CfgNode, values: Mapping[str, Any]) -> None:
 def close_with_backbone(cfg: CfgNode, values: Mapping[str, Any]) -> None:
     """Set all keys of ``values`` to what the backbone needs.
 
+    Another train.py leaves no key open: its config comes from ``get_cfg_default()`` alone. There, a
+    key that has the engine's default is one that nobody has given.
+
     Raises:
         ValueError: if another value was given; names every such key.
     """
+    free = open_keys(cfg) or [key for key, value in DEFAULTS.items() if same(cfg.INPUT[key], value)]
     problems = [
         f"INPUT.{key} is {_shown(cfg.INPUT[key])}, but {cfg.MODEL.BACKBONE.NAME} needs "
         f"{_shown(own)}. Leave INPUT.{key} out: it follows the backbone."
         for key, own in values.items()
-        if key not in open_keys(cfg) and not same(cfg.INPUT[key], own)
+        if key not in free and not same(cfg.INPUT[key], own)
     ]
     if problems:
         raise ValueError(" ".join(problems))

@@ -115,9 +115,8 @@ def test_its_train_py_drives_our_trainers_which_get_the_keys_it_does_not_know(wo
     cfg = get_cfg_default()
     cfg.TRAINER.TaskRes = CN({"RESIDUAL_SCALE": 0.25, "ENHANCED_BASE": "none", "PREC": "fp32"})
     cfg.merge_from_file(str(world / "shapes.yaml"))
-    cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD = list(IMAGE_MEAN), list(IMAGE_STD)  # as recipes do
-    cfg.INPUT.INTERPOLATION, cfg.INPUT.TRANSFORMS = "bicubic", ("random_flip", "normalize")
-    cfg.merge_from_list(["DATASET.ROOT", str(world), *FAST])
+    cfg.INPUT.TRANSFORMS = ("random_flip", "normalize")
+    cfg.merge_from_list(["DATASET.ROOT", str(world), *FAST[:-2]])
     cfg.TRAINER.NAME, cfg.MODEL.BACKBONE.NAME = "TaskRes", "toy/ViT"
     cfg.OUTPUT_DIR, cfg.VERBOSE = str(tmp_path), False
     cfg.freeze()
@@ -126,6 +125,8 @@ def test_its_train_py_drives_our_trainers_which_get_the_keys_it_does_not_know(wo
 
     assert trainer.method.alpha == 0.25
     assert cfg.TRAINER.TaskRes.VARIANT == "text" and cfg.is_frozen()
+    assert cfg.INPUT.SIZE == (32, 32) and cfg.INPUT.INTERPOLATION == "bicubic"
+    assert tuple(cfg.INPUT.PIXEL_MEAN) == IMAGE_MEAN and tuple(cfg.INPUT.PIXEL_STD) == IMAGE_STD
 
 
 # ------------------------------------------------------------------ a trainer file
