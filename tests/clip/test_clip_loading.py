@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from tiny_open_clip import tiny_open_clip
 
 import clip
 from clip.compact import compact, expand
@@ -189,41 +190,6 @@ def test_the_digest_tells_models_apart_but_not_their_storage(weights):
     assert digest != weights_digest(build_clip(other))
     assert digest != weights_digest(build_clip(weights, activation=torch.nn.GELU))
     assert digest != weights_digest(build_clip(weights, transformer_heads=2))
-
-
-def tiny_open_clip(
-    tmp_path, monkeypatch, *, quick_gelu: bool, vision: dict | None = None, layers: int = 2
-):
-    """A tiny architecture known to open_clip, and a file with weights for it."""
-    import open_clip
-    from open_clip import factory
-
-    name = f"tiny-{'quick' if quick_gelu else 'plain'}-{len(vision or {})}-{layers}"
-    config = {
-        "embed_dim": 24,
-        "quick_gelu": quick_gelu,
-        "vision_cfg": {
-            "image_size": 32,
-            "layers": layers,
-            "width": 64,
-            "head_width": 32,
-            "patch_size": 8,
-            **(vision or {}),
-        },
-        "text_cfg": {
-            "context_length": 77,
-            "vocab_size": 49408,
-            "width": 48,
-            "heads": 3,
-            "layers": layers,
-        },
-    }
-    monkeypatch.setattr(factory, "_MODEL_CONFIGS", {**factory._MODEL_CONFIGS, name: config})
-    torch.manual_seed(0)
-    model = open_clip.create_model(name).eval()
-    path = tmp_path / f"{name}.pt"
-    torch.save(model.state_dict(), path)
-    return f"open_clip:{name}/{path}", model
 
 
 @pytest.mark.parametrize("quick_gelu", [True, False])

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_clip_loading import save_archive, tiny_open_clip
+from test_clip_loading import save_archive
+from tiny_open_clip import tiny_open_clip
 
 import clip
 from clip import archive, hub

@@ -8,7 +8,7 @@ import pytest
 import torch
 from battery import made_config, made_image, made_trainer
 from PIL import Image
-from test_clip_loading import tiny_open_clip
+from tiny_open_clip import tiny_open_clip
 from torchvision import transforms as T
 
 from clip import load, load_backbone

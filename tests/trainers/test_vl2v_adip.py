@@ -16,7 +16,7 @@ from step_world import (
     step_config,
     step_run,
 )
-from test_clip_loading import tiny_open_clip
+from tiny_open_clip import tiny_open_clip
 
 import datasets  # noqa: F401
 import trainers  # noqa: F401
