@@ -123,8 +123,9 @@ def command(argv: Sequence[str] | None = None, run: Callable[..., Any] = main) -
         from dassl.utils import interrupts
 
         with interrupts.watching():
-            importlib.import_module("dassl.terminal").log_safely()
-            result = run(argv)
+            terminal = importlib.import_module("dassl.terminal")
+            terminal.log_safely()
+            result = terminal.piped(lambda: run(argv))
     except KeyboardInterrupt as err:
         logger.info("\n%s", interrupts.farewell(err))
         return interrupts.exit_status(err)

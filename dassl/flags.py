@@ -3,7 +3,9 @@
 import argparse
 import difflib
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
+
+from .terminal import as_typed
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -36,6 +38,14 @@ class FlagParser(argparse.ArgumentParser):
             hints = [explain_flag(flag, known) for flag in flags]
             self.error(" ".join(hints) or f"unrecognized arguments: {' '.join(unknown)}")
         return parsed
+
+    def format_help(self) -> str:
+        """The help, with the commands in it as the user started this one."""
+        return as_typed(super().format_help())
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with a message."""
+        super().error(as_typed(message))
 
     def refuse(self, args: argparse.Namespace, names: Iterable[str], why: str) -> None:
         """End the program with a message if a flag that would do nothing was given.

@@ -1,13 +1,31 @@
-"""What may be printed: text of others cannot steer the terminal. Imports nothing heavy."""
+"""The console: text of others cannot steer it, commands appear as typed, its reader may leave.
+
+Imports nothing heavy.
+"""
 
 import io
 import logging
+import os
 import re
+import select
 import sys
 from collections.abc import Callable
+from typing import Any, NoReturn
 
+STDOUT = 1  # its file descriptor
+READER_HAS_LEFT = 141  # exit status: what a shell reports for SIGPIPE
 # what steers a terminal, turns the direction of text, or stands for bytes that are not Unicode
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+# script -> what starts it, where the user typed that: tools/check_data.py -> vltune check-data
+COMMANDS: dict[str, str] = {}
+
+
+def as_typed(text: str) -> str:
+    """A text that names scripts, with the commands of ``COMMANDS`` in their place."""
+    for script, command in COMMANDS.items():
+        text = re.sub(rf"(?<![\w/])(?:python )?{re.escape(script)}(?!\w)", command, text)
+    return text
 
 
 def printable(text: str) -> str:
@@ -16,10 +34,10 @@ def printable(text: str) -> str:
 
 
 class Printable(logging.Filter):
-    """Lets every record pass, as printable text."""
+    """Lets every record pass, as printable text that names commands as they were typed."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = printable(record.getMessage()), ()
+        record.msg, record.args = as_typed(printable(record.getMessage())), ()
         return True
 
 
@@ -30,18 +48,61 @@ def show_anything() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def answered(run: Callable[[], object]) -> int:
+def answered(
+    run: Callable[[], object], errors: tuple[type[Exception], ...] = (OSError, ValueError)
+) -> int:
     """Do what a program is for; what is wrong with its input becomes one line.
 
+    Args:
+        run: gives the exit status, or anything else for 0.
+        errors: what wrong input raises.
+
     Returns:
-        The exit status: 1 after such an error, else the number that ``run`` returns, or 0.
+        The exit status: 1 after such an error.
     """
     try:
         status = run()
-    except (OSError, ValueError) as err:
-        print(f"Error: {err}", file=sys.stderr)
+    except errors as err:
+        if isinstance(err, BrokenPipeError) or os.environ.get("VLTUNE_TRACEBACK"):
+            raise
+        from .utils.places import explain  # imports more than the rest of this file
+
+        print(as_typed(printable(f"Error: {explain(err)}")), file=sys.stderr)
         return 1
     return status if isinstance(status, int) else 0
+
+
+def piped(run: Callable[[], Any]) -> Any:
+    """What ``run`` returns; ends silently where nobody reads the output any more (``| head``)."""
+    try:
+        try:
+            return run()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_has_left():  # another pipe
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+        return READER_HAS_LEFT
+
+
+def _reader_has_left() -> bool:
+    """Whether stdout is a pipe that nobody reads."""
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    poll.register(STDOUT, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def as_script(main: Callable[[], object], *others: type[Exception]) -> NoReturn:
+    """Run a program and exit with its status.
+
+    Args:
+        main: of the program.
+        others: what wrong input raises beside OSError and ValueError.
+    """
+    sys.exit(piped(lambda: answered(main, (OSError, ValueError, *others))))
 
 
 def log_safely() -> None:

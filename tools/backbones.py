@@ -28,6 +28,7 @@ from clip import CLIP
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.cli import make_config, make_parser
 from dassl.flags import FlagParser
+from dassl.terminal import as_script
 from dassl.utils import set_random_seed
 from tools.tiny_backbones import FAMILIES, tiny_backbone
 from trainers.common import ClipTrainer
@@ -230,4 +231,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

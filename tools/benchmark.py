@@ -22,6 +22,7 @@ import torch
 from tabulate import tabulate
 
 from dassl.flags import FlagParser
+from dassl.terminal import as_script
 from tools import benchmarks
 
 NEEDS_GPU = "gpu"
@@ -75,4 +76,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

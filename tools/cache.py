@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tabulate import tabulate
 
 from dassl.flags import FlagParser
-from dassl.terminal import answered
+from dassl.terminal import answered, as_script
 from dassl.utils.files import CACHE_VARIABLE, cache_dir, remove_leftovers
 from dassl.utils.places import explain
 from tools.caches.entries import (
@@ -244,4 +244,4 @@ def act(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    as_script(main)

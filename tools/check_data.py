@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from dassl.config.own_data import is_own, own_set
 from dassl.flags import FlagParser
+from dassl.terminal import as_script
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIGS = REPOSITORY / "configs" / "datasets"
@@ -310,4 +311,4 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    as_script(main)

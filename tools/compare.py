@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tools.protocol as tools_protocol
 from dassl.flags import FlagParser
+from dassl.terminal import as_script
 from dassl.utils import atomic_write, interrupts
 from tools.plot_curves import caption_of, draw, read_curves
 from tools.protocols import executors
@@ -224,4 +225,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    as_script(main)

@@ -28,6 +28,7 @@ from torch import Tensor
 from dassl.engine.steps.files import interpolation_of
 from dassl.flags import FlagParser
 from dassl.modeling.heads import TextHead
+from dassl.terminal import as_script
 from dassl.utils import atomic_write
 from dassl.utils.text_files import read_names
 from predict import trained
@@ -252,7 +253,4 @@ def main(argv: Sequence[str] | None = None) -> dict:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        main()
-    except (ValueError, OSError, ImportError, RuntimeError) as err:
-        sys.exit(f"export.py: {err}")
+    as_script(main, ImportError, RuntimeError)

@@ -30,6 +30,7 @@ from tabulate import tabulate
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dassl.flags import FlagParser
+from dassl.terminal import as_script
 
 SECONDS = 10  # for one input
 MOST_BYTES = 10**9  # that reading one may add to the memory of the process
@@ -267,4 +268,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    as_script(main)

@@ -22,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dassl.flags import FlagParser
+from dassl.terminal import as_script
 from tools.data_sources.catalog import IMAGENET_TERMS, RECIPES, split_file
 from tools.data_sources.digests import DigestRecord
 from tools.data_sources.extras import EXTRAS
@@ -231,4 +232,4 @@ def _try(name: str, root: Path, options: argparse.Namespace) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    as_script(main)

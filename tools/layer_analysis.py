@@ -30,6 +30,7 @@ from dassl.engine.checkpoints import find_checkpoint
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.predictor import pixels_of
 from dassl.flags import FlagParser
+from dassl.terminal import as_script
 from dassl.utils import atomic_write, load_checkpoint, read_image
 from dassl.utils.text import cell
 from tools.layer_study import Samples, draw, joined, study, suggested_start, summarise
@@ -166,4 +167,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -24,7 +24,7 @@ from tabulate import tabulate
 
 from dassl.evaluation.predictions import PREDICTIONS_FILE, SPLITS, Predictions, read_predictions
 from dassl.flags import FlagParser
-from dassl.terminal import answered
+from dassl.terminal import answered, as_script
 from dassl.utils import atomic_write, write_json
 from dassl.utils.text import cell
 from tools.results import measures as measured
@@ -178,4 +178,4 @@ def print_measures(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    as_script(main)

@@ -37,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tabulate import tabulate
 
 from dassl.flags import FlagParser
+from dassl.terminal import as_script
 from tools.mutation import faults as faults_module
 from tools.mutation.faults import Fault, StaleFault, chosen, read_faults
 from tools.mutation.runs import NOT_RUN, NOTICED, SURVIVED, Copy, Outcome, Results
@@ -175,4 +176,4 @@ def _digest(*words: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    as_script(main)

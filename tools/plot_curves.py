@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tabulate import tabulate
 
 from dassl.flags import FlagParser
+from dassl.terminal import as_script
 from tools.results.averages import average_of
 from tools.results.figures import (
     legend_below,
@@ -294,7 +295,4 @@ def chosen(curves: dict[str, list[Curve]], wanted: set[str]) -> dict[str, list[C
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"plot_curves.py: {error}")
+    as_script(main)

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dassl.config.own_data import is_own, own_set, split_datasets
 from dassl.flags import FlagParser, add_class_flags
+from dassl.terminal import as_script, as_typed
 from dassl.utils import interrupts
 from tools.protocols import executors
 from tools.protocols.closing import closing_text
@@ -123,7 +124,7 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
 
     Raises:
         ValueError: arguments that the protocol sets itself, seeds that are no numbers, unknown
-            data sets, a data folder without a dataset that reads it.
+            datasets, a data folder without a dataset that reads it.
     """
     for word in rest:
         if instead := _set_by_protocol(word):
@@ -255,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as err:
         from dassl.utils.places import explain  # loads torch
 
-        print(f"Error: {explain(err)}", file=sys.stderr)
+        print(as_typed(f"Error: {explain(err)}"), file=sys.stderr)
         return 1
     if args.dry_run:
         print("\n".join(run.command() for run in runs))
@@ -280,4 +281,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    as_script(main)

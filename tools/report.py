@@ -25,7 +25,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dassl.evaluation.predictions import PREDICTIONS_FILE, Predictions, read_predictions
 from dassl.flags import FlagParser
-from dassl.terminal import answered
+from dassl.terminal import answered, as_script
 from dassl.utils import atomic_write
 from tools.measures import draw_confusion, draw_reliability
 from tools.plot_curves import caption_of, draw, read_curves
@@ -225,4 +225,4 @@ def write_report(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    as_script(main)

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tabulate import tabulate
 
 from dassl.flags import FlagParser
+from dassl.terminal import as_script
 from tools.protocols.plan import Request, Run, make_plan
 from tools.protocols.sets import DOMAINS, FEWSHOT_SETS
 from tools.protocols.simulation import Cost, simulate
@@ -301,4 +302,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    as_script(main)

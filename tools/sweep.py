@@ -30,6 +30,7 @@ from tabulate import tabulate
 
 import tools.protocol as tools_protocol
 from dassl.flags import FlagParser
+from dassl.terminal import as_script
 from dassl.utils import interrupts
 from tools.protocols import executors
 from tools.protocols.execute import execute
@@ -234,4 +235,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    as_script(main)

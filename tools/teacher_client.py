@@ -20,6 +20,7 @@ from tabulate import tabulate
 from torchvision.transforms.functional import pil_to_tensor
 
 from dassl.flags import FlagParser
+from dassl.terminal import as_script
 from dassl.utils import read_image
 from dassl.utils.text_files import read_names
 from trainers.common.teachers.http import HttpTeacher
@@ -61,7 +62,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        main()
-    except (RuntimeError, OSError, ValueError) as err:
-        sys.exit(f"teacher_client.py: {err}")
+    as_script(main, RuntimeError)

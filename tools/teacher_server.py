@@ -30,6 +30,7 @@ from PIL import Image
 from dassl.config.pixels import IMAGENET_MEAN, IMAGENET_STD
 from dassl.data.pixels import normalise, unit_pixels
 from dassl.flags import FlagParser
+from dassl.terminal import as_script
 from dassl.utils.image import open_image
 from trainers.common.teachers.build import NORMS, build_teacher
 from trainers.common.teachers.teacher import Teacher
@@ -244,4 +245,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main()
+    as_script(main)

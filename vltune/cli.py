@@ -64,11 +64,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vltune: {unknown(name)}", file=sys.stderr)
         return 2
     # imported here: what answers above must not wait for them
+    from dassl import terminal
     from dassl.flags import FlagParser
     from train import command
 
+    name_commands()
     FlagParser.program = f"vltune {name}"
-    return command(rest, lambda words: run(name, words))
+    try:
+        return command(rest, lambda words: run(name, words))
+    finally:  # the program that called this may go on to others
+        FlagParser.program = ""
+        terminal.COMMANDS.clear()
+
+
+def name_commands() -> None:
+    """Let messages say `vltune train` where they name the script train.py."""
+    from dassl import terminal
+
+    for name, command in COMMANDS.items():
+        terminal.COMMANDS[f"{command.module.replace('.', '/')}.py"] = f"vltune {name}"
 
 
 def unknown(name: str) -> str:

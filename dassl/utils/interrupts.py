@@ -46,6 +46,7 @@ LESS_MEMORY = (
     "DATALOADER.TRAIN_X.BATCH_SIZE (another training); fewer runs at once (--workers)."
 )
 RESUME = "Run the same command again to resume from the last checkpoint."
+START = "No run was under way: the same command starts again."
 
 
 class Interruption(KeyboardInterrupt):
@@ -54,11 +55,13 @@ class Interruption(KeyboardInterrupt):
     Attributes:
         signum: the signal.
         where: what was finished and kept before; empty if the signal ended the run at once.
+        was_running: whether something had begun that the same command resumes.
     """
 
     def __init__(self, signum: int, where: str = "") -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum, self.where = signum, where
+        self.was_running = _watch.has_begun
 
 
 class _Watch:
@@ -71,6 +74,7 @@ class _Watch:
         """Forget what came, and watch for a process; a fork of it does not watch."""
         self.pid = pid
         self.depth = 0
+        self.has_begun = False
         self.grace = 0.0
         self.pending = 0
         self.since = 0.0
@@ -128,6 +132,7 @@ def watching() -> Iterator[None]:
 def deferred(grace_seconds: float) -> Iterator[None]:
     """Within the block, a signal waits for ``stop_if_pending``, at most ``grace_seconds``."""
     _watch.depth += 1
+    _watch.has_begun = True
     _watch.grace = grace_seconds
     try:
         yield
@@ -205,12 +210,13 @@ def is_of_memory(err: BaseException) -> bool:
 def farewell(err: KeyboardInterrupt) -> str:
     """What to say when a signal has ended a run."""
     if not isinstance(err, Interruption):
-        return f"Interrupted. {RESUME}"
+        return f"Interrupted. {START}"
+    again = RESUME if err.was_running else START
     kept = f" after {err.where}" if err.where else ""
     if err.signum == signal.SIGINT:
-        return f"Interrupted{kept}. {RESUME}"
+        return f"Interrupted{kept}. {again}"
     how = f"Stopped by {signal.Signals(err.signum).name}{kept}"
-    return f"{how} (exit status {REQUEUE}: start again). {RESUME}"
+    return f"{how} (exit status {REQUEUE}: start again). {again}"
 
 
 # --------------------------------------------------------------------- children

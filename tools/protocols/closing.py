@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.protocols.plan import BASE_TRAINER_PROTOCOLS, Request, Run, script_path
+from tools.protocols.plan import BASE_TRAINER_PROTOCOLS, Request, Run, command_line
 from tools.protocols.sets import check_has_no_domains, transfer_targets
 from tools.results.records import load_records
 from tools.results.report import as_text, build_tables
@@ -68,18 +68,18 @@ def _method_folder(folder: Path) -> str:
 def _next_steps(request: Request, finished: Sequence[Run]) -> str:
     """Commands for the same table, for prediction and for the method's other protocols."""
     words = [*_table_folders(request, finished), "--published"]
-    steps = [("the table again", _command("python", "parse_test_res.py", *words))]
+    steps = [("the table again", command_line("python", "parse_test_res.py", *words))]
     trained = [run for run in finished if "--eval-only" not in run.flags]
     if trained:
         folder = trained[-1].output_dir.as_posix()
-        command = _command("python", "predict.py", "--model-dir", folder)
+        command = command_line("python", "predict.py", "--model-dir", folder)
         steps.append(("your own images", f"{command} IMAGE_OR_FOLDER"))
     environment, settings = _same_settings(request)
     scripts = scripts_of(request.trainer)
     for protocol, what in OTHER_PROTOCOLS.items():
         if protocol in scripts and _is_next(request, protocol):
             datasets = request.datasets[:1] if protocol in TRANSFER else request.datasets
-            command = _command("bash", scripts[protocol], ",".join(datasets), *settings)
+            command = command_line("bash", scripts[protocol], ",".join(datasets), *settings)
             steps.append((what, environment + command))
     width = max(len(what) for what, _ in steps)
     return "\n".join(["Next:", *(f"  {what:<{width}}  {command}" for what, command in steps)])
@@ -98,10 +98,6 @@ def _is_next(request: Request, protocol: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _command(program: str, script: str, *words: str) -> str:
-    return shlex.join([program, script_path(script), *words])
 
 
 def _same_settings(request: Request) -> tuple[str, list[str]]:

@@ -19,11 +19,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
+from dassl.terminal import show_anything
 from dassl.utils import interrupts
 
 OURS = __name__.removesuffix("tools.protocols.launcher")  # "vltune." in a wheel, else ""
@@ -38,32 +41,49 @@ PRELOAD = (
 PROGRESS = re.compile(r"epoch \[(\d+)/(\d+)\] batch \[(\d+)/(\d+)\]")
 NEWS = ("Rendering ", "Extracting ", "Continue the interrupted run")  # what else is shown
 SECONDS_BETWEEN = 10.0  # between two progress lines
+MOST_WARNINGS = 256  # that are remembered
 # what these tell is in results.json, and the same for every run
 QUIET = ("dassl.engine.report", "dassl.engine.run", "dassl.engine.writer")
 
 
-class BriefConsole:
-    """A stand-in for stdout that lets progress lines pass, now and then, and little else.
+class Labelled:
+    """A stand-in for stdout or stderr that prints whole lines, each with a prefix.
 
     Args:
         console: where they are printed.
         prefix: begins every line.
+        is_shown: which lines are printed.
     """
 
-    def __init__(self, console: TextIO, prefix: str = "  ") -> None:
-        self.console, self.prefix = console, prefix
+    def __init__(
+        self, console: TextIO, prefix: str = "", is_shown: Callable[[str], bool] = bool
+    ) -> None:
+        self.console, self.prefix, self.is_shown = console, prefix, is_shown
         self._line = ""
-        self._last = time.monotonic()
 
     def write(self, text: str) -> int:
-        """Print the lines that are shown, once they are complete."""
+        """Print the lines that are complete and shown; progress bars pass as they are."""
+        if "\r" in text:
+            return self.console.write(text)
         *lines, self._line = (self._line + text).split("\n")
-        for line in filter(self._is_shown, lines):
+        for line in filter(self.is_shown, lines):
             self.console.write(f"{self.prefix}{line}\n")
             self.console.flush()
         return len(text)
 
-    def _is_shown(self, line: str) -> bool:
+    def __getattr__(self, name: str) -> Any:
+        if name == "console":
+            raise AttributeError(name)
+        return getattr(self.console, name)
+
+
+class Progress:
+    """Whether a line of a run is shown: progress, now and then, and little else."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, line: str) -> bool:
         found = PROGRESS.match(line)
         if found is None:
             return line.startswith(NEWS)
@@ -74,10 +94,28 @@ class BriefConsole:
         self._last = time.monotonic()
         return True
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "console":
-            raise AttributeError(name)
-        return getattr(self.console, name)
+
+class SaidOnce:
+    """Whether a line is shown: not a warning that another run of this launcher has printed.
+
+    Args:
+        said: digests of the warnings, shared by all runs; 0: free.
+    """
+
+    def __init__(self, said: Any) -> None:
+        self.said = said
+
+    def __call__(self, line: str) -> bool:
+        if not line.startswith("WARNING"):
+            return bool(line)
+        digest = zlib.crc32(line.encode(errors="replace")) or 1
+        with self.said.get_lock():
+            digests = list(self.said)
+            if digest in digests:
+                return False
+            if 0 in digests:
+                self.said[digests.index(0)] = digest
+        return True
 
 
 @dataclass(frozen=True)
@@ -107,12 +145,18 @@ def run_script(
     arguments: Sequence[str],
     *,
     brief: bool = False,
-    prefix: str = "  ",
+    prefix: str = "",
     share: Share = Share(),
+    said: Any = None,
 ) -> None:
     """Do in this process what `python script arguments...` does.
 
     The process ends with the one that started it, as by SIGTERM.
+
+    Args:
+        brief: show progress and messages alone.
+        prefix: begins each line on the console.
+        said: where warnings of all runs are noted, so that each is printed once.
     """
     interrupts.watch()
     interrupts.follow_parent()
@@ -120,8 +164,14 @@ def run_script(
     sys.argv = [script, *arguments]
     if str(HOME) not in sys.path:
         sys.path.insert(0, str(HOME))
+    if OURS:
+        import_module("vltune.cli").name_commands()
+    if brief or prefix:
+        show_anything()
+        sys.stdout = Labelled(sys.stdout, prefix, Progress() if brief else lambda line: True)
+    if said is not None:
+        sys.stderr = Labelled(sys.stderr, prefix, SaidOnce(said))
     if brief:
-        sys.stdout = BriefConsole(sys.stdout, prefix)
         for name in QUIET:
             logging.getLogger(name).setLevel(logging.WARNING)
     try:
@@ -149,6 +199,7 @@ class Launcher:
         self.context = multiprocessing.get_context("forkserver" if has_server else "spawn")
         if has_server:
             self.context.set_forkserver_preload([SERVER, *preload])
+        self.said = self.context.Array("Q", MOST_WARNINGS)
         paths = [str(HOME), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads, see train.py
@@ -176,13 +227,19 @@ class Launcher:
             target=run_script,
             args=(script, list(arguments)),
             kwargs={
-                "brief": self.brief and script == "train.py",
-                "prefix": "  " if self.slots == 1 else f"  [{number}] ",
+                **self._shown(number, is_run=script == "train.py"),
                 "share": free[0],
             },
         )
         process.start()
         self._running[number] = process, free[0]
+
+    def _shown(self, number: int, *, is_run: bool) -> dict[str, Any]:
+        """What of a script's output appears, and how."""
+        if not is_run:
+            return {}
+        prefix = f"  [{number}] " if self.slots > 1 else "  " if self.brief else ""
+        return {"brief": self.brief, "prefix": prefix, "said": self.said}
 
     def wait(self, timeout: float | None = None) -> dict[int, int]:
         """Wait until something ends, at most ``timeout`` seconds; number -> exit status."""

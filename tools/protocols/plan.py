@@ -11,6 +11,7 @@ from pathlib import Path
 from dassl.config.files import REPOSITORY
 from dassl.config.own_data import dataset_name, is_own
 from dassl.config.recipes import Recipe, resolve, slug
+from dassl.terminal import as_typed
 from dassl.utils.text_files import read_json
 from tools.protocols.sets import (
     check_has_no_domains,
@@ -33,6 +34,13 @@ STAGES = {  # trainer -> its stages in order: (folder, trainer)
 def script_path(name: str) -> str:
     """A script of the repository as a command names it, from wherever that is given."""
     return name if Path.cwd() == REPOSITORY else (REPOSITORY / name).as_posix()
+
+
+def command_line(program: str, script: str, *words: str) -> str:
+    """A line for a shell that starts a script; the command of the package where that is in use."""
+    if (command := as_typed(f"python {script}")).startswith("vltune "):
+        return f"{command} {shlex.join(words)}"
+    return shlex.join([program, script_path(script), *words])
 
 
 def recipe_dataset(dataset: str) -> str:
@@ -76,7 +84,7 @@ class Run:
 
     def command(self) -> str:
         """The same as a line for a shell."""
-        return shlex.join(["python", script_path("train.py"), *self.arguments()])
+        return command_line("python", "train.py", *self.arguments())
 
     def results(self) -> dict:
         """results.json of this run, or {} where it is not finished."""

@@ -9,7 +9,6 @@ import io
 import json
 import logging
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -19,7 +18,8 @@ from yacs.config import CfgNode
 
 from dassl.config.own_data import is_own
 from dassl.flags import FlagParser
-from tools.protocols.plan import script_path
+from dassl.terminal import as_script
+from tools.protocols.plan import command_line
 
 GIGABYTE = 10**9
 SHOWN = 3  # mistakes in settings that are told; those of many runs are alike
@@ -198,7 +198,7 @@ def data_problems(
 
 def _check_command(name: str, root: str) -> str:
     where = [] if is_own(name) else ["--root", root]
-    return shlex.join(["python", script_path("tools/check_data.py"), name, *where])
+    return command_line("python", "tools/check_data.py", name, *where)
 
 
 def weights_problems(backbones: Iterable[str], *, may_download: bool) -> list[str]:
@@ -257,4 +257,4 @@ def disk_problems(output: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    as_script(main)
