@@ -8,28 +8,27 @@ find photos -name "*.jpg" | python predict.py --model-dir RUN --csv - - > answer
 from __future__ import annotations
 
 import argparse
-import contextlib
-import csv
 import importlib
-import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dassl.flags import FlagParser
-from dassl.terminal import log_safely, printable, show_anything
+from dassl.terminal import as_script, log_safely, printable, show_anything
 from dassl.utils.image_files import IMAGE_SUFFIXES, LeftOut, images_below
-from dassl.utils.places import explain
-from dassl.utils.text import cell, did_you_mean
+from dassl.utils.text import did_you_mean
 from dassl.utils.text_files import is_text_file, read_lines, read_names
+from tools.predicted_rows import Row, ranked, shown, streaming, write_rows
 
 if TYPE_CHECKING:  # torch is imported once the command line is known to be sound
     import torch
 
     from dassl.engine.predictor import Predictor
+    from dassl.evaluation.calibration import Calibration
 
 logger = logging.getLogger("predict")
 OUTPUT_SUFFIXES = (".csv", ".json")
@@ -206,7 +205,9 @@ def tuned_predictor(
         return load_bundle(model_dir, device)
     trainer, checkpoint = trained(model_dir, epoch)
     if not classnames:
-        return trainer.load_predictor(checkpoint, device)
+        predictor = trainer.load_predictor(checkpoint, device)
+        return replace(predictor, calibration=calibration_of(trainer, checkpoint))
+    from dassl.evaluation.calibration import no_temperature
     from trainers.common import ClipTrainer
     from trainers.common.predictor import clip_predictor
 
@@ -216,7 +217,21 @@ def tuned_predictor(
             "cannot be read here. Leave it out; tools/export.py --classnames makes a file for new "
             "classes."
         )
-    return clip_predictor(trainer, checkpoint, device, classnames)
+    predictor = clip_predictor(trainer, checkpoint, device, classnames)
+    reason = "the temperature of the training belongs to its own classes"
+    return replace(predictor, calibration=no_temperature(reason))
+
+
+def calibration_of(trainer: type, checkpoint: dict[str, Any]) -> Calibration:
+    """What makes probabilities of the scores of a checkpoint's classifier."""
+    from dassl.evaluation.calibration import no_temperature, taken_calibration
+    from trainers.common.testtime.trainer import StreamTrainer
+
+    if issubclass(trainer, StreamTrainer):
+        return no_temperature(
+            f"{trainer.__name__} adapts to a stream of images, which single images are not"
+        )
+    return taken_calibration(checkpoint.get("calibration"))
 
 
 def trained(model_dir: Path, epoch: int | None = None) -> tuple[Any, dict[str, Any]]:
@@ -312,18 +327,6 @@ def predict(
             yield from zip(read, predictor(predictor.pixels(pictures)).cpu())
 
 
-def write_rows(path: Path, rows: list[dict]) -> None:
-    """Write predictions as CSV or JSON, by the file's ending (one of OUTPUT_SUFFIXES)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".json":
-        path.write_text(json.dumps(rows, indent=2), encoding="utf-8")
-        return
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
-
-
 def build(args: argparse.Namespace) -> Predictor:
     """The classifier that the command line names."""
     import torch
@@ -343,15 +346,23 @@ def classify(args: argparse.Namespace) -> None:
     from tabulate import tabulate
     from tqdm import tqdm
 
+    from dassl.evaluation.calibration import in_words
+
     predictor = build(args)
     show_anything()
     predictions = predict(predictor, paths, args.batch_size, skip_bad_images=args.skip_bad_images)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     bar = tqdm(total=len(paths), unit="image", disable=None, leave=False)  # on a terminal
-    with bar, streaming(args) as stream:
+    with bar, streaming(args.csv, args.json, args.reject) as stream:
         for path, probabilities in predictions:
             top = probabilities.topk(min(args.topk, len(predictor.classnames)))
-            found = ranked(path, top.values.tolist(), top.indices.tolist(), predictor.classnames)
+            found = ranked(
+                path,
+                top.values.tolist(),
+                top.indices.tolist(),
+                predictor.classnames,
+                is_calibrated=predictor.is_calibrated,
+            )
             rows += found
             stream(found)
             bar.update()
@@ -360,8 +371,9 @@ def classify(args: argparse.Namespace) -> None:
     if args.output:  # first: a console may fail
         write_rows(args.output, rows)
     if "-" not in (args.csv, args.json):
-        shown = [{**row, "probability": percent(row, args.reject)} for row in rows]
-        print(printable(tabulate(shown, headers="keys")))
+        table = [shown(row, args.reject) for row in rows]
+        print(printable(tabulate(table, headers="keys")))
+    logger.info("%s", in_words(predictor.calibration))
     if args.output:
         logger.info("Written to %s", args.output)
 
@@ -376,75 +388,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def ranked(
-    path: Path, values: Sequence[float], labels: Sequence[int], classnames: Sequence[str]
-) -> list[dict[str, Any]]:
-    """A row for each of the most probable classes of an image, best first."""
-    return [
-        {
-            "image": str(path),
-            "rank": rank,
-            "label": label,  # tells classes of the same name apart
-            "class": classnames[label],
-            "probability": round(value, 6),
-        }
-        for rank, (value, label) in enumerate(zip(values, labels), 1)
-    ]
-
-
-def percent(row: dict[str, Any], reject: float | None) -> str:
-    """A probability for the table; "?" marks the best class where it is rejected."""
-    is_rejected = reject is not None and row["rank"] == 1 and row["probability"] < reject
-    return f"{100 * row['probability']:.1f} %{' ?' if is_rejected else ''}"
-
-
-def in_columns(rows: Sequence[dict[str, Any]], reject: float | None) -> dict[str, Any]:
-    """The rows of one image as one: class_1, label_1, probability_1, class_2, ..."""
-    wide: dict[str, Any] = {"image": rows[0]["image"]}
-    if reject is not None:
-        wide["rejected"] = rows[0]["probability"] < reject
-    for row in rows:
-        wide |= {f"{name}_{row['rank']}": row[name] for name in ("class", "label", "probability")}
-    return wide
-
-
-@contextlib.contextmanager
-def streaming(args: argparse.Namespace) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
-    """What takes the rows of an image and writes them at once, as --csv or --json ask."""
-    target = args.csv or args.json
-    if not target:
-        yield lambda rows: None
-        return
-    with contextlib.ExitStack() as stack:
-        if target == "-":
-            file = sys.stdout
-        else:
-            Path(target).parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(target, "w", newline="", encoding="utf-8"))
-        table = csv.writer(file, lineterminator="\n")
-        has_header = False
-
-        def write(rows: list[dict[str, Any]]) -> None:
-            nonlocal has_header
-            wide = in_columns(rows, args.reject)
-            if args.json:
-                file.write(json.dumps(wide) + "\n")
-            else:
-                if not has_header:
-                    table.writerow(wide)
-                table.writerow(cell(value) for value in wide.values())
-            has_header = True
-            file.flush()
-
-        yield write
-
-
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     log_safely()
-    try:
-        sys.exit(main())
-    except (OSError, ImportError, RuntimeError, ValueError, FloatingPointError) as error:
-        if os.environ.get("VLTUNE_TRACEBACK"):
-            raise
-        sys.exit(printable(f"predict.py: {explain(error)}"))
+    as_script(main, ImportError, RuntimeError, FloatingPointError)

@@ -37,6 +37,7 @@ class Prediction:
         names: N names, the most probable class of each image.
         probabilities: (N, C), rows sum to 1; on the CPU.
         classnames: C names, the columns of ``probabilities``.
+        is_calibrated: whether a temperature, fitted on validation images, made the probabilities.
         features: (N, D) unit rows that the scores were made of (AMU: two unit parts side by side),
             where they were asked for; on the CPU.
     """
@@ -44,6 +45,7 @@ class Prediction:
     names: list[str]
     probabilities: Tensor
     classnames: list[str]
+    is_calibrated: bool = False
     features: Tensor | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -59,11 +61,18 @@ class Prediction:
 
 
 class Classifier:
-    """Images -> class probabilities. Made by ``load``, ``zero_shot`` and ``fit``."""
+    """Images -> class probabilities. Made by ``load``, ``zero_shot`` and ``fit``.
+
+    Attributes:
+        classnames: C names, ordered by label.
+        calibration: ``temperature`` that divides the scores, fitted on validation ``images``; or
+            None, and the ``reason``.
+    """
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
         self.classnames = list(predictor.classnames)
+        self.calibration = dict(predictor.calibration)
 
     def __repr__(self) -> str:
         more = ", ..." if len(self.classnames) > 5 else ""
@@ -115,7 +124,13 @@ class Classifier:
                 found.append(extract(pixels).float().cpu())
         table = torch.cat(probabilities)
         names = [self.classnames[label] for label in table.argmax(dim=1).tolist()]
-        return Prediction(names, table, self.classnames, torch.cat(found) if found else None)
+        return Prediction(
+            names,
+            table,
+            self.classnames,
+            self.calibration["temperature"] is not None,
+            torch.cat(found) if found else None,
+        )
 
 
 @dataclass(frozen=True)

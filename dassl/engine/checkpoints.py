@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 BEST = "model-best.pth.tar"
 NUMBERED = "model.pth.tar-"
 LONGEST_NAME = 1024  # bytes of a pointer file that are read
-_RESERVED = ("state_dict", "epoch", "optimizer", "scheduler", "val_result")
+_RESERVED = ("state_dict", "epoch", "optimizer", "scheduler", "val_result", "calibration")
 
 
 def save_models(

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dassl.evaluation.calibration import INNER_RANGE, fit_temperature
+from dassl.evaluation.calibration import (
+    INNER_RANGE,
+    Calibration,
+    fit_temperature,
+    no_temperature,
+)
 from dassl.evaluation.predictions import write_predictions
+from dassl.utils import load_checkpoint
+from dassl.utils.checkpoint import write_checkpoint
+from dassl.utils.files import link_or_copy
 
+from .checkpoints import find_checkpoint
 from .report import image_name
 
 if TYPE_CHECKING:
     from .base import TrainerBase
-
-Calibration = dict[str, Any]
 
 
 def keep_predictions(
@@ -28,9 +35,6 @@ def keep_predictions(
         trained: of an evaluation, the calibration of the run that trained the model: an evaluation
             reads no validation labels.
 
-    Returns:
-        ``temperature`` (None where there is none), and ``images``, the number of validation images
-        that it was fitted on, or ``reason``, why there is none.
     """
     root = trainer.cfg.DATASET.ROOT
     splits, folder = {}, ""
@@ -69,17 +73,19 @@ def calibrate(splits: dict[str, tuple]) -> Calibration:
     return {"temperature": temperature, "images": len(labels)}
 
 
-def no_temperature(reason: str) -> Calibration:
-    """The calibration of a run without a temperature."""
-    return {"temperature": None, "reason": reason}
-
-
-def taken_calibration(trained: object) -> Calibration:
-    """The ``calibration`` in the results of the run that trained the evaluated model."""
-    temperature = trained.get("temperature") if isinstance(trained, dict) else None
-    if isinstance(trained, dict) and isinstance(temperature, float) and temperature > 0:
-        return trained
-    return no_temperature("the run that trained the model has none")
+def store_calibration(output: Path, calibration: Calibration) -> None:
+    """Put a calibration into the checkpoint of the tested model, which predictions load."""
+    try:
+        path = find_checkpoint(output)
+        content = load_checkpoint(path)
+    except (FileNotFoundError, ValueError):  # nothing was trained, or other code writes the file
+        return
+    if not isinstance(content, dict) or content.get("calibration") == calibration:
+        return
+    linked = [file for file in output.iterdir() if file.is_file() and file.samefile(path)]
+    write_checkpoint({**content, "calibration": calibration}, path)
+    for file in linked:
+        link_or_copy(path, file)
 
 
 def _folder(paths: Sequence[str], names: Sequence[str]) -> str:

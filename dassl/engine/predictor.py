@@ -1,13 +1,14 @@
 """A tuned classifier that needs neither its dataset nor its training run."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from dassl.data.pixels import unit_pixels
+from dassl.evaluation.calibration import Calibration, no_temperature
 from dassl.features.views import Transform
 
 
@@ -22,6 +23,7 @@ class Predictor:
         features: (B, 3, size, size) pixels in [0, 1] -> (B, D) what the scores are made of.
         returns_probabilities: True for methods whose scores are (sums of) probabilities already.
         view: an image -> (3, size, size) pixels, as the evaluation saw it.
+        calibration: the temperature that divides the scores, or why there is none.
     """
 
     classnames: Sequence[str]
@@ -30,6 +32,12 @@ class Predictor:
     view: Transform
     features: Callable[[Tensor], Tensor] | None = None
     returns_probabilities: bool = False
+    calibration: Calibration = field(default_factory=lambda: no_temperature("nothing was trained"))
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether a temperature makes probabilities of the scores."""
+        return self.calibration["temperature"] is not None
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """N images of any size -> (N, 3, size, size) in [0, 1], in this classifier's test view."""
@@ -46,7 +54,8 @@ class Predictor:
         if self.returns_probabilities:
             probabilities = scores / scores.sum(dim=-1, keepdim=True)
         else:
-            probabilities = scores.softmax(dim=-1)
+            temperature = self.calibration["temperature"] or 1.0
+            probabilities = (scores / temperature).softmax(dim=-1)
         if not probabilities.isfinite().all():
             raise FloatingPointError(
                 "The model's scores are infinite or NaN, so it answers nothing. Look for such "

@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 
 from dassl.config.pixels import in_words
 from dassl.config.yaml_files import read_config
+from dassl.evaluation.calibration import taken_calibration
 from dassl.evaluation.predictions import PREDICTIONS_FILE
 from dassl.utils import (
     atomic_write,
@@ -37,7 +38,7 @@ from .finished import (
     read_results,
     remember,
 )
-from .kept_predictions import keep_predictions, no_temperature, taken_calibration
+from .kept_predictions import keep_predictions, store_calibration
 from .numerics import numerics
 from .report import collect_results, log_banner, log_end, written_files
 from .resume import RESUME_FILES, check_same_config
@@ -187,6 +188,7 @@ def train(trainer: "TrainerBase", *, start: float) -> dict[str, Any]:
 
     def keep() -> None:
         results["calibration"] = keep_predictions(trainer, output / PREDICTIONS_FILE)
+        store_calibration(output, results["calibration"])
         record(results, output / RESULTS_FILE)
 
     ranks.written(keep)
@@ -224,18 +226,17 @@ def evaluate(
         results["varied_at_test"] = varied
     if unknown := untrained_classes(trainer):
         results["untrained_classes"] = len(unknown)
-    calibration = no_temperature("an evaluation reads no validation labels")
     if earlier is not None:
         add_labels_of_training(results, earlier, trainer)
-        calibration = taken_calibration(earlier.get("calibration"))
     output = Path(trainer.output_dir)
 
     def keep() -> None:
         names = RESULTS_FILE, PREDICTIONS_FILE
         if holds_training(output):
             names = EVALUATION_FILE, EVALUATION_PREDICTIONS
-        kept = keep_predictions(trainer, output / names[1], trained=calibration)
-        results["calibration"] = kept
+        taken = taken_calibration(loaded.get("calibration"))
+        keep_predictions(trainer, output / names[1], trained=taken)
+        results["calibration"] = taken
         record(results, output / names[0])
 
     ranks.written(keep)

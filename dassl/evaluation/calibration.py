@@ -1,6 +1,15 @@
-"""Temperature scaling (Guo et al., ICML 2017, arXiv 1706.04599, section 4.2)."""
+"""Temperature scaling (Guo et al., ICML 2017, arXiv 1706.04599, section 4.2).
+
+A ``Calibration`` is what ``results.json`` and checkpoints hold: ``temperature`` (None where there
+is none), and ``images``, the number of validation images that it was fitted on, or ``reason``, why
+there is none.
+"""
+
+from typing import Any
 
 import numpy as np
+
+Calibration = dict[str, Any]
 
 RANGE = (0.05, 20.0)  # of temperatures
 INNER_RANGE = (0.06, 17.0)  # beyond it the images set no bound, as where all of a few are right
@@ -28,3 +37,26 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
     found = minimize_scalar(loss, bounds=tuple(np.log(RANGE)), method="bounded")
     return float(np.exp(found.x))
+
+
+def no_temperature(reason: str) -> Calibration:
+    """The calibration of a classifier without a temperature."""
+    return {"temperature": None, "reason": reason}
+
+
+def taken_calibration(found: object) -> Calibration:
+    """The calibration that a checkpoint or the results of a run hold, if they hold one."""
+    if not isinstance(found, dict):
+        return no_temperature("the run that trained the model has kept none")
+    temperature = found.get("temperature")
+    if isinstance(temperature, float) and temperature > 0:
+        return found
+    return no_temperature(str(found.get("reason", "its training has fitted none")))
+
+
+def in_words(calibration: Calibration) -> str:
+    """One sentence about the probabilities that a calibration gives."""
+    if temperature := calibration["temperature"]:
+        images = calibration.get("images", 0)
+        return f"Calibrated: temperature {temperature:.3g}, fitted on {images} validation images."
+    return f"Not calibrated: {calibration['reason']}."

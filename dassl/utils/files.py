@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -147,3 +148,14 @@ def listdir_nohidden(path: str | os.PathLike, sort: bool = False) -> list[str]:
     """
     del sort  # kept for the original's signature
     return sorted(name for name in os.listdir(path) if not name.startswith("."))
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make ``target`` the same file as ``source``, or a copy where links are not possible."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        with atomic_write(target) as temporary:
+            shutil.copyfile(source, temporary)

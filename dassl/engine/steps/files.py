@@ -1,8 +1,6 @@
 """Files of step-based runs: ``best``, ``swad``, and the deployed ``network/model-best.pth.tar``."""
 
 import logging
-import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -28,6 +26,7 @@ from dassl.modeling.heads import (
 )
 from dassl.modeling.networks import network_options
 from dassl.utils import atomic_write, load_checkpoint, ranks, write_checkpoint
+from dassl.utils.files import link_or_copy
 
 from .selection import StepSelection
 
@@ -270,17 +269,6 @@ def interpolation_of(checkpoint: dict) -> str:
     """How the run that wrote a checkpoint resized its images: a value of INPUT.INTERPOLATION."""
     cfg = config_in(checkpoint) or CfgNode()
     return cfg.get("INPUT", {}).get("INTERPOLATION", get_cfg_default().INPUT.INTERPOLATION)
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Make ``target`` the same file as ``source``, or a copy where links are not possible."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        with atomic_write(target) as temporary:
-            shutil.copyfile(source, temporary)
 
 
 def deploy(source: Path, folder: Path) -> None:
