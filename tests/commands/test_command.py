@@ -9,18 +9,12 @@ from pathlib import Path
 import pytest
 
 import vltune
-from dassl.flags import FlagParser
+from dassl import terminal
 from dassl.utils.interrupts import MACHINE
 from train import command
 from vltune.cli import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(autouse=True)
-def own_program_name(monkeypatch):
-    """The name of the program in help texts is that of the test session again afterwards."""
-    monkeypatch.setattr(FlagParser, "program", "")
 
 
 def test_version_and_help_need_neither_torch_nor_the_engine():
@@ -58,6 +52,28 @@ def test_help_of_a_command_names_it_as_it_was_called(capsys):
         main(["train", "--help"])
 
     assert capsys.readouterr().out.startswith("usage: vltune train [-h]")
+
+
+def test_help_and_mistakes_name_the_command_that_was_typed(capsys):
+    with pytest.raises(SystemExit):
+        main(["predict", "--help"])
+    shown = capsys.readouterr().out
+    main(["protocol", "fewshot", "--trainer", "CoOp", "--shots", "0"])
+
+    assert "vltune predict --model-dir" in shown and "predict.py" not in shown
+    assert "Training on all images: vltune train." in capsys.readouterr().err
+    assert terminal.COMMANDS == {}
+
+
+@pytest.mark.parametrize("words", [["train.py", "--list", "trainers"], ["tools/cache.py", "list"]])
+def test_output_that_nobody_reads_ends_a_program_silently(words):
+    with subprocess.Popen(
+        [sys.executable, "-u", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+
+    assert (process.returncode, said) == (terminal.READER_HAS_LEFT, b"")
 
 
 def test_wrong_input_is_one_line_and_an_exit_status(caplog):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from battery import CLASSNAMES, backbone_file, made_image, made_trainer
 
 import predict
 from clip import load_backbone
+from dassl.engine.kept_predictions import store_calibration
+from dassl.utils import read_image
 from trainers.common.predictor import normalise_pixels
 
 
@@ -39,6 +42,58 @@ def test_a_tuned_model_needs_neither_dataset_nor_config(run, capsys):
     printed = capsys.readouterr().out
     assert "photo0.png" in printed
     assert any(name in printed for name in CLASSNAMES)
+
+
+def probabilities(run, capsys, *words):
+    """Rows of the first photograph, and the sentence about calibration."""
+    predict.main([str(run / "mine" / "photo0.png"), *words, "--json", "-"])
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture
+def calibrated(run, tmp_path):
+    """A copy of the run whose validation images have asked for a temperature of 2."""
+    folder = tmp_path / "calibrated"
+    shutil.copytree(model_dir(run), folder)
+    store_calibration(folder, {"temperature": 2.0, "images": 12})
+    return folder
+
+
+def test_a_fitted_temperature_divides_the_scores_and_is_marked(run, calibrated, capsys, caplog):
+    caplog.set_level(logging.INFO)
+    predictor = predict.tuned_predictor(Path(model_dir(run)), None, torch.device("cpu"))
+    image = read_image(str(run / "mine" / "photo0.png"))
+    scores = predictor.logits(predictor.pixels([image]))
+
+    found = probabilities(run, capsys, "--model-dir", str(calibrated))
+
+    expected = (scores / 2).softmax(dim=-1).max().item()
+    assert found["probability_1"] == pytest.approx(expected, abs=1e-5)
+    assert found["calibrated"] is True
+    assert "Calibrated: temperature 2, fitted on 12 validation images." in caplog.text
+
+
+def test_probabilities_without_a_temperature_are_marked(run, capsys, caplog):
+    caplog.set_level(logging.INFO)
+
+    found = probabilities(run, capsys, "--model-dir", model_dir(run))
+    predict.main([str(run / "mine"), "--model-dir", model_dir(run)])
+
+    assert found["calibrated"] is False
+    assert "Not calibrated: the run that trained the model has kept none." in caplog.text
+    assert "probability (not calibrated)" in capsys.readouterr().out
+
+
+def test_a_failed_write_leaves_the_earlier_answers(run, monkeypatch):
+    output = run / "kept.csv"
+    output.write_text("earlier", encoding="utf-8")
+    monkeypatch.setattr("csv.DictWriter.writerows", lambda self, rows: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        predict.main([str(run / "mine"), "--model-dir", model_dir(run), "--output", str(output)])
+
+    assert output.read_text(encoding="utf-8") == "earlier"
+    assert [path.name for path in run.glob("*.tmp")] == []
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json"])
@@ -114,7 +169,8 @@ def test_images_of_a_list_and_of_stdin_are_streamed_a_row_per_image(run, capsys,
 
     assert [Path(row["image"]).name for row in rows] == ["photo0.png", "photo1.png", "photo1.png"]
     assert rows[1] == {name: str(value) for name, value in last.items()}
-    assert list(last)[:3] == ["image", "rejected", "class_1"] and "probability_2" in last
+    assert list(last)[:4] == ["image", "rejected", "calibrated", "class_1"]
+    assert "probability_2" in last
     assert last["rejected"] is (last["probability_1"] < 0.999999)
 
 

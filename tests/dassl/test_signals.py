@@ -109,6 +109,16 @@ def test_the_step_is_finished_and_the_place_said(images, tmp_path, watched):
     )
 
 
+def test_ctrl_c_before_anything_is_under_way_speaks_of_no_checkpoint(watched):
+    with interrupts.watching(), pytest.raises(Interruption) as caught:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+    assert farewell(caught.value) == (
+        "Interrupted. No run was under way: the same command starts again."
+    )
+
+
 def test_a_signal_during_an_evaluation_waits_for_the_end_of_the_epoch(images, tmp_path, watched):
     trainer = build(images, tmp_path, TEST__SELECT_ON="val")
     trainer.model_inference = lambda images: [

@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+import multiprocessing
 
 import pytest
 import yaml
@@ -18,7 +19,7 @@ from tools import protocol
 from tools.protocol import check, execute, main, make_requests, parse_args, plan_all
 from tools.protocols import preflight
 from tools.protocols.closing import closing_text
-from tools.protocols.launcher import BriefConsole, Launcher
+from tools.protocols.launcher import Labelled, Launcher, Progress, SaidOnce
 from tools.protocols.plan import Request, make_plan
 from tools.protocols.sets import domains_of, transfer_targets
 
@@ -569,7 +570,7 @@ def progress(epoch, epochs=3):
 
 def test_the_console_shows_the_last_progress_line_and_the_log_everything(tmp_path, monkeypatch):
     shown = io.StringIO()
-    monkeypatch.setattr("sys.stdout", BriefConsole(shown))
+    monkeypatch.setattr("sys.stdout", Labelled(shown, "  ", Progress()))
     printed = "OPTIM:\n  LR: 0.1\n" + "".join(map(progress, (1, 2, 3))) + "* accuracy: 50.0%\n"
 
     setup_logger(tmp_path)
@@ -582,12 +583,24 @@ def test_the_console_shows_the_last_progress_line_and_the_log_everything(tmp_pat
 def test_the_console_shows_progress_at_intervals_and_what_takes_time(monkeypatch):
     monkeypatch.setattr(launcher_module, "SECONDS_BETWEEN", 0.0)
     shown = io.StringIO()
-    console = BriefConsole(shown)
+    console = Labelled(shown, "  ", Progress())
 
     for text in ("Rendering toy_objects ", "into a folder (once)\n", progress(1), "+ resize\n"):
         console.write(text)
 
     assert shown.getvalue() == f"  Rendering toy_objects into a folder (once)\n  {progress(1)}"
+
+
+def test_messages_of_a_worker_begin_with_its_run_and_a_warning_is_said_once():
+    shown, said = io.StringIO(), multiprocessing.Array("Q", 4)
+    workers = [Labelled(shown, f"[{number}] ", SaidOnce(said)) for number in (1, 2)]
+
+    for worker in workers:
+        worker.write("WARNING: drawings\nERROR: dis")
+    for worker in workers:
+        worker.write("k\n")
+
+    assert shown.getvalue() == "[1] WARNING: drawings\n[1] ERROR: disk\n[2] ERROR: disk\n"
 
 
 def test_every_run_is_told_in_two_lines(tmp_path, capsys):
