@@ -1,4 +1,13 @@
-"""CLIP with OpenAI's interface, and one extension point for the methods that tune it."""
+"""CLIP with OpenAI's interface, and one extension point for the methods that tune it.
+
+clip.py, download.py, hub.py            load by name, with OpenAI's interface; fetch weights
+files.py, layouts.py, activation.py     a weights file or folder of any known layout
+checkpoint.py, archive.py, compact.py   read weights without running code; small checkpoints
+model.py, vision.py, blocks.py          CLIP, its image towers, blocks and the hook of methods
+two_towers.py                           what every backbone offers
+simple_tokenizer.py, tokens.py          texts as token ids
+open_clip_models.py, foreign            backbones of open_clip
+"""
 
 from .clip import (
     _MODELS,

@@ -1,8 +1,10 @@
 """The methods. Importing this package makes every trainer known, by its name.
 
+A file or folder is one method. ``common`` is what several methods share; ``compat`` has the modules
+that other repositories' files import under another name.
+
 A trainer's file is imported when the trainer is asked for. One that was put here and cannot be
-imported does not disturb the others; asking for its trainer gives the error. Modules that other
-repositories' files import under another name are in ``compat``.
+imported does not disturb the others; asking for its trainer gives the error.
 """
 
 from pathlib import Path

@@ -3,6 +3,9 @@
     classifier = vltune.load("output/.../seed1")
     classifier(["a.jpg", "b.jpg"]).names
 
+api.py, quiet.py     classifiers and trainings from Python, inside another program
+cli.py               the command, also as ``python -m vltune``
+
 Importing it costs nothing: torch and the engine are loaded by the first call (docs/python_api.md).
 """
 

@@ -1,4 +1,13 @@
-"""Datasets, loaders, samplers, transforms; a name is loaded when it is first asked for."""
+"""Datasets, loaders, samplers, transforms.
+
+datasets, transforms, samplers.py           items and datasets; image pipelines; orders
+data_manager.py, loader.py, workers.py      items as tensors, loaders over them, their processes
+given.py                                    batches of tensors in the place of a dataset
+seeding.py, pixels.py                       augmentation by (seed, epoch, index); normalisation
+checks.py                                   whether images exist and can be read
+
+A name is loaded when it is first asked for.
+"""
 
 # ruff: noqa: F401  (the imports tell type checkers what __getattr__ finds)
 from typing import TYPE_CHECKING

@@ -1,4 +1,9 @@
-"""Evaluators by name."""
+"""Evaluators by name.
+
+build.py, evaluator.py    the registry; accuracy, macro F1, confusion matrix
+predictions.py            scores, labels and images of each split
+calibration.py            temperature scaling
+"""
 
 from .build import EVALUATOR_REGISTRY, build_evaluator
 from .evaluator import Classification, EvaluatorBase

@@ -7,7 +7,6 @@ encode.py       encode what is missing
 store.py        rows on disk that several processes append to
 bank.py         the face: FeatureBank
 rows.py         rows of a bank for a list of images
-paired.py       two banks read side by side
-given.py        a bank over given tensors
+paired.py, given.py  two banks read side by side; a bank over given tensors
 precomputed.py  a test loader of numbers that are computed already
 """

@@ -1,5 +1,13 @@
 """Registry, files, meters, logging, seeds, checkpoints.
 
+registry.py, plugins.py                      names -> classes; files that fill a registry
+files.py, text_files.py, places.py, locks.py    writing, reading and locking files; refused paths
+checkpoint.py, integrity.py, torchtools.py   checkpoint files; helpers on networks
+image.py, image_files.py                     reading images, and which files are images
+downloads.py, archives.py                    fetching and unpacking
+interrupts.py, ranks.py                      signals; one run in several processes
+logger.py, meters.py, text.py, tools.py      log.txt, averages, near misses, seeds
+
 A name is loaded from its file when it is first asked for: what needs text or files alone (flags,
 configs, tables) does not wait for torch.
 """

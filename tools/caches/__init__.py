@@ -1,5 +1,5 @@
 """What runs keep below VLTUNE_CACHE.
 
-kinds.py      which files are whose, what to say about them, how to check them
-entries.py    sizes, ages, removal
+kinds.py    which files are whose, what to say about them, how to check them
+entries.py  sizes, ages, removal
 """

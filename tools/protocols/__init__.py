@@ -6,6 +6,6 @@ preflight.py  all that is wrong, said before the first run
 schedule.py   which run may start next, and what failed is tried again
 execute.py    do the runs of a plan on an executor
 launcher.py   runs in child processes that share one start-up (server.py: their fork server)
-executors.py  runs on a Ray cluster or SLURM
+executors.py  runs on a Ray cluster or SLURM (simulation.py: on many GPUs, by the clock of a plan)
 closing.py    the table, published numbers and next steps at the end
 """

@@ -4,6 +4,10 @@
 import ...`` and ``import trainers.zsclip`` the modules of this folder, which is searched after
 ``trainers``: a file of the same name that is put there is used instead. Nothing of VLTune itself
 imports from here. What runs, and how: docs/compatibility.md.
+
+zsclip.py, imagenet_templates.py    zero-shot CLIP and its templates
+adapters.py, mmadapter.py           CLAP and MMA
+vpt.py, independentVL.py            visual and independent prompts
 """
 
 from yacs.config import CfgNode

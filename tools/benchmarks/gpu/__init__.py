@@ -3,6 +3,11 @@
     python tools/benchmark.py gpu --json gpu.json      # at most 6 minutes on one GPU
     python tools/benchmark.py gpu --quick              # tiny sizes, also without a GPU
 
+_measure.py                  what the parts share: device, time, memory, kernels
+encoders.py, end_to_end.py   encoders beside their peers; from JPEG files to features
+prompts.py                   training steps of CoOp and MaPLe
+mma.py, dmn.py, amu.py, tpt.py, vl2v.py    one method each
+
 Nothing comes from outside: random weights in the real shapes, made JPEGs. Each part is a process
 with an allowance of seconds, and prints a row as soon as it has one: a part that fails, hangs or
 runs out of memory costs no other its rows, and a line says what became of it.
