@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from yacs.config import CfgNode
 
 from clip.model import CLIP
 from dassl.config import Condition, Settings, setting
@@ -89,11 +88,8 @@ class CoCoOp(FeatureTrainer):
     """Trains the context and the meta-net by cross-entropy."""
 
     declares = (CoCoOpSettings,)
+    method_class = CoCoOpPrompt
 
     @classmethod
     def conditions(cls) -> list[Condition]:
         return [no_templates(), *super().conditions()]
-
-    @classmethod
-    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        return CoCoOpPrompt(clip, classnames, CoCoOpSettings.of(cfg), chunk=cfg.TRAIN.TEXT_CHUNK)

@@ -7,13 +7,11 @@ Parity is tested in tests/golden/coop. License of the official code: MIT.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from yacs.config import CfgNode
-
 from clip.model import CLIP
 from dassl.config import Condition, Settings, one_of, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import no_templates
-from trainers.common import FeatureTrainer, Method
+from trainers.common import FeatureTrainer
 from trainers.common.settings import precision
 from trainers.common.text.learned import LAYOUTS, ContextPrompt
 from trainers.compat import load_clip_to_cpu as load_clip_to_cpu  # other files take it from here
@@ -56,11 +54,8 @@ class CoOp(FeatureTrainer):
     """Trains the context of the prompts by cross-entropy."""
 
     declares = (CoOpSettings,)
+    method_class = CoOpPrompt
 
     @classmethod
     def conditions(cls) -> list[Condition]:
         return [no_templates(), *super().conditions()]
-
-    @classmethod
-    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        return CoOpPrompt(clip, classnames, CoOpSettings.of(cfg), chunk=cfg.TRAIN.TEXT_CHUNK)

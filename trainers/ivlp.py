@@ -48,17 +48,13 @@ class IVLP(ClipTrainer):
     """Trains prompts of both towers by cross-entropy."""
 
     declares = (IVLPSettings,)
+    method_class = IndependentPrompts
     model_name = "VLPromptLearner"
     needs_vit = True
 
     @classmethod
     def conditions(cls) -> list[Condition]:
         return [no_templates(), *super().conditions()]
-
-    @classmethod
-    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        settings = IVLPSettings.of(cfg)
-        return IndependentPrompts(clip, classnames, settings, chunk=cfg.TRAIN.TEXT_CHUNK)
 
 
 @TRAINER_REGISTRY.register()

@@ -9,16 +9,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from yacs.config import CfgNode
 
 from clip.model import CLIP
 from dassl.config import Condition, Settings, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import no_templates
-from trainers.common import ClipTrainer, Method
+from trainers.common import ClipTrainer
 from trainers.common.settings import precision
 from trainers.common.text.deep_prompts import FEW_TOKENS, ImagePromptHook, TextPromptHook
-from trainers.common.text.encode import encode_prompts
 from trainers.common.text.learned import ContextPrompt
 
 
@@ -68,16 +66,9 @@ class MaPLePrompt(ContextPrompt):
         for layer in self.compound_prompt_projections:
             layer.load_state_dict(template.state_dict())
 
-    def raw_text_features(self, clip: CLIP, count: int | None = None) -> Tensor:
-        """(C, D), before L2 normalisation; of the first ``count`` classes only, if given."""
-        chunk = self.chunk if self.training else 0
-        return encode_prompts(
-            clip,
-            self.groups(clip, count=count, chunk=chunk),
-            embeddings=self.embeddings()[:count],
-            hook=TextPromptHook(list(self.compound_prompts_text), clip.text_start),
-            chunk=chunk,
-        )
+    def text_hook(self, clip: CLIP) -> TextPromptHook:
+        """The prompts P_i at the start of the blocks."""
+        return TextPromptHook(list(self.compound_prompts_text), clip.text_start)
 
     def image_hook(self) -> ImagePromptHook:
         """The image prompts that the text prompts are mapped to."""
@@ -104,13 +95,10 @@ class MaPLe(ClipTrainer):
     """Trains coupled prompts in both towers by cross-entropy."""
 
     declares = (MaPLeSettings,)
+    method_class = MaPLePrompt
     model_name = "MultiModalPromptLearner"
     needs_vit = True
 
     @classmethod
     def conditions(cls) -> list[Condition]:
         return [no_templates(), *super().conditions()]
-
-    @classmethod
-    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        return MaPLePrompt(clip, classnames, MaPLeSettings.of(cfg), chunk=cfg.TRAIN.TEXT_CHUNK)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from yacs.config import CfgNode
 
 from clip.model import CLIP, BlockView, TowerHook
 from dassl.config import Condition, Settings, at_least, setting
@@ -202,6 +201,7 @@ class MMA(ClipTrainer):
     """Trains the adapters of both towers by cross-entropy."""
 
     declares = (MMASettings,)
+    method_class = AdapterLearner
     model_name = "adapter_learner"
     needs_vit = True
 
@@ -209,11 +209,6 @@ class MMA(ClipTrainer):
     def conditions(cls) -> list[Condition]:
         words = "the words before a class name are TRAINER.MMADAPTER.TEXT_CTX_INIT"
         return [no_templates(words), *super().conditions()]
-
-    @classmethod
-    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        settings = MMASettings.of(cfg)
-        return AdapterLearner(clip, classnames, settings, chunk=cfg.TRAIN.TEXT_CHUNK)
 
 
 @TRAINER_REGISTRY.register()

@@ -11,7 +11,6 @@ from functools import reduce
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from yacs.config import CfgNode
 
 from clip.model import CLIP
 from dassl.config import Condition, Settings, above, at_least, setting
@@ -184,18 +183,11 @@ class ProDA(FeatureTrainer):
 
     method: PromptDistribution
     declares = (ProDASettings,)
+    method_class = PromptDistribution
 
     @classmethod
     def conditions(cls) -> list[Condition]:
-        return [
-            no_templates(),
-            *super().conditions(),
-        ]
-
-    @classmethod
-    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        settings = ProDASettings.of(cfg)
-        return PromptDistribution(clip, classnames, settings, chunk=cfg.TRAIN.TEXT_CHUNK)
+        return [no_templates(), *super().conditions()]
 
     def build_model(self) -> None:
         super().build_model()

@@ -199,10 +199,7 @@ class RPO(ClipTrainer):
 
     @classmethod
     def conditions(cls) -> list[Condition]:
-        return [
-            no_templates("its sentence is DATASET.PROMPT"),
-            *super().conditions(),
-        ]
+        return [no_templates("its sentence is DATASET.PROMPT"), *super().conditions()]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

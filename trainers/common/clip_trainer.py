@@ -41,13 +41,15 @@ logger = logging.getLogger(__name__)
 class ClipTrainer(MixedPrecision):
     """A trainer with a CLIP backbone and one registered method.
 
-    A subclass names its settings in ``declares`` and overrides ``build_method``.
+    A subclass names its settings in ``declares`` and its method in ``method_class``, or overrides
+    ``build_method`` where more than backbone, class names and settings make the method.
     Only the method's parameters are trained; the backbone stays frozen and in eval mode.
     """
 
     default_cfg = classmethod(declared_cfg)
     follows_backbone = tuple(OPEN)
     takes_networks: tuple[str, ...] = ("clip",)
+    method_class: Callable[..., Method] | None = None  # of (clip, classnames, settings, chunk=)
     model_name = "prompt_learner"  # folder of the checkpoints, as in the official code
     runs_alone = ""
     unused_flags = {"--head": "its scores come from CLIP"}
@@ -201,8 +203,13 @@ class ClipTrainer(MixedPrecision):
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        """Build the method for a backbone and class names."""
-        raise TypeError(f"{cls.__name__} does not override build_method(cfg, clip, classnames).")
+        """Build the method for a backbone and class names: a ``method_class`` of its settings."""
+        if cls.method_class is None:
+            raise TypeError(
+                f"{cls.__name__} does not override build_method(cfg, clip, classnames)."
+            )
+        settings = cls.declares[0].of(cfg)
+        return cls.method_class(clip, classnames, settings, chunk=cfg.TRAIN.TEXT_CHUNK)
 
     @classmethod
     def restore_method(

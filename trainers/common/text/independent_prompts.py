@@ -13,7 +13,6 @@ from trainers.common.method import Method
 from trainers.common.settings import precision
 
 from .deep_prompts import FEW_TOKENS, ImagePromptHook, TextPromptHook
-from .encode import encode_prompts
 from .learned import ContextPrompt
 
 PROMPT_STD = 0.02  # of random prompts
@@ -106,16 +105,9 @@ class IndependentPrompts(ContextPrompt):
         if depth_vision:
             self.vision = VisionPrompts(clip, settings)
 
-    def raw_text_features(self, clip: CLIP, count: int | None = None) -> Tensor:
-        """(C, D), before L2 normalisation; of the first ``count`` classes only, if given."""
-        chunk = self.chunk if self.training else 0
-        return encode_prompts(
-            clip,
-            self.groups(clip, count=count, chunk=chunk),
-            embeddings=self.embeddings()[:count],
-            hook=TextPromptHook(list(self.text_deep), clip.text_start),
-            chunk=chunk,
-        )
+    def text_hook(self, clip: CLIP) -> TextPromptHook:
+        """The text tower's prompts of deeper blocks."""
+        return TextPromptHook(list(self.text_deep), clip.text_start)
 
     def raw_image_features(self, clip: CLIP, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D), prompted, before L2 normalisation."""

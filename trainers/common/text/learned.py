@@ -207,15 +207,20 @@ class ContextPrompt(LearnedPrompt, Method):
         )
         self.chunk = chunk
 
+    def text_hook(self, clip: CLIP) -> TowerHook | None:
+        """What the prompts change in the text tower's blocks; None: nothing."""
+        return None
+
     def raw_text_features(self, clip: CLIP, count: int | None = None) -> Tensor:
         """(C, D), before L2 normalisation; of the first ``count`` classes only, if given."""
-        chunk = self.chunk if self.training else 0
+        chunk, hook = self.chunk if self.training else 0, self.text_hook(clip)
         return encode_prompts(
             clip,
             self.groups(clip, count=count, chunk=chunk),
             embeddings=self.embeddings()[:count],
+            hook=hook,
             chunk=chunk,
-            shared=self.shared_length,
+            shared=self.shared_length if hook is None else 0,
         )
 
     def text_features(self, clip: CLIP) -> Tensor:
