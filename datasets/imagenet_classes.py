@@ -44,7 +44,9 @@ def variant_wnids(dataset: str) -> list[str]:
     name = CLASS_NAMES.get(dataset.lower().replace("_", "").replace("-", ""))
     if name is None:
         known = list(CLASS_NAMES.values())
-        raise ValueError(f'"{dataset}" is no ImageNet-like dataset. {did_you_mean(dataset, known)}')
+        raise ValueError(
+            f'"{dataset}" is not an ImageNet-like dataset. {did_you_mean(dataset, known)}'
+        )
     return imagenet_wnids() if name in SAME_CLASSES else list(_tables()[name])
 
 

@@ -35,7 +35,7 @@ def read_pickled_draw(path: Path) -> tuple[list[PickledItem], list[PickledItem]]
     """The training and validation items that the file holds.
 
     Raises:
-        ValueError: if the file is no pickled draw.
+        ValueError: if the file is not a pickled draw.
     """
     try:
         with open(path, "rb") as file:

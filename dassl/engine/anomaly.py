@@ -81,7 +81,7 @@ def explain_weights(modules: Mapping[str, nn.Module], lr: float | None) -> str:
 
 
 def refuse_nonfinite(module: nn.Module, path: object) -> None:
-    """Refuse weights that were just loaded from a file and are no numbers.
+    """Refuse weights that were just loaded from a file and are not numbers.
 
     Raises:
         ValueError: naming the file and the tensor.

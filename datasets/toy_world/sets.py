@@ -1,6 +1,6 @@
-"""Definitions of the toy data sets: classes, concept shift, splits, seeds.
+"""Definitions of the toy datasets: classes, concept shift, splits, seeds.
 
-Real data sets differ from what the words in their class names mean to a backbone; without such a
+Real datasets differ from what the words in their class names mean to a backbone; without such a
 gap zero-shot classification is already the best rule and no few-shot method can gain. The main set
 therefore shifts every class in a fixed way: its colour drifts (``drift``), it often has its own
 background (``context``) and its own texture (``material``). Base and new classes have different

@@ -546,7 +546,7 @@ def test_a_folder_of_ones_own_images_is_told_from_another(world, monkeypatch):
     shutil.copytree(world / "colours", world / "moved" / "colours")
     moved = ("--root", str(world / "moved"))
 
-    assert start(world, *moved)["finished"]  # one data set that was moved
+    assert start(world, *moved)["finished"]  # one dataset that was moved
     monkeypatch.setattr(engine_toy.EngineColours, "root_is_the_set", True, raising=False)
     assert start(world)["finished"]  # the same folder, called from elsewhere
     with pytest.raises(ValueError, match=rf"DATASET\.ROOT was '{world}', now '{world}/moved'"):

@@ -1,4 +1,4 @@
-"""Trainer and data set files written for the original packages run as they are."""
+"""Trainer and dataset files written for the original packages run as they are."""
 
 import numpy as np
 import pytest

@@ -1,1 +1,1 @@
-"""A trainer and a data set in the idiom of code written for the original packages."""
+"""A trainer and a dataset in the idiom of code written for the original packages."""

@@ -1,4 +1,4 @@
-"""A data set of class folders as code for the original packages is written; not for imitation."""
+"""A dataset of class folders as code for the original packages is written; not for imitation."""
 
 import os
 

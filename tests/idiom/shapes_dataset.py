@@ -1,4 +1,4 @@
-"""A few-shot data set as code for the original packages is written; not for imitation."""
+"""A few-shot dataset as code for the original packages is written; not for imitation."""
 
 import os
 import pickle

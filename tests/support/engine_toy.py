@@ -1,4 +1,4 @@
-"""A tiny trainer and image data set for the tests of the engine; draws from every random state."""
+"""A tiny trainer and image dataset for the tests of the engine; draws from every random state."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_a_fault_whose_text_is_gone_is_called_stale(project, capsys):
 def test_a_fault_that_is_no_python_is_called_stale(project):
     (project / "faults.yaml").write_text(FAULTS.replace("return a / 3", "return a /"))
 
-    with pytest.raises(StaleFault, match="halves_to_a_third: sums.py is no Python"):
+    with pytest.raises(StaleFault, match="halves_to_a_third: sums.py is not Python"):
         check_all(read_faults(project / "faults.yaml"), project)
 
 

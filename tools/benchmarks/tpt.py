@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> list[dict]:
     if gap > MAX_DIFFERENCE:
         raise RuntimeError(f"Context gradients differ by {gap:.2g} of the largest.")
     optimizer = partial(torch.optim.AdamW, lr=5e-3, weight_decay=0.01)
-    # the initial text features are computed once per data set
+    # the initial text features are computed once per dataset
     adapter = Adapter(method, clip, steps=1, optimizer=optimizer, confident=CONFIDENT)
     length = int(method.tokenized_prompts.argmax(dim=-1).max()) + 1
     plain, ours = _medians((full, cut), args.repeat)

@@ -66,7 +66,7 @@ class Fault:
         """Plant the fault in memory.
 
         Raises:
-            StaleFault: the file, the text or a test file is not there, or the result is no Python.
+            StaleFault: the file, the text or a test file is not there, or the result is not Python.
         """
         for path in (self.file, *map(test_file, self.tests)):
             if not (root / path).exists():
@@ -76,7 +76,7 @@ class Fault:
             compile(text, self.file, "exec")
         except SyntaxError as err:
             raise StaleFault(
-                f"{self.name}: {self.file} is no Python once {self.new!r} stands at line "
+                f"{self.name}: {self.file} is not Python once {self.new!r} stands at line "
                 f"{err.lineno} ({err.msg}). Correct `new` in {FILE.name}."
             ) from err
 

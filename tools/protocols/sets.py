@@ -1,4 +1,4 @@
-"""Which data sets stand for what: transfer targets, and the domains to leave out."""
+"""Which datasets stand for what: transfer targets, and the domains to leave out."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def check_datasets(names: Iterable[str]) -> None:
         elif name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
-            raise ValueError(f'No data set "{name}".{hint} Known: {", ".join(known)}.')
+            raise ValueError(f'Unknown dataset "{name}".{hint} Known: {", ".join(known)}.')
 
 
 def check_serves_new_classes(trainer: str, protocol: str) -> None:
@@ -90,7 +90,7 @@ def check_has_no_domains(names: Iterable[str], protocol: str) -> None:
 
 
 def transfer_targets(protocol: str, source: str) -> tuple[str, ...]:
-    """Data sets that a model trained on `source` is tested on (xd: others, dg: variants).
+    """Datasets that a model trained on `source` is tested on (xd: others, dg: variants).
 
     Raises:
         ValueError: nothing is known for this source; says how to name targets.
@@ -114,7 +114,7 @@ def chosen_domains(dataset: str, wanted: tuple[str, ...], root: str) -> tuple[st
     """The domains to leave out: those that are wanted, or all.
 
     Raises:
-        ValueError: a known data set has no such domain, or its domains are not known.
+        ValueError: a known dataset has no such domain, or its domains are not known.
     """
     known = DOMAINS.get(dataset, wanted)
     for name in wanted:
@@ -126,7 +126,7 @@ def chosen_domains(dataset: str, wanted: tuple[str, ...], root: str) -> tuple[st
 
 
 def domains_of(dataset: str, root: str) -> tuple[str, ...]:
-    """Domains of a data set; of `domain_folder` the sub-folders of the data root itself.
+    """Domains of a dataset; of `domain_folder` the sub-folders of the data root itself.
 
     Those of a set of one's own are read from its folder or table.
 

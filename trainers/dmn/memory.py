@@ -191,7 +191,7 @@ class DynamicMemory(nn.Module):
         if given != own:
             raise ValueError(
                 f"The saved memory is {given} (classes, slots, width), this run's is {own}. "
-                "Continue with the data set, backbone and TRAINER.DMN.MEMORY_SIZE it began with."
+                "Continue with the dataset, backbone and TRAINER.DMN.MEMORY_SIZE it began with."
             )
         self.features.copy_(state["features"])
         self.entropies.copy_(state["entropies"])

@@ -71,7 +71,7 @@ def fit_logistic_regression(
 
     model = LogisticRegression(solver="lbfgs", C=c, max_iter=max_iter, tol=tolerance)
     with warnings.catch_warnings():
-        # one shot per class is meant: the labels are no regression target
+        # one shot per class is meant: the labels are not a regression target
         warnings.filterwarnings("ignore", message="The number of unique classes")
         model.fit(features.astype(np.float64), labels)
     weight, bias = model.coef_, model.intercept_

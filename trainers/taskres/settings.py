@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from dassl.config import Settings, at_least, one_of, setting
 from trainers.common.settings import precision
 
-NO_BASE_FILE = ("", "none", "train")  # ENHANCED_BASE values that are no path
+NO_BASE_FILE = ("", "none", "train")  # ENHANCED_BASE values that are not a path
 
 
 @dataclass(frozen=True)
