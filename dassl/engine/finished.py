@@ -16,12 +16,13 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from dassl.config.files import REPOSITORY, existing_yaml, read_layers
+from dassl.config.files import REPOSITORY, read_layers
 from dassl.config.settings import SETS_IN_ROOT
 from dassl.utils.files import cache_dir, write_json
 from dassl.utils.text_files import read_json
 
 from .cli import available_cores
+from .flag_checks import given_files
 from .near_runs import runs_near
 
 CONFIG_FILE = "config.yaml"
@@ -114,10 +115,7 @@ def recall(args: argparse.Namespace) -> tuple[Path, dict[str, Any]] | None:
 
 def _note(args: argparse.Namespace) -> Path:
     """Where the note on a command is: named by all that decides what the command means."""
-    given = [*args.config_file, *filter(None, [args.dataset_config_file])]
-    layers = [
-        layer for file in given for layer in read_layers(existing_yaml(file, "--config-file"))
-    ]
+    layers = [layer for file in given_files(args) for layer in read_layers(file)]
     about = {
         "arguments": vars(args),
         "folder": os.getcwd(),

@@ -5,8 +5,11 @@ The latter are refused with the command line, before any work.
 
 import argparse
 from collections.abc import Iterator
+from pathlib import Path
 
+from dassl.config.files import existing_yaml
 from dassl.config.own_data import is_own
+from dassl.config.recipes import read_given
 
 FLAG_KEYS = {  # flag -> the key that it sets
     "root": "DATASET.ROOT",
@@ -107,3 +110,11 @@ def _flag(args: argparse.Namespace, name: str) -> str:
     value = getattr(args, name)
     words = [] if value is True else value if isinstance(value, list) else [str(value)]
     return " ".join([f"--{_dashed(name)}", *words])
+
+
+def given_files(args: argparse.Namespace) -> list[Path]:
+    """Config files that the command line names; ours where it says an official name."""
+    files = list(read_given(args.config_file).files)
+    if args.dataset_config_file:
+        files.append(existing_yaml(args.dataset_config_file, "--dataset-config-file"))
+    return files

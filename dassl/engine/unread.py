@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from yacs.config import CfgNode
 
-from dassl.config.files import CONFIGS, existing_yaml, read_layers
+from dassl.config.files import CONFIGS, read_layers
 from dassl.config.tools import leaves, value_of
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .flag_checks import keys_on_the_command_line
+from .flag_checks import given_files, keys_on_the_command_line
 
 if TYPE_CHECKING:
     from .base import TrainerBase
@@ -44,11 +44,7 @@ def given_keys(args: argparse.Namespace) -> Iterator[str]:
     of them does not read there is nobody's wish.
     """
     yield from keys_on_the_command_line(args)
-    for flag, files in (
-        ("--config-file", args.config_file),
-        ("--dataset-config-file", [args.dataset_config_file]),
-    ):
-        for path in (existing_yaml(file, flag) for file in files if file):
-            for layer in read_layers(path):
-                if not layer.file.resolve().is_relative_to(CONFIGS):
-                    yield from dict(leaves(layer.content))
+    for path in given_files(args):
+        for layer in read_layers(path):
+            if not layer.file.resolve().is_relative_to(CONFIGS):
+                yield from dict(leaves(layer.content))

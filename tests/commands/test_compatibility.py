@@ -293,6 +293,19 @@ def test_clap_s_official_name_and_keys_train_the_same(tmp_path):
     assert torch.equal(adapter.method.prototypes, clap.method.prototypes)
 
 
+def test_a_published_command_runs_with_the_recipe_that_its_config_names(world, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    keys = ("TRAINER.ADAPTER.INIT", "ZS", "TRAINER.ADAPTER.CONSTRAINT", "l2")
+    given = ("--config-file", "configs/trainers/SGD_lr1e-1_B256_ep300.yaml")
+    command = [*given, *flags(world, "ADAPTER", tmp_path / "out", *keys)]
+
+    first, again = start(command), start(command)
+
+    assert first["finished"] and again["metrics"] == first["metrics"]
+    assert "SGD_lr1e-1_B256_ep300.yaml is here: CLAP/rn50." in caplog.text
+    assert "This run is finished" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("key", "value", "hint"),
     [
