@@ -122,7 +122,22 @@ def _read_mapping(path: Path, state: tuple[int, int]) -> dict[str, Any]:
 def _mapping(content: object, where: str) -> dict[str, Any]:
     if not isinstance(content, dict | None):
         raise ValueError(f"{where} holds a {type(content).__name__}; expected KEY: VALUE lines.")
+    _check_kinds(content or {}, where)
     return content or {}
+
+
+def _check_kinds(content: dict[Any, Any], where: str) -> None:
+    """Refuse what YAML reads as something else than a config holds: dates, bytes, sets, ..."""
+    for key, value in content.items():
+        if not isinstance(key, str):
+            raise ValueError(f"{where}: {key!r} is not the name of a key. Put quotes around it.")
+        if isinstance(value, dict):
+            _check_kinds(value, where)
+        elif not isinstance(value, (str, int, float, list, type(None))):
+            raise ValueError(
+                f"{where}: YAML reads the value of {key} as a {type(value).__name__} ({value}). "
+                "Put quotes around it."
+            )
 
 
 def _entries(folder: Path) -> dict[str, Any]:

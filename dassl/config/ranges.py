@@ -111,7 +111,7 @@ ENGINE_RANGES: dict[str, Allowed] = {
     "OPTIM.STEPSIZE": at_least(-1),
     "OPTIM.GAMMA": at_least(0),
     "OPTIM.ETA_MIN": LEARNING_RATE,
-    "OPTIM.MAX_EPOCH": at_least(0),
+    "OPTIM.MAX_EPOCH": between(0, 10**6),
     "OPTIM.WARMUP_EPOCH": at_least(-1),
     "OPTIM.WARMUP_CONS_LR": LEARNING_RATE,
     "OPTIM.WARMUP_MIN_LR": LEARNING_RATE,

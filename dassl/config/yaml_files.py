@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 from dassl.utils.text_files import read_text
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+MERGE = "tag:yaml.org,2002:merge"  # of <<, which may stand several times
 MOST_VALUES = 1_000_000  # of a file, aliases written out
 DEEPEST = 100  # collections inside one another
 HARMLESS = 1000  # characters that may open a collection
@@ -29,6 +30,20 @@ FAULTS = (  # PyYAML's own, and what its constructors raise for tags that do not
     ArithmeticError,
     RecursionError,
 )
+
+
+class _OnceEach(LOADER):  # type: ignore[misc, valid-type]
+    """Refuses a key that stands twice: YAML forbids it, PyYAML takes the last value in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
+                if (key.tag, key.value) in seen:
+                    line = key.start_mark.line + 1
+                    raise ValueError(f"{key.value} is given twice, the second time in line {line}")
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path) -> Any:
@@ -49,7 +64,7 @@ def parse_yaml(text: str, where: str | Path) -> Any:
     try:
         if "&" in text or sum(map(text.count, "[{-?")) > HARMLESS:
             _check_size(text)
-        return yaml.load(text, Loader=LOADER)
+        return yaml.load(text, Loader=_OnceEach)
     except FAULTS as err:
         raise ValueError(f"{where} is not valid YAML: {' '.join(str(err).split())}") from err
 

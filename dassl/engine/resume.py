@@ -136,8 +136,21 @@ def restore(trainer: "TrainerBase", state: dict[str, Any], path: Path) -> int:
     """Put a state made by ``collect`` into a freshly built trainer; returns the next epoch.
 
     Raises:
-        ValueError: if the file belongs to another config or other models; names what differs.
+        ValueError: if the file belongs to another config or other models (names what differs), or
+            lacks an entry.
     """
+    try:
+        return _restore(trainer, state, path)
+    except KeyError as err:
+        raise ValueError(incomplete(path, err)) from err
+
+
+def incomplete(path: Path, err: KeyError) -> str:
+    """The text for a resume file that lacks an entry."""
+    return f"{path} is not whole: it has no {err.args[0]!r}. Delete it to start over."
+
+
+def _restore(trainer: "TrainerBase", state: dict[str, Any], path: Path) -> int:
     check_same_config(trainer.cfg, config_of(state["config"], path), path)
     names = trainer.get_model_names()
     if set(state["models"]) != set(names):

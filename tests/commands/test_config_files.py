@@ -7,7 +7,14 @@ import pytest
 import yaml
 
 from dassl.config import get_cfg_default
-from dassl.config.files import CONFIGS, config_names, existing_yaml, find_yaml, read_layers
+from dassl.config.files import (
+    CONFIGS,
+    config_names,
+    existing_yaml,
+    find_yaml,
+    read_layers,
+    read_mapping,
+)
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.unread import given_keys
 
@@ -161,3 +168,29 @@ def test_a_file_of_recipes_is_not_one_recipe():
 def test_a_misspelt_config_file_gets_the_recipes_that_look_alike():
     with pytest.raises(FileNotFoundError, match="TaskRes/rn50_ep20.yaml: no such file. Did you"):
         existing_yaml("configs/trainers/TaskRes/rn50_ep20.yaml", "--config-file")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("OPTIM:\n  LR: 0.1\n  LR: 0.2\n", "LR is given twice, the second time in line 3"),
+        ("A: 1\nB: {C: 1, 'C': 2}\n", "C is given twice, the second time in line 2"),
+        ("OPTIM: {}\nSEED: 1\nOPTIM: {LR: 1}\n", "OPTIM is given twice.* line 3"),
+        ("1: 2\n", "1 is not the name of a key. Put quotes"),
+        ("OPTIM: {yes: 2}\n", "True is not the name of a key"),
+        ("OPTIM: {NAME: 2020-01-01}\n", "value of NAME as a date .2020-01-01.. Put quotes"),
+        ("OPTIM: {NAME: !!binary aGk=}\n", "value of NAME as a bytes"),
+        ("OPTIM: {NAME: !!set {a, b}}\n", "value of NAME as a set"),
+    ],
+)
+def test_what_yaml_takes_for_something_else_is_refused(tmp_path, text, message):
+    (tmp_path / "x.yaml").write_text(text)
+
+    with pytest.raises(ValueError, match=rf"x\.yaml.*{message}"):
+        read_mapping(tmp_path / "x.yaml")
+
+
+def test_merged_keys_may_be_given_again(tmp_path):
+    (tmp_path / "x.yaml").write_text("A: &a {LR: 1}\nB: {<<: *a, LR: 2}\n")
+
+    assert read_mapping(tmp_path / "x.yaml") == {"A": {"LR": 1}, "B": {"LR": 2}}

@@ -188,6 +188,17 @@ def test_a_truncated_resume_file_is_refused_with_what_to_do(images, tmp_path):
         trained(images, tmp_path)
 
 
+def test_a_resume_file_that_lacks_an_entry_is_refused_by_its_name(images, tmp_path):
+    interrupted(images, tmp_path, at_epoch=1)
+    path = tmp_path / RESUME_FILE
+    whole = torch.load(path, weights_only=True)
+
+    for name in ("config", "optimizers", "rng", "epoch", "extra"):
+        torch.save({key: value for key, value in whole.items() if key != name}, path)
+        with pytest.raises(ValueError, match=f"{RESUME_FILE} is not whole: it has no '{name}'"):
+            trained(images, tmp_path)
+
+
 def test_a_foreign_file_in_place_of_the_resume_file_is_refused(images, tmp_path):
     tmp_path.mkdir(exist_ok=True)
     torch.save({"state_dict": {}}, tmp_path / RESUME_FILE)

@@ -21,7 +21,12 @@ from dassl.config.settings import flat
 from dassl.config.yaml_files import config_of
 from dassl.data.datasets import Datum
 from dassl.engine.report import image_name
-from dassl.engine.resume import DEFAULT_INTERVAL, INTERVAL_VARIABLE, check_same_config
+from dassl.engine.resume import (
+    DEFAULT_INTERVAL,
+    INTERVAL_VARIABLE,
+    check_same_config,
+    incomplete,
+)
 from dassl.utils import atomic_write, interrupts, load_checkpoint
 
 if TYPE_CHECKING:
@@ -194,11 +199,14 @@ class StreamResume:
                 f"{self.path} is not a resume file of this version (expected format "
                 f"{RESUME_FORMAT}). Delete it to start the stream over."
             )
-        self._check(state)
-        self.trainer.load_stream_state(state["method"])
-        self.earlier_seconds = state["seconds"]
-        self.trainer.earlier_seconds += state["seconds"]
-        return state["stream"]
+        try:
+            self._check(state)
+            self.trainer.load_stream_state(state["method"])
+            self.earlier_seconds = state["seconds"]
+            self.trainer.earlier_seconds += state["seconds"]
+            return state["stream"]
+        except KeyError as err:
+            raise ValueError(incomplete(self.path, err)) from err
 
     def _check(self, state: dict) -> None:
         trainer, fix = self.trainer, "Delete it to start over, or choose another --output-dir."
