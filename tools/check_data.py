@@ -33,6 +33,7 @@ from dassl.terminal import as_script
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIGS = REPOSITORY / "configs" / "datasets"
 OWN_DATA = ("class_folder", "domain_folder")  # sets of one's own: --root is the set itself
+OWN_SECTION = "Your own images"  # of DATASETS.md
 
 
 @dataclass
@@ -126,7 +127,7 @@ def check_own(dataset: str, *, classnames: str = "", decode: bool = False) -> Re
     from datasets.own.read import read_own
 
     own = own_set(dataset)
-    report = Report(own.name, section="Your own images")
+    report = Report(own.name, section=OWN_SECTION)
     listing = read_own(own.root, table=str(own.table or ""), classnames=classnames)
     found = audit(listing)
     report.num_classes = len(listing.names)
@@ -237,7 +238,7 @@ def way_to_get(report: Report) -> str:
     """Where the reader goes from here."""
     from tools.get_data import RECIPES
 
-    if report.section == "Your own images":
+    if report.section == OWN_SECTION:
         return "docs/own_data.md: the expected trees and tables, and what each message means."
     if report.name in OWN_DATA:
         way = f"--root is the folder itself: python tools/check_data.py {report.name} --root PATH"
@@ -306,7 +307,8 @@ def main(args: Sequence[str] | None = None) -> int:
         for mark, text in report.lines:
             print(f"  {mark:<8}{text}")
         if not report.is_ready:
-            print(f"  How to get it: {way_to_get(report)}")
+            title = "What is expected" if report.section == OWN_SECTION else "How to get it"
+            print(f"  {title}: {way_to_get(report)}")
     return 0 if all(report.is_ready for report in reports) else 1
 
 

@@ -172,6 +172,11 @@ def load(path: str | PathLike[str], *, epoch: int | None = None, device: str = "
         FileNotFoundError: no checkpoint is there; says what is.
         ValueError: the checkpoint is not one of this package.
     """
+    if not Path(path).exists():
+        raise FileNotFoundError(
+            f'path is "{path}", which does not exist; expected the folder of a finished run, or a '
+            "bundle that vltune export wrote."
+        )
     return Classifier(predict.tuned_predictor(Path(path), epoch, _device(device)))
 
 

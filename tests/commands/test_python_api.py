@@ -100,6 +100,11 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
         vltune.load(tmp_path)
 
 
+def test_a_run_that_does_not_exist_is_answered_by_the_argument():
+    with pytest.raises(FileNotFoundError, match='path is "nowhere", which does not exist'):
+        vltune.load("nowhere")
+
+
 def test_no_images_are_refused(page):
     with pytest.raises(ValueError, match="No image is given"):
         page["classifier"]([])
