@@ -123,7 +123,7 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
     """The requests behind a command line, one per trainer.
 
     Raises:
-        ValueError: arguments that the protocol sets itself, seeds that are no numbers, unknown
+        ValueError: arguments that the protocol sets itself, seeds that are not numbers, unknown
             datasets, a data folder without a dataset that reads it.
     """
     for word in rest:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,17 @@ def _refuse(err: OSError) -> None:
     raise err
 
 
+def _refuse_loops(parent: str, folders: Sequence[str]) -> None:
+    for path in (os.path.join(parent, name) for name in folders):
+        if os.path.islink(path):
+            target, here = os.path.realpath(path), os.path.realpath(parent)
+            if os.path.commonpath([target, here]) == target:
+                raise ValueError(
+                    f"{path} is a link to {target}, which holds it: its images would be read "
+                    "again and again. Remove the link."
+                )
+
+
 def images_below(folder: Path, left_out: LeftOut) -> list[str]:
     """Paths of all images below a folder: its own, sorted, then those of sub-folders.
 
@@ -68,9 +80,11 @@ def images_below(folder: Path, left_out: LeftOut) -> list[str]:
 
     Raises:
         OSError: a folder that may not be listed.
+        ValueError: a link to a folder that holds it.
     """
     parents = []
     for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        _refuse_loops(parent, folders)
         for name in filter(JUNK.__contains__, folders):
             left_out.add(Path(parent) / name, is_folder=True)
         folders[:] = [name for name in folders if not is_hidden(name)]

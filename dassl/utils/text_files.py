@@ -24,6 +24,7 @@ MARKS = (  # longest first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 FALLBACK = "cp1252"  # a superset of the printable part of latin-1
+INVISIBLE = str.maketrans("", "", "\u200b\u2060\ufeff")  # of no width and no meaning
 NEWLINE = re.compile(r"\r\n|\r|\n")
 NAME_COLUMNS = ("name", "classname", "class_name", "class", "label_name", "label", "category")
 PATH_LIKE = re.compile(r"[^,\n]+\.(txt|csv|tsv|json|names|lst|list)", re.IGNORECASE)
@@ -135,7 +136,21 @@ def text_or_file(given: str, flag: str) -> list[str]:
         raise ValueError(f"{flag} {given} is a folder. Expected a text file, or text.")
     if PATH_LIKE.fullmatch(given.strip()):
         raise FileNotFoundError(f"{flag} {given}: there is no such file.")
-    return [part.strip() for part in re.split(r"[,\r\n]", given) if part.strip()]
+    return _pasted(given)
+
+
+def _pasted(text: str) -> list[str]:
+    """The entries of text between commas or line ends, without what surrounds a pasted list."""
+    text = text.translate(INVISIBLE).strip()
+    if text[:1] == "[" and text[-1:] == "]":
+        try:
+            entries = json.loads(text)
+        except (ValueError, RecursionError):  # not JSON: single quotes, no quotes
+            entries, text = None, text[1:-1]
+        if isinstance(entries, list) and all(isinstance(entry, str) for entry in entries):
+            return [entry.strip() for entry in entries if entry.strip()]
+    parts = (_unquoted(part) for part in re.split(r"[,\r\n]", text))
+    return [part for part in parts if part]
 
 
 def plain_name(name: str) -> str:
@@ -171,6 +186,11 @@ def read_names(given: str, flag: str) -> list[str]:
     """
     if not is_text_file(given):
         return text_or_file(given, flag)
+    names = (name.translate(INVISIBLE).strip() for name in _names_of_file(given))
+    return [name for name in names if name]
+
+
+def _names_of_file(given: str) -> list[str]:
     suffix = Path(given).suffix.lower()
     if suffix == ".json":
         return _names_of_json(read_json(given), given)

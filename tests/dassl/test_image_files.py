@@ -250,3 +250,15 @@ def test_deep_images_of_full_range_are_not_worth_a_word(tmp_path, caplog):
 
     assert read_image(tmp_path / "a.png").getextrema() == ((0, 255),) * 3
     assert not caplog.text
+
+
+@pytest.mark.parametrize("place", ["", "cat", "cat/more"])
+def test_a_link_to_a_folder_that_holds_it_is_not_followed(tmp_path, place):
+    tree(tmp_path, ["cat/more/x.jpg"])
+    link = tmp_path / place / "again"
+    link.symlink_to(tmp_path)
+
+    with pytest.raises(
+        ValueError, match=f"{link} is a link to .*, which holds it: .* Remove the link"
+    ):
+        predict.find_images([tmp_path])

@@ -58,6 +58,17 @@ def test_text_longer_than_a_path_can_be_is_text(given):
     assert text_or_file(given, "--classnames") == LONG
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        *('["tench", "red fox"]', "['tench','red fox']", '"tench","red fox"', "[tench, red fox]"),
+        *("\ufefftench,red fox", "tench\u200b,\u2060red fox", "tench,\u200b,red fox"),
+    ],
+)
+def test_what_surrounds_pasted_names_is_no_part_of_them(given):
+    assert read_names(given, "--classnames") == ["tench", "red fox"]
+
+
 @pytest.mark.parametrize("given", ["missing.txt", "lists/birds.csv", "birds.json"])
 def test_a_path_where_nothing_lies_is_not_taken_for_a_name(given):
     with pytest.raises(FileNotFoundError, match=f"--classnames {given}: there is no such file"):

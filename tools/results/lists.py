@@ -30,6 +30,7 @@ def list_table(
         if cell is None:
             continue
         line = _labels(item) | {"seeds": str(len(cell.seeds)), metric: cell.text()}
+        line["chance"] = _chance(item) if metric == "accuracy" else ""
         second = item.cell("macro_f1", ci95=ci95) if metric == "accuracy" else None
         line["macro-F1"] = second.text(is_marked=False) if second else ""
         line["rule"] = item.key.rule
@@ -47,7 +48,9 @@ def list_table(
             _quote(entries, line, numbers, footnotes)
         lines.append(line)
         data.append(numbers)
-    measured = [name for name in (metric, "macro-F1") if any(line.get(name) for line in lines)]
+    measured = [
+        name for name in (metric, "chance", "macro-F1") if any(line.get(name) for line in lines)
+    ]
     keep = ("dataset", "trainer", "shots", "seeds", *measured)
     notes = mark_notes(series) + footnotes.lines()
     return Table.of_lines(title, lines, data, keep=keep, notes=notes)
@@ -55,6 +58,12 @@ def list_table(
 
 def _dataset_first(item: Series) -> tuple:
     return (item.key.dataset, item.key.shots > 0, not item.key.trainer.startswith("Zeroshot"))
+
+
+def _chance(item: Series) -> str:
+    """Accuracy of guessing, which runs on images of one's own record."""
+    chance = item.records[0].details.get("chance")
+    return f"{chance:.2f}" if isinstance(chance, (int, float)) else ""
 
 
 def _labels(item: Series) -> dict[str, str]:

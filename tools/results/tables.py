@@ -13,6 +13,10 @@ TEST_RULE_NOTE = "† chosen on test labels (rule test): for parity with an offi
 PART_NOTE = "‡ over a part of the test images:"
 SETTINGS_NOTE = "Runs with different settings are not seeds of one method: see the column settings."
 PUBLISHED_NOTE = "Published numbers are accuracies: none stands beside {metric}."
+UNPUBLISHED_NOTE = (
+    "Nothing published fits these rows (protocol, backbone, recipe and shots must be the same): "
+    "see configs/published/."
+)
 PROTOCOL_TITLES = {
     "fewshot": "Few-shot and zero-shot",
     "zeroshot": "Few-shot and zero-shot",
@@ -54,6 +58,17 @@ class Table:
         """
         headers, rows, constants = _fold(lines, keep=keep)
         return cls(_titled(title, constants), headers, rows, data, notes)
+
+    @property
+    def quotes(self) -> bool:
+        """Whether published numbers stand in it."""
+        texts = [
+            self.title,
+            *self.headers,
+            *self.notes,
+            *(text for row in self.rows for text in row),
+        ]
+        return any("published" in text for text in texts)
 
 
 class Footnotes:
