@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from yacs.config import CfgNode
 
 import predict
 from dassl.config.files import CONFIGS, config_names
@@ -242,12 +244,16 @@ def fit(
         words += [flag, str(value)] if value else []
     pairs = {"DATASET.NUM_SHOTS": shots, **(settings or {})}
     words += [str(word) for pair in pairs.items() for word in pair]
+    with quiet("", progress=False):  # what is wrong is said before a bar appears
+        args, cfg = _read(words)
     with quiet(f"{method} on {dataset}", progress=progress):
-        return _run(words)
+        results = run(args, cfg)
+    assert results is not None  # only --no-train gives none
+    return Run(results, Path(cfg.OUTPUT_DIR))
 
 
-def _run(words: Sequence[str]) -> Run:
-    """What `train.py` does with these words."""
+def _read(words: Sequence[str]) -> tuple[argparse.Namespace, CfgNode]:
+    """Arguments and config of what `train.py` would do with these words."""
     try:
         args = make_parser().parse_args(words)
     except SystemExit as err:  # argparse has printed why
@@ -255,10 +261,7 @@ def _run(words: Sequence[str]) -> Run:
     importlib.import_module("trainers")  # makes known what it holds, as the other import does
     check_names(args)
     importlib.import_module("datasets")
-    cfg = make_config(args)
-    results = run(args, cfg)
-    assert results is not None  # only --no-train gives none
-    return Run(results, Path(cfg.OUTPUT_DIR))
+    return args, make_config(args)
 
 
 def _dataset_words(dataset: str | PathLike[str], root: str | PathLike[str]) -> list[str]:

@@ -90,9 +90,11 @@ def test_a_pillow_image_is_classified_as_its_file(page):
         (lambda: vltune.zero_shot("toy/ViT", "cat"), "expected two or more names"),
     ],
 )
-def test_wrong_input_raises_and_says_what_was_expected(call, message):
+def test_wrong_input_raises_before_a_bar_appears_and_says_what_was_expected(call, message, capsys):
     with pytest.raises(ValueError, match=message):
         call()
+
+    assert "batch" not in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
