@@ -207,7 +207,7 @@ def tuned_predictor(
     if not classnames:
         predictor = trainer.load_predictor(checkpoint, device)
         return replace(predictor, calibration=calibration_of(trainer, checkpoint))
-    from dassl.evaluation.calibration import no_temperature
+    from dassl.evaluation.calibration import OTHER_CLASSES, no_temperature
     from trainers.common import ClipTrainer
     from trainers.common.predictor import clip_predictor
 
@@ -218,8 +218,7 @@ def tuned_predictor(
             "classes."
         )
     predictor = clip_predictor(trainer, checkpoint, device, classnames)
-    reason = "the temperature of the training belongs to its own classes"
-    return replace(predictor, calibration=no_temperature(reason))
+    return replace(predictor, calibration=no_temperature(OTHER_CLASSES))
 
 
 def calibration_of(trainer: type, checkpoint: dict[str, Any]) -> Calibration:

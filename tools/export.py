@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from dassl.engine.steps.files import interpolation_of
+from dassl.evaluation.calibration import OTHER_CLASSES, no_temperature, taken_calibration
 from dassl.flags import FlagParser
 from dassl.modeling.heads import TextHead
 from dassl.terminal import as_script
@@ -198,6 +199,9 @@ def export_bundle(args: argparse.Namespace) -> dict[str, Any]:
     difference = largest_difference(predictor.logits, logits, predictor.size)
     citation = citation_of(type(rebuilt.method), trainer)
     card |= {"citation": citation, "classnames": list(rebuilt.classnames), **about}
+    card["calibration"] = taken_calibration(checkpoint.get("calibration"))
+    if new_names:
+        card["calibration"] = no_temperature(OTHER_CLASSES)
     write_bundle(args.output, card, tensors)
     logger.info(
         "Wrote %s (%d classes); logits agree to %.1e. vltune.load(%r) reads it.",

@@ -12,6 +12,7 @@ import numpy as np
 Calibration = dict[str, Any]
 
 RANGE = (0.05, 20.0)  # of temperatures
+OTHER_CLASSES = "the temperature of the training belongs to its own classes"
 INNER_RANGE = (0.06, 17.0)  # beyond it the images set no bound, as where all of a few are right
 
 

@@ -14,6 +14,7 @@ import predict
 import vltune
 from clip import load_backbone
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.kept_predictions import store_calibration
 from tools import export
 from tools.bundles import check_is_exported, write_bundle
 
@@ -48,6 +49,7 @@ def bundle(tmp_path_factory):
     options = ("TRAINER.TaskRes.VARIANT", "both")
     trainer = made_trainer("TaskRes", folder, *options, backbone="micro_vit")
     trainer.train()
+    store_calibration(Path(trainer.output_dir), {"temperature": 2.0, "images": 4})
     target = folder / "bundle"
     export.main(["--model-dir", trainer.output_dir, "--output", str(target), "--license", "mit"])
     return Path(trainer.output_dir), target
@@ -87,6 +89,7 @@ def test_a_bundle_loads_as_its_run_does(bundle):
     expected, found = vltune.load(run, device="cpu"), vltune.load(target, device="cpu")
 
     assert found.classnames == expected.classnames
+    assert found.calibration == expected.calibration == {"temperature": 2.0, "images": 4}
     torch.testing.assert_close(found(PICTURES).probabilities, expected(PICTURES).probabilities)
 
 

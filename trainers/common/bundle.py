@@ -15,6 +15,7 @@ from torch import Tensor
 
 from clip import load_backbone
 from dassl.engine.predictor import Predictor
+from dassl.evaluation.calibration import taken_calibration
 from dassl.features.views import Augmentation, Transform
 from dassl.utils import weights_digest
 from dassl.utils.text_files import read_json
@@ -93,5 +94,10 @@ def load_bundle(folder: Path, device: torch.device) -> Predictor:
         return features_of(tensors, clip.encode_image(images).float())
 
     return Predictor(
-        names, size, lambda pixels: logits_of(tensors, features(pixels)), view, features
+        names,
+        size,
+        lambda pixels: logits_of(tensors, features(pixels)),
+        view,
+        features,
+        calibration=taken_calibration(card.get("calibration")),
     )
