@@ -27,6 +27,10 @@ from tools.results.report import (
 from tools.results.statistics import harmonic_mean
 
 __all__ = ["harmonic_mean", "legacy_parse", "legacy_report", "main"]
+NOTHING_PUBLISHED = (
+    "--published: nothing published fits these runs (protocol, dataset, backbone, recipe and shots "
+    "must be the same): see configs/published/."
+)
 FORMATS = {"json": as_json, "csv": as_csv, "markdown": as_markdown, "latex": as_latex}
 
 
@@ -125,6 +129,8 @@ def run(args: argparse.Namespace) -> None:
         base2new_only=args.base2new,
         all_splits=args.all_splits,
     )
+    if args.published and args.keyword == "accuracy" and not any(t.quotes for t in tables):
+        logging.getLogger(__name__).warning(NOTHING_PUBLISHED)
     wanted = {name: getattr(args, name) for name in FORMATS if getattr(args, name)}
     if "-" not in wanted.values():
         print(as_text(tables))

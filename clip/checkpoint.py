@@ -224,9 +224,12 @@ def _unreadable(path: Path, err: Exception) -> str:
 
 
 def _foreign_entries(path: Path) -> str:
-    """The first entries of a zip archive that torch did not write."""
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    """The first entries of a zip archive that torch did not write; "" for any other."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except READ_ERRORS:  # damaged, whatever it was
+        return ""
     return (
         "" if any(re.search(r"/data(\.pkl$|/)", name) for name in names) else ", ".join(names[:3])
     )

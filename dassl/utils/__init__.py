@@ -3,9 +3,9 @@
 registry.py, plugins.py                      names -> classes; files that fill a registry
 files.py, text_files.py, places.py, locks.py    writing, reading and locking files; refused paths
 checkpoint.py, integrity.py, torchtools.py   checkpoint files; helpers on networks
-image.py, image_files.py                     reading images, and which files are images
+image.py, image_files.py, file_index.py      reading images; which files are images, and known ones
 downloads.py, archives.py                    fetching and unpacking
-interrupts.py, ranks.py                      signals; one run in several processes
+interrupts.py, ranks.py, heartbeat.py        signals; one run in several processes
 logger.py, meters.py, text.py, tools.py      log.txt, averages, near misses, seeds
 
 A name is loaded from its file when it is first asked for: what needs text or files alone (flags,

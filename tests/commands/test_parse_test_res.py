@@ -242,6 +242,14 @@ def test_runs_on_half_of_the_classes_are_base_and_new_without_a_protocol(tmp_pat
     assert "80.00" in text and "60.00" in text and "68.57" in text
 
 
+def test_published_says_where_nothing_fits(tmp_path, caplog):
+    write_run(tmp_path / "seed1", 70.0, dataset="my_birds")
+
+    assert main([str(tmp_path), "--published"]) == 0
+
+    assert "--published: nothing published fits these runs" in caplog.text
+
+
 def test_published_numbers_are_those_of_as_many_shots(tmp_path, capsys):
     run = {"dataset": "imagenet", "trainer": "AMU", "recipe": "rn50", "backbone": "RN50"}
     write_run(tmp_path / "run", 65.0, protocol="fewshot", shots=4, **run)

@@ -107,13 +107,6 @@ def eleven(names=FEWSHOT_SETS, **fields):
 COOP = {"trainer": "CoOp", "backbone": "RN50", "recipe": "rn50"}
 
 
-def test_a_table_beside_which_nothing_is_published_says_so():
-    birds, imagenet = ([record(dataset=name)] for name in ("birds", "imagenet"))
-
-    assert "Nothing published fits these rows" in text_of(birds, published=True)
-    assert "Nothing published" not in text_of(imagenet, published=True)
-
-
 def test_the_chance_level_of_a_set_of_ones_own_stands_beside_its_accuracy():
     runs = [record(dataset="birds", details={"chance": 12.5}), record()]
 

@@ -80,6 +80,14 @@ def test_half_precision_on_a_cpu_runs_in_single_precision_with_one_warning(tmp_p
     assert trainer.clip.dtype == torch.float32
 
 
+@pytest.mark.parametrize("name", ["ZeroshotCLIP", "TipAdapter", "TPT"])
+def test_what_a_gpu_would_compute_in_is_not_said_of_a_cpu(name, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        made_trainer(name, tmp_path, "USE_CUDA", False)
+
+    assert "on a CPU" not in caplog.text
+
+
 def test_an_unknown_precision_names_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match="PREC is 'half'; expected one of fp32, fp16, amp"):
         made_trainer("CoOp", tmp_path, "TRAINER.COOP.PREC", "half")

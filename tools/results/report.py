@@ -17,7 +17,7 @@ from tools.results.lists import list_table
 from tools.results.records import Record
 from tools.results.series import Series, group
 from tools.results.statistics import spread_in_words
-from tools.results.tables import PROTOCOL_TITLES, PUBLISHED_NOTE, UNPUBLISHED_NOTE, Table
+from tools.results.tables import PROTOCOL_TITLES, PUBLISHED_NOTE, Table
 from tools.results.transfer import TRANSFER_PROTOCOLS, transfer_tables
 
 LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
@@ -72,8 +72,6 @@ def build_tables(
             table.title += f"; {words}"
         if published and not is_quoted:
             table.notes.insert(0, PUBLISHED_NOTE.format(metric=metric))
-        elif published and not table.quotes:
-            table.notes.append(UNPUBLISHED_NOTE)
     return [table for table in tables if table.rows]
 
 

@@ -13,10 +13,6 @@ TEST_RULE_NOTE = "† chosen on test labels (rule test): for parity with an offi
 PART_NOTE = "‡ over a part of the test images:"
 SETTINGS_NOTE = "Runs with different settings are not seeds of one method: see the column settings."
 PUBLISHED_NOTE = "Published numbers are accuracies: none stands beside {metric}."
-UNPUBLISHED_NOTE = (
-    "Nothing published fits these rows (protocol, backbone, recipe and shots must be the same): "
-    "see configs/published/."
-)
 PROTOCOL_TITLES = {
     "fewshot": "Few-shot and zero-shot",
     "zeroshot": "Few-shot and zero-shot",

@@ -169,7 +169,7 @@ class ClipTrainer(MixedPrecision):
         return super().own_precision(cfg) if prec == "fp32" else prec
 
     def effective_precision(self) -> str:
-        own = self.own_precision(self.cfg)
+        own = getattr(self.settings, "prec", "fp32")
         if own not in EVERYWHERE and self.device.type == "cpu":
             logger.warning(
                 "%s %s runs as fp32 on a CPU; set PREC fp32 to silence this.",
