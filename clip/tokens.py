@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .simple_tokenizer import EOT, SOT, SimpleTokenizer
 
-TOO_LONG = "Input {text:.80} is too long for context length {length}"
+TOO_LONG = "Input {text} is too long for context length {length}"
 
 
 class Tokenizer(Protocol):
