@@ -5,7 +5,7 @@
 
 Each command is disturbed a few times and given again until it ends; then its checkpoints, scores
 and results must be those of an undisturbed one, bit for bit, and nothing may be left over. Moments
-are drawn from --seed; the same command goes on where an interrupted campaign was. Linux only.
+are drawn from --seed; the same command resumes an interrupted campaign. Linux only.
 
 Exit status: 0; 1 where a run differs or something is left over; 2 for a wrong command line.
 """

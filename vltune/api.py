@@ -21,6 +21,7 @@ import predict
 from dassl.config.files import CONFIGS, config_names
 from dassl.config.own_data import is_own
 from dassl.engine.cli import check_names, make_config, make_parser
+from dassl.engine.near_runs import runs_near
 from dassl.engine.predictor import Predictor
 from dassl.engine.run import run
 from dassl.utils import did_you_mean, read_image, upright
@@ -177,7 +178,7 @@ def load(path: str | PathLike[str], *, epoch: int | None = None, device: str = "
     if not Path(path).exists():
         raise FileNotFoundError(
             f'path is "{path}", which does not exist; expected the folder of a finished run, or a '
-            "bundle that vltune export wrote."
+            f"bundle that vltune export wrote. {runs_near(Path(path))}".rstrip()
         )
     return Classifier(predict.tuned_predictor(Path(path), epoch, _device(device)))
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from .seeding import EpochSampler, SeededDataset
 
@@ -39,6 +40,15 @@ class LastingLoader(DataLoader):
         assert isinstance(batch_sampler, BatchSampler)
         assert isinstance(batch_sampler.sampler, EpochSampler)
         batch_sampler.sampler.skipped = batches * batch_sampler.batch_size
+
+    def end_workers(self) -> None:
+        """End the worker processes, also of a pass that was given up.
+
+        Left to the garbage collector, torch waits five seconds for each: its queues are gone first.
+        """
+        iterator, self._iterator = self._iterator, None
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_iterator": None, "_pass": None, "generator": None}

@@ -15,6 +15,7 @@ from dassl.config.conditions import Condition, idle_settings
 from dassl.config.declared import declared_conditions
 from dassl.data import samplers, transforms
 from dassl.data.given import GivenData
+from dassl.data.loader import LastingLoader
 from dassl.data.seeding import set_epoch
 from dassl.evaluation.predictions import ScoredImages
 from dassl.optim import lr_scheduler, optimizer
@@ -339,6 +340,14 @@ class TrainerBase(Updates):
         """The loop over epochs; arguments are for callers outside, None keeps the config's."""
         self.start_epoch = self.start_epoch if start_epoch is None else start_epoch
         self.max_epoch = self.max_epoch if max_epoch is None else max_epoch
+        try:
+            self._train()
+        finally:
+            for loader in vars(self).values():
+                if isinstance(loader, LastingLoader):
+                    loader.end_workers()
+
+    def _train(self) -> None:
         self.before_train()
         self.epoch = max(self.start_epoch - 1, 0)
         self._note_start()

@@ -74,13 +74,18 @@ def calibrate(splits: dict[str, tuple]) -> Calibration:
 
 
 def store_calibration(output: Path, calibration: Calibration) -> None:
-    """Put a calibration into the checkpoint of the tested model, which predictions load."""
+    """Put a temperature into the checkpoint of the tested model, which predictions load.
+
+    A checkpoint without one says the same as one that was written again to say so.
+    """
+    if calibration["temperature"] is None:
+        return
     try:
         path = find_checkpoint(output)
         content = load_checkpoint(path)
     except (FileNotFoundError, ValueError):  # nothing was trained, or other code writes the file
         return
-    if not isinstance(content, dict) or content.get("calibration") == calibration:
+    if not isinstance(content, dict):
         return
     linked = [file for file in output.iterdir() if file.is_file() and file.samefile(path)]
     write_checkpoint({**content, "calibration": calibration}, path)

@@ -102,7 +102,7 @@ class Sink(ABC):
         self._take()
         pixels = torch.stack(self._pixels)
         if is_ahead := self.encoder.device.type == "cuda" and torch.cuda.is_available():
-            pixels = pixels.pin_memory()  # is copied while this process goes on
+            pixels = pixels.pin_memory()  # is copied while this process continues
         self._under_way = self._tags, self.encoder(pixels)
         self._pixels, self._tags = [], []
         if not is_ahead:

@@ -36,7 +36,7 @@ class Heartbeat(threading.Thread):
         self.rank = rank
         now = time.monotonic()
         self._heard = {other: (0, now) for other in range(size) if other != rank}
-        threading.Thread(target=self._exchange, daemon=True).start()  # it may block for ever
+        threading.Thread(target=self._exchange, daemon=True).start()  # it may block forever
 
     def end(self) -> None:
         """The run is over; nobody is waited for."""

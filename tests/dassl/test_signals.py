@@ -1,6 +1,7 @@
 """A signal ends a run at a safe point; the same command again gives the same bits."""
 
 import errno
+import multiprocessing
 import os
 import signal
 import time
@@ -107,6 +108,12 @@ def test_the_step_is_finished_and_the_place_said(images, tmp_path, watched):
         "(exit status 75: start again). Run the same command again to resume from the last "
         "checkpoint."
     )
+
+
+def test_an_interrupted_run_leaves_no_process_of_its_loaders(images, tmp_path, watched):
+    signalled(images, tmp_path, signal.SIGTERM, at_step=2, DATALOADER__NUM_WORKERS=2)
+
+    assert multiprocessing.active_children() == []
 
 
 def test_ctrl_c_before_anything_is_under_way_speaks_of_no_checkpoint(watched):

@@ -398,17 +398,11 @@ def test_an_unknown_protocol_is_answered_with_the_known_ones(capsys):
     assert "base2new" in capsys.readouterr().err
 
 
+TWO_SEEDS = ("base2new", "--trainer", "CoOp", "--seeds", "1 2", "--no-zeroshot")
+
+
 def test_a_failed_run_stops_the_protocol_and_says_its_command(tmp_path, capsys):
-    runs = plan(
-        "base2new",
-        "--trainer",
-        "CoOp",
-        "--seeds",
-        "1 2",
-        "--no-zeroshot",
-        "--output",
-        str(tmp_path),
-    )
+    runs = plan(*TWO_SEEDS, "--output", str(tmp_path))
     launcher = FakeLauncher(fails=["train_base"])
 
     failed = execute(runs, launcher)
@@ -419,16 +413,7 @@ def test_a_failed_run_stops_the_protocol_and_says_its_command(tmp_path, capsys):
 
 
 def test_keep_going_leaves_out_only_what_depends_on_the_failed_run(tmp_path):
-    runs = plan(
-        "base2new",
-        "--trainer",
-        "CoOp",
-        "--seeds",
-        "1 2",
-        "--no-zeroshot",
-        "--output",
-        str(tmp_path),
-    )
+    runs = plan(*TWO_SEEDS, "--output", str(tmp_path))
     launcher = FakeLauncher(fails=["train_base/toy_objects/CoOp/toy_16shots/seed1"])
 
     failed = execute(runs, launcher, keep_going=True)
