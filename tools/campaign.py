@@ -42,6 +42,7 @@ KINDS = {  # signals of one trial
 MOMENTS = {"kills": 30, "signals": 20}
 MOST_ATTEMPTS = 12  # of one trial
 LONGEST = 60.0  # seconds within which the rest of a command ends after a part of it was killed
+LATE = 20.0  # seconds in which a command that has got a signal may still end with status 0
 RECORDS = "trials.jsonl"
 
 
@@ -158,6 +159,9 @@ class Campaign:
                 found.append(f"left processes after {entry['signal']}: {'; '.join(each.orphans)}")
             if not _is_documented(entry["signal"], each):
                 found.append(f"exit status {each.status} after {entry['signal']}")
+            late = each.seconds - entry["moment"]
+            if self.kind == "signals" and each.hit and each.status == 0 and late > LATE:
+                found.append(f"went on for {late:.0f} s after {entry['signal']}")
         expected = self.records()[0]["digests"]
         names = sorted(expected.keys() | record["digests"].keys())
         differing = [n for n in names if expected.get(n) != record["digests"].get(n)]

@@ -1,12 +1,14 @@
 """The campaign of kills and signals sees what differs and what is left, and can be resumed."""
 
 import json
+import random
+import signal
 import sys
 
 import pytest
 
 from tools import campaign
-from tools.campaigns.attempts import Attempt
+from tools.campaigns.attempts import Attempt, Disturbance, attempt
 from tools.campaigns.subjects import Subject
 from tools.campaigns.traces import digests, leftovers
 
@@ -74,6 +76,34 @@ def test_exit_statuses_are_those_of_the_pages(name, status, is_expected):
     ended = Attempt(status, seconds=1.0, hit="command", others=0.0, orphans=[])
 
     assert campaign._is_documented(name, ended) == is_expected
+
+
+def test_a_command_that_ignores_a_signal_is_named(tmp_path, monkeypatch):
+    trial = campaign.Campaign("run", "signals", folder=tmp_path, seed=1)
+    monkeypatch.setattr(trial, "records", lambda: [{"digests": {}}])
+    entry = {"signal": "SIGINT", "moment": 5.0, "status": 0, "seconds": 60.0, "hit": "command"}
+
+    (fault,) = trial.faults(
+        {"attempts": [{**entry, "others": 0.0, "orphans": []}], "digests": {}, "leftovers": {}}
+    )
+
+    assert fault == "went on for 55 s after SIGINT"
+
+
+def test_a_campaign_that_ignores_signals_starts_commands_that_do_not(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script
+    try:
+        ended = attempt(
+            [sys.executable, "-c", "import time; time.sleep(60)"],
+            log=tmp_path / "log.txt",
+            cache=tmp_path,
+            disturbance=Disturbance(signal.SIGINT, 0.2),
+            rng=random.Random(0),
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert ended.status not in (None, 0) and ended.seconds < 30
 
 
 def test_processes_that_outlive_a_command_are_found(disturbed):

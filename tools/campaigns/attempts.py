@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dassl.utils.interrupts import NAMES
+
 MARK = "VLTUNE_CAMPAIGN"
 SECONDS = 600.0  # that a command may take
 SECONDS_OF_OTHERS = 60.0  # that its other processes may take to end after it
@@ -70,6 +72,7 @@ def attempt(
             stdout=file,
             stderr=file,
             start_new_session=True,
+            preexec_fn=_take_signals,
         )
     hit = ""
     try:
@@ -85,6 +88,12 @@ def attempt(
         for pid in marked(mark):
             _kill(pid, signal.SIGKILL)
         process.wait()
+
+
+def _take_signals() -> None:
+    """What a campaign in the background ignores (Ctrl-C, SIGHUP under nohup), its commands take."""
+    for name in NAMES:
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
 def _wait(process: subprocess.Popen, seconds: float) -> int | None:
