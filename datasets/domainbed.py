@@ -9,7 +9,6 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from dassl.config import Condition
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.utils.image_files import LeftOut, images_below
 
@@ -57,10 +56,7 @@ class DomainFolders(DatasetBase):
     steps_per_evaluation = 200
     num_images = 0  # of the complete dataset; 0: not known
     more_splits = ("test_out",)
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return UNREAD
+    conditions = UNREAD
 
     def __init__(self, cfg: CfgNode):
         root = data_root(cfg.DATASET.ROOT)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from dassl.config import Condition
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 
 from .conditions import ONE_DOMAIN
@@ -37,10 +36,7 @@ class ImageNet(DatasetBase):
     dataset_dir = "imagenet"
     section = "ImageNet"
     config = "imagenet"
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return ONE_DOMAIN
+    conditions = ONE_DOMAIN
 
     def __init__(self, cfg: CfgNode):
         root = data_root(cfg.DATASET.ROOT)

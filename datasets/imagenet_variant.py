@@ -9,7 +9,6 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from dassl.config import Condition
 from dassl.data.datasets import DatasetBase
 
 from .conditions import ONE_DOMAIN
@@ -34,10 +33,7 @@ class ImageNetVariant(DatasetBase):
     image_folder = "images"
     section = ""
     config = ""
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return ONE_DOMAIN
+    conditions = ONE_DOMAIN
 
     def __init__(self, cfg: CfgNode):
         root = data_root(cfg.DATASET.ROOT)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from dassl.config import Condition
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import cache_dir
 from dassl.utils.image_files import LeftOut
@@ -50,15 +49,12 @@ class OwnImages(SplitDataset):
     root_is_the_set = True
     image_folder = ""
     section = SECTION
+    conditions = [*OF_ONE_DOMAIN, *UNREAD_ANYWHERE]
 
     def __init__(self, cfg: CfgNode):
         self.listing = listing_of(cfg).usable()
         self.config = self.listing.spec  # what messages call it
         super().__init__(cfg)
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return [*OF_ONE_DOMAIN, *UNREAD_ANYWHERE]
 
     @classmethod
     def split_file(cls, root: Path) -> Path:
@@ -94,15 +90,12 @@ class OwnDomains(DomainFolders):
 
     root_is_the_set = True
     section = SECTION
+    conditions = UNREAD_ANYWHERE
 
     def __init__(self, cfg: CfgNode):
         self.listing = listing_of(cfg).usable()
         self.config = self.listing.spec
         super().__init__(cfg)
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return UNREAD_ANYWHERE
 
     @classmethod
     def pieces(cls, root: Path) -> list[Piece]:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from dassl.config import Condition
 from dassl.data.datasets import DatasetBase, Datum
 
 from .conditions import ONE_DOMAIN
@@ -50,10 +49,7 @@ class SplitDataset(DatasetBase):
     image_folder = "images"
     section = ""
     config = ""
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return ONE_DOMAIN
+    conditions = ONE_DOMAIN
 
     def __init__(self, cfg: CfgNode):
         root = data_root(cfg.DATASET.ROOT)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from dassl.config import Condition
 from dassl.data.datasets import DatasetBase
 
 from .conditions import ONE_DOMAIN
@@ -26,10 +25,7 @@ class ToySet(DatasetBase):
 
     section = "Toy sets"
     config = ""
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return ONE_DOMAIN
+    conditions = ONE_DOMAIN
 
     def __init__(self, cfg: CfgNode):
         folder = rendered(self.config)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from clip.model import CLIP
-from dassl.config import Condition, Settings, at_least, never, one_of, setting
+from dassl.config import Settings, at_least, never, one_of, setting
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import STORED_VIEWS
@@ -142,11 +142,7 @@ class CLAP(FeatureTrainer):
     declares = (CLAPSettings,)
     model_name = "adapter"
     takes_shots = True
-
-    @classmethod
-    def view_conditions(cls) -> list[Condition]:
-        stored = never(STORED_VIEWS, "it stores TRAINER.CLAP.VIEWS views of every shot")
-        return [stored, *super().view_conditions()]
+    own_conditions = (never(STORED_VIEWS, "it stores TRAINER.CLAP.VIEWS views of every shot"),)
 
     @property
     def view_mode(self) -> str:

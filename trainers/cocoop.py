@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clip.model import CLIP
-from dassl.config import Condition, Settings, setting
+from dassl.config import Settings, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import no_templates
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
@@ -89,7 +89,4 @@ class CoCoOp(FeatureTrainer):
 
     declares = (CoCoOpSettings,)
     method_class = CoCoOpPrompt
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return [no_templates(), *super().conditions()]
+    own_conditions = (no_templates(),)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clip.model import CLIP
-from dassl.config import Condition, Settings, one_of, setting
+from dassl.config import Settings, one_of, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import no_templates
 from trainers.common import FeatureTrainer
@@ -55,7 +55,4 @@ class CoOp(FeatureTrainer):
 
     declares = (CoOpSettings,)
     method_class = CoOpPrompt
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return [no_templates(), *super().conditions()]
+    own_conditions = (no_templates(),)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from dassl.config import Condition, Settings, at_least, one_of, only_if, setting
+from dassl.config import Settings, at_least, one_of, only_if, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.steps.settings import ONE_STAGE
 from dassl.engine.steps.stages import StagedTrainer
@@ -70,14 +70,10 @@ class ERM(StepTrainer):
     takes_networks = ("student", "teacher")  # the teacher's texts start the text head
     trained_parts: tuple[str, ...] = ("student", "projection", "head")
     declares = (ERMSettings, *ONE_STAGE)
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return [
-            only_if("DATASET.TEMPLATES", "TRAINER.ERM.HEAD", "text"),
-            only_if("DATASET.TEMPLATES", "TRAINER.ERM.PROMPT_STYLE", *REPLACED_STYLES),
-            *super().conditions(),
-        ]
+    own_conditions = (
+        only_if("DATASET.TEMPLATES", "TRAINER.ERM.HEAD", "text"),
+        only_if("DATASET.TEMPLATES", "TRAINER.ERM.PROMPT_STYLE", *REPLACED_STYLES),
+    )
 
     @classmethod
     def check_cfg(cls, cfg: CfgNode) -> None:

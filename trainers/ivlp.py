@@ -51,10 +51,7 @@ class IVLP(ClipTrainer):
     method_class = IndependentPrompts
     model_name = "VLPromptLearner"
     needs_vit = True
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return [no_templates(), *super().conditions()]
+    own_conditions = (no_templates(),)
 
 
 @TRAINER_REGISTRY.register()
@@ -64,15 +61,13 @@ class VPT(ClipTrainer):
     declares = (VPTSettings,)
     model_name = "VLPromptLearner"
     needs_vit = True
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        words = Condition(
+    own_conditions = (
+        Condition(
             ("TRAINER.VPT.CTX_INIT",),
             lambda cfg: not cfg.DATASET.TEMPLATES,
             "the sentences are DATASET.TEMPLATES {DATASET.TEMPLATES}",
-        )
-        return [words, *super().conditions()]
+        ),
+    )
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

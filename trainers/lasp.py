@@ -240,23 +240,19 @@ class LASP(ClipTrainer):
 
     method: LASPPrompt
     declares = (LASPSettings, NamesSettings)
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return [
-            Condition(
-                ("DATASET.INCLUDE_ALL_CLASSES",),
-                lambda cfg: cfg.DATASET.SUBSAMPLE_CLASSES != "all",
-                "no class is left out, DATASET.SUBSAMPLE_CLASSES is all",
-            ),
-            no_templates("its templates are TRAINER.LASP.LASP_PROMPTS"),
-            Condition(
-                ("OPTIM.STAGED_LR",),
-                lambda cfg: not cfg.TRAINER.LASP.FINETUNE_VIT_LN,
-                "the LayerNorms have a learning rate of their own (TRAINER.LASP.FINETUNE_VIT_LN)",
-            ),
-            *super().conditions(),
-        ]
+    own_conditions = (
+        Condition(
+            ("DATASET.INCLUDE_ALL_CLASSES",),
+            lambda cfg: cfg.DATASET.SUBSAMPLE_CLASSES != "all",
+            "no class is left out, DATASET.SUBSAMPLE_CLASSES is all",
+        ),
+        no_templates("its templates are TRAINER.LASP.LASP_PROMPTS"),
+        Condition(
+            ("OPTIM.STAGED_LR",),
+            lambda cfg: not cfg.TRAINER.LASP.FINETUNE_VIT_LN,
+            "the LayerNorms have a learning rate of their own (TRAINER.LASP.FINETUNE_VIT_LN)",
+        ),
+    )
 
     @property
     def needs_vit(self) -> bool:

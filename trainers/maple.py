@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clip.model import CLIP
-from dassl.config import Condition, Settings, setting
+from dassl.config import Settings, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import no_templates
 from trainers.common import ClipTrainer
@@ -98,7 +98,4 @@ class MaPLe(ClipTrainer):
     method_class = MaPLePrompt
     model_name = "MultiModalPromptLearner"
     needs_vit = True
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return [no_templates(), *super().conditions()]
+    own_conditions = (no_templates(),)

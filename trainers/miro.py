@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip.blocks import BlockView, TowerHook
-from dassl.config import Condition, Settings, at_least, setting
+from dassl.config import Settings, at_least, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import no_templates
 from dassl.engine.steps.settings import ONE_STAGE
@@ -182,10 +182,7 @@ class MIRO(StepTrainer):
 
     objective: MIROObjective
     declares = (MIROSettings, *ONE_STAGE)
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return [no_templates("no text enters"), *super().conditions()]
+    own_conditions = (no_templates("no text enters"),)
 
     def build_objective(self) -> MIROObjective:
         oracle = copy.deepcopy(self.network.student)

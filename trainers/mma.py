@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip.model import CLIP, BlockView, TowerHook
-from dassl.config import Condition, Settings, at_least, setting
+from dassl.config import Settings, at_least, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import no_templates
 from trainers.common import ClipTrainer, Method
@@ -204,11 +204,9 @@ class MMA(ClipTrainer):
     method_class = AdapterLearner
     model_name = "adapter_learner"
     needs_vit = True
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        words = "the words before a class name are TRAINER.MMADAPTER.TEXT_CTX_INIT"
-        return [no_templates(words), *super().conditions()]
+    own_conditions = (
+        no_templates("the words before a class name are TRAINER.MMADAPTER.TEXT_CTX_INIT"),
+    )
 
 
 @TRAINER_REGISTRY.register()

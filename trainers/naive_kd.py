@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dassl.config import Condition, Settings, above, one_of, only_if, setting
+from dassl.config import Settings, above, one_of, only_if, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.modeling.heads import Objective, StudentClassifier, TextHead
 from trainers.common.teachers.distill_trainer import (
@@ -129,16 +129,10 @@ class NaiveKD(DistillTrainer):
     """kd_kl and kd_cos learn student and linear head, the others student and projection."""
 
     stage = "train"
-
     declares = (NaiveKDSettings, *DistillTrainer.declares)
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        weighted = [kind for kind, weight in EMBEDDING_LOSSES.items() if weight is None]
-        return [
-            only_if("TRAINER.VL2V.LAMBDA", "TRAINER.NAIVEKD.LOSS", *LOGIT_LOSSES, *weighted),
-            *super().conditions(),
-        ]
+    own_conditions = (
+        only_if("TRAINER.VL2V.LAMBDA", "TRAINER.NAIVEKD.LOSS", *LOGIT_LOSSES, "one_stage"),
+    )
 
     @property
     def kind(self) -> str:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip.model import CLIP
-from dassl.config import Condition, Settings, above, at_least, setting
+from dassl.config import Settings, above, at_least, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import no_templates
 from dassl.engine.step_losses import logged
@@ -184,10 +184,7 @@ class ProDA(FeatureTrainer):
     method: PromptDistribution
     declares = (ProDASettings,)
     method_class = PromptDistribution
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return [no_templates(), *super().conditions()]
+    own_conditions = (no_templates(),)
 
     def build_model(self) -> None:
         super().build_model()

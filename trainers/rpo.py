@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from yacs.config import CfgNode
 
 from clip.model import CLIP, BlockView, TowerHook
-from dassl.config import Condition, Settings, at_least, setting
+from dassl.config import Settings, at_least, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import no_templates
 from trainers.common import ClipTrainer, Method
@@ -196,10 +196,7 @@ class RPO(ClipTrainer):
 
     declares = (RPOSettings, SentenceSettings)
     needs_vit = True
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return [no_templates("its sentence is DATASET.PROMPT"), *super().conditions()]
+    own_conditions = (no_templates("its sentence is DATASET.PROMPT"),)
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

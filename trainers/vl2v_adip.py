@@ -69,10 +69,7 @@ class VL2VAlign(DistillTrainer):
     stage = "align"
     trained_parts = ("projection",)
     feeds_next_stage = True
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return [not_of_stage("distill"), *super().conditions()]
+    own_conditions = (not_of_stage("distill"),)
 
     @classmethod
     def check_cfg(cls, cfg: CfgNode) -> None:
@@ -95,10 +92,7 @@ class VL2VDistill(DistillTrainer):
     stage = "distill"
     trained_parts = ("student",)
     earlier_stage = "align"
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return [not_of_stage("align"), *super().conditions()]
+    own_conditions = (not_of_stage("align"),)
 
     def build_projection(self, student_width: int) -> nn.Module:
         return nn.Linear(student_width, self.class_texts.shape[1])

@@ -12,7 +12,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from clip.model import CLIP
-from dassl.config import Condition, Settings, never, one_of, setting
+from dassl.config import Settings, never, one_of, setting
 from dassl.config.pixels import IMAGENET_MEAN, IMAGENET_STD
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
@@ -22,6 +22,8 @@ from trainers.common import FeatureTrainer, Method
 from trainers.common.teachers.build import NORMS
 from trainers.common.text.encode import zero_shot_classifier
 from trainers.common.text.templates import full_templates, select_templates, single_template
+
+UNTRAINED = "zero-shot CLIP trains and chooses nothing"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,10 @@ class ZeroshotCLIP(FeatureTrainer):
     declares: tuple[type[Settings], ...] = (ZeroshotInput,)
     gpu_precision = "fp16"  # of the backbone, as in the official code
     defaults = {"OPTIM.MAX_EPOCH": 0}  # nothing is trained
+    own_conditions = (
+        never((*TRAINING, *SELECTION, *STORED_VIEWS, "MODEL.INIT_WEIGHTS"), UNTRAINED),
+        *no_augmentation(UNTRAINED),
+    )
     unused_flags = {
         **FeatureTrainer.unused_flags,
         "--transforms": "nothing is trained",
@@ -81,15 +87,6 @@ class ZeroshotCLIP(FeatureTrainer):
     def templates(cls, cfg: CfgNode) -> list[str]:
         """The templates of the run's dataset."""
         return single_template(cfg)
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        why = "zero-shot CLIP trains and chooses nothing"
-        return [
-            never((*TRAINING, *SELECTION, *STORED_VIEWS, "MODEL.INIT_WEIGHTS"), why),
-            *no_augmentation(why),
-            *super().conditions(),
-        ]
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class TrainerBase(Updates):
     # What a trainer reads (dassl/config/declared.py), own settings first; its other defaults.
     declares: tuple[type[Settings], ...] = ()
     defaults: Mapping[str, Any] = {}
+    own_conditions: Sequence[Condition] = ()  # when it reads keys; those of all bases count
     # networks that ``from_parts`` may be given; the first is what MODEL.BACKBONE.NAME names
     takes_networks: tuple[str, ...] = ()
     takes_shots = False  # True: ``from_parts`` may be given the images of a cache or memory
@@ -93,8 +95,9 @@ class TrainerBase(Updates):
     # ----------------------------------------------------------------- settings
     @classmethod
     def conditions(cls) -> list[Condition]:
-        """What the settings of such a run depend on; a subclass puts its own in front."""
+        """What the settings of such a run depend on, a class's own before those of its bases."""
         return [
+            *chain.from_iterable(vars(each).get("own_conditions", ()) for each in cls.__mro__),
             *declared_conditions(cls),
             NOTHING_TRAINED,
             *numerics.CONDITIONS,

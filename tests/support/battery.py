@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dassl.config import Condition, get_cfg_default, never
+from dassl.config import get_cfg_default, never
 from dassl.config.pixels import leave_open
 from dassl.config.recipes import resolve
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
@@ -39,10 +39,7 @@ class MadeUp(DatasetBase):
 
     contrast = 120
     names = CLASSNAMES
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return [never("DATASET.VAL_SHOTS", "all validation images are taken"), *ONE_DOMAIN]
+    conditions = [never("DATASET.VAL_SHOTS", "all validation images are taken"), *ONE_DOMAIN]
 
     def __init__(self, cfg) -> None:
         splits = {name: self.items(Path(cfg.DATASET.ROOT), name) for name in SPLITS}

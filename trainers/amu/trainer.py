@@ -8,7 +8,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from clip.model import CLIP
-from dassl.config import Condition, never
+from dassl.config import never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.needed import NeededFile
@@ -44,10 +44,7 @@ class AMU(FeatureTrainer):
     gpu_precision = "fp16"  # of CLIP, as in the official code
     runs_alone = "stored features of all images are scored at once, which takes seconds"
     without_extras = staticmethod(without_moco)
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return [never("OPTIM.STAGED_LR", "W is all that learns"), *super().conditions()]
+    own_conditions = (never("OPTIM.STAGED_LR", "W is all that learns"),)
 
     # ----------------------------------------------------------------- set-up
     @classmethod

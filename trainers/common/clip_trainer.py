@@ -63,6 +63,14 @@ class ClipTrainer(MixedPrecision):
         "DATASET.INCLUDE_ALL_CLASSES",
     )
     varies_at_test = frozenset({"PREC", "MODEL.BACKBONE.NAME"})  # the name, not the weights
+    own_conditions: Sequence[Condition] = (
+        no_epochs(),
+        never("MODEL.BACKBONE.PRETRAINED", "a CLIP is always a trained one"),
+        *UNREAD,
+    )
+    view_conditions: tuple[Condition, ...] = (  # on settings of loaders and views
+        never(STORED_VIEWS, "every epoch reads the images again: no views are stored"),
+    )
 
     # ----------------------------------------------------------------- set-up
     @property
@@ -94,13 +102,7 @@ class ClipTrainer(MixedPrecision):
 
     @classmethod
     def conditions(cls) -> list[Condition]:
-        pretrained = never("MODEL.BACKBONE.PRETRAINED", "a CLIP is always a trained one")
-        return [*cls.view_conditions(), no_epochs(), pretrained, *UNREAD, *super().conditions()]
-
-    @classmethod
-    def view_conditions(cls) -> list[Condition]:
-        """What the settings of loaders and views depend on."""
-        return [never(STORED_VIEWS, "every epoch reads the images again: no views are stored")]
+        return [*super().conditions(), *cls.view_conditions]
 
     @classmethod
     def check_pixels(cls, cfg: CfgNode) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from dassl.config import Condition, check_value, never, one_of, only_if
+from dassl.config import check_value, never, one_of, only_if
 from dassl.data.datasets import Datum
 from dassl.engine.resume import root_is_the_set
 from dassl.features.bank import FeatureBank
@@ -34,6 +34,13 @@ class FeatureTrainer(ClipTrainer):
     """``batch["features"]`` holds raw image features (B, D), float32, before L2 normalisation."""
 
     bank: Any  # of features: the one that ``build_bank`` gives, or a ``GivenBank``
+    view_conditions = (
+        only_if("TRAIN.NUM_VIEWS", "TRAIN.VIEWS", "bank"),
+        never(
+            ("DATALOADER.SEEDING", "DATALOADER.TEST.SAMPLER"),
+            "features have an order and seeds of their own",
+        ),
+    )
 
     @classmethod
     def check_cfg(cls, cfg: CfgNode) -> None:
@@ -45,16 +52,6 @@ class FeatureTrainer(ClipTrainer):
                 f"DATALOADER.TRAIN_X.SAMPLER is {sampler!r}, but {cls.__name__} reads image "
                 "features in random order. Leave it at RandomSampler."
             )
-
-    @classmethod
-    def view_conditions(cls) -> list[Condition]:
-        return [
-            only_if("TRAIN.NUM_VIEWS", "TRAIN.VIEWS", "bank"),
-            never(
-                ("DATALOADER.SEEDING", "DATALOADER.TEST.SAMPLER"),
-                "features have an order and seeds of their own",
-            ),
-        ]
 
     @classmethod
     def check_pixels(cls, cfg: CfgNode) -> None:

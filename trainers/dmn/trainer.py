@@ -10,7 +10,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from clip.model import CLIP
-from dassl.config import Condition, only_if
+from dassl.config import only_if
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.needed import NeededFile
 from dassl.engine.shared_conditions import TRAINING, no_augmentation, not_searched
@@ -54,6 +54,12 @@ class DMN(StreamTrainer):
         "--transforms": "its training views are crops and flips of their own",
     }
     declares = (DMNSettings,)
+    own_conditions = (
+        only_if(TRAINING, "TRAINER.DMN.SETTING", "few_shot"),
+        not_searched("TRAINER.DMN.ALPHA"),
+        only_if("DATASET.TEMPLATES", "TRAINER.DMN.TEXT_PROMPT", "tip", "tip_cupl"),
+        *no_augmentation("its training views are its own, crop and flip"),
+    )
 
     # ----------------------------------------------------------------- set-up
     @staticmethod
@@ -79,16 +85,6 @@ class DMN(StreamTrainer):
                 f"TRAINER.DMN.N_AUGVIEW is {settings.n_augview}; it must be a multiple of "
                 f"DATASET.NUM_SHOTS {shots}, or 0."
             )
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return [
-            only_if(TRAINING, "TRAINER.DMN.SETTING", "few_shot"),
-            not_searched("TRAINER.DMN.ALPHA"),
-            only_if("DATASET.TEMPLATES", "TRAINER.DMN.TEXT_PROMPT", "tip", "tip_cupl"),
-            *no_augmentation("its training views are its own, crop and flip"),
-            *super().conditions(),
-        ]
 
     def build_augmentation(self) -> Augmentation:
         """Training views: crop and flip, bilinear; not the transforms of INPUT."""

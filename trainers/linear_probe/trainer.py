@@ -10,7 +10,7 @@ import torch
 from yacs.config import CfgNode
 
 from clip.model import CLIP
-from dassl.config import Condition, Settings, above, at_least, never, one_of, setting
+from dassl.config import Settings, above, at_least, never, one_of, setting
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import (
@@ -27,6 +27,7 @@ from .c_search import COARSE_C, lpclip_rows, search_c
 from .method import LinearClassifier, accuracy, fit_logistic_regression
 
 logger = logging.getLogger(__name__)
+TEST_VIEWS = "the test view serves every image, training images included"
 
 
 @dataclass(frozen=True)
@@ -66,25 +67,20 @@ class LinearProbe(FeatureTrainer):
         **FeatureTrainer.unused_flags,
         "--transforms": "it reads the test view of every image",
     }
+    own_conditions = (
+        not_searched("TRAINER.LINEARPROBE.C"),
+        searched("TRAINER.LINEARPROBE.COARSE_C", "TRAINER.LINEARPROBE.NUM_STEP"),
+        never((*TRAINING, "MODEL.INIT_WEIGHTS"), runs_alone),
+        never(STORED_VIEWS, TEST_VIEWS),
+        *no_augmentation(TEST_VIEWS),
+        no_templates("no text enters a linear probe"),
+    )
 
     @classmethod
     def check_cfg(cls, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         if LinearProbeSettings.of(cfg).draw == "lpclip" and cfg.DATASET.NUM_SHOTS < 1:
             raise ValueError("TRAINER.LINEARPROBE.DRAW lpclip needs DATASET.NUM_SHOTS >= 1.")
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        views = "the test view serves every image, training images included"
-        return [
-            not_searched("TRAINER.LINEARPROBE.C"),
-            searched("TRAINER.LINEARPROBE.COARSE_C", "TRAINER.LINEARPROBE.NUM_STEP"),
-            never((*TRAINING, "MODEL.INIT_WEIGHTS"), "a solver fits all images at once"),
-            never(STORED_VIEWS, views),
-            *no_augmentation(views),
-            no_templates("no text enters a linear probe"),
-            *super().conditions(),
-        ]
 
     @property
     def view_mode(self) -> str:

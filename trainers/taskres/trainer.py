@@ -8,7 +8,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from clip.model import CLIP
-from dassl.config import Condition, never
+from dassl.config import never
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.needed import NeededFile
 from dassl.utils import ranks, write_checkpoint
@@ -28,6 +28,8 @@ from .method import TaskResidual
 from .settings import TaskResSettings
 
 logger = logging.getLogger(__name__)
+OF_RESIDUAL = ("residual_scale", "variant", "learnable_alpha", "enhanced_base")  # settings
+OF_STAGE = ("base_lr", "base_epochs")
 
 
 @TRAINER_REGISTRY.register()
@@ -104,19 +106,13 @@ class TaskResBase(FeatureTrainer):
     }
     declares = (TaskResSettings,)
     class_words = TaskRes.class_words
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        residual = ("RESIDUAL_SCALE", "VARIANT", "LEARNABLE_ALPHA", "ENHANCED_BASE")
-        stage = ("BASE_LR", "BASE_EPOCHS")
-        return [
-            never((f"TRAINER.TaskRes.{key}" for key in residual), "the base has no residual yet"),
-            never(
-                (f"TRAINER.TaskRes.{key}" for key in stage),
-                "it is for TaskRes with its base; here OPTIM.LR and OPTIM.MAX_EPOCH count",
-            ),
-            *super().conditions(),
-        ]
+    own_conditions = (
+        never(map(TaskResSettings.key, OF_RESIDUAL), "the base has no residual yet"),
+        never(
+            map(TaskResSettings.key, OF_STAGE),
+            "it is for TaskRes with its base; here OPTIM.LR and OPTIM.MAX_EPOCH count",
+        ),
+    )
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

@@ -30,40 +30,30 @@ from .settings import TipAdapterSettings
 logger = logging.getLogger(__name__)
 
 
-@TRAINER_REGISTRY.register()
-class TipAdapter(FeatureTrainer):
-    """Builds the cache; nothing is trained. A search on labelled images may choose beta, alpha."""
+class CacheTrainer(FeatureTrainer):
+    """Builds the cache of the shots; a search on labelled images may choose beta and alpha."""
 
     method: Cache
     declares = (TipAdapterSettings,)
     gpu_precision = "fp16"  # of the backbone, as in the official code
     runs_alone = "its search scores all images at once, which takes seconds"
     model_name = "tip_adapter"
-    learns = True  # the cache is built of the shots
     takes_shots = True
     drop_last = False
-    is_finetuned = False
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        own = [searched("TRAINER.TIPADAPTER.SEARCH_SCALE", "TRAINER.TIPADAPTER.SEARCH_STEP")]
-        if not cls.is_finetuned:
-            own += [
-                not_searched("TRAINER.TIPADAPTER.INIT_BETA", "TRAINER.TIPADAPTER.INIT_ALPHA"),
-                never((*TRAINING, *STORED_VIEWS), "the cache is built, nothing is trained"),
-            ]
-        return [*own, *super().conditions()]
-
-    @property
-    def view_mode(self) -> str:
-        """The stored views behind the keys; fine-tuning reads those that TRAIN.VIEWS says."""
-        return super().view_mode if self.is_finetuned else f"bank:{self.settings.augment_epoch}"
+    own_conditions: Sequence[Condition] = (
+        searched("TRAINER.TIPADAPTER.SEARCH_SCALE", "TRAINER.TIPADAPTER.SEARCH_STEP"),
+    )
 
     # ----------------------------------------------------------------- set-up
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
         classifier = zero_shot_classifier(clip, classnames, notebook_templates(cfg)).float()
-        return Cache(classifier, TipAdapterSettings.of(cfg), is_trainable=cls.is_finetuned)
+        return cls.cache_of(classifier, TipAdapterSettings.of(cfg))
+
+    @staticmethod
+    def cache_of(classifier: Tensor, settings: TipAdapterSettings) -> Cache:
+        """An empty cache beside the text classifier (C, D), unit rows."""
+        return Cache(classifier, settings)
 
     def prepare_method(self) -> None:
         """Room for one key per shot, ordered for quick sums; ``before_train`` fills it."""
@@ -134,7 +124,27 @@ class TipAdapter(FeatureTrainer):
 
 
 @TRAINER_REGISTRY.register()
-class TipAdapterF(TipAdapter):
+class TipAdapter(CacheTrainer):
+    """Nothing is trained."""
+
+    own_conditions = (
+        not_searched("TRAINER.TIPADAPTER.INIT_BETA", "TRAINER.TIPADAPTER.INIT_ALPHA"),
+        never((*TRAINING, *STORED_VIEWS), "the cache is built, nothing is trained"),
+    )
+
+    @property
+    def learns(self) -> bool:
+        """The cache is built of the shots."""
+        return True
+
+    @property
+    def view_mode(self) -> str:
+        """The stored views behind the keys."""
+        return f"bank:{self.settings.augment_epoch}"
+
+
+@TRAINER_REGISTRY.register()
+class TipAdapterF(CacheTrainer):
     """Tip-Adapter-F: the keys are fine-tuned with the initial beta and alpha.
 
     ``last``: last epoch, initial pair. ``val``: last epoch, pair searched on the validation split.
@@ -142,12 +152,11 @@ class TipAdapterF(TipAdapter):
     (ImageNet: on the test images), and the better of the two test accuracies.
     """
 
-    is_finetuned = True
+    own_conditions = (never("OPTIM.STAGED_LR", "the keys are all that learns"),)
 
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        staged = never("OPTIM.STAGED_LR", "the keys are all that learns")
-        return [staged, *super().conditions()]
+    @staticmethod
+    def cache_of(classifier: Tensor, settings: TipAdapterSettings) -> Cache:
+        return Cache(classifier, settings, is_trainable=True)
 
     def param_groups(self) -> list[dict]:
         """The keys, updated in one pass over them instead of one per operation of AdamW."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from clip.model import CLIP
-from dassl.config import Condition, above, idle_settings, never, only_if
+from dassl.config import above, idle_settings, never, only_if
 from dassl.config.ranges import PRECISIONS
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.needed import NeededFile
@@ -30,6 +30,7 @@ from .settings import TPTSettings
 from .start import ConditionalStart, read_context
 
 logger = logging.getLogger(__name__)
+UNTRAINED = "nothing is trained before the stream"
 FIRST_SCALE = 1000.0  # of the losses in amp, as in the official code
 BETAS = ("OPTIM.ADAM_BETA1", "OPTIM.ADAM_BETA2")  # the first step does not depend on them
 OF_STEPS = (  # keys of OPTIM that the steps read; rate and decay are TPT's own
@@ -43,10 +44,12 @@ class TPT(StreamTrainer):
     """Tunes the context on each test image by itself; nothing is trained beforehand."""
 
     method: TestTimePrompt
-    unused_flags = {
-        **StreamTrainer.unused_flags,
-        "--transforms": "nothing is trained before the stream",
-    }
+    unused_flags = {**StreamTrainer.unused_flags, "--transforms": UNTRAINED}
+    own_conditions = (
+        never(TRAINING, UNTRAINED),
+        *no_augmentation(f"{UNTRAINED}, and its views are TRAINER.TPT.VIEW_KIND"),
+        no_templates("its words are TRAINER.TPT.CTX_INIT"),
+    )
     declares = (TPTSettings,)
     gpu_precision = "amp"  # as the official code
     defaults = {"OPTIM.NAME": "adamw", "OPTIM.MAX_EPOCH": 0}
@@ -74,16 +77,6 @@ class TPT(StreamTrainer):
             return []
         read = partial(read_context, path, is_conditional=settings.cocoop)
         return [NeededFile(f"Learned context {path}", read)]
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        why = "nothing is trained before the stream"
-        return [
-            never(TRAINING, why),
-            *no_augmentation(f"{why}, and its views are TRAINER.TPT.VIEW_KIND"),
-            no_templates("its words are TRAINER.TPT.CTX_INIT"),
-            *super().conditions(),
-        ]
 
     @classmethod
     def idle_settings(cls, cfg: CfgNode) -> dict[str, str]:

@@ -76,6 +76,7 @@ class DatasetBase:
     """
 
     dataset_dir = ""  # folder below DATASET.ROOT
+    conditions: Sequence[Condition] = ()  # ours: what keys of DATASET depend on
     root_is_the_set = False  # ours: True where another DATASET.ROOT is another dataset
     domains: list[str] = []  # names of all domains
     more_splits: tuple[str, ...] = ()  # further lists of items, each a property over ``_<name>``
@@ -96,14 +97,9 @@ class DatasetBase:
         self._check_labels()
 
     @classmethod
-    def conditions(cls) -> list[Condition]:
-        """Ours: what keys of DATASET depend on; a subclass puts its own in front."""
-        return []
-
-    @classmethod
     def idle_settings(cls, cfg: CfgNode) -> dict[str, str]:
         """Ours: key -> why another value of it would change nothing for this dataset."""
-        return idle_settings(cfg, cls.conditions())
+        return idle_settings(cfg, cls.conditions)
 
     @property
     def train_x(self) -> Sequence[Datum]:

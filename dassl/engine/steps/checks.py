@@ -1,5 +1,7 @@
 """What a step-based run refuses, from its config and its dataset alone."""
 
+from collections.abc import Sequence
+
 from yacs.config import CfgNode
 
 from dassl.config import Condition, never, only_if
@@ -9,7 +11,7 @@ from dassl.modeling.networks import full_name
 from dassl.utils import ranks
 
 DEFAULT_STEPS, DEFAULT_FREQ = 5001, 200  # of datasets that do not say their own
-CONDITIONS: list[Condition] = [
+CONDITIONS: Sequence[Condition] = [
     only_if(("MODEL.BACKBONE.PRETRAINED", "MODEL.BACKBONE.WEIGHTS"), "MODEL.INIT_WEIGHTS", ""),
     only_if("MODEL.BACKBONE.PRETRAINED", "MODEL.BACKBONE.WEIGHTS", ""),
     never("MODEL.BACKBONE.ACTIVATION", "name it in the path: clip:<path>@gelu"),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from dassl.config import Condition, Settings, declared_cfg
+from dassl.config import Settings, declared_cfg
 from dassl.config.pixels import close
 from dassl.config.tools import unfrozen
 from dassl.data import DatasetWrapper
@@ -58,6 +58,7 @@ class StepTrainer(StepFiles):
     takes_networks: tuple[str, ...] = ("student",)
     stage = "train"  # enters every seed
     unused_flags = {"--head": "the method brings its own"}
+    own_conditions = checks.CONDITIONS
     scores_validation = False  # evaluations keep the scores of what is reported
 
     @property
@@ -66,10 +67,6 @@ class StepTrainer(StepFiles):
         return ("student", "head")
 
     # ----------------------------------------------------------------- settings
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return [*checks.CONDITIONS, *super().conditions()]
-
     @classmethod
     def check_cfg(cls, cfg: CfgNode) -> None:
         """ValueError for settings that cannot work, naming key, value and what is allowed."""

@@ -1,5 +1,6 @@
 """Base of the step-based trainers that have a vision-language teacher."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -118,18 +119,14 @@ class DistillTrainer(StepTrainer):
     takes_networks = ("student", "teacher")
     declares: tuple[type[Settings], ...] = (VL2VSettings, TeacherInput, *ONE_STAGE)
     defaults = {**STEP_DEFAULTS, "SWAD.ENABLED": True, "SWAD.RESET": "cumulative"}
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return [
-            Condition(
-                ("TRAINER.VL2V.SCALE",),
-                lambda cfg: cfg.TRAINER.VL2V.TEACHER.startswith(("http://", "https://")),
-                "the teacher {TRAINER.VL2V.TEACHER} tells its own scale",
-            ),
-            only_if("DATASET.TEMPLATES", "TRAINER.VL2V.PROMPT_STYLE", *REPLACED_STYLES),
-            *super().conditions(),
-        ]
+    own_conditions: Sequence[Condition] = (
+        Condition(
+            ("TRAINER.VL2V.SCALE",),
+            lambda cfg: cfg.TRAINER.VL2V.TEACHER.startswith(("http://", "https://")),
+            "the teacher {TRAINER.VL2V.TEACHER} tells its own scale",
+        ),
+        only_if("DATASET.TEMPLATES", "TRAINER.VL2V.PROMPT_STYLE", *REPLACED_STYLES),
+    )
 
     @classmethod
     def check_cfg(cls, cfg: CfgNode) -> None:

@@ -56,6 +56,12 @@ class StreamTrainer(FeatureTrainer):
     runs_alone = "a stream answers one image after the other"
     view_scale = (0.08, 1.0)  # share of the area of augmented test views
     about_one_run = frozenset(ABOUT_ONE_PART)
+    own_conditions: Sequence[Condition] = (
+        never(
+            "DATALOADER.TEST.BATCH_SIZE",
+            "a stream is read image by image, encoded in chunks of its own",
+        ),
+    )
     scores_validation = False  # a stream of its own: kept where weights were searched on it
     streamed: dict[str, int] | None = None  # test images seen, and how many there are
 
@@ -118,16 +124,6 @@ class StreamTrainer(FeatureTrainer):
                 f"{settings.key('stream_state')} {settings.stream_state}: no such file. A run with "
                 f"{settings.key('stream_length')} N writes <output>/{STATE_FILE}."
             )
-
-    @classmethod
-    def conditions(cls) -> list[Condition]:
-        return [
-            never(
-                "DATALOADER.TEST.BATCH_SIZE",
-                "a stream is read image by image, encoded in chunks of its own",
-            ),
-            *super().conditions(),
-        ]
 
     def build_augmentation(self) -> Augmentation:
         """Views of the training images and the plain test view."""
