@@ -144,7 +144,7 @@ class LP(ERM):
     """A linear probe: the student is frozen, the head learns."""
 
     trained_parts = ("head",)
-    feeds_next_stage = True
+    next_stage = "ft"
 
 
 @TRAINER_REGISTRY.register()

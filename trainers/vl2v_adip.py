@@ -67,14 +67,14 @@ class VL2VAlign(DistillTrainer):
     declares = STAGED
     defaults = STAGED_DEFAULTS
     stage = "align"
+    next_stage = "distill"
     trained_parts = ("projection",)
-    feeds_next_stage = True
     own_conditions = (not_of_stage("distill"),)
 
     @classmethod
     def check_cfg(cls, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        cls.check_feeds_next_stage(cfg)
+        cls.check_next_stage(cfg)
 
     def build_projection(self, student_width: int) -> nn.Module:
         return nn.Linear(student_width, self.class_texts.shape[1])

@@ -217,6 +217,9 @@ class TrainerBase(Updates):
         )
         raise FloatingPointError(message)
 
+    def score_validation(self) -> None:
+        """Hook: put scores on validation images into ``scored`` where none were kept."""
+
     def read_losses(self) -> None:
         """Hook: take what steps have left on the device; called before the state is kept."""
 

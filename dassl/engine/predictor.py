@@ -12,6 +12,11 @@ from dassl.evaluation.calibration import Calibration, no_temperature
 from dassl.features.views import Transform
 
 
+def tempered_softmax(scores: Tensor, temperature: float) -> Tensor:
+    """(B, C) -> softmax(scores / temperature)."""
+    return (scores / temperature).softmax(dim=-1)
+
+
 @dataclass
 class Predictor:
     """Images to class probabilities.
@@ -21,7 +26,7 @@ class Predictor:
         size: side of the square input in pixels.
         logits: (B, 3, size, size) pixels in [0, 1] -> (B, C) scores before softmax.
         features: (B, 3, size, size) pixels in [0, 1] -> (B, D) what the scores are made of.
-        returns_probabilities: True for methods whose scores are (sums of) probabilities already.
+        probabilities: (B, C) scores and the temperature that divides them -> rows of sum 1.
         view: an image -> (3, size, size) pixels, as the evaluation saw it.
         calibration: the temperature that divides the scores, or why there is none.
     """
@@ -31,7 +36,7 @@ class Predictor:
     logits: Callable[[Tensor], Tensor]
     view: Transform
     features: Callable[[Tensor], Tensor] | None = None
-    returns_probabilities: bool = False
+    probabilities: Callable[[Tensor, float], Tensor] = tempered_softmax
     calibration: Calibration = field(default_factory=lambda: no_temperature("nothing was trained"))
 
     @property
@@ -51,11 +56,7 @@ class Predictor:
             FloatingPointError: if the model answers NaN.
         """
         scores = self.logits(pixels).float()
-        if self.returns_probabilities:
-            probabilities = scores / scores.sum(dim=-1, keepdim=True)
-        else:
-            temperature = self.calibration["temperature"] or 1.0
-            probabilities = (scores / temperature).softmax(dim=-1)
+        probabilities = self.probabilities(scores, self.calibration["temperature"] or 1.0)
         if not probabilities.isfinite().all():
             raise FloatingPointError(
                 "The model's scores are infinite or NaN, so it answers nothing. Look for such "

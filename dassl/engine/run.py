@@ -42,7 +42,6 @@ from .kept_predictions import keep_predictions, store_calibration
 from .numerics import numerics
 from .report import collect_results, log_banner, log_end, written_files
 from .resume import RESUME_FILES, check_same_config
-from .scoring import score_validation
 from .selection import most_revealing
 from .trained import config_in, untrained_classes, varied_settings
 from .undeclared import explained
@@ -184,7 +183,7 @@ def train(trainer: "TrainerBase", *, start: float) -> dict[str, Any]:
     results = collect_results(trainer, source=trainer.cfg.RUN.DATASET, seconds=seconds)
     output = Path(trainer.output_dir)
     if trainer.scored:
-        score_validation(trainer)
+        trainer.score_validation()
 
     def keep() -> None:
         results["calibration"] = keep_predictions(trainer, output / PREDICTIONS_FILE)

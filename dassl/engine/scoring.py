@@ -29,14 +29,11 @@ def scores(
 
 
 @torch.no_grad()
-def score_validation(trainer: Any) -> None:
+def score_validation(trainer: SimpleTrainer) -> None:
     """Put the scores of the deployed model on validation images into ``trainer.scored``.
 
-    Those that are there already are of another epoch, or from before settings were searched; not
-    so those of trainers that keep them themselves (``scores_validation`` False).
+    Those that are there already are of another epoch, or from before settings were searched.
     """
-    if not getattr(trainer, "scores_validation", False):
-        return
     trainer.scored.pop("val", None)
     if trainer.val_loader is not None:
         trainer.set_model_mode("eval")

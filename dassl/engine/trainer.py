@@ -38,7 +38,7 @@ from .base import TrainerBase
 from .checkpoints import best_so_far
 from .near_runs import runs_near
 from .resume import ResumeFile
-from .scoring import scores
+from .scoring import score_validation, scores
 from .selection import selection_rule, selection_split
 from .simple_net import SimpleNet
 from .step_losses import UnreadLosses, eta_text, progress_text
@@ -72,7 +72,7 @@ class SimpleTrainer(TrainerBase):
     sched: Any
     num_batches: int  # of the epoch
     batch_idx: int
-    scores_validation = True  # once more after training, to fit the temperature
+    score_validation = score_validation  # once more after training, to fit the temperature
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()

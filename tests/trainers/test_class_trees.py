@@ -6,6 +6,7 @@ from types import FunctionType
 
 import trainers  # noqa: F401  registers them
 from dassl.engine import TRAINER_REGISTRY, SimpleTrainer, TrainerBase, TrainerX
+from dassl.engine.steps.stages import StagedTrainer
 from dassl.engine.updates import Updates
 
 PACKAGES = ("clip", "dassl", "datasets", "trainers")
@@ -64,3 +65,14 @@ def test_at_most_four_classes_stand_above_a_trainer_beside_those_of_dassl():
     deep = {name: [cls.__name__ for cls in tree] for name, tree in trees.items() if len(tree) > 4}
 
     assert not deep
+
+
+def test_a_stage_names_the_one_that_starts_from_it():
+    trainers_ = map(TRAINER_REGISTRY.get, TRAINER_REGISTRY.registered_names())
+    staged = [trainer for trainer in trainers_ if issubclass(trainer, StagedTrainer)]
+
+    for trainer in staged:
+        folders = [folder for folder, _ in trainer.stages]
+        assert [kind.next_stage for kind in trainer.kinds()] == [*folders[1:], ""], trainer
+
+    assert len(staged) > 1

@@ -193,20 +193,16 @@ def _rows_of_classes(
 
     Those with another number of rows are left alone: loading says what does not fit.
     """
-    own, known = method.state_dict(), list(range(len(target)))
-    if method.keeps_new_rows:
-        sources = set(source)
-        known = [row for row, name in enumerate(target) if name in sources]
-    found = {}
-    for key in method.per_class:
+    own, sources, found = method.state_dict(), set(source), {}
+    known = [row for row, name in enumerate(target) if name in sources]
+    for key in (*method.per_class, *method.per_known_class):
         if key not in state or len(state[key]) != len(source):
             continue
-        rows = state[key][select_rows(source, [target[row] for row in known])]
-        if method.keeps_new_rows and key in own and rows.shape[1:] == own[key].shape[1:]:
-            mixed = own[key].clone()
-            mixed[known] = rows.to(mixed)
-            rows = mixed
-        found[key] = rows
+        wanted = target if key in method.per_class else [target[row] for row in known]
+        found[key] = rows = state[key][select_rows(source, wanted)]
+        if wanted is not target and key in own and rows.shape[1:] == own[key].shape[1:]:
+            found[key] = own[key].clone()
+            found[key][known] = rows.to(found[key])
     return found
 
 

@@ -317,8 +317,6 @@ class ClipTrainer(MixedPrecision):
         return self.method.logits(self.clip, image_features, text)
 
     # ----------------------------------------------------------------- use without a dataset
-    returns_probabilities = False  # True: ``logits`` gives probabilities (DMN)
-
     @classmethod
     def encode_pixels(cls, cfg: CfgNode, clip: CLIP, method: Method, pixels: Tensor) -> Tensor:
         """[0, 1] pixels (B, 3, H, W) -> what the method's ``image_features`` reads."""

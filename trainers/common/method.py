@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip.model import CLIP
+from dassl.engine.predictor import tempered_softmax
 from dassl.metrics import compute_accuracy
 
 
@@ -24,13 +25,13 @@ class Method(nn.Module):
 
     Attributes:
         per_class: tensors with a row per class; a run of other classes takes the rows of its own.
-        keeps_new_rows: a class that the file does not know keeps the row of this run.
+        per_known_class: likewise, but a class that the file lacks keeps the row of this run.
         of_this_run: tensors that follow from this run's class names; those of a file are left out.
         official_prefix: before the method's tensors in official files, which hold a whole model.
     """
 
     per_class: tuple[str, ...] = ()
-    keeps_new_rows = False
+    per_known_class: tuple[str, ...] = ()
     of_this_run: tuple[str, ...] = ()
     official_prefix = ""
 
@@ -54,6 +55,10 @@ class Method(nn.Module):
     def logits(self, clip: CLIP, image_features: Tensor, text_features: Any) -> Tensor:
         """(B, D), (C, D) of ``text_features(clip)`` -> (B, C) cosines times exp(logit scale)."""
         return scaled_cosines(clip, image_features, text_features)
+
+    def probabilities(self, logits: Tensor, temperature: float) -> Tensor:
+        """(B, C) of ``logits`` -> (B, C) rows of sum 1."""
+        return tempered_softmax(logits, temperature)
 
     def losses(self, clip: CLIP, raw_image_features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Training losses of a batch; "loss" is minimised, every entry is logged.

@@ -94,9 +94,9 @@ def rebuild(
     clip = load_backbone(checkpoint["backbone"], device=device, activation=activation)
     if new_names:
         method = trainer.build_method(cfg, clip, new_names)
-        if method.per_class:
+        if of_classes := (*method.per_class, *method.per_known_class):
             raise ValueError(
-                f"{trainer.__name__} learns {method.per_class[-1]} for each class of its training "
+                f"{trainer.__name__} learns {of_classes[-1]} for each class of its training "
                 f"({', '.join(classnames[:3])}, ...), so it cannot take new names. Leave "
                 "--classnames out, or take a method that serves any class: CoOp, MMA, MaPLe, ..."
             )
@@ -135,5 +135,5 @@ def method_predictor(
         logits,
         view,
         features,
-        returns_probabilities=trainer.returns_probabilities,
+        probabilities=method.probabilities,
     )

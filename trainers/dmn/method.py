@@ -150,6 +150,10 @@ class DualMemory(Method):
             static = self.static_logits(image_features, scale).softmax(dim=-1)
         return fuse((text, dynamic, static), self.alpha.tolist())
 
+    def probabilities(self, logits: Tensor, temperature: float) -> Tensor:
+        """(B, C) fused probabilities -> rows of sum 1: fusion weights need not sum to 1."""
+        return logits / logits.sum(dim=-1, keepdim=True)
+
     def losses(self, clip: CLIP, raw_image_features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """CE(static) + CE(text); the text term only where a text offset is learned."""
         queries, scale = self.image_features(raw_image_features), clip.logit_scale.exp()

@@ -43,7 +43,7 @@ class DMN(StreamTrainer):
 
     method: DualMemory
     model_name = "dual_memory"
-    returns_probabilities = True
+    fusion_rule = "last"  # val: searched on a validation split, here or in training
     takes_shots = True
     drop_last = False  # the official loader keeps the last partial batch
     view_scale = CROP_SCALE
@@ -169,7 +169,7 @@ class DMN(StreamTrainer):
 
     def checkpoint_meta(self) -> dict:
         """The rule that chose the fusion weights is kept beside them."""
-        return {**super().checkpoint_meta(), "fusion_rule": "val" if self.has_weights else "last"}
+        return {**super().checkpoint_meta(), "fusion_rule": self.fusion_rule}
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load offsets, memories and the fusion weights that the run chose; ALPHA replaces them."""
@@ -178,15 +178,13 @@ class DMN(StreamTrainer):
         if self.selection == "last" and self.settings.alpha:
             self.method.alpha.copy_(given)
         checkpoint = self.loaded_checkpoint if directory else None
-        self.has_weights = (checkpoint or {}).get("fusion_rule") == "val"
-
-    has_weights = False  # fusion weights were searched on a validation split, here or in training
+        self.fusion_rule = (checkpoint or {}).get("fusion_rule", "last")
 
     def choose_weights(self) -> None:
         """Under the rule ``val``: stream the validation split, search the weights on it."""
-        if self.selection != "val" or self.has_weights:
+        if self.selection != "val" or self.fusion_rule == "val":
             return
-        self.has_weights = True
+        self.fusion_rule = "val"
         self.run_stream("val")
 
     def test(self, split: str | None = None, is_final: bool = False) -> float:

@@ -61,7 +61,6 @@ class LinearProbe(FeatureTrainer):
     gpu_precision = "fp16"  # of the backbone, as in the official code
     runs_alone = "a solver fits all images at once"
     model_name = "linear_probe"
-    learns = True  # by a solver
     drop_last = False
     unused_flags = {
         **FeatureTrainer.unused_flags,
@@ -81,6 +80,11 @@ class LinearProbe(FeatureTrainer):
         super().check_cfg(cfg)
         if LinearProbeSettings.of(cfg).draw == "lpclip" and cfg.DATASET.NUM_SHOTS < 1:
             raise ValueError("TRAINER.LINEARPROBE.DRAW lpclip needs DATASET.NUM_SHOTS >= 1.")
+
+    @property
+    def learns(self) -> bool:
+        """By a solver."""
+        return True
 
     @property
     def view_mode(self) -> str:

@@ -23,8 +23,8 @@ class TaskResidual(Method):
 
     base_text_features: Tensor
     alpha: Tensor  # a parameter where it is learned
-    per_class = ("base_text_features", "text_feature_residuals")
-    keeps_new_rows = True  # spec taskres 5: a class without a residual has its own base and x = 0
+    # spec taskres 5: a class without a residual has its own base and x = 0
+    per_known_class = ("base_text_features", "text_feature_residuals")
 
     def __init__(self, base_text_features: Tensor, settings: TaskResSettings) -> None:
         """Start at the base classifier (C, D), not normalised."""

@@ -52,8 +52,8 @@ class StepFiles(MixedPrecision):
     network: StudentClassifier
     kept: StepSelection
     freq: int  # steps between evaluations
-    feeds_next_stage = False  # a later stage starts from ``best``
     earlier_stage = ""  # folder of the stage that this one cannot do without
+    next_stage = ""  # folder of the one that starts from ``best``
     shapes_scores = (
         "TRAINER.",
         "MODEL.BACKBONE.",
@@ -131,7 +131,7 @@ class StepFiles(MixedPrecision):
         """
         if self.kept.saved_step >= 0 or self.model_save == 0:
             return
-        if self.feeds_next_stage or self.kept.valley is None:
+        if self.next_stage or self.kept.valley is None:
             key, first = self.first_saved(self.cfg)
             raise RuntimeError(
                 f"No checkpoint was saved: the best train_out ({self.kept.best:.2f}%) was reached "

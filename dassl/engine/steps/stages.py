@@ -104,7 +104,7 @@ class StagedTrainer(TrainerBase):
         *earlier, last = cls.kinds()
         for stage in earlier:
             stage.check_cfg(cfg)
-            stage.check_feeds_next_stage(cfg)
+            stage.check_next_stage(cfg)
         last.check_cfg(cfg)
 
     @classmethod

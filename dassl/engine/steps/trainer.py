@@ -59,7 +59,6 @@ class StepTrainer(StepFiles):
     stage = "train"  # enters every seed
     unused_flags = {"--head": "the method brings its own"}
     own_conditions = checks.CONDITIONS
-    scores_validation = False  # evaluations keep the scores of what is reported
 
     @property
     def trained_parts(self) -> tuple[str, ...]:
@@ -73,7 +72,7 @@ class StepTrainer(StepFiles):
         checks.refuse_settings(cfg, cls.__name__)
 
     @classmethod
-    def check_feeds_next_stage(cls, cfg: CfgNode) -> None:
+    def check_next_stage(cls, cfg: CfgNode) -> None:
         """ValueError if nothing would be saved for the stage that starts from this one."""
         key, first = cls.first_saved(cfg)
         if first < 1:
@@ -85,7 +84,7 @@ class StepTrainer(StepFiles):
     @classmethod
     def check_training(cls, cfg: CfgNode, dataset: DatasetBase | type[DatasetBase]) -> None:
         """ValueError if training would end before anything may be saved."""
-        if cls.feeds_next_stage or not cfg.SWAD.ENABLED:
+        if cls.next_stage or not cfg.SWAD.ENABLED:
             checks.refuse_unsaved(cfg, dataset, *cls.first_saved(cfg))
 
     @staticmethod
@@ -95,6 +94,9 @@ class StepTrainer(StepFiles):
         name = f"Student {full_name(node.NAME)}" + (f" in {node.WEIGHTS}" if node.WEIGHTS else "")
         read = partial(build_student, node.NAME, pretrained=node.PRETRAINED, weights=node.WEIGHTS)
         return [NeededFile(name, read, may_download=node.PRETRAINED and not node.WEIGHTS)]
+
+    def score_validation(self) -> None:
+        """Evaluations keep the scores of what is reported."""
 
     # ----------------------------------------------------------------- set-up
     def build_data_loader(self) -> None:

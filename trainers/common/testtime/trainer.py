@@ -62,7 +62,6 @@ class StreamTrainer(FeatureTrainer):
             "a stream is read image by image, encoded in chunks of its own",
         ),
     )
-    scores_validation = False  # a stream of its own: kept where weights were searched on it
     streamed: dict[str, int] | None = None  # test images seen, and how many there are
 
     # ----------------------------------------------------------------- what a method overrides
@@ -98,6 +97,9 @@ class StreamTrainer(FeatureTrainer):
     def stream_facts(self) -> dict:
         """Further entries of the stream's JSON record."""
         return {}
+
+    def score_validation(self) -> None:
+        """It would take a stream of its own: scores are kept where weights were searched on one."""
 
     # ----------------------------------------------------------------- set-up
     @classmethod
