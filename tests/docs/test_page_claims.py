@@ -215,7 +215,7 @@ def test_students_are_named_as_in_the_code():
     [
         (
             "TRAINER.NAIVEKD.LOSS",
-            "trainers.naive_kd",
+            "trainers.vl2v_adip.method",
             "kd_kl, kd_cos, img_only, txt_only, one_stage",
         ),
         ("TRAINER.ERM.HEAD", "trainers.erm", "linear, projected, text"),

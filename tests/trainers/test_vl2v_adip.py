@@ -52,8 +52,7 @@ from trainers.common.teachers.teacher import (
     run_templates,
 )
 from trainers.miro import tap_outputs
-from trainers.naive_kd import kd_losses
-from trainers.vl2v_adip import VL2VAlign
+from trainers.vl2v_adip import VL2VAlign, kd_losses
 
 OWN_TEMPLATES = ("DATASET.TEMPLATES", "('a red {}', '{}')")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

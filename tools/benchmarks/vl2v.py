@@ -28,9 +28,8 @@ from dassl.engine.steps.domains import ResizedImages
 from dassl.engine.steps.evaluation import StepEvaluation
 from dassl.modeling.heads import Student, StudentClassifier, TextHead, build_student
 from dassl.optim.swad import Segment
-from trainers.common.teachers.distill_trainer import VL2VSettings
 from trainers.common.teachers.teacher import ClipTeacher
-from trainers.vl2v_adip import VL2VObjective
+from trainers.vl2v_adip import VL2VObjective, VL2VSettings
 
 IMAGES, CLASSES, EVALUATIONS = 24, 7, 26
 EQUAL = 1e-5  # largest relative difference of two updates
@@ -81,7 +80,7 @@ def _align_rows(
     count = 3 if args.quick else IMAGES
     images = torch.randn(count, 3, 224, 224)
     labels = torch.arange(count) % CLASSES
-    objective = VL2VObjective(teacher, VL2VSettings())
+    objective = VL2VObjective(teacher, weight=VL2VSettings().lambda_)
     optimizer = torch.optim.Adam(network.trained_parameters(), lr=5e-5)
 
     def step() -> None:

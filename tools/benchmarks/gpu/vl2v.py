@@ -8,9 +8,8 @@ from torch import nn
 from dassl.modeling.heads import StudentClassifier, TextHead, build_student
 from tools.benchmarks.gpu._measure import Bench, each, row, start
 from tools.benchmarks.mma import build_model
-from trainers.common.teachers.distill_trainer import VL2VSettings
 from trainers.common.teachers.teacher import ClipTeacher
-from trainers.vl2v_adip import VL2VObjective
+from trainers.vl2v_adip import VL2VObjective, VL2VSettings
 
 IMAGES, CLASSES, DIM = 96, 7, 512
 STAGES = {"1": "projection", "2": "student"}  # stage -> the part that learns
@@ -24,7 +23,7 @@ def compare(bench: Bench, student_name: str, stage: str) -> None:
     network = StudentClassifier(student, projection, TextHead(texts, 100.0)).to(bench.device)
     network.train().train_only(STAGES[stage])
     teacher = ClipTeacher(build_model().to(bench.device))
-    objective = VL2VObjective(teacher, VL2VSettings())
+    objective = VL2VObjective(teacher, weight=VL2VSettings().lambda_)
     images = torch.randn(2 if bench.quick else IMAGES, 3, 224, 224, device=bench.device)
     labels = torch.arange(len(images), device=bench.device) % CLASSES
     optimizer = torch.optim.Adam(network.trained_parameters(), lr=5e-5)

@@ -4,7 +4,6 @@ teacher.py          what a teacher is; CLIP and Python callables as teachers; cl
 http.py             a black-box teacher at an HTTP endpoint
 transport.py        one HTTP request: bounded in time and size, careful with the token
 build.py            teachers by name
-distill_trainer.py  base of the trainers that have a teacher
 deploy.py           the deployed classifier: pixels in, logits out
 new_classes.py      new class names for a deployed classifier
 """

@@ -1,12 +1,11 @@
-"""Base of the step-based trainers that have a vision-language teacher."""
+"""The trainers of VL2V-ADiP and of its naive distillation baselines, and their settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from yacs.config import CfgNode
 
 from clip import fetch_weights
@@ -16,31 +15,37 @@ from dassl.config import (
     above,
     at_least,
     between,
+    never,
     one_of,
     only_if,
     setting,
 )
+from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.needed import NeededFile
 from dassl.engine.steps.settings import (
     FIRST_SAVED,
     IN_SWAD,
     ONE_STAGE,
     RESTART,
+    SEVERAL_STAGES,
     STEP_DEFAULTS,
 )
+from dassl.engine.steps.stages import StagedTrainer
 from dassl.engine.steps.trainer import StepTrainer
-from dassl.modeling.heads import TextHead
+from dassl.modeling.heads import Objective, TextHead
+from dassl.modeling.networks import full_name
 from dassl.optim.swad import RESET_RULES
 from dassl.utils import ranks
-
-from .build import BLACK_BOXES, NORMS, build_teacher
-from .teacher import (
+from trainers.common.teachers.build import BLACK_BOXES, NORMS, build_teacher
+from trainers.common.teachers.teacher import (
     PROMPT_STYLES,
     REPLACED_STYLES,
     class_embeddings,
     prompt_names,
     run_templates,
 )
+
+from .method import EMBEDDING_LOSSES, LOGIT_LOSSES, NaiveKDObjective, VL2VObjective
 
 JOURNAL = "resume.queries"  # counts what is asked of the teacher as it happens
 
@@ -86,26 +91,23 @@ class TeacherInput(Settings, section="INPUT"):
     )
 
 
-def distillation_losses(
-    embeddings: Tensor, image_targets: Tensor, text_targets: Tensor, *, weight: float
-) -> dict[str, Tensor]:
-    """L = lam (-mean cos(p, F_I(x))) + (1 - lam) (-mean cos(p, t_y)).
+@dataclass(frozen=True)
+class NaiveKDSettings(Settings, section="TRAINER.NAIVEKD"):
+    """Which loss."""
 
-    Args:
-        embeddings: p (B, D), any norm.
-        image_targets: F_I(x) (B, D), any norm.
-        text_targets: t_y (B, D), any norm.
-        weight: lam in [0, 1].
+    loss: str = setting("kd_kl", "name of the loss", one_of(*LOGIT_LOSSES, *EMBEDDING_LOSSES))
+    temperature: float = setting(
+        0.1, "tau of kd_kl and kd_cos", above(0), read_if={"loss": LOGIT_LOSSES}
+    )
 
-    Source: VL2V-ADiP, CVPR 2024.
-    """
-    image = -F.cosine_similarity(embeddings, image_targets, dim=-1).mean()
-    text = -F.cosine_similarity(embeddings, text_targets, dim=-1).mean()
-    return {
-        "loss": weight * image + (1.0 - weight) * text,
-        "loss_img": image.detach(),
-        "loss_txt": text.detach(),
-    }
+
+STAGED = (VL2VSettings, StageSaves, StageRestarts, TeacherInput, *SEVERAL_STAGES)
+STAGED_DEFAULTS = {**STEP_DEFAULTS, "SWAD.ENABLED": True}
+
+
+def not_of_stage(stage: str) -> Condition:
+    """The keys that only another stage reads."""
+    return never((StageSaves.key(stage), StageRestarts.key(stage)), "it belongs to the other stage")
 
 
 class DistillTrainer(StepTrainer):
@@ -173,6 +175,13 @@ class DistillTrainer(StepTrainer):
             )
         return TextHead(self.class_texts, self.teacher.scale)
 
+    def build_projection(self, student_width: int) -> nn.Module:
+        """P, affine."""
+        return nn.Linear(student_width, self.class_texts.shape[1])
+
+    def build_objective(self) -> Objective:
+        return VL2VObjective(self.teacher, weight=VL2VSettings.of(self.cfg).lambda_)
+
     @classmethod
     def first_saved(cls, cfg: CfgNode) -> tuple[str, int]:
         node, key = cfg.TRAINER.VL2V, cls.stage.upper()
@@ -214,3 +223,105 @@ class DistillTrainer(StepTrainer):
     def record_results(self) -> None:
         super().record_results()
         self.add_result("teacher queries", self.teacher.queries.as_dict())
+
+
+@TRAINER_REGISTRY.register()
+class VL2VAlign(DistillTrainer):
+    """Stage 1: only the projection P learns; the student is frozen."""
+
+    declares = STAGED
+    defaults = STAGED_DEFAULTS
+    stage = "align"
+    next_stage = "distill"
+    trained_parts = ("projection",)
+    own_conditions = (not_of_stage("distill"),)
+
+    @classmethod
+    def check_cfg(cls, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        cls.check_next_stage(cfg)
+
+
+@TRAINER_REGISTRY.register()
+class VL2VDistill(DistillTrainer):
+    """Stage 2: all of the student learns, from the best checkpoint of stage 1; P is frozen."""
+
+    declares = STAGED
+    defaults = STAGED_DEFAULTS
+    stage = "distill"
+    earlier_stage = "align"
+    trained_parts = ("student",)
+    own_conditions = (not_of_stage("align"),)
+
+
+@TRAINER_REGISTRY.register()
+class VL2VADiP(StagedTrainer):
+    """Align, then Distill."""
+
+    stages = (("align", "VL2VAlign"), ("distill", "VL2VDistill"))
+    declares = STAGED
+    defaults = STAGED_DEFAULTS
+
+
+@TRAINER_REGISTRY.register()
+class VL2VSD(DistillTrainer):
+    """White box: a trainable copy of the teacher's image encoder, no P, one stage."""
+
+    trained_parts = ("student",)
+
+    @classmethod
+    def check_cfg(cls, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        if not cfg.MODEL.BACKBONE.NAME:  # the student is given
+            return
+        student = full_name(cfg.MODEL.BACKBONE.NAME)
+        teacher = VL2VSettings.of(cfg).teacher
+        expected = f"clip:{teacher}"
+        if student != expected:
+            raise ValueError(
+                f"VL2VSD distils a CLIP into its own image encoder, but MODEL.BACKBONE.NAME is "
+                f"{student} and TRAINER.VL2V.TEACHER is {teacher}. Set "
+                f"MODEL.BACKBONE.NAME {expected}."
+            )
+
+    def build_projection(self, student_width: int) -> nn.Module:
+        return nn.Identity()
+
+
+@TRAINER_REGISTRY.register()
+class NaiveKD(DistillTrainer):
+    """kd_kl and kd_cos learn student and linear head, the others student and projection."""
+
+    declares = (NaiveKDSettings, *DistillTrainer.declares)
+    own_conditions = (
+        only_if("TRAINER.VL2V.LAMBDA", "TRAINER.NAIVEKD.LOSS", *LOGIT_LOSSES, "one_stage"),
+    )
+
+    @property
+    def reads_logits(self) -> bool:
+        """Whether the loss compares class probabilities, not embeddings."""
+        return NaiveKDSettings.of(self.cfg).loss in LOGIT_LOSSES
+
+    @property
+    def trained_parts(self) -> tuple[str, ...]:
+        return ("student", "head" if self.reads_logits else "projection")
+
+    def build_projection(self, student_width: int) -> nn.Module:
+        return nn.Identity() if self.reads_logits else super().build_projection(student_width)
+
+    def build_head(self, width: int) -> nn.Module:
+        if self.reads_logits:
+            return nn.Linear(width, self.num_classes)
+        return super().build_head(width)
+
+    def build_objective(self) -> NaiveKDObjective:
+        settings = NaiveKDSettings.of(self.cfg)
+        objective = NaiveKDObjective(
+            self.teacher,
+            self.class_texts,
+            kind=settings.loss,
+            weight=VL2VSettings.of(self.cfg).lambda_,
+            temperature=settings.temperature,
+        )
+        objective.teacher_head.to(self.device)
+        return objective
