@@ -14,11 +14,11 @@ from yacs.config import CfgNode
 from clip.model import CLIP
 from dassl.config import Settings, at_least, one_of, setting
 from dassl.engine import TRAINER_REGISTRY
-from trainers.common import FeatureTrainer, Method, cross_entropy_losses
+from trainers.common import FeatureTrainer, cross_entropy_losses
 from trainers.common.settings import precision
 from trainers.common.text.encode import zero_shot_classifier
 from trainers.common.text.learned import ContextPrompt
-from trainers.common.text.templates import check_templates, dataset_template
+from trainers.common.text.templates import single_template
 
 CONTEXT_WORDS = "a photo of a"  # spec prompt_baselines 2: for every dataset
 
@@ -52,7 +52,7 @@ class KgCoOpPrompt(ContextPrompt):
         classnames: Sequence[str],
         settings: KgCoOpSettings,
         *,
-        reference: Tensor | None,
+        reference: Tensor | None = None,
         chunk: int = 0,
     ) -> None:
         """Args: reference (C, D) unit rows, None: no losses; chunk: TRAIN.TEXT_CHUNK."""
@@ -82,26 +82,9 @@ class KgCoOp(FeatureTrainer):
     """Trains the context, held near the hand-written prompts."""
 
     declares = (KgCoOpSettings,)
+    method_class = KgCoOpPrompt
 
     @classmethod
-    def build_method(
-        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], *, trains: bool = True
-    ) -> Method:
-        """Args: trains: False leaves out what only the losses read."""
-        templates = [dataset_template(cfg.DATASET.NAME, "kgcoop_reference")]
-        if cfg.DATASET.TEMPLATES:
-            templates = check_templates(cfg.DATASET.TEMPLATES)
-        return KgCoOpPrompt(
-            clip,
-            classnames,
-            KgCoOpSettings.of(cfg),
-            reference=zero_shot_classifier(clip, classnames, templates) if trains else None,
-            chunk=cfg.TRAIN.TEXT_CHUNK,
-        )
-
-    @classmethod
-    def restore_method(
-        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], state: dict[str, Tensor]
-    ) -> Method:
-        """Without what only the losses read."""
-        return cls.build_method(cfg, clip, classnames, trains=False)
+    def references(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> dict[str, Tensor]:
+        templates = single_template(cfg, "kgcoop_reference")
+        return {"reference": zero_shot_classifier(clip, classnames, templates)}

@@ -6,6 +6,7 @@ Parity is tested in tests/golden/prograd. The official code states no license.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +17,11 @@ from clip.model import CLIP
 from dassl.config import Settings, above, at_least, one_of, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.step_losses import logged
-from trainers.common import FeatureTrainer, Method, cross_entropy_losses, scaled_cosines
+from trainers.common import FeatureTrainer, cross_entropy_losses, scaled_cosines
 from trainers.common.settings import precision
 from trainers.common.text.encode import zero_shot_classifier
 from trainers.common.text.learned import ContextPrompt
-from trainers.common.text.templates import check_templates, dataset_template
+from trainers.common.text.templates import single_template
 
 UNREAD = "the official code declares it and does not read it"
 SLOT = " {}."  # where a template ends whose words start the context
@@ -63,7 +64,7 @@ class ProGradPrompt(ContextPrompt):
         classnames: Sequence[str],
         settings: ProGradSettings,
         *,
-        teacher: Tensor | None,
+        teacher: Tensor | None = None,
         temperature: float,
         words: str = "",
         chunk: int = 0,
@@ -127,37 +128,27 @@ class ProGrad(FeatureTrainer):
     """Trains the context with gradients that do not conflict with the zero-shot teacher's."""
 
     declares = (ProGradSettings, LossSettings)
+    method_class = ProGradPrompt
 
     @classmethod
-    def build_method(
-        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], *, trains: bool = True
-    ) -> Method:
-        """Args: trains: False leaves out what only the losses read."""
-        settings = ProGradSettings.of(cfg)
-        templates = [dataset_template(cfg.DATASET.NAME, "prograd")]
-        if cfg.DATASET.TEMPLATES:
-            templates = check_templates(cfg.DATASET.TEMPLATES)
-        if settings.ctx_init and not templates[0].endswith(SLOT):
+    def options(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The temperature, and the template's words that start the context."""
+        options = {**super().options(cfg), "temperature": LossSettings.of(cfg).t}
+        if not ProGradSettings.of(cfg).ctx_init:
+            return options
+        first = single_template(cfg, "prograd")[0]
+        if not first.endswith(SLOT):
             raise ValueError(
-                f"DATASET.TEMPLATES begins with {templates[0]!r}; with TRAINER.COOP.CTX_INIT True "
+                f"DATASET.TEMPLATES begins with {first!r}; with TRAINER.COOP.CTX_INIT True "
                 f"it must end with {SLOT!r}: the words before it start the context."
             )
-        return ProGradPrompt(
-            clip,
-            classnames,
-            settings,
-            teacher=zero_shot_classifier(clip, classnames, templates) if trains else None,
-            temperature=LossSettings.of(cfg).t,
-            words=templates[0].removesuffix(SLOT) if settings.ctx_init else "",
-            chunk=cfg.TRAIN.TEXT_CHUNK,
-        )
+        return {**options, "words": first.removesuffix(SLOT)}
 
     @classmethod
-    def restore_method(
-        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], state: dict[str, Tensor]
-    ) -> Method:
-        """Without what only the losses read."""
-        return cls.build_method(cfg, clip, classnames, trains=False)
+    def references(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> dict[str, Tensor]:
+        """The zero-shot teacher."""
+        templates = single_template(cfg, "prograd")
+        return {"teacher": zero_shot_classifier(clip, classnames, templates)}
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
         """One step along the projected gradient."""

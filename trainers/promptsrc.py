@@ -18,7 +18,7 @@ from clip.model import CLIP
 from dassl.config import above, at_least, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.step_losses import logged
-from trainers.common import ClipTrainer, Method, cross_entropy_losses
+from trainers.common import ClipTrainer, cross_entropy_losses
 from trainers.common.text.encode import template_features
 from trainers.common.text.independent_prompts import IndependentPrompts, IndependentSettings
 from trainers.common.text.templates import check_templates, template_lists
@@ -64,7 +64,7 @@ class SelfRegulatedPrompts(IndependentPrompts):
         classnames: Sequence[str],
         settings: PromptSRCSettings,
         *,
-        frozen_text: Tensor | None,
+        frozen_text: Tensor | None = None,
         chunk: int = 0,
     ) -> None:
         """Args: frozen_text (C, D) un-normalised mean, None: no losses; chunk: TRAIN.TEXT_CHUNK."""
@@ -155,32 +155,17 @@ class PromptSRC(ClipTrainer):
 
     method: SelfRegulatedPrompts
     declares = (PromptSRCSettings,)
+    method_class = SelfRegulatedPrompts
     model_name = "VLPromptLearner"
     needs_vit = True
 
     @classmethod
-    def build_method(
-        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], *, trains: bool = True
-    ) -> Method:
-        """Args: trains: False leaves out what only the losses read."""
+    def references(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> dict[str, Tensor]:
+        """The mean over templates of what the frozen text tower gives."""
         templates = template_lists()["promptsrc_imagenet_60"]
         if cfg.DATASET.TEMPLATES:
             templates = check_templates(cfg.DATASET.TEMPLATES)
-        mean = template_features(clip, classnames, templates).mean(dim=0) if trains else None
-        return SelfRegulatedPrompts(
-            clip,
-            classnames,
-            PromptSRCSettings.of(cfg),
-            frozen_text=mean,
-            chunk=cfg.TRAIN.TEXT_CHUNK,
-        )
-
-    @classmethod
-    def restore_method(
-        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], state: dict[str, Tensor]
-    ) -> Method:
-        """Without what only the losses read."""
-        return cls.build_method(cfg, clip, classnames, trains=False)
+        return {"frozen_text": template_features(clip, classnames, templates).mean(dim=0)}
 
     def build_model(self) -> None:
         super().build_model()

@@ -195,18 +195,13 @@ class RPO(ClipTrainer):
     """Trains the prompt pairs by cross-entropy."""
 
     declares = (RPOSettings, SentenceSettings)
+    method_class = ReadOnlyPrompts
     needs_vit = True
     own_conditions = (no_templates("its sentence is DATASET.PROMPT"),)
 
     @classmethod
-    def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        return ReadOnlyPrompts(
-            clip,
-            classnames,
-            RPOSettings.of(cfg),
-            template=SentenceSettings.of(cfg).prompt,
-            chunk=cfg.TRAIN.TEXT_CHUNK,
-        )
+    def options(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {**super().options(cfg), "template": SentenceSettings.of(cfg).prompt}
 
     @classmethod
     def class_words(cls, cfg: CfgNode, classname: str) -> str:

@@ -49,7 +49,7 @@ class ClipTrainer(MixedPrecision):
     default_cfg = classmethod(declared_cfg)
     follows_backbone = tuple(OPEN)
     takes_networks: tuple[str, ...] = ("clip",)
-    method_class: Callable[..., Method] | None = None  # of (clip, classnames, settings, chunk=)
+    method_class: Callable[..., Method] | None = None  # of (clip, classnames, settings, **options)
     model_name = "prompt_learner"  # folder of the checkpoints, as in the official code
     runs_alone = ""
     unused_flags = {"--head": "its scores come from CLIP"}
@@ -206,12 +206,26 @@ class ClipTrainer(MixedPrecision):
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
         """Build the method for a backbone and class names: a ``method_class`` of its settings."""
+        return cls._made(cfg, clip, classnames, **cls.references(cfg, clip, classnames))
+
+    @classmethod
+    def _made(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], **more: Any) -> Method:
         if cls.method_class is None:
             raise TypeError(
                 f"{cls.__name__} does not override build_method(cfg, clip, classnames)."
             )
         settings = cls.declares[0].of(cfg)
-        return cls.method_class(clip, classnames, settings, chunk=cfg.TRAIN.TEXT_CHUNK)
+        return cls.method_class(clip, classnames, settings, **cls.options(cfg), **more)
+
+    @classmethod
+    def options(cls, cfg: CfgNode) -> dict[str, Any]:
+        """What ``method_class`` takes beside backbone, class names and the method's settings."""
+        return {"chunk": cfg.TRAIN.TEXT_CHUNK}
+
+    @classmethod
+    def references(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> dict[str, Any]:
+        """What only the losses of ``method_class`` read beside: encoded where a run begins."""
+        return {}
 
     @classmethod
     def restore_method(
@@ -219,9 +233,11 @@ class ClipTrainer(MixedPrecision):
     ) -> Method:
         """Build the method that a checkpoint's tensors are loaded into, to predict.
 
-        Override where ``build_method`` would read a file or encode what ``state`` holds.
+        A ``method_class`` without ``references``. Override where ``build_method`` would read a file
+        or encode what ``state`` holds.
         """
-        return cls.build_method(cfg, clip, classnames)
+        make = cls._made if cls.method_class else cls.build_method
+        return make(cfg, clip, classnames)
 
     def build_model(self) -> None:
         """Build and register the method; only its trainable tensors get an optimiser."""

@@ -70,11 +70,11 @@ def check_templates(templates: Sequence[str], *, given_as: str = "DATASET.TEMPLA
     return sentences
 
 
-def single_template(cfg: CfgNode) -> list[str]:
-    """[template]: the dataset's own, or DATASET.TEMPLATES where that is set."""
+def single_template(cfg: CfgNode, family: str = "coop_zeroshot") -> list[str]:
+    """[template]: the dataset's own in a family, or DATASET.TEMPLATES where that is set."""
     if cfg.DATASET.TEMPLATES:
         return check_templates(cfg.DATASET.TEMPLATES)
-    return [dataset_template(cfg.DATASET.NAME)]
+    return [dataset_template(cfg.DATASET.NAME, family)]
 
 
 def ensemble_templates(cfg: CfgNode) -> list[str]:
