@@ -7,7 +7,7 @@ from golden_checks import prompt_steps
 from golden_checks.common import Case
 from golden_checks.shipped import Shipped
 from trainers.common.checkpoints import load_state
-from trainers.lasp import NORMS, OFFICIAL_BLOCKS
+from trainers.lasp.method import NORMS, OFFICIAL_BLOCKS
 
 NOISY_STEP = 1
 

@@ -5,82 +5,22 @@ Language Models, CVPR 2023, arXiv 2210.01115. Parity is tested in tests/golden/l
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from yacs.config import CfgNode
 
 from clip.model import CLIP
-from dassl.config import Condition, Settings, above, at_least, setting
-from dassl.data.datasets import build_dataset
-from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.shared_conditions import no_templates
-from trainers.common import ClipTrainer, Method, cross_entropy_losses, scaled_cosines
-from trainers.common.settings import precision
+from trainers.common import cross_entropy_losses, scaled_cosines
 from trainers.common.text.encode import template_features
 from trainers.common.text.learned import ContextPrompt
-from trainers.common.text.templates import check_templates, template_lists
+
+from .settings import LASPSettings
 
 NOISE_PROBABILITY, NOISE = 0.5, 0.05  # of the hand-written features, spec prompt_baselines 6
 OFFICIAL_BLOCKS = "image_encoder.transformer.resblocks."  # in official files
 NORMS = "vision_norms."
-
-
-@dataclass(frozen=True)
-class LASPSettings(Settings, section="TRAINER.LASP"):
-    """The context, the text-to-text loss, the correction and the LayerNorms."""
-
-    enable: bool = setting(True, "False leaves the text-to-text loss out")
-    n_ctx: int = setting(16, "number of context tokens", read_if={"ctx_init": ""})
-    ctx_init: str = setting("", 'initial words; the recipes set "a photo of a"')
-    prec: str = precision("amp")  # gradients are clipped with amp only
-    lasp_prompts: list[str] = setting(
-        [],
-        "hand-written templates; empty: the 35 of the released code",
-        read_if={"enable": True, "lasp_loss_weight": above(0)},
-    )
-    lasp_loss_weight: float = setting(
-        1.0,
-        "weight of the text-to-text loss; the recipes set 5 or 10",
-        at_least(0),
-        read_if={"enable": True},
-    )
-    enable_correction: bool = setting(False, "learn w; the recipes set True")
-    train_w: bool = setting(True, "False keeps w at 0", read_if={"enable_correction": True})
-    finetune_vit_ln: bool = setting(True, "tune the LayerNorms of the image blocks")
-    ln_lr_mult: float = setting(
-        0.1,
-        "learning rate of these LayerNorms, relative to OPTIM.LR",
-        above(0),
-        read_if={"finetune_vit_ln": True},
-    )
-    grad_clip: float = setting(
-        1.0, "global norm that gradients are clipped to", above(0), read_if={"prec": "amp"}
-    )
-
-    def check(self) -> None:
-        if self.lasp_prompts:
-            check_templates(self.lasp_prompts, given_as="TRAINER.LASP.LASP_PROMPTS")
-
-    @property
-    def templates(self) -> list[str]:
-        """Sentences of the text-to-text loss, one ``{}`` each."""
-        return list(self.lasp_prompts) or template_lists()["lasp_35"]
-
-    @property
-    def text_weight(self) -> float:
-        """Weight of the text-to-text loss; 0 leaves it out."""
-        return self.lasp_loss_weight if self.enable else 0.0
-
-
-@dataclass(frozen=True)
-class NamesSettings(Settings, section="DATASET"):
-    """Whose names compete."""
-
-    include_all_classes: bool = setting(False, "LASP-V: new names compete in training")
 
 
 class LASPPrompt(ContextPrompt):
@@ -232,106 +172,6 @@ def _copied_norms(clip: CLIP) -> Iterable[nn.Module]:
             copied.load_state_dict(norm.state_dict())
             pair.add_module(name, copied)
         yield pair
-
-
-@TRAINER_REGISTRY.register()
-class LASP(ClipTrainer):
-    """Trains context, correction and LayerNorms; sees the NAMES of all classes of the dataset."""
-
-    method: LASPPrompt
-    declares = (LASPSettings, NamesSettings)
-    own_conditions = (
-        Condition(
-            ("DATASET.INCLUDE_ALL_CLASSES",),
-            lambda cfg: cfg.DATASET.SUBSAMPLE_CLASSES != "all",
-            "no class is left out, DATASET.SUBSAMPLE_CLASSES is all",
-        ),
-        no_templates("its templates are TRAINER.LASP.LASP_PROMPTS"),
-        Condition(
-            ("OPTIM.STAGED_LR",),
-            lambda cfg: not cfg.TRAINER.LASP.FINETUNE_VIT_LN,
-            "the LayerNorms have a learning rate of their own (TRAINER.LASP.FINETUNE_VIT_LN)",
-        ),
-    )
-
-    @property
-    def needs_vit(self) -> bool:
-        """Only the LayerNorms ask for a transformer image tower."""
-        return self.settings.finetune_vit_ln
-
-    @classmethod
-    def build_method(
-        cls,
-        cfg: CfgNode,
-        clip: CLIP,
-        classnames: Sequence[str],
-        extra_names: Sequence[str] = (),
-        *,
-        trains: bool = True,
-    ) -> Method:
-        """Args: extra_names: of classes outside this run; trains: see ``LASPPrompt``."""
-        return LASPPrompt(
-            clip,
-            classnames,
-            LASPSettings.of(cfg),
-            extra_names=extra_names,
-            virtual=NamesSettings.of(cfg).include_all_classes,
-            chunk=cfg.TRAIN.TEXT_CHUNK,
-            trains=trains,
-        )
-
-    @classmethod
-    def restore_method(
-        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], state: dict[str, Tensor]
-    ) -> Method:
-        """Without what only the losses read."""
-        return cls.build_method(cfg, clip, classnames, trains=False)
-
-    def make_method(self) -> Method:
-        """Give the method the names of all classes of the dataset, base and new."""
-        return self.build_method(self.cfg, self.clip, self.classnames, self.extra_names())
-
-    def extra_names(self) -> list[str]:
-        """Class names of the dataset outside this run's, in the dataset's order."""
-        own = set(self.classnames)
-        return [name for name in self._all_classnames() if name not in own]
-
-    def _all_classnames(self) -> list[str]:
-        """Names without the choice of DATASET.SUBSAMPLE_CLASSES."""
-        if self.given_data:
-            return self.given_data.dataset.all_classnames
-        if self.cfg.DATASET.SUBSAMPLE_CLASSES == "all":
-            return self.classnames
-        cfg = self.cfg.clone()
-        cfg.defrost()
-        cfg.DATASET.SUBSAMPLE_CLASSES, cfg.VERBOSE = "all", False
-        return build_dataset(cfg).classnames
-
-    def param_groups(self) -> list[dict] | None:
-        """LayerNorms at a share of the learning rate, then everything else."""
-        return lasp_groups(self.method, self.cfg.OPTIM.LR * self.settings.ln_lr_mult)
-
-    def optimise(self, loss: Tensor) -> None:
-        """One step; with PREC amp gradients are clipped to the global norm GRAD_CLIP."""
-        if self.settings.prec != "amp":
-            super().optimise(loss)
-            return
-        self.detect_anomaly(loss)
-        self.model_zero_grad()
-        self.backward(self.scaler.scale(loss))
-        if not self.share.is_last:
-            return
-        for optim in self.optimizers():
-            self.scaler.unscale_(optim)
-        nn.utils.clip_grad_norm_(self.method.parameters(), self.settings.grad_clip)
-        self.scaled_step()
-
-    def evaluation_text(self) -> Tensor:
-        """(C, D) unit rows of this run's classes: extra names never compete in an evaluation.
-
-        The released code lets them compete when LASP-V is tested right after training.
-        """
-        return self.method.all_text_features(self.clip, self.num_classes)
 
 
 def lasp_groups(method: LASPPrompt, norm_lr: float) -> list[dict] | None:

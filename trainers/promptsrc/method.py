@@ -6,47 +6,17 @@ of the official code: MIT.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from yacs.config import CfgNode
 
 from clip.model import CLIP
-from dassl.config import above, at_least, setting
-from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.step_losses import logged
-from trainers.common import ClipTrainer, cross_entropy_losses
-from trainers.common.text.encode import template_features
-from trainers.common.text.independent_prompts import IndependentPrompts, IndependentSettings
-from trainers.common.text.templates import check_templates, template_lists
+from trainers.common import cross_entropy_losses
+from trainers.common.text.independent_prompts import IndependentPrompts
 
-AVERAGED = {"OPTIM.MAX_EPOCH": above(1)}  # of one epoch there is nothing to average
-
-
-@dataclass(frozen=True)
-class PromptSRCSettings(IndependentSettings, section="TRAINER.PROMPTSRC"):
-    """Prompts of both towers, what regulates them, and their average over epochs."""
-
-    n_ctx_vision: int = setting(4, "prompt tokens of the image tower", at_least(1))
-    n_ctx_text: int = setting(4, "prompt tokens of the text tower", at_least(1))
-    prompt_depth_vision: int = setting(9, "image blocks with prompts, the input counted")
-    prompt_depth_text: int = setting(9, "text blocks with prompts, the input counted")
-    text_loss_weight: float = setting(25.0, "lambda_t, weight of the text term", at_least(0))
-    image_loss_weight: float = setting(10.0, "lambda_i, weight of the image term", at_least(0))
-    gpa_mean: float = setting(
-        15.0, "epoch with the largest weight in the average, from 1", read_if=AVERAGED
-    )
-    gpa_std: float = setting(1.0, "width of the average, in epochs", above(0), read_if=AVERAGED)
-
-    def check(self) -> None:
-        if self.prompt_depth_vision < 1:
-            raise ValueError(
-                "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION is 0, but PromptSRC regulates prompts of "
-                "both towers. Expected at least 1; text prompts alone are trainer IVLP."
-            )
+from .settings import PromptSRCSettings
 
 
 class SelfRegulatedPrompts(IndependentPrompts):
@@ -147,52 +117,3 @@ def gaussian_weights(mean: float, std: float, epochs: int) -> Tensor:
     """(E,) float64 densities of N(mean, std^2) at 1..E, normalised to sum 1."""
     steps = torch.arange(1, epochs + 1, dtype=torch.float64)
     return torch.softmax(-((steps - mean) ** 2) / (2 * std**2), dim=0)
-
-
-@TRAINER_REGISTRY.register()
-class PromptSRC(ClipTrainer):
-    """Trains prompts of both towers, regulated by the frozen model; averages them over epochs."""
-
-    method: SelfRegulatedPrompts
-    declares = (PromptSRCSettings,)
-    method_class = SelfRegulatedPrompts
-    model_name = "VLPromptLearner"
-    needs_vit = True
-
-    @classmethod
-    def references(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> dict[str, Tensor]:
-        """The mean over templates of what the frozen text tower gives."""
-        templates = template_lists()["promptsrc_imagenet_60"]
-        if cfg.DATASET.TEMPLATES:
-            templates = check_templates(cfg.DATASET.TEMPLATES)
-        return {"frozen_text": template_features(clip, classnames, templates).mean(dim=0)}
-
-    def build_model(self) -> None:
-        super().build_model()
-        mean, std = self.settings.gpa_mean, self.settings.gpa_std
-        self.average = GaussianAverage(mean, std, self.max_epoch)
-
-    def forward_backward(self, batch: dict) -> dict[str, float]:
-        """One step; every image goes through the prompted and the frozen tower."""
-        images, labels = self.parse_batch_train(batch)[:2]
-        with self.autocast():
-            raw = self.raw_features(images)
-            frozen = self.method.frozen_image_features(self.clip, images)
-            losses = self.method.losses(self.clip, raw, labels, frozen=frozen)
-        self.optimise(losses["loss"])
-        self.step_schedule()
-        return logged(losses)
-
-    def after_epoch(self) -> None:
-        """Add the epoch to the average; after the last one the average is the model."""
-        self.average.add(self.method, self.epoch)
-        if self.stop or self.epoch + 1 == self.max_epoch:
-            self.average.load_into(self.method)
-        super().after_epoch()
-
-    def extra_state(self) -> dict:
-        return {**super().extra_state(), "average": self.average.state()}
-
-    def load_extra_state(self, state: dict) -> None:
-        super().load_extra_state(state)
-        self.average.load_state(state["average"], self.device)

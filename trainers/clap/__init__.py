@@ -1,0 +1,19 @@
+"""ZS-LP and CLAP (CVPR 2024): a linear probe that is held near the zero-shot prototypes.
+
+settings.py  what TRAINER.CLAP.* and TRAINER.ADAPTER.* may be
+method.py    the prototypes, their penalty and its multipliers
+trainer.py   CLAP, and ADAPTER, its official name
+"""
+
+from .method import Prototypes, class_multipliers
+from .settings import AdapterSettings, CLAPSettings
+from .trainer import ADAPTER, CLAP
+
+__all__ = [
+    "ADAPTER",
+    "CLAP",
+    "AdapterSettings",
+    "CLAPSettings",
+    "Prototypes",
+    "class_multipliers",
+]
