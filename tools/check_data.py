@@ -135,8 +135,8 @@ def check_own(dataset: str, *, classnames: str = "", decode: bool = False) -> Re
         report.add("ok", f"{own.place}: {'; '.join(found.said)}")
     if decode:
         for name, count in found.counts.items():
-            sizes = (f"{split} {count[split]}" for split in ("train", "val", "test"))
-            report.add("ok", f"{name}: {', '.join(sizes)}")
+            parts = (f"{split} {count[split]}" for split in ("train", "val", "test"))
+            report.add("ok", f"{name}: {', '.join(parts)}")
         bad = list(unreadable(listing, lambda each: tqdm(each, desc=own.name, disable=None)))
         found.problems += [f"bad image: {text}" for text in bad]
         found.notes += duplicates(listing)

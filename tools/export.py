@@ -92,9 +92,10 @@ def new_classes(model: DeployedClassifier, checkpoint: dict, args: argparse.Name
     style = checkpoint.get("prompt_style", 2)
     known = prompt_names(style, checkpoint["classnames"])
     own = checkpoint.get("templates") or prompt_templates(style)
-    old = model.network.head
+    old: Any = model.network.head
     replace_classes(model.network, teacher, known, own)
-    check_same_texts(old, model.network.head, spec)
+    new: Any = model.network.head
+    check_same_texts(old, new, spec)
     templates = args.template or own
     filled = names if args.template else prompt_names(style, names)
     replace_classes(model.network, teacher, filled, templates)
@@ -132,7 +133,7 @@ def export_onnx(model: DeployedClassifier, pixels: Tensor, path: Path) -> Callab
     import onnx
 
     batch = torch.export.Dim("batch", min=1)
-    program = torch.onnx.export(
+    program: Any = torch.onnx.export(
         model, (pixels,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False
     )
     with atomic_write(path) as temporary:

@@ -141,12 +141,13 @@ def _checkpoints() -> tuple[bytes, ...]:
     import torch
     from safetensors.torch import save
 
-    content = {"state_dict": {"w": torch.ones(2, 3)}, "epoch": 1, "config": _CONFIG.decode()}
+    tensors = {"w": torch.ones(2, 3)}
+    content = {"state_dict": tensors, "epoch": 1, "config": _CONFIG.decode()}
     kept = []
     for is_zip in (True, False):
         torch.save(content, stream := io.BytesIO(), _use_new_zipfile_serialization=is_zip)
         kept.append(stream.getvalue())
-    return (*kept, save(content["state_dict"]))
+    return (*kept, save(tensors))
 
 
 def spoiled(sample: bytes, rng: random.Random) -> bytes:

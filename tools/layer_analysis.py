@@ -115,7 +115,10 @@ def collect(args: argparse.Namespace) -> tuple[Samples, Samples]:
     """Text samples (one per class) and image samples of all datasets, at every level."""
     clip, text_hook, image_hook = adapted(args)
     view = backbone_view(clip).test.build()
-    text, image, owner, label, of_class = [], [], [], [], []
+    text, image = [], []
+    owner: list[int] = []
+    label: list[int] = []
+    of_class: list[int] = []
     for number, name in enumerate(split_datasets(args.datasets)):
         names, items = training_items(name, args)
         text.append(text_levels(clip, names, template=args.template, hook=text_hook))

@@ -65,7 +65,7 @@ def disjoint_halves(samples: Samples, seed: int) -> tuple[Tensor, Tensor]:
         for half, kept in enumerate(order.tensor_split(2)):
             rows = torch.isin(samples.label, kept).nonzero().flatten()
             halves[half].append(rows[torch.from_numpy(stream.permutation(len(rows)))])
-    return tuple(_equal_parts(parts) for parts in halves)
+    return _equal_parts(halves[0]), _equal_parts(halves[1])
 
 
 def _equal_parts(parts: Sequence[Tensor]) -> Tensor:
@@ -150,7 +150,7 @@ def summarise(rows: Sequence[dict]) -> list[dict]:
     summary = []
     for (modality, level, classifier), cell in cells.items():
         mean, chance = means[modality, level, classifier], cell[0]["chance"]
-        pair = [means.get((m, level, classifier)) for m in MODALITIES]
+        pair = [means[m, level, classifier] for m in MODALITIES if (m, level, classifier) in means]
         summary.append(
             {
                 "modality": modality,
@@ -159,7 +159,7 @@ def summarise(rows: Sequence[dict]) -> list[dict]:
                 "accuracy_mean": mean,
                 "accuracy_std": float(np.std([r["accuracy"] for r in cell])),
                 "generalizability": 1.0 - (mean - chance) / (100.0 - chance),
-                "gap_acc": None if None in pair else pair[0] - pair[1],
+                "gap_acc": pair[0] - pair[1] if len(pair) == 2 else None,
                 "gap_cka": cell[0]["gap_cka"],
             }
         )

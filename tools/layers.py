@@ -5,14 +5,14 @@ motivation of MMA (CVPR 2024, Fig. 1). The paper states neither classifier nor s
 splits and statistics are this package's own design. Command line: tools/layer_analysis.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clip.model import CLIP, TowerHook
+from clip.model import CLIP, BlockView, TowerHook
 
 
 @dataclass
@@ -52,7 +52,7 @@ class _PooledStates(TowerHook):
     def embed(self, x: Tensor) -> Tensor:
         return self.hook.embed(x)
 
-    def block(self, i: int, block: Callable, x: Tensor) -> Tensor:
+    def block(self, i: int, block: BlockView, x: Tensor) -> Tensor:
         if i == 0:
             self._pool(x)
         x = self.hook.block(i, block, x)

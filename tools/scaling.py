@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -195,7 +196,7 @@ def _sum(*costs: Cost) -> Cost:
 def plans() -> dict[tuple[str, str], list[Run]]:
     """(protocol, method) -> runs, without zero-shot rows."""
     found: dict[tuple[str, str], list[Run]] = {}
-    common = {"seeds": SEEDS, "with_zeroshot": False}
+    common: dict[str, Any] = {"seeds": SEEDS, "with_zeroshot": False}
     for trainer in FEWSHOT:
         found["fewshot", trainer] = [
             run
@@ -242,7 +243,7 @@ def cost_table(planned: dict[tuple[str, str], list[Run]], given: Assumptions) ->
         for place, has_banks in enumerate((False, True)):
             grid = Grid(given, has_banks=has_banks)
             parts = [grid.parts(job) for job in jobs]
-            shared = {}
+            shared: dict[tuple[str, str], float] = {}
             for job, run, part in zip(jobs, runs, parts, strict=True):
                 shared.setdefault((job.dataset, run.backbone), part.pop("prepare", Cost()).alone())
             times = {n: sum(p[n].alone() for p in parts) for n in ("start", "train", "test")}

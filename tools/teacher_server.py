@@ -197,15 +197,15 @@ class TeacherServer(ThreadingHTTPServer):
 def _items(body: dict, name: str) -> list[str]:
     """The strings that a request is about."""
     items = body.get(name)
-    is_valid = isinstance(items, list) and all(isinstance(item, str) for item in items)
-    if not is_valid or not 0 < len(items) <= MOST_ITEMS:
+    items = items if isinstance(items, list) else []
+    if not all(isinstance(item, str) for item in items) or not 0 < len(items) <= MOST_ITEMS:
         raise Refused(400, f'expected "{name}": a list of 1 to {MOST_ITEMS} strings')
     return items
 
 
 def _pixels(items: list[str]) -> list[torch.Tensor]:
     """base64 of image files of one size -> (3, H, W) uint8 each."""
-    images = []
+    images: list[torch.Tensor] = []
     for item in items:
         with open_image(io.BytesIO(base64.b64decode(item, validate=True))) as image:
             if image.width * image.height * len(items) > MOST_PIXELS:

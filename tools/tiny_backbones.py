@@ -170,6 +170,6 @@ def _byte_pairs(context: int) -> open_clip.SimpleTokenizer:
 
 def tiny_backbone(name: str) -> CLIP:
     """A family's variant as `load_backbone` would give it."""
-    model = from_open_clip(*tiny_model(name))
+    model: Any = from_open_clip(*tiny_model(name))  # a CLIP, or wrapped as one
     model.backbone_name = f"tiny/{name}"
     return model.requires_grad_(False)

@@ -37,7 +37,7 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "200000 100000": microseconds of e
 KEY = re.compile(r"[A-Z][A-Z0-9_]+\.[A-Z]")  # how a config key begins
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> FlagParser:
     """Every flag of ``train.py``."""
     parser = FlagParser(
         prog="train.py",

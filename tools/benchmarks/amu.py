@@ -10,6 +10,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from trainers.amu.uncertainty import KURTOSIS_SCALE
 from trainers.common.feature_trainer import FeatureLoader
 
 EPOCHS, BATCH, TEST_BLOCK = 50, 256, 500
+NO_CLIP: Any = None  # its logit scale is CLIP_SCALE
 
 
 def _method(classes: int, dims: tuple[int, int], kind: str) -> AuxiliaryBias:
@@ -71,7 +73,7 @@ def _training(
 
     def train() -> None:
         for batch in loader:
-            losses = method.losses(None, batch["features"], batch["label"])
+            losses = method.losses(NO_CLIP, batch["features"], batch["label"])
             optimizer.zero_grad()
             losses["loss"].backward()
             optimizer.step()
@@ -88,7 +90,8 @@ def _training(
             clip_rows @ classifier.t()
             gradient.t() @ aux_rows
 
-    train(), products()  # warm up
+    for warm_up in (train, products):
+        warm_up()
     pairs = [(_seconds(products), _seconds(train)) for _ in range(args.repeat)]
     scale = EPOCHS * (classes * shots) / (batches * BATCH)  # to 50 epochs of all shots
     bare, ours = (scale * statistics.median(times) for times in zip(*pairs))
@@ -108,7 +111,7 @@ def evaluate_anew(
     dim, hits, alone = method.clip_classifier.shape[1], 0, 0
     for rows, truth in zip(features.split(block), labels.split(block), strict=True):
         unit = method.image_features(rows)
-        clip_logits = method.clip_logits(None, unit[:, :dim], method.clip_classifier)
+        clip_logits = method.clip_logits(NO_CLIP, unit[:, :dim], method.clip_classifier)
         factor = _plain_factor(clip_logits, method)
         scores = method.fc(unit[:, dim:])
         aux = (scores - scores.mean(dim=-1, keepdim=True)) / scores.std(dim=-1, keepdim=True)
@@ -125,7 +128,7 @@ def _plain_factor(clip_logits: Tensor, method: AuxiliaryBias) -> Tensor:
         return torch.ones(len(clip_logits), 1)
     p = clip_logits.softmax(dim=-1)
     z = (p - p.mean(dim=-1, keepdim=True)) / p.std(dim=-1, keepdim=True)
-    return ((z**4).mean(dim=-1, keepdim=True) / KURTOSIS_SCALE) ** -method.uncent_power
+    return ((z**4).mean(dim=-1, keepdim=True) / KURTOSIS_SCALE) ** -method.settings.uncent_power
 
 
 def evaluate_kept(method: AuxiliaryBias, loader: ConstantLoader) -> tuple[float, float]:
@@ -150,7 +153,7 @@ def _evaluation(
     loader = ConstantLoader(
         items,
         lambda: features.__getitem__,
-        lambda raw: method.constants(None, raw),
+        lambda raw: method.constants(NO_CLIP, raw),
         batch_size=TEST_BLOCK,
         device=features.device,
     )

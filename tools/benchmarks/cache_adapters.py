@@ -47,7 +47,8 @@ def search_plainly(
     grid: Grid,
 ) -> SearchResult:
     """Every setting from scratch; the first strictly best pair, beta in the outer loop."""
-    best, chosen, rows = 0.0, (grid.betas[0], grid.alphas[0]), []
+    best, chosen = 0.0, (grid.betas[0], grid.alphas[0])
+    rows: list[list[float]] = []
     for beta in grid.betas:
         rows.append([])
         for alpha in grid.alphas:

@@ -57,7 +57,7 @@ def fast_step(memory: DynamicMemory, views: Tensor, text: Tensor) -> tuple[Tenso
 
 def replay_all(memory: DynamicMemory, views: Tensor, text: Tensor) -> Tensor:
     found = [confident_prediction(v, text, SCALE, CONFIDENT) for v in views]
-    labels, entropies = zip(*((int(f.label), float(f.entropy)) for f in found))
+    labels, entropies = [int(f.label) for f in found], [float(f.entropy) for f in found]
     logits, _ = memory.replay(labels, entropies, views[:, 0].contiguous())
     return logits.softmax(dim=-1)
 
@@ -133,7 +133,9 @@ def _training_row(args: argparse.Namespace) -> dict:
         method.zero_grad()
         text = SCALE * queries @ method.text_features().t()
         (F.cross_entropy(logits_of(), labels) + F.cross_entropy(text, labels)).backward()
-        return method.key_offset.grad.clone()
+        grad = method.get_parameter("key_offset").grad
+        assert grad is not None
+        return grad.clone()
 
     def plain() -> Tensor:
         parts = (method.static_slots, queries, method.offsets)

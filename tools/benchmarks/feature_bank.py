@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -103,8 +104,8 @@ def epochs(args: argparse.Namespace, folder: Path) -> list[dict]:
     """A fresh epoch beside a bank epoch; opening a filled bank beside filling it."""
     clip = vit_b16()
     items, head = small_images(folder, SHOTS * CLASSES), Head(clip)
-    sample, what = image_files(8 if args.quick else SAMPLE, folder)
-    sample = [Datum(path) for path in sample]
+    paths, what = image_files(8 if args.quick else SAMPLE, folder)
+    sample = [Datum(path) for path in paths]
     fresh_bank = FeatureBank(ClipEncoder(clip), Augmentation.from_input(224, **TRAIN), root=folder)
     augmentation = Augmentation.from_input(SMALL, **TRAIN)
 
@@ -119,7 +120,7 @@ def epochs(args: argparse.Namespace, folder: Path) -> list[dict]:
     head.epoch(loader)  # warms up
     ours = statistics.median(seconds(lambda: head.epoch(loader)) for _ in range(args.repeat))
     encode = statistics.median(
-        seconds(lambda i=i: fresh_bank.fresh(sample, seed=1, epoch=i)) for i in range(args.repeat)
+        seconds(partial(fresh_bank.fresh, sample, seed=1, epoch=i)) for i in range(args.repeat)
     )
     scale = len(items) / len(sample)
     return [

@@ -88,7 +88,7 @@ def plain_tower(clip: CLIP, learner: AdapterLearner, x: Tensor, tower: str) -> T
         if not START <= i <= END:
             x = block(x, mask)
             continue
-        h, shared = block.ln_1(x), learner.shared_adapter[i][0]
+        h, shared = block.ln_1(x), learner.shared_adapter[i].get_submodule("0")
         h = F.relu(amplified_linear(branches[i].down[0], h, 1 / SCALE))
         h = F.relu(amplified_linear(shared, h, 1 / SCALE))
         x = block(x, mask) + SCALE * amplified_linear(branches[i].up, h, 1 / SCALE)
@@ -99,7 +99,7 @@ def straightforward_loss(
     clip: CLIP, learner: AdapterLearner, images: Tensor, labels: Tensor
 ) -> Tensor:
     """The training loss over all 77 tokens, whole towers, nothing kept between steps."""
-    tokens = learner.tokenized_prompts
+    tokens = learner.get_buffer("tokenized_prompts")
     x = (clip.token_embedding(tokens) + clip.positional_embedding).permute(1, 0, 2)
     x = plain_tower(clip, learner, x, "text")
     rows = x[tokens.argmax(dim=-1), torch.arange(len(tokens), device=x.device)]
@@ -144,7 +144,7 @@ def largest_difference(clip: CLIP, learner: AdapterLearner, batch: tuple[Tensor,
     seen = []
     for loss_of in LOSSES.values():
         loss = step(loss_of, clip, learner, batch)
-        grads = [p.grad.clone() for p in learner.parameters()]
+        grads = [p.grad.clone() for p in learner.parameters() if p.grad is not None]
         seen.append([torch.tensor(loss), *grads])
     worst = max(
         ((ours - plain).abs().max() / plain.abs().max().clamp_min(1e-30)).item()

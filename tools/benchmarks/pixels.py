@@ -11,11 +11,12 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from clip.open_clip_models import convert
@@ -42,7 +43,7 @@ class _Files(Dataset):
         return self.transform(Image.open(self.files[i]))
 
 
-def encode_plainly(model: nn.Module, transform, files: list[str]) -> Tensor:
+def encode_plainly(model: Any, transform, files: list[str]) -> Tensor:
     """(N, D) features as one evaluates with open_clip."""
     loader = DataLoader(_Files(files, transform), batch_size=BATCH, num_workers=WORKERS)
     return torch.cat([model.encode_image(images) for images in loader])
@@ -51,10 +52,10 @@ def encode_plainly(model: nn.Module, transform, files: list[str]) -> Tensor:
 def encode_by_bank(encoder: ClipEncoder, files: list[str]) -> Tensor:
     """(N, D) features by a new and empty bank, stored as well."""
     items = [Datum(file) for file in files]
+    assert encoder.size is not None
     with tempfile.TemporaryDirectory() as root:
         augmentation = Augmentation.from_input(encoder.size)
-        options = {"root": root, "batch_size": BATCH, "workers": WORKERS}
-        bank = FeatureBank(encoder, augmentation, **options)
+        bank = FeatureBank(encoder, augmentation, root=root, batch_size=BATCH, workers=WORKERS)
         features = bank.test(items).all(0)
         bank.close()
     return features
@@ -71,7 +72,7 @@ def compare(name: str, files: list[str], repeat: int) -> tuple[float, float, flo
         lambda: encode_by_bank(encoder, files),
     )
     times: tuple[list[float], list[float]] = ([], [])
-    features = [None, None]
+    features = [torch.empty(0), torch.empty(0)]
     for _ in range(repeat):
         for i, encode in enumerate(ways):
             started = time.perf_counter()

@@ -18,9 +18,9 @@ from clip.model import CLIP
 
 TEMPLATE = "a photo of a {}."
 COLOURS = ("red", "orange", "yellow", "green", "cyan")
-SHAPES = ("circle", "square", "triangle", "pentagon", "hexagon", "star", "cross", "heart", "flower")
-SHAPES += ("gear", "ring", "moon", "diamond", "oval", "drop", "leaf", "arrow", "house", "cloud")
-SHAPES += ("shield",)
+SHAPES = ("circle", "square", "triangle", "pentagon", "hexagon", "star", "cross", "heart", "flower",
+          "gear", "ring", "moon", "diamond", "oval", "drop", "leaf", "arrow", "house", "cloud",
+          "shield")  # fmt: skip
 MAX_DIFFERENCE = 1e-5  # of float32 features
 
 

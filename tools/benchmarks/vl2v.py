@@ -113,7 +113,8 @@ def _same_update(network: StudentClassifier, *steps: Callable[[], None]) -> floa
     results = []
     for step in steps:
         step()
-        results.append([param.grad.detach().clone() for param in network.projection.parameters()])
+        grads = (param.grad for param in network.projection.parameters())
+        results.append([grad.detach().clone() for grad in grads if grad is not None])
         network.load_trained(start)
     worst = max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(*results))
     if worst > EQUAL:

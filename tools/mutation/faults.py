@@ -86,9 +86,6 @@ def test_file(argument: str) -> str:
     return shlex.split(argument)[0].split("::")[0]
 
 
-test_file.__test__ = False  # not a test of pytest's
-
-
 def read_faults(path: Path = FILE) -> list[Fault]:
     """All faults, in the order of the file.
 

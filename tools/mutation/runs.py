@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tools.mutation.faults import Fault
 
@@ -151,7 +152,9 @@ class Results:
     def __init__(self, path: Path, tree: str) -> None:
         self.path = path
         kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        self.content = kept if kept.get("tree") == tree else {"tree": tree, "outcomes": {}}
+        self.content: dict[str, Any] = (
+            kept if kept.get("tree") == tree else {"tree": tree, "outcomes": {}}
+        )
 
     def get(self, key: str) -> Outcome | None:
         """What was found before, if anything."""

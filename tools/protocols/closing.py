@@ -134,7 +134,7 @@ def _table_folders(request: Request, finished: Sequence[Run]) -> list[str]:
 
 def scripts_of(trainer: str) -> dict[str, str]:
     """Protocol -> script of a trainer, found by what the scripts call."""
-    found = {}
+    found: dict[str, str] = {}
     for path in sorted((ROOT / "scripts").glob("*/*.sh")):
         call = rf"^protocol (\w+) --trainer (?:\w+,)*{trainer}\b"
         match = re.search(call, path.read_text(encoding="utf-8"), re.MULTILINE)

@@ -100,9 +100,9 @@ class _Driver:
                 break
             busy = number if busy is None else busy
         else:
-            number = busy if not self.running else None
-        if number is None:
-            return False
+            if busy is None or self.running:
+                return False
+            number = busy
         self.due.pop(number, None)
         run = self.schedule.runs[number]
         print(self.head(number), flush=True)

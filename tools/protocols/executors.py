@@ -174,7 +174,7 @@ class RayExecutor:
                 runtime_env={"env_vars": {"PYTHONPATH": str(HOME)}},
             )
         have = ray.cluster_resources()
-        self.resources = {
+        self.resources: dict[str, Any] = {
             "num_cpus": _part(have.get("CPU", 1.0), slots),
             "num_gpus": _part(have.get("GPU", 0.0), slots),
         }

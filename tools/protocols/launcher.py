@@ -196,7 +196,7 @@ class Launcher:
         self.shares = shares(slots)
         self._running: dict[int, tuple[Any, Share]] = {}  # number -> process and what it has
         has_server = "forkserver" in multiprocessing.get_all_start_methods()
-        self.context = multiprocessing.get_context("forkserver" if has_server else "spawn")
+        self.context: Any = multiprocessing.get_context("forkserver" if has_server else "spawn")
         if has_server:
             self.context.set_forkserver_preload([SERVER, *preload])
         self.said = self.context.Array("Q", MOST_WARNINGS)

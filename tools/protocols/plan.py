@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dassl.config.files import REPOSITORY
 from dassl.config.own_data import dataset_name, is_own
@@ -193,7 +194,7 @@ def _run(
     part: str = "",
     flags: Sequence[str] = (),
     opts: Sequence[str] = (),
-    **more: object,
+    **more: Any,
 ) -> Run:
     """A run of the asked trainer, with the user's own arguments last (they win)."""
     user_flags, user_opts = request.user_words()
@@ -222,7 +223,8 @@ def _fewshot(request: Request) -> list[Run]:
 def _trained(request: Request, recipe: Recipe, dataset: str, seed: int) -> list[Run]:
     """A few-shot run, after the run that trains its base where one is asked for."""
     shots = ["DATASET.NUM_SHOTS", str(request.shots)]
-    common = {"dataset": dataset, "seed": seed, "protocol": "fewshot", "opts": shots}
+    common: dict[str, Any] = {"dataset": dataset, "seed": seed}
+    common |= {"protocol": "fewshot", "opts": shots}
     name = _folder(request, recipe, request.shots)
     level = request.output / "fewshot" / dataset_name(dataset)
     folder = level / request.trainer / name / f"seed{seed}"
@@ -264,10 +266,19 @@ def _base2new(request: Request) -> list[Run]:
             for half in ("base", "new"):
                 folder = request.output / "base2new" / _level(half) / level / f"seed{seed}"
                 opts = ["DATASET.NUM_SHOTS", str(request.shots), "DATASET.SUBSAMPLE_CLASSES", half]
-                common = {"dataset": dataset, "seed": seed, "part": half, "opts": opts}
-                flags = ["--eval-only"] if half == "new" else []
-                needs = made[0] if made else None
-                made.append(_run(request, recipe, folder, flags=flags, needs=needs, **common))
+                made.append(
+                    _run(
+                        request,
+                        recipe,
+                        folder,
+                        dataset=dataset,
+                        seed=seed,
+                        part=half,
+                        opts=opts,
+                        flags=["--eval-only"] if half == "new" else [],
+                        needs=made[0] if made else None,
+                    )
+                )
             runs += made
     return runs
 
@@ -291,13 +302,19 @@ def _transfer(request: Request) -> list[Run]:
             runs += trained
             for target in targets:
                 folder = request.output / request.protocol / dataset_name(target)
-                folder = folder / request.trainer / name
-                opts = ["DATASET.NUM_SHOTS", str(request.shots)]
-                common = {"dataset": target, "seed": seed, "part": "target", "opts": opts}
-                folder = folder / f"seed{seed}"
-                flags = ["--eval-only"]
-                needs = trained[-1]
-                runs.append(_run(request, recipe, folder, flags=flags, needs=needs, **common))
+                runs.append(
+                    _run(
+                        request,
+                        recipe,
+                        folder / request.trainer / name / f"seed{seed}",
+                        dataset=target,
+                        seed=seed,
+                        part="target",
+                        opts=["DATASET.NUM_SHOTS", str(request.shots)],
+                        flags=["--eval-only"],
+                        needs=trained[-1],
+                    )
+                )
     return runs
 
 
@@ -319,7 +336,7 @@ def _lodo(request: Request) -> list[Run]:
                 if has_zeroshot:
                     runs.append(_zeroshot_domain(request, dataset, teacher, seed, domain))
                 folder = level / f"seed{seed}" / f"te_{slug(domain)}"
-                common = {"dataset": dataset, "seed": seed, "flags": flags}
+                common: dict[str, Any] = {"dataset": dataset, "seed": seed, "flags": flags}
                 if request.stage:
                     runs += _stages(request, recipe, folder, common)
                 else:
@@ -345,7 +362,7 @@ def _stages(request: Request, recipe: Recipe, folder: Path, common: dict) -> lis
         raise ValueError(f"{request.trainer} has no stage {request.stage!r}. Known: {known}.")
     made: list[Run] = []
     for name, trainer in stages[: names.index(request.stage) + 1]:
-        needs = {"needs": made[-1], "link": "MODEL.INIT_WEIGHTS"} if made else {}
+        needs: dict[str, Any] = {"needs": made[-1], "link": "MODEL.INIT_WEIGHTS"} if made else {}
         made.append(_run(request, recipe, folder / name, trainer=trainer, **common, **needs))
     return made
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from dassl.config.own_data import is_own
+from dassl.engine.needed import NeededFile
 from dassl.flags import FlagParser
 from dassl.terminal import as_script
 from tools.protocols.plan import command_line
@@ -123,7 +124,7 @@ def file_problems(runs: Iterable[Sequence[str]], *, may_download: bool) -> list[
     from dassl.engine import TRAINER_REGISTRY
     from dassl.engine.cli import make_config, make_parser
 
-    needed = {}
+    needed: dict[str, NeededFile] = {}
     for words in runs:
         with _silent():
             cfg = make_config(make_parser().parse_args(words))

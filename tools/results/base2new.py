@@ -30,25 +30,31 @@ class _Halves:
     base: Series | None = None
     new: Series | None = None
 
+    @property
+    def both(self) -> tuple[Series, ...]:
+        """Base and new, or nothing where one is missing."""
+        return (self.base, self.new) if self.base and self.new else ()
+
     def common_seeds(self, metric: str) -> list[int]:
         """Seeds of both halves."""
-        if self.base is None or self.new is None:
-            return []
-        return sorted({*self.base.metrics[metric]} & {*self.new.metrics[metric]})
+        seeds = [{*half.metrics[metric]} for half in self.both]
+        return sorted(set.intersection(*seeds)) if seeds else []
 
     def cells(self, metric: str, *, ci95: bool = False) -> dict[str, Cell]:
         """Column -> cell; H of seed-averaged halves, its spread from the H of every seed.
 
         H rests on the seeds that both halves have; without one there is none.
         """
-        halves = {"Base": self.base, "Novel": self.new}
-        cells = {name: half.cell(metric, ci95=ci95) for name, half in halves.items() if half}
+        cells = {}
+        for name, half in {"Base": self.base, "Novel": self.new}.items():
+            if half and (cell := half.cell(metric, ci95=ci95)):
+                cells[name] = cell
         seeds = self.common_seeds(metric)
         if metric == ACCURACY and seeds:
-            base, new = (half.metrics[metric] for half in (self.base, self.new))
+            base, new = (half.metrics[metric] for half in self.both)
             per_seed = {seed: harmonic_mean(base[seed], new[seed]) for seed in seeds}
-            rule = self.base.key.rule
-            partial = self.base.is_partial or self.new.is_partial
+            rule = self.both[0].key.rule
+            partial = any(half.is_partial for half in self.both)
             spread = Cell.over(per_seed, rule=rule, ci95=ci95).std
             center = harmonic_mean(*self.means(metric))
             cells["H"] = Cell(center, spread, tuple(seeds), rule, partial)
@@ -57,19 +63,19 @@ class _Halves:
     def means(self, metric: str) -> tuple[float, float]:
         """Base and new, each the mean over the common seeds."""
         seeds = self.common_seeds(metric)
-        base, new = (half.metrics[metric] for half in (self.base, self.new))
+        base, new = (half.metrics[metric] for half in self.both)
         return mean([base[seed] for seed in seeds]), mean([new[seed] for seed in seeds])
 
     def seeds_note(self, metric: str) -> str:
         """What H leaves out where the halves have other seeds, or ""."""
-        if metric != ACCURACY or self.base is None or self.new is None:
+        if metric != ACCURACY or not self.both:
             return ""
-        base, new = (sorted(half.metrics[metric]) for half in (self.base, self.new))
+        base, new = (sorted(half.metrics[metric]) for half in self.both)
         if base == new:
             return ""
         common = self.common_seeds(metric)
         what = f"H rests on the common seeds {_listed(common)}" if common else "no H"
-        key = self.base.key
+        key = self.both[0].key
         return (
             f"{key.dataset}, {key.trainer}: {what}; base has the seeds {_listed(base)}, "
             f"new {_listed(new)}."
@@ -91,7 +97,9 @@ def base2new_table(
     series = [item for item in series if item.key.part in ("base", "new") and item.cell(metric)]
     methods = _methods(series)
     footnotes = Footnotes()
-    lines, data, notes = [], [], []
+    lines: list[dict] = []
+    data: list[dict] = []
+    notes: list[str] = []
     for dataset in sorted({name for method in methods.values() for name in method}):
         for key, method in methods.items():
             if dataset in method:
@@ -106,11 +114,10 @@ def base2new_table(
             label = {"dataset": average_of(names)} | key.labels()
             _add_average(label, [methods[key][name] for name in names], metric, lines, data)
     if published:
-        for names in sorted(
-            {frozenset(some) for some in complete.values() if len(some) > 1}, key=sorted
-        ):
-            asked = {key: methods[key] for key in methods if frozenset(complete[key]) == names}
-            _add_published(average_of(names), names, asked, footnotes, lines, data)
+        several = {frozenset(some) for some in complete.values() if len(some) > 1}
+        for some in sorted(several, key=sorted):
+            asked = {key: methods[key] for key in methods if frozenset(complete[key]) == some}
+            _add_published(average_of(some), some, asked, footnotes, lines, data)
     if metric != ACCURACY:
         notes.append(H_NOTE.format(metric=metric))
     notes = [*mark_notes(series), *dict.fromkeys(filter(None, notes)), *footnotes.lines()]
@@ -147,8 +154,7 @@ def _add_average(
     """Means over the datasets that have both halves, over common seeds, and H of these means."""
     pairs = [half.means(metric) for half in halves]
     numbers = {"Base": mean([base for base, _ in pairs]), "Novel": mean([new for _, new in pairs])}
-    partial = [any(half.base.is_partial for half in halves)]
-    partial.append(any(half.new.is_partial for half in halves))
+    partial = [any(one.is_partial for one in side) for side in zip(*(half.both for half in halves))]
     if metric == ACCURACY:
         numbers["H"] = harmonic_mean(numbers["Base"], numbers["Novel"])
         partial.append(any(partial))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import combinations
+from typing import Any
 
 from tools.results.figures import paper_name
 from tools.results.pairs import Difference, Place, compared, compared_over, paired, place_of
@@ -87,7 +88,8 @@ def many_table(records: Sequence[Record]) -> Table:
     best = {place: _best(methods, place) for place in places}
     lines, data = [], []
     for label in methods:
-        line, numbers = {"method": label}, {"method": label}
+        line: dict[str, str] = {"method": label}
+        numbers: dict[str, Any] = {"method": label}
         for place in places:
             cell = cells.get((label, place)) or _untrained(cells, label, place)
             head = _in_words(place)

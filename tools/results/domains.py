@@ -39,8 +39,7 @@ def domain_tables(
         table.notes += _notes(shown, dataset, names, published=published)
         tables.append(table)
     if len(datasets) > 1:
-        options = {"metric": metric, "ci95": ci95, "published": published}
-        tables += _overview(all_shown, datasets, **options)
+        tables += _overview(all_shown, datasets, metric=metric, ci95=ci95, published=published)
     return tables
 
 

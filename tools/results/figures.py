@@ -97,7 +97,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "pdf", "svg"):
         raise ValueError(f"{path}: expected a file name that ends with .png, .pdf or .svg.")
-    fonts = {"pdf.fonttype": 42, "svg.fonttype": "none"}
+    fonts: Any = {"pdf.fonttype": 42, "svg.fonttype": "none"}
     with rc_context(fonts), atomic_write(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=RASTER)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from tools.results.logs import known_metrics, read_result
 from tools.results.records import load_records
@@ -82,7 +83,12 @@ def legacy_report(
     """
     if style not in STYLES:
         raise ValueError(f'style is "{style}", expected one of {", ".join(STYLES)}.')
-    options = {"keyword": keyword, "test_log": test_log, "ci95": ci95, "style": style}
+    options: dict[str, Any] = {
+        "keyword": keyword,
+        "test_log": test_log,
+        "ci95": ci95,
+        "style": style,
+    }
     if not multi_exp:
         return "\n".join(legacy_parse(directory, **options)[0])
     lines, averages = [], []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
 
 from tools.results.averages import averaged_sets
 from tools.results.published import Entry, find_published
@@ -34,12 +36,12 @@ def list_table(
         second = item.cell("macro_f1", ci95=ci95) if metric == "accuracy" else None
         line["macro-F1"] = second.text(is_marked=False) if second else ""
         line["rule"] = item.key.rule
-        numbers = {"mean": cell.mean, "std": cell.std, "partial": cell.is_partial}
+        numbers: dict[str, Any] = {"mean": cell.mean, "std": cell.std, "partial": cell.is_partial}
         numbers |= {"seeds": list(cell.seeds)}
         numbers["values"] = [item.metrics[metric][seed] for seed in cell.seeds]
         numbers["paths"] = [str(record.path) for record in item.records]
         if published:
-            entries = _published_of(item.key, lambda entry, key=item.key: _at(entry, key))
+            entries = _published_of(item.key, partial(_at, key=item.key))
             _quote(entries, line, numbers, footnotes)
         lines.append(line)
         data.append(asdict(item.key) | {"metric": metric} | numbers)
@@ -81,14 +83,14 @@ def _averages(
         by_dataset = {item.key.dataset: item for item in members}
         for label, names in averaged_sets(by_dataset):
             some = [by_dataset[name] for name in sorted(names)]
-            means = [item.cell(metric).mean for item in some]
-            partial = any(item.is_partial for item in some)
+            means = [cell.mean for item in some if (cell := item.cell(metric))]
+            is_partial = any(item.is_partial for item in some)
             row = Series(replace(key, dataset=label), {}, some[0].records)
             line = _labels(row) | {"rule": key.rule}
-            line[metric] = f"{mean(means):.2f}" + " ‡" * partial
+            line[metric] = f"{mean(means):.2f}" + " ‡" * is_partial
             numbers = asdict(row.key) | {"metric": metric, "mean": mean(means), "std": None}
-            numbers |= {"partial": partial, "seeds": [], "values": means, "paths": []}
-            yield line, numbers, _published_of(key, lambda entry, names=names: _over(entry, names))
+            numbers |= {"partial": is_partial, "seeds": [], "values": means, "paths": []}
+            yield line, numbers, _published_of(key, partial(_over, names=names))
 
 
 def _at(entry: Entry, key: Key) -> float | None:

@@ -111,7 +111,7 @@ def per_class(predictions: Predictions, name: str = "test") -> list[dict]:
             "correct": int(corrects[label]),
             "accuracy": 100 * float(corrects[label] / totals[label]),
         }
-        for label in np.flatnonzero(totals)
+        for label in np.flatnonzero(totals).tolist()
     ]
 
 

@@ -124,9 +124,8 @@ def compared_over(places: Iterable[Sequence[Pair]], *, seed: int = 0) -> Differe
     """The mean over places, each with equal weight; the places themselves are not resampled."""
     places, rng = list(places), np.random.default_rng(seed)
     found = [_resampled(pairs, rng) for pairs in places]
-    drawn = None
-    if all(one is not None for one, _ in found):
-        drawn = np.mean([one for one, _ in found], axis=0)
+    each = [one for one, _ in found if one is not None]
+    drawn = np.mean(each, axis=0) if len(each) == len(found) else None
     kinds = " or ".join(dict.fromkeys(kind for _, kind in found if kind))
     every = [pair for pairs in places for pair in pairs]
     return _difference(every, drawn, kinds, mean([_mean(pairs) for pairs in places]))
@@ -158,8 +157,8 @@ def _difference(
 def _resampled(pairs: Sequence[Pair], rng: np.random.Generator) -> tuple[np.ndarray | None, str]:
     """(RESAMPLES,) mean differences over pairs drawn with replacement, and over their images."""
     chosen = rng.integers(len(pairs), size=(RESAMPLES, len(pairs)))
-    rows = [pair.by_image for pair in pairs]
-    if any(row is None or len(row) != len(rows[0]) for row in rows):
+    rows = [pair.by_image for pair in pairs if pair.by_image is not None]
+    if len(rows) < len(pairs) or len({len(row) for row in rows}) > 1:
         if len(pairs) < 2:
             return None, ""
         gaps = np.array([pair.difference for pair in pairs])

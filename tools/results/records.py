@@ -9,6 +9,7 @@ import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dassl.utils.text_files import read_json
 from tools.results.logs import is_possible, read_result
@@ -79,10 +80,9 @@ def load_records(paths: Iterable[str | os.PathLike], *, test_log: bool = False) 
     Raises:
         FileNotFoundError: a folder does not exist, or no run lies under any of them.
     """
-    paths = [Path(path) for path in paths]
     findings = Findings()
     seen: set[Path] = set()
-    for path in paths:
+    for path in map(Path, paths):
         for folder in _run_folders(_existing(path)):
             if folder.resolve() not in seen:
                 seen.add(folder.resolve())
@@ -200,7 +200,7 @@ def _from_results(folder: Path, data: dict) -> Record:
         recipe=str(data.get("recipe") or ""),
         backbone=str(data.get("backbone") or ""),
         shots=max(int(data.get("shots") or 0), 0),
-        seed=int(data.get("seed") if data.get("seed") is not None else -1),
+        seed=-1 if data.get("seed") is None else int(data["seed"]),
         target=", ".join(map(str, targets)),
         source=str(data.get("source") or ""),
         rule=str(data.get("selection") or ""),
@@ -241,7 +241,12 @@ def _from_log(folder: Path, metrics: dict[str, float]) -> Record:
     seed = next((int(m.group(1)) for part in folder.parts if (m := SEED_FOLDER.match(part))), -1)
     found = (re.search(r"(\d+)shots|shots_(\d+)$", part) for part in parts)
     shots = next((int(match.group(1) or match.group(2)) for match in found if match), 0)
-    known = {"seed": seed, "shots": shots, "metrics": {"test": metrics}, "is_foreign": True}
+    known: dict[str, Any] = {
+        "seed": seed,
+        "shots": shots,
+        "metrics": {"test": metrics},
+        "is_foreign": True,
+    }
     for level, part in (("train_base", "base"), ("test_new", "new")):
         if level in parts and len(parts) > parts.index(level) + 1:
             dataset, *label = parts[parts.index(level) + 1 :]

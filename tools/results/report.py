@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 from tabulate import tabulate
 
@@ -59,7 +60,7 @@ def build_tables(
             f"The first run: {records[0].path}."
         )
     is_quoted = published and metric == "accuracy"
-    options = {"metric": metric, "ci95": ci95, "published": is_quoted}
+    options: dict[str, Any] = {"metric": metric, "ci95": ci95, "published": is_quoted}
     halves = [item for item in series if item.key.part in ("base", "new")]
     tables = [base2new_table(halves, **options)] if halves else []
     if base2new_only and not halves:

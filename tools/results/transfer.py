@@ -96,7 +96,7 @@ def _source_series(targets: Sequence[Series]) -> list[Series]:
     """The runs that trained the evaluated models, found by their `--model-dir`."""
     folders = {record.model_folder for item in targets for record in item.records}
     records = []
-    for folder in sorted(folders - {None}):
+    for folder in sorted(folder for folder in folders if folder is not None):
         try:
             records += load_records([folder]).records
         except FileNotFoundError:

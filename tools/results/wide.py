@@ -39,7 +39,9 @@ def wide_table(
     lines, data = [], []
     for key, members in by_method([item for item in series if item.cell(metric)]).items():
         cells = {
-            item.key.target or item.key.dataset: item.cell(metric, ci95=ci95) for item in members
+            item.key.target or item.key.dataset: cell
+            for item in members
+            if (cell := item.cell(metric, ci95=ci95))
         }
         labels = key.labels() | {"shots": str(key.shots or "")}
         labels["seeds"] = seeds_text(cells.values())

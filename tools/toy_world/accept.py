@@ -36,6 +36,12 @@ DOMAIN_SETTINGS = {"96": ("0.2", "1601", "801"), "30": ("0.75", "801", "401")}
 Row = tuple[str, str, str, bool]  # line, target, measured, met
 
 
+def _mean(values: list[float | None]) -> float:
+    """The mean; nan while one is missing."""
+    there = [value for value in values if value is not None]
+    return float(np.mean(there)) if len(there) == len(values) else float("nan")
+
+
 class Runs:
     """Plans and reads runs: first every line asks for its runs, then all are run, then read."""
 
@@ -68,7 +74,7 @@ class Runs:
             self.ask(trainer, dataset, *options, name=name, seed=seed, metric=metric)
             for seed in self.seeds
         ]
-        return float("nan") if None in values else float(np.mean(values))
+        return _mean(values)
 
     def zero_shot(self, dataset: str, *options: str, name: str = "zero_shot") -> float:
         value = self.ask("ZeroshotCLIP", dataset, *options, name=name, seed=self.seeds[0])
@@ -132,8 +138,8 @@ def base2new(runs: Runs) -> list[Row]:
     zero = {
         h: runs.zero_shot("toy_objects", *half, h, name=f"zero_shot_{h}") for h in ("base", "new")
     }
-    train = ("OPTIM.MAX_EPOCH", "100", "TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "16")
-    train = (*train, "DATASET.NUM_SHOTS", "16")
+    train = ("OPTIM.MAX_EPOCH", "100", "TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "16",
+             "DATASET.NUM_SHOTS", "16")  # fmt: skip
     base = runs.mean("CoOp", "toy_objects", *train, *half, "base", name="long_base")
     values = []
     for seed in runs.seeds:
@@ -141,7 +147,7 @@ def base2new(runs: Runs) -> list[Row]:
         options = ("--model-dir", str(model), "--eval-only", *train, *half, "new")
         if (model / "results.json").exists():
             values.append(runs.ask("CoOp", "toy_objects", *options, name="long_new", seed=seed))
-    new = float("nan") if None in values or not values else float(np.mean(values))
+    new = _mean(values) if values else float("nan")
     error = 100 * math.sqrt(2 * 0.25 / 1200)  # of a difference on 1200 test images, at most
     measured = f"base {zero['base']:.1f} -> {base:.1f}, new {zero['new']:.1f} -> {new:.1f}"
     target = f"new below zero-shot by 2 se ({2 * error:.1f})"

@@ -123,6 +123,7 @@ class Captioner:
         return self._disturb(sentence, rng) if u[20] < self.unknown else sentence
 
     def _frame(self, said: dict, row: np.ndarray, u: np.ndarray, rng: np.random.Generator) -> str:
+        options: tuple[str, ...]
         style = said.get("style")
         if style is None:
             options = PHOTO if row[self.column["style"]] == 0 and u[17] < 0.6 else GENERIC

@@ -1,6 +1,7 @@
 """AdamW for vectors and embeddings, orthogonalised momentum (Muon) for the matrices of blocks."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no closure is called
         for group in self.param_groups:
             shapes: dict[tuple, list[nn.Parameter]] = {}
             for p in group["params"]:
@@ -39,12 +40,12 @@ class Muon(torch.optim.Optimizer):
 
     def _update(self, members: list[nn.Parameter], group: dict) -> None:
         updates = []
-        for p in members:
+        for p, grad in ((p, p.grad) for p in members if p.grad is not None):
             state = self.state[p]
             if not state:
                 state["momentum"] = torch.zeros_like(p)
-            buffer = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-            updates.append(p.grad.lerp(buffer, group["momentum"]))
+            buffer = state["momentum"].lerp_(grad, 1 - group["momentum"])
+            updates.append(grad.lerp(buffer, group["momentum"]))
         stacked = torch.stack(updates)
         rows, width = stacked.shape[-2:]
         parts = rows // width if rows % width == 0 and rows == 3 * width else 1  # q, k, v apart

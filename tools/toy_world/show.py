@@ -49,7 +49,7 @@ def world_sheet(seed: int) -> np.ndarray:
 
 def set_sheet(name: str, per_class: int) -> np.ndarray:
     """The first images of every class in the first split; domains: of every domain."""
-    picked = []
+    picked: list[np.ndarray] = []
     for split, labels, images in splits(name):
         if split in ("train", "test", *STYLES) and (not picked or split in STYLES):
             for label in range(int(labels.max()) + 1):

@@ -1,6 +1,7 @@
 """The two toy CLIPs while they train: compact vocabulary, factor heads, growth in depth."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,8 +29,9 @@ def untrained_rows() -> Tensor:
 
 def new_clip(kind: str, depth: int, vocab_size: int) -> CLIP:
     """A CLIP to be trained: "vit" (32 px, patch 8) or "rn" (64 px)."""
-    vision = {"vit": (32, depth, 128, 8), "rn": (64, (1, 1, 2, 1), 16, None)}[kind]
-    clip = CLIP(EMBED_DIM, *vision, CONTEXT, vocab_size, TEXT_WIDTH, 1, depth)
+    vision: dict[str, Any] = {"vit": (32, depth, 128, 8), "rn": (64, (1, 1, 2, 1), 16, None)}
+    size, layers, width, patch = vision[kind]
+    clip = CLIP(EMBED_DIM, size, layers, width, patch, CONTEXT, vocab_size, TEXT_WIDTH, 1, depth)
     clip.requires_grad_(True)
     with torch.no_grad():
         clip.logit_scale.fill_(math.log(LOGIT_SCALE))
@@ -49,7 +51,7 @@ def new_clip(kind: str, depth: int, vocab_size: int) -> CLIP:
 
 
 @torch.no_grad()
-def add_constant(norm: nn.LayerNorm, projection: nn.Parameter, ratio: float) -> None:
+def add_constant(norm: Any, projection: Tensor, ratio: float) -> None:
     """Let the last dimension of the features start as a constant, in place.
 
     A normalised row sums to 0, so a bias along the ones vector is seen by a column of equal
@@ -57,7 +59,7 @@ def add_constant(norm: nn.LayerNorm, projection: nn.Parameter, ratio: float) -> 
     """
     width, dim = projection.shape
     projection.normal_(std=width**-0.5)
-    projection -= projection.mean(dim=0, keepdim=True)
+    projection.sub_(projection.mean(dim=0, keepdim=True))
     norm.bias.fill_(1.0)
     projection[:, -1] = ratio * math.sqrt(dim - 1) / width
 

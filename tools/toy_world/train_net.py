@@ -42,7 +42,7 @@ class NetTrainer:
         self.rows = np.arange(len(self.pool))
         if args.kind != "simclr":
             self.rows = np.flatnonzero(self.pool.factors[:, NAMES.index("style")] == 0)
-        self.net = ToyNet().to(self.device, memory_format=torch.channels_last)
+        self.net = ToyNet().to(self.device).to(memory_format=torch.channels_last)
         outputs = [len(FACTORS[n]) for n in LABELS[args.kind]] or [64]
         self.heads = nn.ModuleList(nn.Linear(self.net.width, n) for n in outputs).to(self.device)
         if args.kind == "simclr":

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from tools.benchmarks.amu import BATCH
+from tools.benchmarks.amu import BATCH, NO_CLIP
 from tools.benchmarks.gpu._measure import Bench, each, row, start
 from trainers.amu import AMUSettings, AuxiliaryBias
 
@@ -24,7 +24,7 @@ def compare(bench: Bench) -> None:
 
     def epoch() -> None:
         for rows in torch.randperm(len(features), device=device).split(batch):
-            loss = method.losses(None, features[rows], labels[rows])["loss"]
+            loss = method.losses(NO_CLIP, features[rows], labels[rows])["loss"]
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -1,6 +1,7 @@
 """DMN after the encoder, memory full: one image online, and a stream replayed."""
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ def compare(bench: Bench) -> None:
     classes, size, width = (20, 3, 16) if bench.quick else (1000, 50, 512)
     device = bench.device
     text = F.normalize(torch.randn(classes, width, device=device), dim=-1)
-    options = {"beta": BETA, "scale": SCALE, "offsets": Offsets()}
+    options: dict[str, Any] = {"beta": BETA, "scale": SCALE, "offsets": Offsets()}
     plain = PlainMemory(text[:, None], size, **options)
     noise = torch.randn(classes, size, width, device=device)
     plain.features = F.normalize(text[:, None] + 0.05 * noise, dim=-1)

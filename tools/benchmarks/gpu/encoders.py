@@ -3,6 +3,7 @@
 The baseline is the fastest of the others that are installed. Ours has open_clip's weights.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import open_clip
@@ -64,7 +65,9 @@ def compare(bench: Bench, name: str, *, compiled: bool) -> None:
 if __name__ == "__main__":
     bench = start()
     names = ["ViT-B-32"] if bench.quick else list(MODELS)
-    cases = [(name, partial(compare, bench, name, compiled=False)) for name in names]
+    cases: list[tuple[str, Callable[[], None]]] = [
+        (name, partial(compare, bench, name, compiled=False)) for name in names
+    ]
     if bench.is_cuda:
         cases.append(("compiled", partial(compare, bench, COMPILED, compiled=True)))
     each(bench, cases)

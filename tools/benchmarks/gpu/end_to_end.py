@@ -46,6 +46,7 @@ def stand_in(size: int) -> NetworkEncoder:
 
 def rate(bench: Bench, encoder: Encoder, items: list[Datum], root: Path, workers: int) -> float:
     """Images per second from files to stored rows; starting the workers counts."""
+    assert encoder.size is not None
     augmentation = Augmentation.from_input(encoder.size)
     started = time.perf_counter()
     bank = FeatureBank(encoder, augmentation, root=root, workers=workers, device=bench.device)
@@ -60,9 +61,9 @@ def compare(bench: Bench) -> None:
     """One row: decoding alone, encoding alone, both."""
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     clip = CLIP(64, 32, 1, 64, 16, 77, 64, 64, 1, 1) if bench.quick else build_model()
-    encoder = ClipEncoder(clip.eval()).to(bench.device)
+    encoder, side = ClipEncoder(clip.eval()).to(bench.device), clip.visual.input_resolution
     batch = 4 if bench.quick else 256
-    pixels = torch.randn(batch, 3, encoder.size, encoder.size, device=bench.device)
+    pixels = torch.randn(batch, 3, side, side, device=bench.device)
     with torch.no_grad():
         (seconds,) = bench.seconds(partial(encoder.forward, pixels))
     encoded = batch / seconds
@@ -70,7 +71,7 @@ def compare(bench: Bench) -> None:
         folder = Path(name)
         items = make_tree(folder, 12 if bench.quick else IMAGES)
         few = items[: max(len(items) // 2, 1)]
-        decoded = rate(bench, stand_in(encoder.size), few, folder / "decoded", workers)
+        decoded = rate(bench, stand_in(side), few, folder / "decoded", workers)
         seconds_left = bench.left()
         whole = items[: max(1, min(len(items), int(0.6 * seconds_left * min(decoded, encoded))))]
         both = rate(bench, encoder, whole, folder / "both", workers)

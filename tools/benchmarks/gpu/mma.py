@@ -19,7 +19,8 @@ def backbone(bench: Bench) -> CLIP:
 def compare(bench: Bench, clip: CLIP, batch: int, classes: int, precision: str) -> None:
     """Both steps in one precision, their peak memory, and the kernels that they start."""
     learner = build_learner(clip, classes).to(bench.device)
-    data = tuple(part.to(bench.device) for part in make_batch(clip, batch, classes))
+    images, labels = make_batch(clip, batch, classes)
+    data = images.to(bench.device), labels.to(bench.device)
     with bench.precision(precision):
         steps = {key: partial(step, loss, clip, learner, data) for key, loss in LOSSES.items()}
         plain, ours = bench.seconds(*steps.values())
