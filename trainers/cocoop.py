@@ -43,8 +43,8 @@ class CoCoOpPrompt(LearnedPrompt, Method):
         self, clip: CLIP, classnames: Sequence[str], settings: CoCoOpSettings, *, chunk: int = 0
     ) -> None:
         """Build prompts for C class names; ``chunk`` is TRAIN.TEXT_CHUNK."""
-        super().__init__(clip, classnames, n_ctx=settings.n_ctx, ctx_init=settings.ctx_init)
-        self.chunk = chunk
+        n_ctx, words = settings.n_ctx, settings.ctx_init
+        super().__init__(clip, classnames, n_ctx=n_ctx, ctx_init=words, chunk=chunk)
         width, embed_dim = clip.transformer.width, clip.visual.output_dim
         self.meta_net = MetaNet(embed_dim, width).to(clip.logit_scale.device, clip.dtype)
 

@@ -17,6 +17,7 @@ from dassl.engine.shared_conditions import no_templates
 from trainers.common import ClipTrainer
 from trainers.common.settings import precision
 from trainers.common.text.deep_prompts import FEW_TOKENS, ImagePromptHook, TextPromptHook
+from trainers.common.text.independent_prompts import check_depth
 from trainers.common.text.learned import ContextPrompt
 
 
@@ -42,7 +43,8 @@ class MaPLePrompt(ContextPrompt):
     ) -> None:
         """Build prompts for C class names; ``chunk`` is TRAIN.TEXT_CHUNK."""
         n_ctx, depth = settings.n_ctx, settings.prompt_depth
-        _check_depth(clip, depth)
+        for tower in (clip.transformer, clip.visual.transformer):
+            check_depth(settings.key("prompt_depth"), depth, tower.layers)
         super().__init__(
             clip,
             classnames,
@@ -79,15 +81,6 @@ class MaPLePrompt(ContextPrompt):
     def raw_image_features(self, clip: CLIP, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D), prompted, before L2 normalisation."""
         return clip.encode_image(images.to(clip.dtype), hook=self.image_hook())
-
-
-def _check_depth(clip: CLIP, depth: int) -> None:
-    deepest = min(clip.transformer.layers, clip.visual.transformer.layers)
-    if not 1 <= depth <= deepest:
-        raise ValueError(
-            f"TRAINER.MAPLE.PROMPT_DEPTH is {depth}; expected 1 to {deepest}, the depth that both "
-            "towers of this backbone have."
-        )
 
 
 @TRAINER_REGISTRY.register()

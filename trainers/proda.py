@@ -64,8 +64,8 @@ class PromptDistribution(LearnedPrompt, Method):
     ) -> None:
         """Build K prompts for C class names; ``chunk`` is TRAIN.TEXT_CHUNK."""
         n_ctx = settings.n_ctx
-        super().__init__(clip, classnames, n_ctx=n_ctx)
-        self.alpha, self.chunk = settings.alpha, chunk
+        super().__init__(clip, classnames, n_ctx=n_ctx, chunk=chunk)
+        self.alpha = settings.alpha
         shape = (settings.n_prompt, *self.ctx.shape)
         self.ctx = nn.Parameter(0.02 * torch.randn(shape, device=self.ctx.device).to(clip.dtype))
         tokens = clip.tokenize(" ".join(["X"] * n_ctx) + ".")

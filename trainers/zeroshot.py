@@ -19,6 +19,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import SELECTION, STORED_VIEWS, TRAINING, no_augmentation
 from dassl.features.views import INTERPOLATION
 from trainers.common import FeatureTrainer, Method
+from trainers.common.method import Names, State
 from trainers.common.teachers.build import NORMS
 from trainers.common.text.encode import zero_shot_classifier
 from trainers.common.text.templates import full_templates, select_templates, single_template
@@ -93,9 +94,7 @@ class ZeroshotCLIP(FeatureTrainer):
         return ZeroshotClassifier(zero_shot_classifier(clip, classnames, cls.templates(cfg)))
 
     @classmethod
-    def restore_method(
-        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], state: dict[str, Tensor]
-    ) -> Method:
+    def restore_method(cls, cfg: CfgNode, clip: CLIP, classnames: Names, state: State) -> Method:
         return ZeroshotClassifier(state["classifier"])
 
     def image_input(self) -> dict[str, Any]:

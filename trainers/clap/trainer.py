@@ -15,6 +15,7 @@ from dassl.engine.shared_conditions import STORED_VIEWS
 from dassl.features.rows import FeatureView
 from trainers.common import FeatureTrainer, Method
 from trainers.common.feature_trainer import FeatureLoader
+from trainers.common.method import Names, State
 from trainers.common.text.encode import template_features
 from trainers.common.text.templates import ensemble_templates
 
@@ -59,9 +60,7 @@ class CLAP(FeatureTrainer):
         return cls.prototypes(cfg, features.mean(dim=0).float())
 
     @classmethod
-    def restore_method(
-        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], state: dict[str, Tensor]
-    ) -> Method:
+    def restore_method(cls, cfg: CfgNode, clip: CLIP, classnames: Names, state: State) -> Method:
         return cls.prototypes(cfg, state["base_text_features"])
 
     @classmethod

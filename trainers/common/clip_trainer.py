@@ -32,7 +32,7 @@ from trainers.common.text.class_words import warn_of_same_words, words_of
 
 from .checkpoints import load_method, start_from
 from .clip_encoder import backbone_input
-from .method import Method
+from .method import Method, Names, State
 from .predictor import clip_predictor, normalise_pixels
 
 logger = logging.getLogger(__name__)
@@ -228,9 +228,7 @@ class ClipTrainer(MixedPrecision):
         return {}
 
     @classmethod
-    def restore_method(
-        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], state: dict[str, Tensor]
-    ) -> Method:
+    def restore_method(cls, cfg: CfgNode, clip: CLIP, classnames: Names, state: State) -> Method:
         """Build the method that a checkpoint's tensors are loaded into, to predict.
 
         A ``method_class`` without ``references``. Override where ``build_method`` would read a file

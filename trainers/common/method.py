@@ -15,6 +15,9 @@ from clip.model import CLIP
 from dassl.engine.predictor import tempered_softmax
 from dassl.metrics import compute_accuracy
 
+State = dict[str, Tensor]  # of a checkpoint, by name
+Names = Sequence[str]  # of classes, or their WordNet ids
+
 
 class Method(nn.Module):
     """text features, image features, logits, loss; override the stages that change.
@@ -86,17 +89,12 @@ class Method(nn.Module):
             raise TypeError(f"{type(self).__name__} has no class vectors to export.")
         return {"weight": text_features, "scale": clip.logit_scale.exp()}
 
-    def adapt_state(
-        self,
-        state: dict[str, Tensor],
-        source_classes: Sequence[str] | None,
-        classes: Sequence[str],
-    ) -> dict[str, Tensor]:
+    def adapt_state(self, state: State, source: Names | None, classes: Names) -> State:
         """Change or refuse the tensors of a checkpoint where the declarations do not say enough.
 
         Args:
             state: tensors of the file, by the names of this module.
-            source_classes: what it was trained on, names or WordNet ids; None in foreign files.
+            source: what it was trained on, names or WordNet ids; None in foreign files.
             classes: the classes of this run, named likewise.
         """
         return state

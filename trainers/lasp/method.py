@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from clip.model import CLIP
 from trainers.common import cross_entropy_losses, scaled_cosines
+from trainers.common.method import Names, State
 from trainers.common.text.encode import template_features
 from trainers.common.text.learned import ContextPrompt
 
@@ -122,12 +123,7 @@ class LASPPrompt(ContextPrompt):
             return NORMS + official.removeprefix(OFFICIAL_BLOCKS)
         return official
 
-    def adapt_state(
-        self,
-        state: dict[str, Tensor],
-        source_classes: Sequence[str] | None,
-        classes: Sequence[str],
-    ) -> dict[str, Tensor]:
+    def adapt_state(self, state: State, source: Names | None, classes: Names) -> State:
         """Learned tensors serve any classes.
 
         Raises:
@@ -143,7 +139,7 @@ class LASPPrompt(ContextPrompt):
                 "The checkpoint holds tuned LayerNorms of the image tower, and this run keeps "
                 "CLIP's. Set TRAINER.LASP.FINETUNE_VIT_LN True, as it was trained."
             )
-        return super().adapt_state(state, source_classes, classes)
+        return super().adapt_state(state, source, classes)
 
 
 def _own_norms(clip: CLIP) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from dassl.data.datasets import build_dataset
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import no_templates
 from trainers.common import ClipTrainer, Method
+from trainers.common.method import Names, State
 
 from .method import LASPPrompt, lasp_groups
 from .settings import LASPSettings, NamesSettings
@@ -63,9 +64,7 @@ class LASP(ClipTrainer):
         )
 
     @classmethod
-    def restore_method(
-        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], state: dict[str, Tensor]
-    ) -> Method:
+    def restore_method(cls, cfg: CfgNode, clip: CLIP, classnames: Names, state: State) -> Method:
         """Without what only the losses read."""
         return cls.build_method(cfg, clip, classnames, trains=False)
 

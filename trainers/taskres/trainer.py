@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor
 from yacs.config import CfgNode
 
 from clip.model import CLIP
@@ -13,6 +12,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.needed import NeededFile
 from dassl.utils import ranks, write_checkpoint
 from trainers.common import FeatureTrainer, Method
+from trainers.common.method import Names, State
 from trainers.common.text.class_words import words_of
 from trainers.common.text.encode import pre_projection_features
 from trainers.common.text.templates import ensemble_templates
@@ -58,9 +58,7 @@ class TaskRes(FeatureTrainer):
         return TaskResidual(base.float(), settings)
 
     @classmethod
-    def restore_method(
-        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], state: dict[str, Tensor]
-    ) -> Method:
+    def restore_method(cls, cfg: CfgNode, clip: CLIP, classnames: Names, state: State) -> Method:
         """The checkpoint holds the base: nothing is encoded, no enhanced-base file is read."""
         return TaskResidual(state["base_text_features"], TaskResSettings.of(cfg))
 

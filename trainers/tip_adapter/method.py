@@ -4,14 +4,13 @@ Zhang, Zhang, Fang, Gao, Li, Dai, Qiao, Li: Tip-Adapter: Training-free Adaption 
 Classification, ECCV 2022, arXiv 2207.09519. Parity is tested in tests/golden/tip_adapter.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from clip.model import CLIP
 from trainers.common import Method
 from trainers.common.checkpoints import select_rows
+from trainers.common.method import Names, State
 
 from .scores import ClassSums, affinities, cache_scores
 from .settings import TipAdapterSettings
@@ -109,12 +108,7 @@ class Cache(Method):
             tensors["scale"] = torch.tensor(float(self.clip_scale))
         return {**tensors, "alpha": self.alpha, "beta": self.beta}
 
-    def adapt_state(
-        self,
-        state: dict[str, Tensor],
-        source_classes: Sequence[str] | None,
-        classes: Sequence[str],
-    ) -> dict[str, Tensor]:
+    def adapt_state(self, state: State, source: Names | None, classes: Names) -> State:
         """Make room for the file's keys; of other classes only those of this run are kept.
 
         Raises:
@@ -122,21 +116,24 @@ class Cache(Method):
         """
         if not {"keys", "key_labels"} <= state.keys():
             return state  # loading says what is missing
-        state = dict(state)
-        if source_classes is not None and list(source_classes) != list(classes):
-            own = set(classes)
-            known = [label for label, name in enumerate(source_classes) if name in own]
-            target = torch.full((len(source_classes),), -1)
-            rows = select_rows(classes, [source_classes[label] for label in known])
-            target[known] = torch.tensor(rows, dtype=target.dtype)
-            labels = target[state["key_labels"].cpu()]
-            if not (labels >= 0).any():
-                raise ValueError(
-                    "The cache in the checkpoint holds none of the classes of this run, only "
-                    f"{', '.join(list(source_classes)[:5])}. A cache does not transfer to new "
-                    "classes."
-                )
-            state["keys"] = state["keys"][(labels >= 0).to(state["keys"].device)]
-            state["key_labels"] = labels[labels >= 0]
+        if source is not None and list(source) != list(classes):
+            state = {**state, **_keys_of(classes, state, source)}
         self.fill(state["keys"], state["key_labels"])
         return state
+
+
+def _keys_of(classes: Names, state: State, source: Names) -> State:
+    """The keys of a file that belong to these classes, with the labels that they have here."""
+    own = set(classes)
+    known = [label for label, name in enumerate(source) if name in own]
+    target = torch.full((len(source),), -1)
+    rows = select_rows(classes, [source[label] for label in known])
+    target[known] = torch.tensor(rows, dtype=target.dtype)
+    labels = target[state["key_labels"].cpu()]
+    if not (labels >= 0).any():
+        raise ValueError(
+            "The cache in the checkpoint holds none of the classes of this run, only "
+            f"{', '.join(list(source)[:5])}. A cache does not transfer to new classes."
+        )
+    keys = state["keys"][(labels >= 0).to(state["keys"].device)]
+    return {"keys": keys, "key_labels": labels[labels >= 0]}

@@ -20,6 +20,7 @@ from dassl.engine.shared_conditions import TRAINING, no_augmentation, no_templat
 from dassl.optim import build_optimizer, optimizer
 from trainers.common import Method
 from trainers.common.checkpoints import load_state
+from trainers.common.method import Names, State
 from trainers.common.predictor import config_of
 from trainers.common.testtime.stream import Step
 from trainers.common.testtime.trainer import StreamTrainer
@@ -100,9 +101,7 @@ class TPT(StreamTrainer):
         return method
 
     @classmethod
-    def restore_method(
-        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], state: dict[str, Tensor]
-    ) -> Method:
+    def restore_method(cls, cfg: CfgNode, clip: CLIP, classnames: Names, state: State) -> Method:
         """A context of CTX_FILE has the length of the one in ``state``, and no words."""
         settings = TPTSettings.of(cfg)
         return TestTimePrompt(

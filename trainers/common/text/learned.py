@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from clip.model import CLIP, TowerHook
 from dassl.config import check_value, one_of
-from trainers.common.method import Method
+from trainers.common.method import Method, Names, State
 
 from .class_words import words_of
 from .encode import context_words, encode_prompts
@@ -93,6 +93,7 @@ class LearnedPrompt(nn.Module):
         class_specific: bool = False,
         position: str = "end",
         learned_words: int | None = None,
+        chunk: int = 0,
     ) -> None:
         """Build prompts for C class names.
 
@@ -102,6 +103,7 @@ class LearnedPrompt(nn.Module):
             learned_words: only so many of these tokens are learned, the others stay fixed.
             class_specific: one context per class; ignored when ``ctx_init`` is given.
             position: of the class name: "end", "middle" or "front".
+            chunk: TRAIN.TEXT_CHUNK, see ``encode_prompts``.
 
         Raises:
             ValueError: for an unknown position, a prompt too long for the text tower, no context
@@ -121,7 +123,7 @@ class LearnedPrompt(nn.Module):
         longest = int(clip.prompt_lengths(tokens).max())
         with torch.no_grad():
             embeddings = clip.token_embedding(tokens[:, :longest]).to(clip.dtype)
-        self.position = position
+        self.position, self.chunk = position, chunk
         self.name_lengths = [token_count(clip, name) for name in names]
         self.ctx = nn.Parameter(self._initial(clip, words, length, class_specific, len(names)))
         self.register_buffer("token_prefix", embeddings[:, : clip.text_start])
@@ -183,30 +185,6 @@ class LearnedPrompt(nn.Module):
 class ContextPrompt(LearnedPrompt, Method):
     """t_c = normalise(T(P(ctx))_c); the context is the only learned tensor (CoOp and its kin)."""
 
-    def __init__(
-        self,
-        clip: CLIP,
-        classnames: Sequence[str],
-        *,
-        n_ctx: int,
-        ctx_init: str = "",
-        class_specific: bool = False,
-        position: str = "end",
-        learned_words: int | None = None,
-        chunk: int = 0,
-    ) -> None:
-        """Args: as ``LearnedPrompt``; chunk: TRAIN.TEXT_CHUNK, see ``encode_prompts``."""
-        super().__init__(
-            clip,
-            classnames,
-            n_ctx=n_ctx,
-            ctx_init=ctx_init,
-            class_specific=class_specific,
-            position=position,
-            learned_words=learned_words,
-        )
-        self.chunk = chunk
-
     def text_hook(self, clip: CLIP) -> TowerHook | None:
         """What the prompts change in the text tower's blocks; None: nothing."""
         return None
@@ -227,19 +205,14 @@ class ContextPrompt(LearnedPrompt, Method):
         """(C, D) unit rows."""
         return F.normalize(self.raw_text_features(clip), dim=-1)
 
-    def adapt_state(
-        self,
-        state: dict[str, Tensor],
-        source_classes: Sequence[str] | None,
-        classes: Sequence[str],
-    ) -> dict[str, Tensor]:
+    def adapt_state(self, state: State, source: Names | None, classes: Names) -> State:
         """A context serves any classes, unless it is class-specific.
 
         Raises:
             ValueError: if the context does not fit this run.
         """
         ctx = state.get("ctx", self.ctx)
-        if ctx.dim() == 3 and source_classes is not None and list(source_classes) != list(classes):
+        if ctx.dim() == 3 and source is not None and list(source) != list(classes):
             raise ValueError(
                 "A class-specific context (TRAINER.COOP.CSC True) serves only the classes that it "
                 "was trained on. Train with CSC False to evaluate on other classes."
