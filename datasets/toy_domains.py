@@ -4,6 +4,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from dassl.config import changed
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .domainbed import DomainFolders
@@ -24,10 +25,7 @@ class ToyDomains(DomainFolders):
     steps_per_evaluation = 100
 
     def __init__(self, cfg: CfgNode):
-        own = cfg.clone()
-        own.defrost()
-        own.DATASET.ROOT = str(rendered(DOMAINS).parent)
-        super().__init__(own)
+        super().__init__(changed(cfg, {"DATASET.ROOT": str(rendered(DOMAINS).parent)}))
 
     @classmethod
     def pieces(cls, root: Path) -> list[Piece]:

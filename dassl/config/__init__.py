@@ -13,7 +13,7 @@ from .declared import Settings, check_settings, declared_cfg, describe_settings,
 from .defaults import get_cfg_default
 from .node import Config, UnknownKey
 from .ranges import Range, above, at_least, between, check_ranges, check_value, one_of
-from .tools import add_missing, clean_cfg, leaves, merge_declared
+from .tools import add_missing, changed, clean_cfg, leaves, merge_declared
 
 __all__ = [
     "Condition",
@@ -25,6 +25,7 @@ __all__ = [
     "add_missing",
     "at_least",
     "between",
+    "changed",
     "check_ranges",
     "check_settings",
     "check_value",

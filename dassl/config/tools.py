@@ -30,6 +30,16 @@ def set_value(cfg: CfgNode, key: str, value: Any) -> None:
     node[last] = tuple(value) if isinstance(node[last], tuple) else value
 
 
+def changed(cfg: CfgNode, values: Mapping[str, Any]) -> CfgNode:
+    """A frozen copy with other values of some keys, by their full names."""
+    copy = cfg.clone()
+    with unfrozen(copy):
+        for key, value in values.items():
+            set_value(copy, key, value)
+    copy.freeze()
+    return copy
+
+
 @contextmanager
 def unfrozen(cfg: CfgNode) -> Iterator[None]:
     """Let a config be changed for a while; it is frozen again if it was."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from yacs.config import CfgNode
 
 from dassl.config import add_missing
+from dassl.config.tools import unfrozen
 from dassl.utils import Registry
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ def build_trainer(cfg: CfgNode) -> "TrainerBase":
         print(f"Loading trainer: {cfg.TRAINER.NAME}")
     trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if hasattr(trainer, "default_cfg"):
-        is_frozen = cfg.is_frozen()
-        cfg.defrost()
-        add_missing(cfg, trainer.default_cfg())
-        if is_frozen:
-            cfg.freeze()
+        with unfrozen(cfg):
+            add_missing(cfg, trainer.default_cfg())
     return trainer(cfg)

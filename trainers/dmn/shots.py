@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from dassl.config import changed
 from dassl.data.datasets import DatasetBase, Datum, build_dataset
 
 
@@ -75,12 +76,9 @@ def check_shots(cfg: CfgNode) -> None:
 
 def _without_draw(cfg: CfgNode) -> DatasetBase:
     """The dataset with all training images."""
-    everything = cfg.clone()
-    everything.defrost()
-    everything.DATASET.NUM_SHOTS = -1
     # ImageNet would draw validation images from what the shots leave: here nothing is left
-    everything.TEST.SELECT_ON, everything.TEST.FINAL_MODEL = "last", "last_step"
-    return build_dataset(everything)
+    no_search = {"TEST.SELECT_ON": "last", "TEST.FINAL_MODEL": "last_step"}
+    return build_dataset(changed(cfg, {"DATASET.NUM_SHOTS": -1, **no_search}))
 
 
 def draw(items: Sequence[Datum], shots: int, generator: random.Random | None) -> list[Datum]:

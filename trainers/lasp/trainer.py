@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from clip.model import CLIP
-from dassl.config import Condition
+from dassl.config import Condition, changed
 from dassl.data.datasets import build_dataset
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import no_templates
@@ -83,10 +83,8 @@ class LASP(ClipTrainer):
             return self.given_data.dataset.all_classnames
         if self.cfg.DATASET.SUBSAMPLE_CLASSES == "all":
             return self.classnames
-        cfg = self.cfg.clone()
-        cfg.defrost()
-        cfg.DATASET.SUBSAMPLE_CLASSES, cfg.VERBOSE = "all", False
-        return build_dataset(cfg).classnames
+        values = {"DATASET.SUBSAMPLE_CLASSES": "all", "VERBOSE": False}
+        return build_dataset(changed(self.cfg, values)).classnames
 
     def param_groups(self) -> list[dict] | None:
         """LayerNorms at a share of the learning rate, then everything else."""

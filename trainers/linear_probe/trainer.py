@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 
 from clip.model import CLIP
 from dassl.config import Settings, above, at_least, never, one_of, setting
+from dassl.config.tools import unfrozen
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.shared_conditions import (
@@ -102,11 +103,14 @@ class LinearProbe(FeatureTrainer):
             super().build_data_loader()
             return
         shots, val_shots = self.cfg.DATASET.NUM_SHOTS, self.cfg.DATASET.VAL_SHOTS
-        _set(self.cfg, NUM_SHOTS=-1, VAL_SHOTS=-1)
+        dataset = self.cfg.DATASET
+        with unfrozen(self.cfg):
+            dataset.NUM_SHOTS = dataset.VAL_SHOTS = -1
         try:
             super().build_data_loader()
         finally:
-            _set(self.cfg, NUM_SHOTS=shots, VAL_SHOTS=val_shots)
+            with unfrozen(self.cfg):
+                dataset.NUM_SHOTS, dataset.VAL_SHOTS = shots, val_shots
         self._draw_as_lpclip(shots, val_shots)
 
     def _draw_as_lpclip(self, shots: int, val_shots: int) -> None:
@@ -173,12 +177,3 @@ class LinearProbe(FeatureTrainer):
 
     def checkpoint_meta(self) -> dict:
         return {**super().checkpoint_meta(), "C": float(getattr(self, "chosen_c", 0.0))}
-
-
-def _set(cfg: CfgNode, **values: int) -> None:
-    is_frozen = cfg.is_frozen()
-    cfg.defrost()
-    for key, value in values.items():
-        cfg.DATASET[key] = value
-    if is_frozen:
-        cfg.freeze()

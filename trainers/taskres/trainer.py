@@ -7,7 +7,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from clip.model import CLIP
-from dassl.config import never
+from dassl.config import changed, never
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.needed import NeededFile
 from dassl.utils import ranks, write_checkpoint
@@ -77,12 +77,14 @@ class TaskRes(FeatureTrainer):
 
     def _train_base(self) -> Path:
         """The first stage in <output>/base, resumed or reused if it is there; its file."""
-        cfg = self.cfg.clone()
-        cfg.defrost()
-        cfg.TRAINER.NAME, cfg.OUTPUT_DIR = "TaskResBase", str(Path(self.output_dir) / "base")
-        cfg.TRAINER.TaskRes.ENHANCED_BASE = "none"
-        cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH = self.settings.base_lr, self.settings.base_epochs
-        cfg.freeze()
+        values = {
+            "TRAINER.NAME": "TaskResBase",
+            "TRAINER.TaskRes.ENHANCED_BASE": "none",
+            "OUTPUT_DIR": str(Path(self.output_dir) / "base"),
+            "OPTIM.LR": self.settings.base_lr,
+            "OPTIM.MAX_EPOCH": self.settings.base_epochs,
+        }
+        cfg = changed(self.cfg, values)
         path = enhanced_base_path(cfg, cfg.OUTPUT_DIR)
         if not path.is_file():
             logger.info("Tuning the text projection first, in %s.", cfg.OUTPUT_DIR)

@@ -10,7 +10,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from clip.model import CLIP
-from dassl.config import above, idle_settings, never, only_if
+from dassl.config import above, changed, idle_settings, never, only_if
 from dassl.config.ranges import PRECISIONS
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.needed import NeededFile
@@ -134,10 +134,9 @@ class TPT(StreamTrainer):
 
     # ----------------------------------------------------------------- stream
     def begin_stream(self) -> None:
-        settings, optim = self.settings, self.cfg.OPTIM.clone()
-        optim.defrost()
-        optim.LR, optim.WEIGHT_DECAY = settings.lr, settings.weight_decay
-        optim.STAGED_LR = False  # the context is all that learns
+        settings = self.settings
+        own = {"LR": settings.lr, "WEIGHT_DECAY": settings.weight_decay}
+        optim = changed(self.cfg.OPTIM, {**own, "STAGED_LR": False})  # the context alone learns
         self.adapter = Adapter(
             self.method,
             self.clip,

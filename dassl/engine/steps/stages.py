@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import torch
 from yacs.config import CfgNode
 
-from dassl.config import check_settings, declared_cfg
+from dassl.config import changed, check_settings, declared_cfg
 from dassl.data.checks import check_images
 from dassl.data.datasets import DatasetBase, build_dataset
 from dassl.engine import TRAINER_REGISTRY
@@ -74,14 +74,11 @@ class StagedTrainer(TrainerBase):
     def stage_cfg(self, index: int) -> CfgNode:
         """The config of a stage: its trainer, its folder, and the folder of the one before it."""
         folder, trainer = self.stages[index]
-        cfg = self.cfg.clone()
-        cfg.defrost()
-        cfg.TRAINER.NAME = trainer
-        cfg.OUTPUT_DIR = str(Path(self.output_dir) / folder)
+        output = Path(self.output_dir)
+        values = {"TRAINER.NAME": trainer, "OUTPUT_DIR": str(output / folder)}
         if index > 0:
-            cfg.MODEL.INIT_WEIGHTS = str(Path(self.output_dir) / self.stages[index - 1][0])
-        cfg.freeze()
-        return cfg
+            values["MODEL.INIT_WEIGHTS"] = str(output / self.stages[index - 1][0])
+        return changed(self.cfg, values)
 
     @classmethod
     def precisions(cls) -> tuple[str, ...]:
@@ -190,10 +187,7 @@ class StagedTrainer(TrainerBase):
         if not directory:
             print("Note that load_model() is skipped as no pretrained model is given")
             return
-        cfg = self.stage_cfg(len(self.stages) - 1)
-        cfg.defrost()
-        cfg.MODEL.INIT_WEIGHTS = ""
-        cfg.freeze()
+        cfg = changed(self.stage_cfg(len(self.stages) - 1), {"MODEL.INIT_WEIGHTS": ""})
         self.last = self.sibling(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), cfg)
         self.last.load_model(directory, epoch=epoch)
         self.loaded_checkpoint = self.last.loaded_checkpoint

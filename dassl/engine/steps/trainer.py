@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from dassl.config import Settings, declared_cfg
+from dassl.config import Settings, changed, declared_cfg
 from dassl.config.pixels import close
 from dassl.config.tools import unfrozen
 from dassl.data import DatasetWrapper
@@ -206,9 +206,7 @@ class StepTrainer(StepFiles):
         if isinstance(self.objective, nn.Module):
             self.objective.to(self.device)
         self.optim = build_optimizer(self.network, cfg.OPTIM, param_groups=self.param_groups())
-        schedule = cfg.OPTIM.clone()
-        schedule.defrost()
-        schedule.MAX_EPOCH = self.max_epoch
+        schedule = changed(cfg.OPTIM, {"MAX_EPOCH": self.max_epoch})
         self.sched = build_lr_scheduler(self.optim, schedule)
         self.scaler = self.make_scaler()
         self.register_model(self.model_name, self.network, self.optim, self.sched)
