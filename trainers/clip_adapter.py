@@ -76,6 +76,7 @@ class ImageAdapter(Method):
         """(B, D) raw -> (B, D), unit rows of f'."""
         adapted = F.relu(self.up(F.relu(self.down(raw_image_features))))
         adapted = adapted.to(raw_image_features.dtype)  # float16 under autocast
+        # f' = ratio relu(W2 relu(W1 f)) + (1 - ratio) f
         return F.normalize(torch.lerp(raw_image_features, adapted, self.ratio), dim=-1)
 
     def exported(self, clip: CLIP) -> dict[str, Tensor]:

@@ -64,6 +64,7 @@ class CoCoOpPrompt(LearnedPrompt, Method):
         raw = encode_prompts(
             clip,
             self.groups(clip, times=len(shift), chunk=chunk),
+            # ctx_b = ctx + meta(f_b)
             embeddings=torch.cat([self.embeddings(self.ctx + row) for row in shift]),
             chunk=chunk,
             shared=self.shared_length if len(shift) == 1 else 0,
@@ -75,7 +76,7 @@ class CoCoOpPrompt(LearnedPrompt, Method):
         texts = self.conditional_text_features(clip, image_features)
         with full_precision(image_features):
             cosines = torch.einsum("bd,bcd->bc", image_features.float(), texts.float())
-            return clip.logit_scale.exp() * cosines
+            return clip.logit_scale.exp() * cosines  # s f_b . t_bc
 
     def losses(self, clip: CLIP, raw_image_features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy."""

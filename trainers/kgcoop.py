@@ -73,7 +73,7 @@ class KgCoOpPrompt(ContextPrompt):
         image_features = self.image_features(raw_image_features)
         losses = cross_entropy_losses(self.logits(clip, image_features, text_features), labels)
         distance = 1.0 - F.cosine_similarity(text_features, self.reference, dim=-1).mean()
-        total = losses["loss"] + self.weight * distance
+        total = losses["loss"] + self.weight * distance  # CE + W (1 - mean_c cos(t_c, r_c))
         return {**losses, "loss": total, "loss_ce": losses["loss"], "loss_kg": distance}
 
 

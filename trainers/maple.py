@@ -75,7 +75,7 @@ class MaPLePrompt(ContextPrompt):
     def image_hook(self) -> ImagePromptHook:
         """The image prompts that the text prompts are mapped to."""
         pairs = zip(self.compound_prompt_projections, self.compound_prompts_text)
-        deep = [project(prompt) for project, prompt in pairs]
+        deep = [project(prompt) for project, prompt in pairs]  # V_i = proj_i(P_i)
         return ImagePromptHook(self.proj(self.ctx.to(self.proj.weight.dtype)), deep)
 
     def raw_image_features(self, clip: CLIP, images: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class MIROObjective(Objective, nn.Module):
         logits, reg = outputs
         label = F.cross_entropy(logits, labels)
         return {
-            "loss": label + self.weight * reg,
+            "loss": label + self.weight * reg,  # CE + ld sum_l ...
             "loss_ce": label.detach(),
             "loss_reg": reg.detach(),
         }
@@ -94,6 +94,7 @@ class MIROObjective(Objective, nn.Module):
         variance = F.softplus(b) + self.eps
         if tap.dim() == 4:
             variance = variance[:, None, None]
+        # mean((f - f0)^2 / var + log var) / 2
         return ((tap - target).square() / variance + variance.log()).mean() / 2
 
 

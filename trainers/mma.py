@@ -71,9 +71,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, h: Tensor, shared: nn.Module, amplification: float = 1.0) -> Tensor:
         """(..., W) -> (..., W); parameter gradients are multiplied by ``amplification``."""
-        h = F.relu(amplified_linear(self.down[0], h, amplification))
-        h = F.relu(amplified_linear(shared, h, amplification))
-        return amplified_linear(self.up, h, amplification)
+        h = F.relu(amplified_linear(self.down[0], h, amplification))  # relu(D h)
+        h = F.relu(amplified_linear(shared, h, amplification))  # relu(S relu(D h))
+        return amplified_linear(self.up, h, amplification)  # A(h) = U relu(S relu(D h))
 
 
 class AdapterHook(TowerHook):
@@ -114,7 +114,7 @@ class AdapterHook(TowerHook):
             return block(x)
         # spec mma 2.3: parameter gradients at index >= 1 are the true ones divided by s
         branch = self._branch(i + 1, block.ln_1(block.rows(x)), 1.0 / self.scale)
-        return block(x) + branch
+        return block(x) + branch  # x_out = block(x) + s A(ln_1(x))
 
 
 class AdapterLearner(Method):

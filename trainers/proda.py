@@ -134,6 +134,7 @@ class PromptDistribution(LearnedPrompt, Method):
         own = (squared * variance[labels]).sum(dim=1, keepdim=True)
         cross = torch.einsum("bd,sbd,scd->bc", squared, centred[:, labels], centred)
         spread = (own + squared @ variance.t() - 2 * cross) / (len(features) + 1)
+        # s f_b . mu_c + s^2 / 2 sum_d f_bd^2 (S_d[y,y] + S_d[c,c] - 2 S_d[y,c])
         return scale * image_features @ mean.t() + scale**2 / 2 * spread
 
     def losses(
@@ -155,7 +156,7 @@ class PromptDistribution(LearnedPrompt, Method):
         with full_precision(features):  # scale^2 / 2 is 5000: too much for float16
             logits = self.bounded_logits(clip, image_features, features, labels)
         losses, distance = cross_entropy_losses(logits, labels), self.orthogonality(clip)
-        total = losses["loss"] + self.alpha * distance
+        total = losses["loss"] + self.alpha * distance  # CE + ALPHA mean |e_k . e_l|
         return {**losses, "loss": total, "loss_bound": losses["loss"], "loss_orth": distance}
 
 

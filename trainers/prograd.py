@@ -119,6 +119,7 @@ class ProGradPrompt(ContextPrompt):
         logits = self.logits(clip, image_features, self.text_features(clip))
         soft = F.softmax(self.teacher_logits(clip, raw_image_features) / self.temperature, dim=-1)
         log_probs = F.log_softmax(logits / self.temperature, dim=-1)
+        # kl = -mean_b sum_c softmax(l0 / T)_c log softmax(l / T)_c * T^2
         distance = -(soft * log_probs).sum(dim=-1).mean() * self.temperature**2
         return {**cross_entropy_losses(logits, labels), "loss_kl": distance}
 

@@ -162,6 +162,7 @@ class ReadOnlyPrompts(Method):
         """(B, K, D), (C, K, D) -> (B, C): mean over the K pairs of scaled cosines."""
         with full_precision(image_features):
             cosines = torch.einsum("bkd,ckd->bc", image_features.float(), text_features.float())
+            # s / K sum_k f_bk . w_ck
             return clip.logit_scale.exp() * cosines / len(self.text_prompt)
 
 

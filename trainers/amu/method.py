@@ -87,17 +87,17 @@ class AuxiliaryBias(Method):
     def logits(self, clip: CLIP, image_features: Tensor, text_features: Tensor) -> Tensor:
         """(B, D_c + D_a), (C, D_c) -> fused logits s (B, C)."""
         clip_logits, factor, aux_logits = self.branches(clip, image_features, text_features)
-        return torch.addcmul(clip_logits, factor, aux_logits, value=self.alpha)
+        return torch.addcmul(clip_logits, factor, aux_logits, value=self.alpha)  # s0 + alpha r z
 
     def losses(self, clip: CLIP, raw_image_features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """loss = lambda CE(s, y) + (1 - lambda) CE(z, y), and both branches."""
         features = self.image_features(raw_image_features)
         clip_logits, factor, aux = self.branches(clip, features, self.clip_classifier)
-        fused = torch.addcmul(clip_logits, factor, aux, value=self.alpha)
+        fused = torch.addcmul(clip_logits, factor, aux, value=self.alpha)  # s0 + alpha r z
         loss_merge, loss_aux = F.cross_entropy(fused, labels), F.cross_entropy(aux, labels)
         lambda_ = self.settings.lambda_merge
         return {
-            "loss": lambda_ * loss_merge + (1 - lambda_) * loss_aux,
+            "loss": lambda_ * loss_merge + (1 - lambda_) * loss_aux,  # CE(s, y), CE(z, y)
             "loss_merge": loss_merge,
             "loss_aux": loss_aux,
             "factor": factor.mean(),

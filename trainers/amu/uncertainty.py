@@ -28,8 +28,6 @@ def uncertainty_factor(clip_logits: Tensor, kind: str, power: float) -> Tensor:
     Raises:
         ValueError: for top5 with fewer than five classes.
     """
-    if kind == "none":
-        return clip_logits.new_ones(len(clip_logits), 1, dtype=torch.float32)
     probabilities = clip_logits.detach().float().softmax(dim=-1)
     return _FACTORS[kind](probabilities, power)
 

@@ -51,7 +51,7 @@ class Prototypes(Method):
         if self.constraint == "none":
             return losses
         penalty = self.penalty()
-        total = losses["loss"] + penalty
+        total = losses["loss"] + penalty  # CE + mean_c lambda_c |w_c - t_c|^2
         return {"loss": total, "loss_ce": losses["loss"], "loss_l2": penalty, "acc": losses["acc"]}
 
     @torch.no_grad()

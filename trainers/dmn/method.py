@@ -141,13 +141,14 @@ class DualMemory(Method):
         Single images outside a stream are classified so; a stream fills the memory as it goes.
         """
         scale = clip.logit_scale.exp()
-        text = (scale * image_features @ text_features.t()).softmax(dim=-1)
+        text = (scale * image_features @ text_features.t()).softmax(dim=-1)  # softmax(tau q.t')
         fixed = self.fixed_slots
         gram = fixed @ fixed.transpose(1, 2)
         dynamic = self._read(fixed, gram, image_features, scale).softmax(dim=-1)
         static = None
         if self.static_slots is not None:
             static = self.static_logits(image_features, scale).softmax(dim=-1)
+        # p = a1 p_text + a2 p_dynamic + a3 p_static
         return fuse((text, dynamic, static), self.alpha.tolist())
 
     def probabilities(self, logits: Tensor, temperature: float) -> Tensor:

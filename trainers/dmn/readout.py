@@ -135,7 +135,7 @@ def read_logits(
         (C, B) logits, tau a'.q.
     """
     similarities = _similarities(products, queries, gram, offsets, terms, mean_query)
-    weights = torch.exp(beta * (similarities - 1.0))
+    weights = torch.exp(beta * (similarities - 1.0))  # exp(-beta (1 - cos(q', x')))
     if occupied is not None:
         weights = weights * occupied[..., None]
     if channels is not None and channel_products is not None:

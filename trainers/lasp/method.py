@@ -72,7 +72,7 @@ class LASPPrompt(ContextPrompt):
     def all_text_features(self, clip: CLIP, count: int | None = None) -> Tensor:
         """(A, D) unit rows: base classes, then extra ones; the first ``count`` if given."""
         raw = self.raw_text_features(clip, count)
-        return F.normalize(raw if self.w is None else raw + self.w, dim=-1)
+        return F.normalize(raw if self.w is None else raw + self.w, dim=-1)  # T(P(ctx))_c + w
 
     def text_features(self, clip: CLIP) -> Tensor:
         """(C, D) unit rows of the visual classifier; (A, D) in LASP-V."""
@@ -113,7 +113,7 @@ class LASPPrompt(ContextPrompt):
         if not self.weight:
             return losses
         distance = self.text_to_text(clip, text_features, self.draw_noise())
-        total = losses["loss"] + self.weight * distance
+        total = losses["loss"] + self.weight * distance  # CE + W L_tt
         return {**losses, "loss": total, "loss_ce": losses["loss"], "loss_tt": distance}
 
     @staticmethod

@@ -36,7 +36,7 @@ class LinearClassifier(Method):
 
     def logits(self, clip: CLIP | None, image_features: Tensor, text_features: Tensor) -> Tensor:
         """(B, D), (C, D) -> (B, C)."""
-        return torch.addmm(self.bias, image_features.float(), text_features.t())
+        return torch.addmm(self.bias, image_features.float(), text_features.t())  # f W^T + b
 
     def exported(self, clip: CLIP) -> dict[str, Tensor]:
         """W and b; a bundle with a bias reads raw features."""

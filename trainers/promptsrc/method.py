@@ -65,6 +65,7 @@ class SelfRegulatedPrompts(IndependentPrompts):
         divergence = F.kl_div(
             F.log_softmax(logits, dim=-1), reference, reduction="sum", log_target=True
         )
+        # CE + lambda_t mean|w - g| + lambda_i mean|f - z| + sum p0 (log p0 - log p) / (B C)
         parts = {
             "loss_ce": losses["loss"],
             "loss_text": self.text_weight * F.l1_loss(text_features, self.frozen_text),

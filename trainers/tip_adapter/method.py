@@ -99,7 +99,7 @@ class Cache(Method):
     def add_cache(self, clip_logits: Tensor, image_features: Tensor) -> Tensor:
         """(B, C) + alpha * cache scores of (B, D) unit rows."""
         scores = cache_scores(self.affinities(image_features), self.beta, self.sums())
-        return clip_logits + self.alpha * scores
+        return clip_logits + self.alpha * scores  # s0 + alpha exp(-beta (1 - f F^T)) V
 
     def exported(self, clip: CLIP) -> dict[str, Tensor]:
         """The text classifier and the cache."""
