@@ -5,15 +5,8 @@ method.py    the prototypes, their penalty and its multipliers
 trainer.py   CLAP, and ADAPTER, its official name
 """
 
-from .method import Prototypes, class_multipliers
-from .settings import AdapterSettings, CLAPSettings
+from .method import Prototypes
+from .settings import CLAPSettings
 from .trainer import ADAPTER, CLAP
 
-__all__ = [
-    "ADAPTER",
-    "CLAP",
-    "AdapterSettings",
-    "CLAPSettings",
-    "Prototypes",
-    "class_multipliers",
-]
+__all__ = ["ADAPTER", "CLAP", "CLAPSettings", "Prototypes"]
