@@ -4,24 +4,12 @@ method.py   the losses: of both stages, and of the naive distillation baselines
 trainer.py  settings, VL2VADiP and its stages, VL2VSD, NaiveKD
 """
 
-from .method import NaiveKDObjective, VL2VObjective, distillation_losses, kd_losses
-from .trainer import (
-    VL2VSD,
-    DistillTrainer,
-    NaiveKD,
-    NaiveKDSettings,
-    VL2VADiP,
-    VL2VAlign,
-    VL2VDistill,
-    VL2VSettings,
-)
+from .method import VL2VObjective, distillation_losses, kd_losses
+from .trainer import VL2VSD, NaiveKD, VL2VADiP, VL2VAlign, VL2VDistill, VL2VSettings
 
 __all__ = [
     "VL2VSD",
-    "DistillTrainer",
     "NaiveKD",
-    "NaiveKDObjective",
-    "NaiveKDSettings",
     "VL2VADiP",
     "VL2VAlign",
     "VL2VDistill",
