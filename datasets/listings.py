@@ -9,7 +9,7 @@ import json
 import logging
 from pathlib import Path
 
-from dassl.utils import atomic_write, cache_dir, read_json
+from dassl.utils import cache_dir, read_json, write_text
 
 from .files import class_folders, images_by_class
 
@@ -45,8 +45,7 @@ def list_images(folder: Path, *, dataset: str, section: str) -> dict[str, list[s
     classes = images_by_class(folder, dataset=dataset, section=section)
     content = {"folder": str(folder), "state": state, "images": classes}
     try:
-        with atomic_write(kept_file) as temporary:
-            Path(temporary).write_text(json.dumps(content), encoding="utf-8")
+        write_text(kept_file, json.dumps(content))
     except OSError as err:
         logger.warning("The listing of %s could not be kept as %s (%s).", folder, kept_file, err)
     return classes

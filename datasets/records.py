@@ -7,14 +7,13 @@ file; it is not the published split.
 """
 
 import hashlib
-import json
 import random
 import reprlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dassl.utils import atomic_write, read_json
+from dassl.utils import read_json, write_json
 
 REBUILD_SEED = 0
 TRAIN_FRACTION, VAL_FRACTION = 0.5, 0.2
@@ -102,10 +101,7 @@ def as_record(entry: object) -> Record | None:
 def write_split_file(splits: Splits, path: Path) -> None:
     """Write a split file atomically, in the published format."""
     content = {s: [list(record) for record in splits[s]] for s in SPLITS}
-    with atomic_write(path) as temporary:
-        Path(temporary).write_text(
-            json.dumps(content, indent=4, separators=(",", ": ")), encoding="utf-8"
-        )
+    write_json(content, path)
 
 
 def fingerprint(*lists: Iterable[Sequence]) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from dassl.utils import atomic_write, read_json
+from dassl.utils import read_json, write_text
 
 from .legacy_draws import match_items, read_pickled_draw
 from .records import Record, as_record, fingerprint
@@ -277,7 +277,6 @@ def _write(path: Path, drawn: Lists, split: str, draw: Draw) -> None:
     text = json.dumps(head, indent=0)[:-2] + ",\n" + lists + "\n}\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            Path(temporary).write_text(text, encoding="utf-8")
+        write_text(path, text)
     except OSError as err:
         logger.warning("The few-shot draw could not be kept as %s (%s).", path, err)

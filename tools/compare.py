@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import tools.protocol as tools_protocol
 from dassl.flags import FlagParser
 from dassl.terminal import as_script
-from dassl.utils import atomic_write, interrupts
+from dassl.utils import interrupts, write_text
 from tools.plot_curves import caption_of, draw, read_curves
 from tools.protocols import executors
 from tools.protocols.launcher import Launcher
@@ -129,8 +129,7 @@ def write_comparison(records: Sequence[Record], folder: Path, kind: str) -> list
     tables = [many_table(records), cost_table(records)]
     for name, render in FORMATS.items():
         path = folder / f"table.{SUFFIXES[name]}"
-        with atomic_write(path) as temporary:
-            temporary.write_text(render(tables) + "\n", encoding="utf-8")
+        write_text(path, render(tables) + "\n")
     trained = [record for record in records if record.part not in ("base", "new")]
     caption = caption_of(records, "accuracy")
     if trained:
@@ -200,8 +199,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         if target == "-":
             print(FORMATS[name](tables))
         else:
-            with atomic_write(target) as temporary:
-                temporary.write_text(FORMATS[name](tables) + "\n", encoding="utf-8")
+            write_text(target, FORMATS[name](tables) + "\n")
     if not args.folders:
         print(f"\nTables and figures: {folder}", file=sys.stderr)
     if unfinished:

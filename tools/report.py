@@ -26,7 +26,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from dassl.evaluation.predictions import PREDICTIONS_FILE, Predictions, read_predictions
 from dassl.flags import FlagParser
 from dassl.terminal import answered, as_script
-from dassl.utils import atomic_write
+from dassl.utils import write_text
 from tools.measures import draw_confusion, draw_reliability
 from tools.plot_curves import caption_of, draw, read_curves
 from tools.results import page
@@ -219,8 +219,7 @@ def write_report(args: argparse.Namespace) -> None:
     """Write the page, and say where."""
     folders = args.folders or [Path("output")]
     content = report(folders, details=args.details, mistakes=args.mistakes)
-    with atomic_write(args.output) as temporary:
-        temporary.write_text(content, encoding="utf-8")
+    write_text(args.output, content)
     print(f"Written: {args.output} ({args.output.stat().st_size / 2**20:.1f} MiB)")
 
 

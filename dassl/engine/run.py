@@ -16,13 +16,13 @@ from dassl.config.yaml_files import read_config
 from dassl.evaluation.calibration import taken_calibration
 from dassl.evaluation.predictions import PREDICTIONS_FILE
 from dassl.utils import (
-    atomic_write,
     collect_env_info,
     only_writer,
     ranks,
     set_random_seed,
     setup_logger,
     write_json,
+    write_text,
 )
 from dassl.utils.files import cache_dir, remove_leftovers
 from dassl.utils.text_files import read_text
@@ -148,8 +148,7 @@ def drawn_seed(output: Path) -> int:
     """The seed of a run whose SEED is random: drawn once, kept for resuming."""
     path = output / DRAWN_SEED_FILE
     if not path.is_file():
-        with atomic_write(path) as temporary:
-            Path(temporary).write_text(f"{secrets.randbelow(SEEDS)}\n", encoding="utf-8")
+        write_text(path, f"{secrets.randbelow(SEEDS)}\n")
     text = read_text(path).strip()
     if not text.isdecimal() or len(text) > 10 or int(text) >= SEEDS:
         raise ValueError(
@@ -302,8 +301,7 @@ def write_config(cfg: CfgNode, output: Path, *, is_evaluation: bool) -> None:
     is_kept = is_evaluation and path.is_file() and keeps_anything(output)
     if is_kept or not ranks.is_writer():
         return
-    with atomic_write(path) as temporary:
-        Path(temporary).write_text(cfg.dump(), encoding="utf-8")
+    write_text(path, cfg.dump())
 
 
 # --------------------------------------------------------------------- evaluation

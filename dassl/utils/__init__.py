@@ -20,7 +20,7 @@ from dassl.lazy import lazily
 if TYPE_CHECKING:
     from .checkpoint import peek_checkpoint, read_tensors
     from .downloads import download_url
-    from .files import atomic_write, cache_dir
+    from .files import atomic_write, cache_dir, write_text
     from .image import BadImageError, read_image, upright
     from .image_files import is_image
     from .locks import only_writer
@@ -56,7 +56,7 @@ __getattr__, __dir__, __all__ = lazily(
     {
         "checkpoint": ("peek_checkpoint", "read_tensors"),
         "downloads": ("download_url",),
-        "files": ("atomic_write", "cache_dir"),
+        "files": ("atomic_write", "cache_dir", "write_text"),
         "image": ("BadImageError", "read_image", "upright"),
         "image_files": ("is_image",),
         "locks": ("only_writer",),

@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from .files import atomic_write
+from .files import atomic_write, write_text
 from .integrity import CHECKSUM, BombError, check_archive, check_content, check_size, checksum_of
 
 _SCHEDULERS = (
@@ -328,8 +328,7 @@ def save_checkpoint(
     fpath = save_dir / (model_name or f"model.pth.tar-{state['epoch']}")
     write_checkpoint(state, fpath)
     print(f"Checkpoint saved to {fpath}")
-    with atomic_write(save_dir / "checkpoint") as temporary:
-        temporary.write_text(f"{fpath.name}\n", encoding="utf-8")
+    write_text(save_dir / "checkpoint", f"{fpath.name}\n")
     if is_best:
         best = save_dir / "model-best.pth.tar"
         write_checkpoint(state, best)

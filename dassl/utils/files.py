@@ -118,11 +118,15 @@ def check_isfile(fpath: str | os.PathLike) -> bool:
     return exists
 
 
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text in UTF-8, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(obj: Any, fpath: str | os.PathLike) -> None:
     """Write `obj` as JSON (indent 4), atomically; the folder is made if missing."""
-    text = json.dumps(obj, indent=4, separators=(",", ": "))
-    with atomic_write(fpath) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(fpath, json.dumps(obj, indent=4, separators=(",", ": ")))
 
 
 def few_folders(

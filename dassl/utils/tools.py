@@ -15,12 +15,12 @@ import torch
 
 from .downloads import download_url
 from .files import (
-    atomic_write,
     cache_dir,
     check_isfile,
     listdir_nohidden,
     mkdir_if_missing,
     write_json,
+    write_text,
 )
 from .image import read_image
 from .registry import check_availability
@@ -70,8 +70,8 @@ def collect_env_info() -> str:
 
     report = f"{get_pretty_env_info()}\n        Pillow ({PIL.__version__})"
     # a folder that cannot be written costs the next run a few seconds
-    with contextlib.suppress(OSError), atomic_write(path) as temporary:
-        Path(temporary).write_text(report, encoding="utf-8")
+    with contextlib.suppress(OSError):
+        write_text(path, report)
     return report
 
 

@@ -25,7 +25,7 @@ from dassl.modeling.heads import (
     import_official,
 )
 from dassl.modeling.networks import network_options
-from dassl.utils import atomic_write, load_checkpoint, ranks, write_checkpoint
+from dassl.utils import load_checkpoint, ranks, write_checkpoint, write_text
 from dassl.utils.files import link_or_copy
 
 from .selection import StepSelection
@@ -274,8 +274,7 @@ def interpolation_of(checkpoint: dict) -> str:
 def deploy(source: Path, folder: Path) -> None:
     """Make a checkpoint the one that ``folder`` stands for."""
     link_or_copy(source, folder / BEST)
-    with atomic_write(folder / "checkpoint") as temporary:
-        temporary.write_text(f"{BEST}\n", encoding="utf-8")
+    write_text(folder / "checkpoint", f"{BEST}\n")
 
 
 def load_network(network: StudentClassifier, content: dict, path: Path | str) -> None:
