@@ -62,7 +62,6 @@ class LinearProbe(FeatureTrainer):
     gpu_precision = "fp16"  # of the backbone, as in the official code
     runs_alone = "a solver fits all images at once"
     model_name = "linear_probe"
-    drop_last = False
     unused_flags = {
         **FeatureTrainer.unused_flags,
         "--transforms": "it reads the test view of every image",
