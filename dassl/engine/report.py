@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import logging
+import os
 import platform
 import shlex
 import subprocess
@@ -121,9 +122,11 @@ def image_name(path: str, root: str) -> str:
 
     Outside of it (renders in the cache) the last parts name the image.
     """
-    image, folder = Path(path).absolute(), Path(root or ".").absolute()
-    inside = image.is_relative_to(folder)
-    return (image.relative_to(folder) if inside else Path(*image.parts[-4:])).as_posix()
+    image, folder = os.path.abspath(path), os.path.abspath(root or ".")
+    inside = image.removeprefix(os.path.join(folder, ""))
+    if inside == image:
+        inside = os.sep.join(image.split(os.sep)[-4:])
+    return inside.replace(os.sep, "/")
 
 
 def log_banner(trainer: "TrainerBase", dataset: str) -> None:

@@ -118,7 +118,7 @@ def _write(name: str, folder: Path) -> None:
         counts = [0] * len(classes)
         for label, image in zip(labels.tolist(), images):
             path = folder / split / classes[label] / f"{counts[label]:04d}.png"
-            Image.fromarray(image).save(path, compress_level=1)
+            Image.fromarray(image).save(path, compress_level=0)
             counts[label] += 1
     if sha.hexdigest() != digests()[name]:
         raise RuntimeError(

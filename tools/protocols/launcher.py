@@ -36,6 +36,7 @@ HOME = ROOT.parent if OURS else ROOT  # what has to be on sys.path
 PRELOAD = (
     "torch",
     "torchvision",
+    "scipy.optimize",  # fits the temperature of every run
     *(f"{OURS}{name}" for name in ("dassl.engine.run", "datasets", "trainers.common")),
 )
 PROGRESS = re.compile(r"epoch \[(\d+)/(\d+)\] batch \[(\d+)/(\d+)\]")
