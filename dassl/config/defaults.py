@@ -131,6 +131,7 @@ def _train_and_test(cfg: CN) -> None:
     node.PRECISION = ""  # ours: fp32 | tf32 | fp16 | bf16 | amp on a GPU; "": a PREC of fp16 or
     # amp, else what the method's official code does, or tf32
     node.DETERMINISTIC = False  # ours: the same bits every time on a GPU, too; slower
+    node.COMPILE = False  # ours: torch.compile for the blocks of networks; pays for long runs
     node.TEXT_CHUNK = 0  # ours: prompts encoded at once when text learns, 0: all
     node.VIEWS = "fresh"  # ours: fresh: a new view per epoch | bank: NUM_VIEWS stored views
     node.NUM_VIEWS = 10  # ours

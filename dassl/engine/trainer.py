@@ -25,6 +25,7 @@ from dassl.config import check_settings, check_value, one_of
 from dassl.data import DataManager, GivenData
 from dassl.data.checks import warn_of_shared_images
 from dassl.evaluation import build_evaluator
+from dassl.modeling.compiled import compile_layers
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import (
     AverageMeter,
@@ -87,6 +88,7 @@ class SimpleTrainer(TrainerBase):
         self.selection = selection_rule(cfg)
         self.build_data_loader()
         self.build_model()
+        compile_layers(cfg, *self._models.values(), device=self.device)
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
         self.best_result = -math.inf
 

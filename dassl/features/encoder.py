@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dassl.config import check_value, one_of
 from dassl.data.pixels import normalise, unit_pixels
+from dassl.modeling.compiled import is_compiled
 from dassl.modeling.networks import DEFAULT_SIZE, evaluating, feature_width
 from dassl.utils import weights_digest
 
@@ -80,6 +81,8 @@ class Encoder(ABC):
         parts = [self.digest, self.mean, self.std, self.dim, computed_in]
         if self._rounds_products:
             parts.append("tf32")
+        if is_compiled(self.weights()):
+            parts.append("compiled")  # TRAIN.COMPILE: other roundings
         if self.device.type == "cuda" and not torch.backends.cudnn.allow_tf32:
             parts.append("full convolutions")  # torch rounds them by default
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

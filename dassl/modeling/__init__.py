@@ -1,6 +1,7 @@
 """Image networks of the engine.
 
 networks.py  any image network by name, without its classifier
+compiled.py  layers by torch.compile (TRAIN.COMPILE)
 heads.py     student, projection and head of a step-based classifier, and what it minimises
 """
 

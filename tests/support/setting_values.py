@@ -229,6 +229,7 @@ NEUTRAL = {
     "STEPS.CACHE_GB": "memory for resized images",
     "TRAIN.PRINT_FREQ": "how often progress is printed",
     "TRAIN.PRECISION": "a CPU computes in fp32: test_precision.py",
+    "TRAIN.COMPILE": "the same numbers within rounding: test_compiled.py",
     "TRAIN.DETERMINISTIC": "a CPU repeats its bits: test_precision.py",
     "TRAIN.GRACE_SECONDS": "how long a signal waits for the current step",
 }

@@ -26,6 +26,7 @@ from dassl.engine.predictor import Predictor
 from dassl.engine.shared_conditions import STORED_VIEWS, UNREAD, no_epochs
 from dassl.engine.step_losses import logged
 from dassl.features.encoder import AUTOCAST
+from dassl.modeling.compiled import compile_layers
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import weights_digest
 from trainers.common.text.class_words import warn_of_same_words, words_of
@@ -123,6 +124,7 @@ class ClipTrainer(MixedPrecision):
         self.precision = self.effective_precision()
         self.clip = self._backbone("fp16" if self.precision == "fp16" else "fp32")
         self._check_backbone(self.clip)
+        compile_layers(self.cfg, self.clip, device=self.device)
         close_with_backbone(self.cfg, self.image_input())
         super().build_data_loader()
 

@@ -1,0 +1,79 @@
+"""TRAIN.COMPILE: the layers that a network repeats, compiled by ``torch.compile``.
+
+A layer is compiled once and serves all its copies, so that compiling takes seconds, not minutes,
+and hooks around the layers (adapters, prompts) stay Python. Names in checkpoints do not change.
+"""
+
+import importlib.util
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from yacs.config import CfgNode
+
+logger = logging.getLogger(__name__)
+BACKEND = "inductor"  # of torch.compile
+
+
+def repeated_layers(network: nn.Module) -> Iterator[nn.Module]:
+    """The members of a list or sequence, more than one of their class, that have layers themselves.
+
+    Blocks of a transformer, bottlenecks of a ResNet; the outermost where they are nested.
+    """
+    if isinstance(network, (nn.Sequential, nn.ModuleList)):
+        counts = Counter(type(layer) for layer in network)
+        found = [layer for layer in network if counts[type(layer)] > 1 and any(layer.children())]
+    else:
+        found = []
+    yield from found
+    for child in network.children():
+        if child not in found:
+            yield from repeated_layers(child)
+
+
+def compile_layers(cfg: CfgNode, *networks: nn.Module | None, device: torch.device | str) -> int:
+    """Compile the repeated layers of networks where TRAIN.COMPILE asks for it; returns how many.
+
+    Raises:
+        ValueError: if there is no compiler for the device.
+    """
+    if not cfg.TRAIN.COMPILE:
+        return 0
+    check_compiler(torch.device(device))
+    layers = {layer for one in networks if one is not None for layer in repeated_layers(one)}
+    layers = {layer for layer in layers if layer._compiled_call_impl is None}
+    for layer in layers:
+        layer.compile(backend=BACKEND)
+    if layers:
+        logger.info("TRAIN.COMPILE: %d layers are compiled when they are first used.", len(layers))
+    return len(layers)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Refuse where ``torch.compile`` would fail at the first batch.
+
+    Raises:
+        ValueError: naming what is missing.
+    """
+    if BACKEND != "inductor":
+        return
+    if device.type == "cuda":
+        missing = "" if importlib.util.find_spec("triton") else "the package triton"
+    else:
+        compilers = os.environ.get("CXX"), "g++", "clang++", "cl"
+        found = any(shutil.which(name) for name in compilers if name)
+        missing = "" if found else "a C++ compiler (g++ or clang++ on PATH, or CXX)"
+    if missing:
+        raise ValueError(
+            f"TRAIN.COMPILE is True, but torch.compile needs {missing} on {device.type}, which is "
+            "not there. Install it, or leave TRAIN.COMPILE out."
+        )
+
+
+def is_compiled(network: nn.Module) -> bool:
+    """Whether a layer of a network is compiled: its features are rounded in another way."""
+    return any(layer._compiled_call_impl is not None for layer in network.modules())
