@@ -38,6 +38,7 @@ from dassl.config import check_settings, get_cfg_default, merge_declared
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.checkpoints import find_checkpoint
 from dassl.utils import load_checkpoint, read_image, weights_digest, write_checkpoint
+from tools.protocols import disk
 from tools.protocols.sets import CLASS_BOUND
 from trainers.common.testtime.stream import Stream
 
@@ -246,6 +247,31 @@ def test_prediction_gives_the_probabilities_of_the_evaluation(name, battery):
 
 
 ALONE = "test_the_checkpoint_alone_classifies_an_image"
+
+
+def floats_in(value) -> int:
+    """Numbers of all tensors of a checkpoint."""
+    if isinstance(value, Tensor):
+        return value.numel()
+    values = value.values() if isinstance(value, dict) else value
+    return sum(map(floats_in, values)) if isinstance(value, (dict, list, tuple)) else 0
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_checkpoint_is_not_larger_than_a_plan_expects(name, battery, monkeypatch):
+    run = standard(name, battery)
+    trainer, backbone = run.trainer, run.cfg.MODEL.BACKBONE.NAME
+    clip = load_backbone(backbone.removeprefix("clip:"))
+    tower = sum(p.numel() for p in clip.visual.parameters())
+    width = clip.token_embedding.weight.shape[1]
+    monkeypatch.setattr(disk, "MEGA", 1)
+    monkeypatch.setattr(disk, "OTHER_CLIP", (clip.visual.output_dim, width, tower))
+    disk.network_size.cache_clear()
+
+    expected = disk.checkpoint_floats(run.cfg, len(trainer.dm.dataset.classnames))
+    disk.network_size.cache_clear()
+
+    assert 0 < floats_in(checkpoint_of(run)) <= expected
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,12 @@ import importlib
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -29,6 +31,9 @@ from tqdm import tqdm
 from dassl.config.own_data import is_own, own_set
 from dassl.flags import FlagParser
 from dassl.terminal import as_script
+
+if TYPE_CHECKING:
+    from dassl.data.datasets import DatasetBase
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIGS = REPOSITORY / "configs" / "datasets"
@@ -44,6 +49,7 @@ class Report:
     lines: list[tuple[str, str]] = field(default_factory=list)
     section: str = ""  # of DATASETS.md
     num_classes: int = 0  # 0: not known
+    images: dict[str, int] = field(default_factory=dict)  # of each split or domain
 
     @property
     def is_ready(self) -> bool:
@@ -131,6 +137,8 @@ def check_own(dataset: str, *, classnames: str = "", decode: bool = False) -> Re
     listing = read_own(own.root, table=str(own.table or ""), classnames=classnames)
     found = audit(listing)
     report.num_classes = len(listing.names)
+    domains = Counter(entry.domain for entry in listing.entries if entry.domain)
+    report.images = dict(domains) or found.sizes
     if found.said:
         report.add("ok", f"{own.place}: {'; '.join(found.said)}")
     if decode:
@@ -174,12 +182,14 @@ def read_dataset(report: Report, cls: type, name: str, root: Path, *, decode: bo
         return
     if issubclass(cls, DomainFolders):
         sizes = {n: len(d.in_items) + len(d.out_items) for n, d in dataset.all_domains.items()}
+        report.images = sizes
         report.add("ok", "domains: " + ", ".join(f"{n} {size:,}" for n, size in sizes.items()))
         total, expected = sum(sizes.values()), cls.num_images
         if expected and total != expected:
             report.add("note", f"{total:,} images, the complete dataset has {expected:,}")
         items = [i for d in dataset.all_domains.values() for i in (*d.in_items, *d.out_items)]
     else:
+        report.images = split_sizes(dataset)
         items = list({i.impath: i for i in (*dataset.train_x, *dataset.test)}.values())
         items += [i for i in dataset.val or () if dataset.val is not dataset.test]
         if dataset.train_x is not dataset.test:
@@ -211,9 +221,14 @@ def warnings_as_notes(report: Report) -> Iterator[None]:
 
 def sizes_line(dataset) -> str:
     """Classes and the number of images per list."""
-    lists = {"train": dataset.train_x, "val": dataset.val, "test": dataset.test}
-    sizes = ", ".join(f"{name} {len(items):,}" for name, items in lists.items() if items)
+    sizes = ", ".join(f"{name} {size:,}" for name, size in split_sizes(dataset).items() if size)
     return f"{dataset.num_classes} classes; images: {sizes}"
+
+
+def split_sizes(dataset: "DatasetBase") -> dict[str, int]:
+    """Split -> number of images."""
+    lists = {"train": dataset.train_x, "val": dataset.val, "test": dataset.test}
+    return {name: len(items or ()) for name, items in lists.items()}
 
 
 def decode_all(report: Report, paths: Sequence[str]) -> None:

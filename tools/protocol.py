@@ -241,8 +241,9 @@ def check(request: Request, runs: Sequence[Run], launcher: Launcher) -> int:
     others = sorted({run.backbone for run in named if run.backbone} - set(own))
     words = ["--root", request.root, "--output", str(request.output)]
     words += ["--datasets", *datasets, "--backbones", *own, "--zeroshot-backbones", *others]
-    checked = [run.arguments(linked=run.is_linked) for run in runs if not run.tolerant]
-    words += ["--runs", json.dumps(checked)]
+    for flag, is_tolerant in (("--runs", False), ("--zeroshot-runs", True)):
+        some = [run for run in runs if run.tolerant == is_tolerant]
+        words += [flag, json.dumps([run.arguments(linked=run.is_linked) for run in some])]
     return launcher.call("tools/protocols/preflight.py", words)
 
 

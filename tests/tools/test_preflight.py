@@ -2,7 +2,10 @@
 
 import importlib
 import json
+from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import pytest
 from dataset_trees import pets_tree
 
@@ -10,6 +13,7 @@ import clip.download
 from dassl.modeling import networks
 from tools.protocol import make_requests, parse_args, plan_all
 from tools.protocols import preflight
+from tools.protocols.disk import Disk, Images
 from trainers.amu import auxiliary
 
 importlib.import_module("trainers")  # registers them
@@ -161,3 +165,93 @@ def test_missing_files_are_told_together_with_missing_data(tmp_path, capsys):
 
     text = capsys.readouterr().err
     assert "DATASETS.md, section DescribableTextures" in text and "CuPL sentences of" in text
+
+
+# --------------------------------------------------------------------- disk
+def plan_of(*words, seeds="1", **images):
+    words = [*words, "--seeds", seeds, "--output", "nowhere", "--no-zeroshot"]
+    runs = plan_all(make_requests(*parse_args(words)))
+    return preflight.planned([run.arguments(linked=False) for run in runs], images)
+
+
+IMAGENET = Images(1000, {"train": 1_281_167, "val": 50_000, "test": 50_000})
+DOMAIN_NET = Images(
+    345,
+    {"clipart": 48_129, "infograph": 51_605, "painting": 72_266, "quickdraw": 172_500,
+     "real": 172_947, "sketch": 69_128},
+)  # fmt: skip
+
+
+@pytest.fixture
+def empty_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("VLTUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_the_disk_of_a_plan_grows_with_its_seeds_but_not_its_test_features(empty_cache):
+    words = ["fewshot", "--trainer", "TaskRes", "--dataset", "imagenet"]
+
+    one = plan_of(*words, imagenet=IMAGENET)
+    three = plan_of(*words, seeds="1 2 3", imagenet=IMAGENET)
+
+    assert (one.runs, three.runs) == (1, 3)
+    assert three.output == Counter({what: 3 * size for what, size in one.output.items()})
+    assert three.cache == one.cache and one.cache["features"] >= 4 * 1024 * 50_000
+    assert 2 * 4 * 1000 * 1024 <= one.output["checkpoints"] <= 10 * 4 * 1000 * 1024
+    assert 2 * 1000 * 50_000 <= one.output["predictions"] <= 1.5 * 2 * 1000 * 50_000
+
+
+def test_resized_images_of_domain_net_count_once_per_seed_up_to_the_limit(empty_cache):
+    words = ["lodo", "--trainer", "ERM", "--dataset", "domain_net", "--recipe", "rn50"]
+    pixels, limit = 3 * 224 * 224, 8 * 2**30
+    counts = DOMAIN_NET.parts.values()
+    parts = [part for n in counts for part in (int(0.2 * n), n - int(0.2 * n))]
+    expected = sum(pixels * part for part in parts if pixels * part <= limit)
+
+    two, kept = (
+        plan_of(*words, seeds=seeds, domain_net=DOMAIN_NET).cache for seeds in ("0 1", "0")
+    )
+
+    assert kept["resized images"] == expected > 10**10
+    assert two["resized images"] == 2 * expected
+    none = plan_of(*words, "STEPS.CACHE_GB", "0", domain_net=DOMAIN_NET).cache
+    assert none["resized images"] == 0
+
+
+def test_resized_images_that_are_there_take_no_more_disk(empty_cache):
+    words = ["lodo", "--trainer", "ERM", "--recipe", "toy", "--domains", "sketch"]
+    before = plan_of(*words).cache["resized images"]
+    (empty_cache / "resized").mkdir(parents=True)
+    pixels = np.zeros((1200, 3, 32, 32), np.uint8)  # all of sketch that is not held out
+
+    np.save(empty_cache / "resized" / f"{'0' * 32}.npy", pixels)
+
+    assert plan_of(*words).cache["resized images"] == before - pixels.nbytes > 0
+
+
+def test_finished_runs_take_no_more_disk(tmp_path, empty_cache):
+    runs = arguments("fewshot", "--trainer", "TaskRes", output=tmp_path)
+    folder = Path(preflight.given(runs[0], "--output-dir"))
+    folder.mkdir(parents=True)
+
+    (folder / "results.json").write_text('{"finished": true}')
+
+    assert preflight.planned(runs, {}).runs == 0
+
+
+def test_a_plan_that_does_not_fit_is_refused_with_sizes_and_paths(tmp_path, empty_cache, capsys):
+    plan = Disk(Counter(checkpoints=10**15), Counter(features=10**9), runs=24)
+
+    (text, _) = preflight.disk_problems(str(tmp_path / "runs"), plan)
+
+    assert f"takes up to 1000.0 TB in {tmp_path / 'runs'} (checkpoints 1000.0 TB)" in text
+    assert f"{tmp_path} has " in text and "set OUTPUT elsewhere" in text
+    assert "Disk:" not in capsys.readouterr().out
+
+
+def test_the_disk_of_a_plan_is_said_before_its_first_run(tmp_path, empty_cache, capsys):
+    runs = arguments("fewshot", "--trainer", "TaskRes", output=tmp_path)
+
+    assert preflight.main(["--output", str(tmp_path), "--runs", json.dumps(runs)]) == 0
+
+    assert f"Disk: 1 runs take up to 1.9 MB in {tmp_path}" in capsys.readouterr().out

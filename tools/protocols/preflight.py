@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -20,14 +21,16 @@ from dassl.config.own_data import is_own
 from dassl.engine.needed import NeededFile
 from dassl.flags import FlagParser
 from dassl.terminal import as_script
+from tools.caches.entries import shown_size
+from tools.protocols.disk import Disk, Images, estimate, toy_images
 from tools.protocols.plan import command_line
 
-GIGABYTE = 10**9
 SHOWN = 3  # mistakes in settings that are told; those of many runs are alike
 OTHER_OPTIONS = " In a script: give these runs a name, --tag NAME, or take another OUTPUT."
 STUDENTS = ("toy:", "timm:", "torchvision:")  # the trainer knows their files
 ZEROSHOT_ONLY = "Zero-shot rows need it (--no-zeroshot leaves them out)."
-NEEDED_SPACE = 0.5 * GIGABYTE  # checkpoints and feature banks of a few runs
+LESS_CACHE = " With STEPS.CACHE_GB 0 no resized images are kept (slower)."
+SPARE = 20_000_000  # bytes that are kept free
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,17 +41,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--zeroshot-backbones", nargs="*", default=[], help="of these rows alone")
     parser.add_argument("--root", default="./data", help="folder that holds all datasets")
     parser.add_argument("--output", default="output", help="where the runs will be written")
-    parser.add_argument("--runs", type=json.loads, default=[], help="JSON: arguments of each run")
+    for name in ("--runs", "--zeroshot-runs"):
+        parser.add_argument(name, type=json.loads, default=[], help="JSON: arguments of each run")
     args = parser.parse_args(argv)
 
     settings = config_problems(args.runs)
     names = next((name for run in args.runs if (name := given(run, "--classnames"))), "")
-    halves = halved(args.runs)
+    images: dict[str, Images] = {}
     problems = [
         *settings,
-        *data_problems(args.datasets, args.root, halved=halves, classnames=names),
+        *data_problems(
+            args.datasets, args.root, halved=halved(args.runs), classnames=names, images=images
+        ),
     ]
-    problems += disk_problems(args.output)
+    plan = Disk() if settings else planned([*args.runs, *args.zeroshot_runs], images)
+    problems += disk_problems(args.output, plan)
     download = not problems
     problems += weights_problems(args.backbones, may_download=download)
     if not settings:
@@ -163,7 +170,12 @@ def halved(runs: Iterable[Sequence[str]]) -> set[str]:
 
 
 def data_problems(
-    datasets: Iterable[str], root: str, *, halved: Collection[str] = (), classnames: str = ""
+    datasets: Iterable[str],
+    root: str,
+    *,
+    halved: Collection[str] = (),
+    classnames: str = "",
+    images: dict[str, Images] | None = None,
 ) -> list[str]:
     """One text per dataset that is not ready; the embedded toy sets always are.
 
@@ -172,6 +184,7 @@ def data_problems(
         root: folder of those that are not one's own.
         halved: those that need enough classes for two halves.
         classnames: a file of class names for those that are one's own.
+        images: is given what is known of each dataset that is ready.
     """
     names = [name for name in datasets if not name.startswith("toy_")]
     if not names:
@@ -187,6 +200,8 @@ def data_problems(
             report.add("missing", too_few_classes(report.num_classes))
         if report.is_ready:
             print(report.summary)
+            if images is not None:
+                images[name] = Images(report.num_classes, report.images)
             continue
         place = f"under {Path(root).expanduser().absolute()} (environment DATA)"
         lines = [f"Data of {name}:" if is_own(name) else f"Data of {name} {place}:"]
@@ -235,12 +250,25 @@ def weights_problems(backbones: Iterable[str], *, may_download: bool) -> list[st
     return problems
 
 
-def disk_problems(output: str) -> list[str]:
-    """A text per folder that cannot be written, or where too little space is left."""
+def planned(runs: Sequence[Sequence[str]], images: dict[str, Images]) -> Disk:
+    """The disk that runs, given as arguments, will take, as far as their datasets are known."""
+    names = {given(run, "--dataset") for run in runs}
+    images |= {name: toy_images(name) for name in names if name.startswith("toy_")}
+    with _silent():
+        return estimate(runs, images)
+
+
+def disk_problems(output: str, plan: Disk | None = None) -> list[str]:
+    """A text per folder that cannot be written, or where too little space is left for a plan.
+
+    What the plan takes is printed where it fits.
+    """
     from dassl.utils import cache_dir
 
-    problems = []
-    for what, path in (("OUTPUT", Path(output)), ("VLTUNE_CACHE", Path(cache_dir()))):
+    plan = plan or Disk()
+    problems, needed, said = [], Counter[int](), []
+    places = (("OUTPUT", Path(output), plan.output), ("VLTUNE_CACHE", cache_dir(), plan.cache))
+    for what, path, sizes in places:
         folder = path.expanduser().absolute()
         while not folder.exists():
             folder = folder.parent
@@ -248,13 +276,25 @@ def disk_problems(output: str) -> list[str]:
             why = "is not writable" if folder.is_dir() else "is a file"
             problems.append(f"A folder to write to: {path} (environment {what}): {folder} {why}.")
             continue
+        disk = folder.stat().st_dev
+        needed[disk] += sizes.total()
+        said.append(f"{shown_size(sizes.total())} in {path} ({_parts(sizes)})")
         free = shutil.disk_usage(folder).free
-        if free < NEEDED_SPACE:
+        if free < needed[disk] + SPARE:
             problems.append(
-                f"Disk space for {path} (environment {what}): {free / GIGABYTE:.2f} GB free, "
-                f"{NEEDED_SPACE / GIGABYTE:.1f} GB needed. Free some or set {what} elsewhere."
+                f"Disk space: this plan takes up to {' and '.join(said)}, and {folder} has "
+                f"{shown_size(free)} free. Free some, set {what} elsewhere, or start with less "
+                f"(fewer seeds or datasets).{LESS_CACHE if what == 'VLTUNE_CACHE' else ''}"
             )
+    if plan.runs and not problems:
+        free_of_both = shown_size(shutil.disk_usage(folder).free)
+        print(f"Disk: {plan.runs} runs take up to {', '.join(said)}; {free_of_both} free.")
     return problems
+
+
+def _parts(sizes: Counter[str]) -> str:
+    named = (f"{what} {shown_size(size)}" for what, size in sizes.most_common() if size)
+    return ", ".join(named) or "nothing"
 
 
 if __name__ == "__main__":
