@@ -18,7 +18,7 @@ from dassl.config.pixels import open_keys
 from dassl.config.settings import NEUTRAL_KEYS, flat
 from dassl.config.yaml_files import config_of
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import atomic_write, load_checkpoint, ranks
+from dassl.utils import load_checkpoint, ranks, write_tensors
 
 from .build import TRAINER_REGISTRY
 from .plain import plain
@@ -78,8 +78,7 @@ class ResumeFile:
                 {"format": WITHIN_FORMAT, "within": trainer.part.state()},
                 where="the state of an epoch (epoch_state() included)",
             )
-        with atomic_write(self.path) as temporary:
-            torch.save(state, temporary)
+        write_tensors(state, self.path)
         self.last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from dassl.utils import ranks
-from dassl.utils.files import atomic_write
+from dassl.utils import ranks, write_tensors
 
 from .build import EVALUATOR_REGISTRY
 
@@ -166,8 +165,7 @@ class Classification(EvaluatorBase):
         if not ranks.is_writer():
             return
         path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
-        with atomic_write(path) as temporary:
-            torch.save(torch.from_numpy(confusion_matrix(truth, predicted)), temporary)
+        write_tensors(torch.from_numpy(confusion_matrix(truth, predicted)), path)
         print(f"Confusion matrix is saved to {path}")
 
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         save_checkpoint,
         weights_digest,
         write_checkpoint,
+        write_tensors,
     )
 
 __getattr__, __dir__, __all__ = lazily(
@@ -85,6 +86,7 @@ __getattr__, __dir__, __all__ = lazily(
             "save_checkpoint",
             "weights_digest",
             "write_checkpoint",
+            "write_tensors",
         ),
     },
 )

@@ -296,14 +296,23 @@ def write_checkpoint(content: dict, fpath: str | os.PathLike) -> None:
     Raises:
         OSError: if it cannot be written; names the file.
     """
-    with atomic_write(fpath) as temporary:
+    write_tensors({**content, CHECKSUM: checksum_of(content)}, fpath)
+
+
+def write_tensors(content: Any, path: str | os.PathLike) -> None:
+    """``torch.save``, atomically.
+
+    Raises:
+        OSError: if it cannot be written; names the file.
+    """
+    with atomic_write(path) as temporary:
         try:
-            torch.save({**content, CHECKSUM: checksum_of(content)}, temporary)
+            torch.save(content, temporary)
         except RuntimeError as err:
-            if "PytorchStreamWriter" not in str(err):
+            if not any(text in str(err) for text in ("PytorchStreamWriter", "inline_container")):
                 raise
             # torch does not say why a write failed; a full disk is what ends one half-way
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(fpath)) from err
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from err
 
 
 def save_checkpoint(

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -73,7 +74,8 @@ def _lock(file: BinaryIO, folder: Path) -> bool:
         return True
     except BlockingIOError:
         logger.info("Waiting for another process that writes to %s.", folder)
-    except OSError:
+    except OSError as err:
+        _say_unlocked(folder, err.strerror or str(err))
         return False
     while True:
         try:
@@ -83,6 +85,15 @@ def _lock(file: BinaryIO, folder: Path) -> bool:
             time.sleep(SECONDS_BETWEEN)
         except OSError:
             return False
+
+
+@cache
+def _say_unlocked(folder: Path, reason: str) -> None:
+    logger.warning(
+        "The file system of %s has no locks (%s): two commands that write there at once would do "
+        "the same work twice. Start one at a time.",
+        *(folder, reason),
+    )
 
 
 def try_lock(handle: int) -> None:

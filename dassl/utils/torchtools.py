@@ -15,6 +15,7 @@ from .checkpoint import (
     save_checkpoint,
     state_of,
     write_checkpoint,
+    write_tensors,
 )
 from .text import did_you_mean
 
@@ -28,6 +29,7 @@ __all__ = [
     "resume_from_checkpoint",
     "save_checkpoint",
     "write_checkpoint",
+    "write_tensors",
     "weights_digest",
 ]
 

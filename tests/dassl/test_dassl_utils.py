@@ -1,6 +1,7 @@
 """Registry, files, logger, images, checkpoints, seeds."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -31,6 +32,7 @@ from dassl.utils import (
     listdir_nohidden,
     load_checkpoint,
     load_pretrained_weights,
+    locks,
     open_all_layers,
     open_specified_layers,
     read_image,
@@ -100,6 +102,20 @@ def test_temporary_files_that_no_process_holds_are_removed(tmp_path, is_own):
 
     assert not any(path.exists() for path in old)
     assert (new.exists(), foreign.exists(), is_held) == (not is_own, True, True)
+
+
+def test_a_place_without_locks_is_said_once(tmp_path, monkeypatch, caplog):
+    def refuse(handle):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(locks, "try_lock", refuse)
+
+    for _ in range(2):
+        with locks.only_writer(tmp_path):
+            pass
+
+    (said,) = caplog.messages
+    assert said.startswith(f"The file system of {tmp_path} has no locks (No locks available): two")
 
 
 def test_a_temporary_file_that_was_taken_for_a_leftover_is_made_again(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dassl.utils import atomic_write, write_checkpoint
+from dassl.utils import atomic_write, write_checkpoint, write_tensors
 from dassl.utils.files import cache_dir
 from dassl.utils.places import explain
 
@@ -66,6 +66,25 @@ def test_a_write_that_names_no_file_gets_the_name_of_the_one_that_was_to_be_writ
 def test_an_error_of_our_own_keeps_its_text(tmp_path):
     with pytest.raises(OSError, match="^the connection ended$"), atomic_write(tmp_path / "x"):
         raise OSError("the connection ended")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed",
+        "[enforce fail at inline_container.cc:672] . unexpected pos 128 vs 0",
+    ],
+)
+def test_a_state_on_a_full_disk_names_the_file(text, tmp_path, monkeypatch):
+    def full(*_):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError) as caught:
+        write_tensors({"epoch": 1}, tmp_path / "resume.pth.tar")
+
+    assert explain(caught.value).startswith(f"No space is left for {tmp_path / 'resume.pth.tar'}.")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_checkpoint_on_a_full_disk_names_the_file_and_keeps_the_old_one(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 
 from clip.model import CLIP
 from dassl.config import check_value, one_of
-from dassl.utils import atomic_write, cache_dir, ranks, weights_digest
+from dassl.utils import cache_dir, ranks, weights_digest, write_tensors
 from trainers.common.text.class_words import warn_of_same_words, words_of
 from trainers.common.text.templates import check_templates
 
@@ -277,6 +277,5 @@ def class_embeddings(
     rows = rows.unflatten(0, (len(templates), len(names))).mean(dim=0)
     rows = F.normalize(rows, dim=-1)
     if path is not None:
-        with atomic_write(path) as temporary:
-            torch.save(rows.cpu(), temporary)
+        write_tensors(rows.cpu(), path)
     return rows

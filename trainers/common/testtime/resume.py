@@ -27,7 +27,7 @@ from dassl.engine.resume import (
     check_same_config,
     incomplete,
 )
-from dassl.utils import atomic_write, interrupts, load_checkpoint
+from dassl.utils import interrupts, load_checkpoint, write_tensors
 
 if TYPE_CHECKING:
     from .stream import Stream
@@ -175,8 +175,7 @@ class StreamResume:
             "method": self.trainer.stream_state(exact=True),
             "seconds": self.earlier_seconds + begin - self.start,
         }
-        with atomic_write(self.path) as temporary:
-            torch.save(state, temporary)
+        write_tensors(state, self.path)
         end = time.monotonic()
         self.next = end + (max(self.interval, LEAST_RATIO * (end - begin)) if self.interval else 0)
 

@@ -21,7 +21,7 @@ from dassl.evaluation.predictions import ScoredImages, log_probabilities
 from dassl.features.bank import AUGMENTATION_SEED, FeatureBank
 from dassl.features.encoder import AUTOCAST
 from dassl.features.views import Augmentation
-from dassl.utils import atomic_write, load_checkpoint
+from dassl.utils import load_checkpoint, write_tensors
 from trainers.common.clip_encoder import ClipEncoder
 from trainers.common.feature_trainer import FeatureTrainer
 
@@ -282,8 +282,7 @@ class StreamTrainer(FeatureTrainer):
             "stream": stream.state(),
             "method": self.stream_state(),
         }
-        with atomic_write(path) as temporary:
-            torch.save(state, temporary)
+        write_tensors(state, path)
         logger.info("Stream stopped after %d of %d images: %s", stream.position, len(stream), path)
         return path
 
