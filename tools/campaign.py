@@ -2,6 +2,7 @@
 
     python tools/campaign.py kills --moments 30
     python tools/campaign.py signals --moments 20 --only run,protocol
+    python tools/campaign.py soak        also: nodes, places, hosts (tools/campaigns)
 
 Each command is disturbed a few times and given again until it ends; then its checkpoints, scores
 and results must be those of an undisturbed one, bit for bit, and nothing may be left over. Moments
@@ -13,6 +14,7 @@ Exit status: 0; 1 where a run differs or something is left over; 2 for a wrong c
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import itertools
 import json
@@ -39,6 +41,7 @@ KINDS = {  # signals of one trial
     "kills": ("SIGKILL",) * 3,
     "signals": ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"),
 }
+SCENES = ("soak", "nodes", "places", "hosts")  # modules of tools/campaigns
 MOMENTS = {"kills": 30, "signals": 20}
 MOST_ATTEMPTS = 12  # of one trial
 LONGEST = 60.0  # seconds within which the rest of a command ends after a part of it was killed
@@ -50,7 +53,7 @@ def make_parser() -> FlagParser:
     """The command line."""
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("kind", choices=sorted(KINDS), help="kill -9, or signals that a run answers")
+    add("kind", choices=[*KINDS, *SCENES], help="kill -9, signals that a run answers, or a scene")
     add("--moments", type=int, help="of every signal and command (default: 30 kills, 20 signals)")
     add("--only", default=",".join(SUBJECTS), help="commands, of: %(default)s")
     add("--seed", type=int, default=1, help="of the moments (default: 1)")
@@ -157,7 +160,7 @@ class Campaign:
         for entry, each in zip(record["attempts"], attempts):
             if each.orphans:
                 found.append(f"left processes after {entry['signal']}: {'; '.join(each.orphans)}")
-            if not _is_documented(entry["signal"], each):
+            if not _is_documented(entry["signal"], each, self.subject.status):
                 found.append(f"exit status {each.status} after {entry['signal']}")
             late = each.seconds - entry["moment"]
             if self.kind == "signals" and each.hit and each.status == 0 and late > LATE:
@@ -188,13 +191,13 @@ class Campaign:
 _EMPTY = Attempt(None, 0.0, "", 0.0, [])
 
 
-def _is_documented(name: str, ended: Attempt) -> bool:
+def _is_documented(name: str, ended: Attempt, other: int = 0) -> bool:
     """Whether an exit status is one that the pages name for a signal."""
     if not (name and ended.hit) or name == "SIGKILL":
         return True
     before_start = -signal.Signals[name].value  # Python has not begun yet
     expected = INTERRUPTED if name == "SIGINT" else REQUEUE
-    return ended.status in (0, expected, before_start)
+    return ended.status in (0, expected, before_start, other)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -211,13 +214,15 @@ def campaign(args: argparse.Namespace) -> int:
     """
     if sys.platform != "linux":
         raise ValueError(f"A campaign finds processes in /proc, as on Linux; here: {sys.platform}.")
+    folder = Path(args.output).absolute()
+    if args.kind in SCENES:
+        return scene(args.kind, folder / args.kind)
     moments = MOMENTS[args.kind] if args.moments is None else args.moments
     if moments < 1:
         raise ValueError(f"--moments is {moments}; expected at least 1.")
     names = args.only.split(",")
     if unknown := [name for name in names if name not in SUBJECTS]:
         raise ValueError(f"Unknown command {', '.join(unknown)}. Known: {', '.join(SUBJECTS)}.")
-    folder = Path(args.output).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     campaigns = []
     for name in names:
@@ -229,6 +234,17 @@ def campaign(args: argparse.Namespace) -> int:
     head = ["command", "moments", "the same bits", "others ended within", "orphans", "files left"]
     print(f"\n{tabulate([each.row() for each in campaigns], head)}")
     return int(any(each.faults(record) for each in campaigns for record in each.records()))
+
+
+def scene(name: str, folder: Path) -> int:
+    """Play one scene from its beginning; its folder stays where something is wrong."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    lines, faults = importlib.import_module(f"tools.campaigns.{name}").play(folder)
+    print("\n".join([*lines, *(f"FAULT: {text}" for text in faults)]))
+    if not faults:
+        shutil.rmtree(folder)
+    return int(bool(faults))
 
 
 if __name__ == "__main__":

@@ -221,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with interrupts.watching():
             launcher = Launcher(brief="--verbose" not in words, slots=options.workers)
-            if status := tools_protocol.check(request, runs, launcher):
+            if not options.no_check and (status := tools_protocol.check(request, runs, launcher)):
                 return status
             executor = executors.make_executor(options, launcher)
             failed = execute(runs, executor, keep_going=True)

@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from dassl.utils import load_checkpoint, only_writer
 from dassl.utils.locks import is_in_use
 from tools.protocol import execute, main, make_requests, parse_args, plan_all
 from tools.protocols import launcher as launcher_module
+from tools.protocols import ray_agents
 from tools.protocols.executors import RayExecutor, SlurmExecutor, slurm_options
 from tools.protocols.launcher import Launcher, Share, shares
 from tools.protocols.plan import Run
@@ -287,6 +290,24 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, capsys):
 
     assert main(["fewshot", "--trainer", "TaskRes", "--executor", "ray"]) == 1
     assert "pip install vltune[ray]" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+def test_agents_of_ray_end_with_the_driver_and_nothing_else_does(monkeypatch):
+    monkeypatch.setenv(ray_agents.VARIABLE, "")
+    watcher = ray_agents.watch(seconds=0.0)
+    sleep = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
+    agent, run = (subprocess.Popen([*sleep, name]) for name in ("ray::RuntimeEnvAgent", "train.py"))
+    monkeypatch.setenv(ray_agents.VARIABLE, "another driver")
+    other = subprocess.Popen([*sleep, "ray::RuntimeEnvAgent"])
+
+    watcher.communicate()
+
+    assert agent.wait(10) == -signal.SIGKILL
+    assert run.poll() is None and other.poll() is None
+    for process in (run, other):
+        process.kill()
+        process.wait()
 
 
 def test_a_ray_task_answers_with_its_exit_status(tmp_path):

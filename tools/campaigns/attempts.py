@@ -11,12 +11,14 @@ import random
 import secrets
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dassl.utils.interrupts import NAMES
+from tools.campaigns.subjects import ROOT
 
 MARK = "VLTUNE_CAMPAIGN"
 SECONDS = 600.0  # that a command may take
@@ -61,8 +63,7 @@ def attempt(
 ) -> Attempt:
     """Start a command, disturb it, and wait until all its processes have ended."""
     mark = f"{MARK}={secrets.token_hex(8)}"
-    environment = {"VLTUNE_CACHE": str(cache), "VLTUNE_RESUME_SECONDS": "0", "OMP_NUM_THREADS": "1"}
-    environment |= dict([mark.split("=")])
+    environment = {**_settings(cache), **dict([mark.split("=")])}
     start = time.monotonic()
     with log.open("ab") as file:
         process = subprocess.Popen(
@@ -88,6 +89,46 @@ def attempt(
         for pid in marked(mark):
             _kill(pid, signal.SIGKILL)
         process.wait()
+
+
+def start(
+    words: Sequence[str],
+    folder: Path,
+    *,
+    before: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen:
+    """Start tools/protocol.py; caches and log.txt are in the folder.
+
+    Args:
+        before: words in front of the command.
+        environment: beside that of a campaign.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("ab") as file:
+        return subprocess.Popen(
+            [*before, sys.executable, str(ROOT / "tools" / "protocol.py"), *words],
+            env={**os.environ, **_settings(folder / "cache"), **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            preexec_fn=_take_signals,
+        )
+
+
+def outcome(words: Sequence[str], folder: Path) -> list[str]:
+    """Do a protocol undisturbed; what is wrong with how it ended."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(ROOT / "tools" / "protocol.py"), *words]
+    ended = attempt(command, log=folder / "log.txt", cache=folder / "cache", rng=random.Random(0))
+    faults = [f"exit status {ended.status}"] if ended.status else []
+    return [*faults, *(f"left a process: {line}" for line in ended.orphans)]
+
+
+def _settings(cache: Path) -> dict[str, str]:
+    """Environment of every command of a campaign."""
+    return {"VLTUNE_CACHE": str(cache), "VLTUNE_RESUME_SECONDS": "0", "OMP_NUM_THREADS": "1"}
 
 
 def _take_signals() -> None:

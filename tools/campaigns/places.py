@@ -18,7 +18,7 @@ LEVEL = Path("fewshot", "toy_colors", "TaskRes", "toy_1shots")
 FULL, CLOSED = "size=64k", "ro,size=1m"  # options of the file systems of the first two seeds
 ADVICE = {
     "seed1": "No space is left for {place}",
-    "seed2": "{place} cannot be opened or written (Read-only file system)",
+    "seed2": "{place}/.lock cannot be opened or written (Read-only file system)",
 }
 
 

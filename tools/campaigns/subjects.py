@@ -20,11 +20,13 @@ class Subject:
         what: in words, for the table.
         words: the arguments of python.
         needs: a package that it needs.
+        status: of its own, where something else than our commands gets the signals.
     """
 
     what: str
     words: Callable[[Path], Sequence[str]]
     needs: str = "torch"
+    status: int = 0
 
     def command(self, output: Path) -> list[str]:
         """The whole command."""
@@ -56,5 +58,5 @@ SUBJECTS = {
     "run": Subject("a run (MMA)", _train),
     "protocol": Subject("a protocol, 2 local workers (TaskRes)", _protocol),
     "ray": Subject("a sweep on Ray, 2 workers (TaskRes)", _sweep, needs="ray"),
-    "ranks": Subject("a run of 2 processes (MMA, gloo)", _ranks),
+    "ranks": Subject("a run of 2 processes (MMA, gloo)", _ranks, status=1),  # torchrun's
 }

@@ -37,6 +37,22 @@ def digests(folder: Path) -> dict[str, str]:
     return found
 
 
+def difference(expected: Path, found: Path) -> list[str]:
+    """What of two folders of runs is not the same, as one text, or nothing."""
+    left, right = digests(expected), digests(found)
+    names = [n for n in sorted(left.keys() | right.keys()) if left.get(n) != right.get(n)]
+    return [f"differs: {', '.join(names)}"] if names or not left else []
+
+
+def completions(folder: Path) -> dict[str, int]:
+    """Folder of a run -> how often its logs say that it came to its end."""
+    found = {}
+    for results in sorted(folder.rglob("results.json")):
+        logs = [path.read_text(encoding="utf-8") for path in results.parent.glob("log.txt*")]
+        found[results.parent.relative_to(folder).as_posix()] = "".join(logs).count("\nElapsed: ")
+    return found
+
+
 def _content(path: Path) -> Any:
     if path.name == "results.json":
         return {key: value for key, value in read_json(path).items() if key not in PASSING}

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tools.protocols import ray_agents
 from tools.protocols.execute import Executor
 from tools.protocols.launcher import HOME, OURS, Launcher
 from tools.protocols.schedule import LOST
@@ -168,8 +169,10 @@ class RayExecutor:
 
         self.ray, self.slots = ray, slots
         if not ray.is_initialized():
+            address = os.environ.get("RAY_ADDRESS")
+            self._watcher = None if address else ray_agents.watch()
             ray.init(
-                address=os.environ.get("RAY_ADDRESS"),
+                address=address,
                 log_to_driver=False,
                 runtime_env={"env_vars": {"PYTHONPATH": str(HOME)}},
             )
