@@ -92,6 +92,7 @@ def play(folder: Path) -> tuple[list[str], list[str]]:
     temporary = folder / "temporary"
     temporary.mkdir(parents=True)
     kept = {"TMPDIR": str(temporary), "VLTUNE_CACHE": str(folder / "cache")}
+    kept["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")  # torch makes it when it loads
     with _environment({**kept, "OMP_NUM_THREADS": "1"}):
         passes = [[run.arguments() for run in each] for each in seeds]
         found = in_one_process(passes, folder / "one.txt")
