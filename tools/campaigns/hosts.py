@@ -14,8 +14,10 @@ from tools.campaigns.attempts import outcome, start
 from tools.campaigns.subjects import ROOT
 from tools.campaigns.traces import completions, difference, leftovers
 
-WORDS = ("fewshot", "--trainer", "TaskRes", "--dataset", "toy_colors", "--shots", "1")
-WORDS += ("--seeds", "1 2 3 4", "--no-zeroshot", "--no-check", "OPTIM.MAX_EPOCH", "4")
+WORDS = (
+    *("fewshot", "--trainer", "TaskRes", "--dataset", "toy_colors", "--shots", "1"),
+    *("--seeds", "1 2 3 4", "--no-zeroshot", "--no-check", "OPTIM.MAX_EPOCH", "4"),
+)
 SECONDS = 900.0  # that a host may take
 HOLD = """
 import importlib.util, pathlib, socket, sys

@@ -11,9 +11,11 @@ from pathlib import Path
 from tools.campaigns.attempts import outcome
 from tools.campaigns.traces import difference, leftovers
 
-WORDS = ("fewshot", "--trainer", "TaskRes", "--dataset", "toy_colors", "--shots", "1")
-WORDS += ("--seeds", "1 2 3", "--no-zeroshot", "--no-check", "--keep-going")
-WORDS += ("--workers", "2", "OPTIM.MAX_EPOCH", "4")
+WORDS = (
+    *("fewshot", "--trainer", "TaskRes", "--dataset", "toy_colors", "--shots", "1"),
+    *("--seeds", "1 2 3", "--no-zeroshot", "--no-check", "--keep-going"),
+    *("--workers", "2", "OPTIM.MAX_EPOCH", "4"),
+)
 LEVEL = Path("fewshot", "toy_colors", "TaskRes", "toy_1shots")
 FULL, CLOSED = "size=64k", "ro,size=1m"  # options of the file systems of the first two seeds
 ADVICE = {

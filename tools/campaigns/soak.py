@@ -18,8 +18,10 @@ from tools.campaigns.attempts import outcome
 from tools.campaigns.traces import difference, leftovers
 
 TRAINERS = "TaskRes,CoOp,MMA,TipAdapterF,AMU,CLAP,CLIPAdapter,KgCoOp"
-WORDS = ("fewshot", "--trainer", TRAINERS, "--dataset", "toy_colors", "--shots", "1")
-WORDS += ("--seeds", "1 2 3", "--no-zeroshot", "--no-check")
+WORDS = (
+    *("fewshot", "--trainer", TRAINERS, "--dataset", "toy_colors", "--shots", "1"),
+    *("--seeds", "1 2 3", "--no-zeroshot", "--no-check"),
+)
 PASSES = 3  # over the methods, one per seed
 MOST_GROWTH = 30e6  # bytes, of the last pass
 MEGABYTE = 1e6
