@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -254,4 +255,26 @@ def test_the_disk_of_a_plan_is_said_before_its_first_run(tmp_path, empty_cache, 
 
     assert preflight.main(["--output", str(tmp_path), "--runs", json.dumps(runs)]) == 0
 
-    assert f"Disk: 1 runs take up to 1.9 MB in {tmp_path}" in capsys.readouterr().out
+    assert f"Disk: 1 run may take 1.9 MB in {tmp_path}" in capsys.readouterr().out
+
+
+def test_caches_are_kept_below_their_size(empty_cache, monkeypatch, capsys):
+    for number in range(3):
+        path = empty_cache / "environment" / f"{number:016x}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(1000))
+        os.utime(path, (number, number))
+    monkeypatch.setenv("VLTUNE_CACHE_SIZE", "2KB")
+
+    assert preflight.cache_problems() == []
+
+    assert sorted(p.name for p in path.parent.iterdir()) == [f"{n:016x}.txt" for n in (1, 2)]
+    assert "1 entries of 1.0 KB removed, 2.0 KB left" in capsys.readouterr().out
+
+
+def test_a_size_of_caches_that_is_none_is_explained(empty_cache, monkeypatch):
+    monkeypatch.setenv("VLTUNE_CACHE_SIZE", "20")
+
+    (text,) = preflight.cache_problems()
+
+    assert text.startswith('The environment variable VLTUNE_CACHE_SIZE is "20": expected a size')

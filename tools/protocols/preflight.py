@@ -21,7 +21,8 @@ from dassl.config.own_data import is_own
 from dassl.engine.needed import NeededFile
 from dassl.flags import FlagParser
 from dassl.terminal import as_script
-from tools.caches.entries import shown_size
+from tools.caches.entries import entries_in, parse_size, prune, shown_size
+from tools.caches.kinds import KINDS
 from tools.protocols.disk import Disk, Images, estimate, toy_images
 from tools.protocols.plan import command_line
 
@@ -29,6 +30,7 @@ SHOWN = 3  # mistakes in settings that are told; those of many runs are alike
 OTHER_OPTIONS = " In a script: give these runs a name, --tag NAME, or take another OUTPUT."
 STUDENTS = ("toy:", "timm:", "torchvision:")  # the trainer knows their files
 ZEROSHOT_ONLY = "Zero-shot rows need it (--no-zeroshot leaves them out)."
+CACHE_SIZE = "VLTUNE_CACHE_SIZE"
 LESS_CACHE = " With STEPS.CACHE_GB 0 no resized images are kept (slower)."
 SPARE = 20_000_000  # bytes that are kept free
 
@@ -47,9 +49,11 @@ def main(argv: list[str] | None = None) -> int:
 
     settings = config_problems(args.runs)
     names = next((name for run in args.runs if (name := given(run, "--classnames"))), "")
+    cache = cache_problems()
     images: dict[str, Images] = {}
     problems = [
         *settings,
+        *cache,
         *data_problems(
             args.datasets, args.root, halved=halved(args.runs), classnames=names, images=images
         ),
@@ -250,6 +254,28 @@ def weights_problems(backbones: Iterable[str], *, may_download: bool) -> list[st
     return problems
 
 
+def cache_problems() -> list[str]:
+    """Remove what was used longest ago where the caches are larger than VLTUNE_CACHE_SIZE.
+
+    Returns:
+        A text if the variable holds no size.
+    """
+    from dassl.utils import cache_dir
+    from tools.cache import Remover
+
+    if not (text := os.environ.get(CACHE_SIZE)):
+        return []
+    try:
+        most = parse_size(text)
+    except ValueError as err:
+        return [f"The environment variable {CACHE_SIZE} is {err}"]
+    remover = Remover()
+    left = prune(entries_in(cache_dir(), KINDS), remover, max_size=most, last_use=None)
+    if remover.count:
+        print(f"Caches: {remover.text}, {shown_size(left)} left ({CACHE_SIZE} {text}).")
+    return []
+
+
 def planned(runs: Sequence[Sequence[str]], images: dict[str, Images]) -> Disk:
     """The disk that runs, given as arguments, will take, as far as their datasets are known."""
     names = {given(run, "--dataset") for run in runs}
@@ -288,7 +314,8 @@ def disk_problems(output: str, plan: Disk | None = None) -> list[str]:
             )
     if plan.runs and not problems:
         free_of_both = shown_size(shutil.disk_usage(folder).free)
-        print(f"Disk: {plan.runs} runs take up to {', '.join(said)}; {free_of_both} free.")
+        count = f"{plan.runs} run{'s' * (plan.runs > 1)}"
+        print(f"Disk: {count} may take {', '.join(said)}; {free_of_both} free.")
     return problems
 
 
