@@ -61,6 +61,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     executors.add_options(add)
     add("--figures", default="png", choices=("png", "pdf", "svg"), help="format (default png)")
     add("--dry-run", action="store_true", help="print the commands of the runs only")
+    add("--no-check", action="store_true", help="without the check before the first run")
     for name in FORMATS:
         add(f"--{name}", nargs="?", const="-", metavar="FILE", help=f"write {name} (default: -)")
     args, rest = parser.parse_known_args(argv)
@@ -118,7 +119,8 @@ def execute(args: argparse.Namespace, requests: Sequence[Request], runs: Sequenc
     """Run what is missing; returns how many runs did not finish."""
     launcher = Launcher(brief=True, slots=args.workers)
     todo = [run for run in runs if not run.results()]
-    if todo and (status := tools_protocol.check(requests[0], todo, launcher)):
+    is_checked = todo and not args.no_check
+    if is_checked and (status := tools_protocol.check(requests[0], todo, launcher)):
         raise ValueError(f"The check before the first run failed (exit status {status}).")
     executor = executors.make_executor(args, launcher)
     return len(tools_protocol.execute(todo, executor, keep_going=True))

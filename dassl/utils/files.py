@@ -1,5 +1,6 @@
 """Writing and reading files safely: atomic replacement, JSON, the cache folder."""
 
+import errno
 import itertools
 import json
 import os
@@ -16,6 +17,7 @@ from typing import Any
 from .locks import try_lock
 
 CACHE_VARIABLE = "VLTUNE_CACHE"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 SECONDS_OF_LEFTOVERS = 60.0  # since a temporary file was written that no process holds
 SECONDS_WITHOUT_LOCKS = 86_400.0  # the same where the file system does not tell who holds one
 
@@ -62,6 +64,24 @@ def _held_temporary(path: Path) -> tuple[int | None, str]:
         if os.fstat(handle).st_nlink:
             return handle, name
         os.close(handle)  # taken for a leftover before it was held
+
+
+def take_space(path: Path) -> None:
+    """Have a file's whole length on the disk before it is written through memory.
+
+    Without that a disk that is full meanwhile ends the process with SIGBUS and no word.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    with path.open("rb+") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except AttributeError:  # no such call on this system
+            return
+        except OSError as err:
+            if err.errno in FULL:  # others: not on this file system
+                raise
 
 
 def _umask() -> int:

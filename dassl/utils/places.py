@@ -4,9 +4,8 @@ import errno
 import os
 from pathlib import Path
 
-from .files import CACHE_VARIABLE, cache_dir
+from .files import CACHE_VARIABLE, FULL, cache_dir
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 NO_FOLDER = (errno.ENOTDIR, errno.EEXIST)
 

@@ -1,6 +1,8 @@
 """Step-based runs: streams, evaluation, files, resume, stages."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from dassl.engine.steps import domains as dg_data
 from dassl.engine.steps.domains import DomainBatches
 from dassl.engine.steps.trainer import StepTrainer
 from dassl.utils import load_checkpoint
+from dassl.utils.places import explain
 
 
 @pytest.fixture(scope="module")
@@ -460,6 +463,23 @@ def test_resized_images_are_read_once_and_again_when_a_file_changes(tmp_path, mo
     third = pixels()
     assert not torch.equal(first[0], third[0])
     assert torch.equal(first[1:], third[1:])
+
+
+def test_a_disk_too_small_for_resized_images_is_named_before_one_is_written(tmp_path, monkeypatch):
+    folder = make_domains(tmp_path / "domains", per_class=1)
+    paths = sorted(str(path) for path in folder.rglob("*.png"))
+    images = dg_data.ResizedImages([Datum(impath=p, label=0) for p in paths], size=(8, 8))
+    seen = count_reads(monkeypatch)
+
+    def full(handle, start, length):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(OSError) as caught:
+        list(images.batches(4))
+
+    assert explain(caught.value).startswith(f"No space is left for {images.path}.")
+    assert seen == [] and not list(images.path.parent.glob(f"*{images.path.stem}*"))
 
 
 def test_a_truncated_store_of_resized_images_is_written_anew(tmp_path):

@@ -24,6 +24,7 @@ from dassl.data.seeding import seeded
 from dassl.data.workers import WORTH_WORKERS, worker_options
 from dassl.features.views import whole_image
 from dassl.utils import atomic_write, cache_dir, ranks, read_image, write_json
+from dassl.utils.files import take_space
 
 
 def stable_seed(*parts: object) -> int:
@@ -218,6 +219,7 @@ class ResizedImages:
                 return stored
         with atomic_write(path) as temporary:
             target = np.lib.format.open_memmap(temporary, "w+", np.uint8, self.shape)
+            take_space(temporary)
             row = 0
             for images in self._read(self._rows(range(0, len(self), 64), 64)):
                 target[row : row + len(images)] = images.numpy()
