@@ -22,6 +22,7 @@ from trainers.common.predictor import Rebuilt, normalise_pixels
 from trainers.common.testtime.trainer import StreamTrainer
 from vltune import __version__
 
+ORDINARY = Method.raw_image_features, Method.image_hook  # CLIP's image tower as it is
 MODEL_CARD = """---
 license: {license}
 library_name: vltune
@@ -53,7 +54,7 @@ def check_is_exported(trainer: type[ClipTrainer], kind: type[Method]) -> None:
         reason = "adapts to the stream of test images, which no fixed classifier does"
     elif len(trainer.takes_networks) > 1:
         reason = "reads a second image network beside CLIP"
-    elif kind.raw_image_features is not Method.raw_image_features:
+    elif (kind.raw_image_features, kind.image_hook) != ORDINARY:
         reason = "changes CLIP's image tower, so that an ordinary CLIP does not give its features"
     elif changes and kind.exported is Method.exported:
         reason = "makes the class vectors of each image from that image"

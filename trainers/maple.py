@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from clip.model import CLIP
 from dassl.config import Settings, setting
@@ -77,10 +77,6 @@ class MaPLePrompt(ContextPrompt):
         pairs = zip(self.compound_prompt_projections, self.compound_prompts_text)
         deep = [project(prompt) for project, prompt in pairs]  # V_i = proj_i(P_i)
         return ImagePromptHook(self.proj(self.ctx.to(self.proj.weight.dtype)), deep)
-
-    def raw_image_features(self, clip: CLIP, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, D), prompted, before L2 normalisation."""
-        return clip.encode_image(images.to(clip.dtype), hook=self.image_hook())
 
 
 @TRAINER_REGISTRY.register()

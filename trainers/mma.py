@@ -4,7 +4,7 @@ Yang, Zhang, Wang, Xie: MMA: Multi-Modal Adapter for Vision-Language Models, CVP
 23826-23837. Parity is tested in tests/golden/mma. License of the official code: MIT.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -124,8 +124,6 @@ class AdapterLearner(Method):
     biases zero), CLIP is frozen. Loss: cross-entropy.
     """
 
-    text_adapter: nn.ModuleList
-    visual_adapter: nn.ModuleList
     of_this_run = ("tokenized_prompts", "token_embedding")  # in official files
 
     def __init__(
@@ -137,7 +135,8 @@ class AdapterLearner(Method):
             ValueError: for indices beyond the depth of a tower.
         """
         super().__init__()
-        layers = min(clip.transformer.layers, clip.visual.transformer.layers)
+        text, image = clip.transformer, clip.visual.transformer
+        layers = min(text.layers, image.layers)
         start, end, dim = settings.adapter_start, settings.adapter_end, settings.adapter_dim
         if not 0 <= start <= end <= layers:
             raise ValueError(
@@ -145,17 +144,16 @@ class AdapterLearner(Method):
                 f"0 <= start <= end <= {layers}, the depth that both towers of this backbone have."
             )
         self.scale, self.chunk = settings.adapter_scale, chunk
-        widths = {"text": clip.transformer.width, "visual": clip.visual.transformer.width}
-        depths = {"text": clip.transformer.layers, "visual": clip.visual.transformer.layers}
-        for tower, width in widths.items():
-            slots = [
-                Bottleneck(width, dim) if start <= i <= end else nn.Identity()
-                for i in range(depths[tower] + 1)
-            ]
-            self.add_module(f"{tower}_adapter", nn.ModuleList(slots))
-        self.shared_adapter = nn.ModuleList(
-            nn.Sequential(nn.Linear(dim, dim), nn.ReLU()) if start <= i <= end else nn.Identity()
-            for i in range(max(depths.values()) + 1)
+
+        def slots(depth: int, make: Callable[[], nn.Module]) -> nn.ModuleList:
+            indices = range(depth + 1)
+            return nn.ModuleList(make() if start <= i <= end else nn.Identity() for i in indices)
+
+        self.text_adapter = slots(text.layers, lambda: Bottleneck(text.width, dim))
+        self.visual_adapter = slots(image.layers, lambda: Bottleneck(image.width, dim))
+        self.shared_adapter = slots(
+            max(text.layers, image.layers),
+            lambda: nn.Sequential(nn.Linear(dim, dim), nn.ReLU()),
         )
         self.apply(_initialise)
         sentences = [f"{settings.text_ctx_init} {words_of(name)}." for name in classnames]
@@ -183,10 +181,6 @@ class AdapterLearner(Method):
     def text_features(self, clip: CLIP) -> Tensor:
         """(C, D) unit rows."""
         return F.normalize(self.raw_text_features(clip), dim=-1)
-
-    def raw_image_features(self, clip: CLIP, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, D), adapted, before L2 normalisation."""
-        return clip.encode_image(images.to(clip.dtype), hook=self.image_hook())
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip.model import CLIP
+from clip.model import CLIP, TowerHook
 from dassl.engine.predictor import tempered_softmax
 from dassl.metrics import compute_accuracy
 
@@ -47,9 +47,13 @@ class Method(nn.Module):
         """(C, D) unit rows. None where no image-independent class vectors exist (CoCoOp)."""
         raise TypeError(f"{type(self).__name__} defines no text_features(clip).")
 
+    def image_hook(self) -> TowerHook | None:
+        """What the method changes in the image tower's blocks; None: nothing."""
+        return None
+
     def raw_image_features(self, clip: CLIP, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised pixels -> (B, D), before L2 normalisation."""
-        return clip.encode_image(images.to(clip.dtype))
+        return clip.encode_image(images.to(clip.dtype), hook=self.image_hook())
 
     def image_features(self, raw_image_features: Tensor) -> Tensor:
         """(B, D) raw features -> (B, D), unit rows."""

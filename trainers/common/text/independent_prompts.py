@@ -109,10 +109,9 @@ class IndependentPrompts(ContextPrompt):
         """The text tower's prompts of deeper blocks."""
         return TextPromptHook(list(self.text_deep), clip.text_start)
 
-    def raw_image_features(self, clip: CLIP, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, D), prompted, before L2 normalisation."""
-        hook = None if self.vision is None else self.vision.hook()
-        return clip.encode_image(images.to(clip.dtype), hook=hook)
+    def image_hook(self) -> ImagePromptHook | None:
+        """The image tower's prompts, if it has any."""
+        return None if self.vision is None else self.vision.hook()
 
 
 class VisualPrompt(Method):
@@ -136,9 +135,9 @@ class VisualPrompt(Method):
         """(C, D) unit rows, constant."""
         return self.text
 
-    def raw_image_features(self, clip: CLIP, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, D), prompted, before L2 normalisation."""
-        return clip.encode_image(images.to(clip.dtype), hook=self.vision.hook())
+    def image_hook(self) -> ImagePromptHook:
+        """The image tower's prompts."""
+        return self.vision.hook()
 
 
 def own_name(official: str) -> str:
