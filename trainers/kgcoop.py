@@ -56,13 +56,9 @@ class KgCoOpPrompt(ContextPrompt):
         chunk: int = 0,
     ) -> None:
         """Args: reference (C, D) unit rows, None: no losses; chunk: TRAIN.TEXT_CHUNK."""
+        n_ctx, words = settings.n_ctx, CONTEXT_WORDS if settings.ctx_init else ""
         super().__init__(
-            clip,
-            classnames,
-            n_ctx=settings.n_ctx,
-            ctx_init=CONTEXT_WORDS if settings.ctx_init else "",
-            class_specific=settings.csc,
-            chunk=chunk,
+            clip, classnames, n_ctx=n_ctx, ctx_init=words, class_specific=settings.csc, chunk=chunk
         )
         self.weight = settings.w
         self.register_buffer("reference", reference, persistent=False)

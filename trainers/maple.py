@@ -45,13 +45,9 @@ class MaPLePrompt(ContextPrompt):
         n_ctx, depth = settings.n_ctx, settings.prompt_depth
         for tower in (clip.transformer, clip.visual.transformer):
             check_depth(settings.key("prompt_depth"), depth, tower.layers)
+        words = settings.ctx_init if n_ctx in FEW_TOKENS else ""
         super().__init__(
-            clip,
-            classnames,
-            n_ctx=n_ctx,
-            ctx_init=settings.ctx_init if n_ctx in FEW_TOKENS else "",
-            learned_words=n_ctx,
-            chunk=chunk,
+            clip, classnames, n_ctx=n_ctx, ctx_init=words, learned_words=n_ctx, chunk=chunk
         )
         text_width, image_width = clip.transformer.width, clip.visual.transformer.width
         device = clip.logit_scale.device

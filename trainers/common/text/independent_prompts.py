@@ -89,13 +89,9 @@ class IndependentPrompts(ContextPrompt):
         n_text = settings.n_ctx_text
         depth_text, depth_vision = settings.prompt_depth_text, settings.prompt_depth_vision
         check_depth(settings.key("prompt_depth_text"), depth_text, clip.transformer.layers)
+        words = settings.ctx_init if n_text in FEW_TOKENS else ""
         super().__init__(
-            clip,
-            classnames,
-            n_ctx=n_text,
-            ctx_init=settings.ctx_init if n_text in FEW_TOKENS else "",
-            learned_words=n_text,
-            chunk=chunk,
+            clip, classnames, n_ctx=n_text, ctx_init=words, learned_words=n_text, chunk=chunk
         )
         width, device = clip.transformer.width, clip.logit_scale.device
         self.text_deep = nn.ParameterList(
