@@ -50,7 +50,6 @@ class IVLP(ClipTrainer):
     declares = (IVLPSettings,)
     method_class = IndependentPrompts
     model_name = "VLPromptLearner"
-    needs_vit = True
     own_conditions = (no_templates(),)
 
 
@@ -60,7 +59,6 @@ class VPT(ClipTrainer):
 
     declares = (VPTSettings,)
     model_name = "VLPromptLearner"
-    needs_vit = True
     own_conditions = (
         Condition(
             ("TRAINER.VPT.CTX_INIT",),
@@ -68,6 +66,11 @@ class VPT(ClipTrainer):
             "the sentences are DATASET.TEMPLATES {DATASET.TEMPLATES}",
         ),
     )
+
+    @property
+    def needs_vit(self) -> bool:
+        """Its prompts are in the blocks."""
+        return True
 
     @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:

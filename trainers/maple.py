@@ -82,5 +82,4 @@ class MaPLe(ClipTrainer):
     declares = (MaPLeSettings,)
     method_class = MaPLePrompt
     model_name = "MultiModalPromptLearner"
-    needs_vit = True
     own_conditions = (no_templates(),)

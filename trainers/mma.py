@@ -197,7 +197,6 @@ class MMA(ClipTrainer):
     declares = (MMASettings,)
     method_class = AdapterLearner
     model_name = "adapter_learner"
-    needs_vit = True
     own_conditions = (
         no_templates("the words before a class name are TRAINER.MMADAPTER.TEXT_CTX_INIT"),
     )

@@ -197,8 +197,12 @@ class RPO(ClipTrainer):
 
     declares = (RPOSettings, SentenceSettings)
     method_class = ReadOnlyPrompts
-    needs_vit = True
     own_conditions = (no_templates("its sentence is DATASET.PROMPT"),)
+
+    @property
+    def needs_vit(self) -> bool:
+        """Its prompts read in the blocks."""
+        return True
 
     @classmethod
     def options(cls, cfg: CfgNode) -> dict[str, Any]:

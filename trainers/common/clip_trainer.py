@@ -77,7 +77,8 @@ class ClipTrainer(MixedPrecision):
     @property
     def needs_vit(self) -> bool:
         """Whether the method needs hooks in a transformer image tower."""
-        return False
+        hook = getattr(self.method_class, "image_hook", Method.image_hook)
+        return hook is not Method.image_hook
 
     @property
     def settings(self) -> Any:

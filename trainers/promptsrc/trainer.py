@@ -24,7 +24,6 @@ class PromptSRC(ClipTrainer):
     declares = (PromptSRCSettings,)
     method_class = SelfRegulatedPrompts
     model_name = "VLPromptLearner"
-    needs_vit = True
 
     @classmethod
     def references(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> dict[str, Tensor]:
