@@ -23,7 +23,7 @@ def traced(monkeypatch):
 
 
 def losses_and_names(name, folder, *pairs):
-    """Losses of two updates on one batch, names of the saved tensors, compiled layers."""
+    """Losses of two updates on one batch, names of the saved tensors, which layers are compiled."""
     set_random_seed(1)
     trainer = build_trainer(small_config(name, folder, *pairs))
     trainer.set_model_mode("train")
@@ -32,21 +32,37 @@ def losses_and_names(name, folder, *pairs):
     trainer.batch_idx, trainer.num_batches = 0, 10
     losses = [float(trainer.one_update(batch)["loss"]) for _ in range(2)]
     models = [trainer._models[each] for each in trainer.get_model_names()]
-    layers = [layer for model in models for layer in repeated_layers(model)]
     names = [key for model in models for key in model.state_dict()]
-    return losses, names, [layer._compiled_call_impl is not None for layer in layers]
+    return losses, names, compiled_flags(*models)
 
 
-@pytest.mark.parametrize("name", ["CoOp", "ERM"])
-def test_a_compiled_run_has_the_same_losses_and_the_same_names(battery, name):
-    losses, names, is_compiled = losses_and_names(name, battery)
-    assert is_compiled and not any(is_compiled)
+def compiled_flags(*networks):
+    layers = [layer for network in networks for layer in repeated_layers(network)]
+    return [layer._compiled_call_impl is not None for layer in layers]
 
-    again, names_again, is_compiled = losses_and_names(name, battery, "TRAIN.COMPILE", "True")
+
+def test_a_compiled_run_has_the_same_losses_and_the_same_names(battery):
+    losses, names, are_compiled = losses_and_names("ERM", battery)
+    assert are_compiled and not any(are_compiled)
+
+    again, names_again, are_compiled = losses_and_names("ERM", battery, "TRAIN.COMPILE", "True")
 
     torch.testing.assert_close(again, losses, rtol=1e-5, atol=1e-6)
     assert names_again == names
-    assert is_compiled and all(is_compiled)
+    assert are_compiled and all(are_compiled)
+
+
+def test_both_towers_of_a_frozen_clip_are_compiled_and_encode_the_same(battery):
+    clip = build_trainer(small_config("ZeroshotCLIP", battery)).clip
+    images = torch.rand(2, 3, clip.visual.input_resolution, clip.visual.input_resolution)
+    expected = clip.encode_image(images)
+
+    clip = build_trainer(small_config("ZeroshotCLIP", battery, "TRAIN.COMPILE", "True")).clip
+
+    are_compiled = compiled_flags(clip)
+    assert len(are_compiled) == clip.transformer.layers + clip.visual.transformer.layers
+    assert all(are_compiled)
+    torch.testing.assert_close(clip.encode_image(images), expected, rtol=1e-5, atol=1e-6)
 
 
 def two_blocks():
