@@ -277,6 +277,8 @@ def test_options_of_slurm_are_pairs():
     [
         (["--workers", "0"], "--workers is 0; expected at least 1."),
         (["--slurm", "a=b"], "--slurm has no effect with --executor local."),
+        (["--memory", "8GB"], "--memory has no effect with --executor local, only with ray"),
+        (["--executor", "ray", "--memory", "8"], '--memory "8": expected a size such as'),
         (["--executor", "slurm", "--slurm", "gpu"], '--slurm "gpu" is not of the form KEY=VALUE'),
     ],
 )
@@ -316,9 +318,11 @@ def test_a_ray_task_answers_with_its_exit_status(tmp_path):
     path.write_text("import sys\nsys.exit(int(sys.argv[1]))\n")
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
-        executor = RayExecutor(1)
+        executor = RayExecutor(1, memory=10**6)
         executor.start(1, str(path), ["3"])
         ended = executor.wait()
+        with pytest.raises(ValueError, match="asks for 1000.0 TB a run, and no node of the"):
+            RayExecutor(1, memory=10**15)
     finally:
         ray.shutdown()
 

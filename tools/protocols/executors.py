@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tools.caches.entries import parse_size, shown_size
 from tools.protocols import ray_agents
 from tools.protocols.execute import Executor
 from tools.protocols.launcher import HOME, OURS, Launcher
@@ -43,6 +44,7 @@ def add_options(add: Callable[..., Any]) -> None:
         default=1,
         help="runs at once; threads and GPUs are divided among them (default: 1)",
     )
+    add("--memory", default="", metavar="SIZE", help="ray: memory that a run needs, as 8GB")
     add(
         "--slurm",
         default="",
@@ -61,6 +63,12 @@ def check_options(args: argparse.Namespace) -> None:
     if args.slurm and args.executor != "slurm":
         raise ValueError(f"--slurm has no effect with --executor {args.executor}. Leave it out.")
     slurm_options(args.slurm)
+    if args.memory and args.executor != "ray":
+        raise ValueError(
+            f"--memory has no effect with --executor {args.executor}, only with ray (slurm: "
+            "--slurm mem_gb=8). Leave it out."
+        )
+    memory_of(args.memory)
     package = {"ray": "ray", "slurm": "submitit"}.get(args.executor)
     if package and importlib.util.find_spec(package) is None:
         raise ValueError(
@@ -74,7 +82,7 @@ def make_executor(args: argparse.Namespace, launcher: Launcher) -> Executor:
     if args.executor == "local":
         return launcher
     if args.executor == "ray":
-        return RayExecutor(args.workers)
+        return RayExecutor(args.workers, memory=memory_of(args.memory))
     folder = Path(args.output).absolute() / "slurm"
     return SlurmExecutor(args.workers, folder, options=slurm_options(args.slurm))
 
@@ -94,6 +102,18 @@ def slurm_options(text: str) -> dict[str, int | str]:
             )
         options[key.strip()] = int(value) if value.isdecimal() else value
     return options
+
+
+def memory_of(text: str) -> int:
+    """Bytes of --memory; 0 where it is not given.
+
+    Raises:
+        ValueError: it is not a size.
+    """
+    try:
+        return parse_size(text) if text else 0
+    except ValueError as err:
+        raise ValueError(f"--memory {err}") from err
 
 
 class Elsewhere:
@@ -159,12 +179,13 @@ class RayExecutor:
 
     Args:
         slots: runs at once; with more slots than GPUs, several share one.
+        memory: bytes that a run needs: a node takes no more runs than fit; 0: not known.
 
     The cluster is that of RAY_ADDRESS, else one on this machine. A task whose node dies is lost,
     and the schedule starts its run again.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, *, memory: int = 0) -> None:
         import ray
 
         self.ray, self.slots = ray, slots
@@ -181,6 +202,14 @@ class RayExecutor:
             "num_cpus": _part(have.get("CPU", 1.0), slots),
             "num_gpus": _part(have.get("GPU", 0.0), slots),
         }
+        if memory:
+            most = max(node["Resources"].get("memory", 0) for node in ray.nodes())
+            if memory > most:
+                raise ValueError(
+                    f"--memory asks for {shown_size(memory)} a run, and no node of the cluster has "
+                    f"more than {shown_size(most)}. Ask for less."
+                )
+            self.resources["memory"] = memory
         self._running: dict[Any, int] = {}
 
     def start(self, number: int, script: str, arguments: Sequence[str]) -> None:
