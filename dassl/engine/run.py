@@ -43,7 +43,12 @@ from .numerics import numerics
 from .report import collect_results, log_banner, log_end, written_files
 from .resume import RESUME_FILES, check_same_config
 from .selection import most_revealing
-from .trained import config_in, untrained_classes, varied_settings
+from .trained import (
+    config_in,
+    untrained_classes,
+    varied_settings,
+    warn_of_training_settings,
+)
 from .undeclared import explained
 from .unread import warn_of_idle_settings
 
@@ -212,6 +217,7 @@ def evaluate(
     total = time.time() - start + trainer.earlier_seconds
     seconds = {"train": 0.0, "test": trainer.test_seconds, "total": total}
     trained = find_config(args.model_dir, loaded)
+    warn_of_training_settings(args, trainer, trained)
     source = trained.get("RUN", {}).get("DATASET") if trained else ""
     results = collect_results(
         trainer,

@@ -4,8 +4,9 @@ What shapes the scores of a model was decided when it was trained, and its check
 config. Those settings hold: they replace what an evaluation's files and defaults say, a value that
 its command line gives must be theirs, and the few that are meant to be varied at test time are
 named in the results. A trainer declares the keys: ``shapes_scores``, ``about_one_run``, and what
-``varies`` (``varies_at_test`` of engine keys). Files without a config (official ones) leave the
-settings to the command line.
+``varies`` (``varies_at_test`` of engine keys). The number of shots is the training's, too: it says
+which model was tested. What only a training reads is named where it is given. Files without a
+config (official ones) leave the settings to the command line.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from yacs.config import CfgNode
 
+from dassl.config.conditions import idle_settings, never
 from dassl.config.declared import varying_names
 from dassl.config.settings import flat
 from dassl.config.tools import set_value
@@ -25,11 +27,14 @@ from dassl.utils import peek_checkpoint
 from .build import TRAINER_REGISTRY
 from .checkpoints import find_checkpoint
 from .flag_checks import keys_on_the_command_line
+from .shared_conditions import SELECTION, STORED_VIEWS, TRAINING, no_augmentation
+from .unread import idle_settings_of
 
 if TYPE_CHECKING:
     from .base import TrainerBase
 
 logger = logging.getLogger(__name__)
+SHOTS = "DATASET.NUM_SHOTS"
 
 
 def take_trained_settings(
@@ -53,6 +58,9 @@ def take_trained_settings(
     given = set(keys_on_the_command_line(args))
     check_same_trainer(writer, trained, path)
     different = differences(cfg, trained, writer)
+    shots = trained.get("DATASET", {}).get("NUM_SHOTS", cfg.DATASET.NUM_SHOTS)
+    if shots != cfg.DATASET.NUM_SHOTS:
+        different[SHOTS] = (cfg.DATASET.NUM_SHOTS, shots)
     check_settings({k: v for k, v in different.items() if k in given}, writer, path)
     held = {key: pair[1] for key, pair in different.items() if key not in given}
     for key, value in held.items():
@@ -82,6 +90,29 @@ def varied_settings(trainer: "TrainerBase") -> dict[str, dict[str, Any]]:
         return {}
     different = differences(trainer.cfg, trained, trainer.checkpoint_writer())
     return {key: {"trained": old, "tested": new} for key, (new, old) in different.items()}
+
+
+def warn_of_training_settings(
+    args: argparse.Namespace, trainer: "TrainerBase", trained: CfgNode | None
+) -> None:
+    """Name what a command line sets for the training that an evaluation does not do.
+
+    Args:
+        trained: the training's config, whose own values may be given again; None: unknown.
+    """
+    if not args.model_dir:
+        return
+    reason, named = "an evaluation trains nothing", idle_settings_of(trainer.cfg, type(trainer))
+    chooses = trainer.labels_read(evaluates=True) & {"val", "test"}
+    unread = (*TRAINING, *STORED_VIEWS, "DATALOADER.TRAIN_X", "TRAIN.ACCUMULATE", "SWAD")
+    keys = never(unread if chooses else (*unread, *SELECTION), reason)
+    idle = idle_settings(trainer.cfg, [keys, *no_augmentation(reason)])
+    known = {} if trained is None else flat(trained)
+    values = flat(trainer.cfg)
+    for key in dict.fromkeys(keys_on_the_command_line(args)):
+        if key in idle and key not in named and values[key] != known.get(key, ...):
+            was = f"; the model was trained with {known[key]!r}" if key in known else ""
+            logger.warning("%s %r has no effect: %s%s.", key, values[key], idle[key], was)
 
 
 def untrained_classes(trainer: "TrainerBase") -> list[str]:

@@ -109,6 +109,22 @@ def test_what_is_meant_to_be_varied_is_used_and_named_in_the_results(world):
     assert results["varied_at_test"] == {"TRAINER.AMU.ALPHA": {"trained": 2.0, "tested": 0.0}}
 
 
+def test_the_number_of_shots_is_that_of_the_training(world):
+    with pytest.raises(ValueError, match=r"trained with DATASET\.NUM_SHOTS -1, not 3"):
+        config(world, "shots", *evaluation(world, "DATASET.NUM_SHOTS", "3"))
+
+
+def test_what_only_a_training_reads_is_named_where_it_differs_from_the_models(world, caplog):
+    lr, epochs = ("OPTIM.LR", "0.5"), ("OPTIM.MAX_EPOCH", "1")  # the second one is the training's
+
+    start(world, "late", *evaluation(world, *lr, *epochs, "TEST.SELECT_ON", "val"))
+
+    none = "has no effect: an evaluation trains nothing; the model was trained with"
+    assert f"OPTIM.LR 0.5 {none} 0.0003" in caplog.text
+    assert f"TEST.SELECT_ON 'val' {none} 'last'" in caplog.text
+    assert f"OPTIM.MAX_EPOCH 1 {none}" not in caplog.text
+
+
 def test_a_moved_backbone_is_known_by_its_weights_and_another_is_refused(world):
     shutil.copy(world / "tiny.pt", world / "moved.pt")
     weights = torch.load(world / "tiny.pt", weights_only=True)
