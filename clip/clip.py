@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -96,7 +97,21 @@ _OPENAI_FILES = {  # name -> sha256, file, name in open_clip and on the Hugging 
 }
 _WEIGHTS = Path(__file__).resolve().parent / "weights"
 _TOY_FILES = {"toy/ViT": _WEIGHTS / "toy_vit.pt", "toy/RN": _WEIGHTS / "toy_rn.pt"}
-_MODELS = {name: f"{_URL}/{sha}/{file}" for name, (sha, file, _) in _OPENAI_FILES.items()}
+
+
+class _Models(dict[str, str]):
+    """Name -> URL, as code written for OpenAI's CLIP looks it up; a file is its own place."""
+
+    def __missing__(self, name: str) -> str:
+        if os.path.isfile(name):
+            return name
+        raise RuntimeError(
+            f'"{name}" is neither a name nor a file that code written for OpenAI\'s CLIP can load. '
+            f"It takes {', '.join(self)}, or the path of a weights file in OpenAI's layout."
+        )
+
+
+_MODELS = _Models({name: f"{_URL}/{sha}/{file}" for name, (sha, file, _) in _OPENAI_FILES.items()})
 _MODELS.update({name: str(path) for name, path in _TOY_FILES.items()})
 
 
@@ -314,4 +329,5 @@ def _transform(
 def __getattr__(name: str) -> Any:
     if name == "_tokenizer":  # read the merges file only when somebody asks
         return default_tokenizer()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message, name=name, obj=sys.modules[__name__])

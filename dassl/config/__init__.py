@@ -12,10 +12,20 @@ from .conditions import Condition, idle_settings, never, only_if
 from .declared import Settings, check_settings, declared_cfg, describe_settings, setting
 from .defaults import get_cfg_default
 from .node import Config, UnknownKey
-from .ranges import Range, above, at_least, between, check_ranges, check_value, one_of
+from .ranges import (
+    LEARNING_RATE,
+    Range,
+    above,
+    at_least,
+    between,
+    check_ranges,
+    check_value,
+    one_of,
+)
 from .tools import add_missing, changed, clean_cfg, leaves, merge_declared
 
 __all__ = [
+    "LEARNING_RATE",
     "Condition",
     "Config",
     "Range",

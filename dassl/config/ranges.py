@@ -64,6 +64,7 @@ def one_of(*values: Any) -> Choice:
     return Choice(values)
 
 
+LARGEST = 3.4e38  # what the numbers of a network, float32, can hold
 LEARNING_RATE = between(0, 1e4)  # beyond, one step makes weights that no later one brings back
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "amp")  # of TRAIN.PRECISION
 ENGINE_RANGES: dict[str, Allowed] = {
@@ -147,8 +148,10 @@ def check_ranges(cfg: CfgNode) -> None:
         ValueError: naming the key, its value and what is expected.
     """
     for key, value in leaves(cfg):
-        if not all(map(math.isfinite, _numbers(value))):
-            raise ValueError(f"{key} is {_shown(value)}; expected a finite number.")
+        if not all(abs(number) <= LARGEST for number in _numbers(value)):  # NaN is not, either
+            raise ValueError(
+                f"{key} is {_shown(value)}; expected a finite number, at most {LARGEST:.2g}."
+            )
         if key in ENGINE_RANGES:
             check_value(key, value, ENGINE_RANGES[key])
 

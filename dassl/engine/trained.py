@@ -108,9 +108,11 @@ def warn_of_training_settings(
     keys = never(unread if chooses else (*unread, *SELECTION), reason)
     idle = idle_settings(trainer.cfg, [keys, *no_augmentation(reason)])
     known = {} if trained is None else flat(trained)
-    values = flat(trainer.cfg)
+    values, shaping = flat(trainer.cfg), trainer.checkpoint_writer().shapes_scores
     for key in dict.fromkeys(keys_on_the_command_line(args)):
-        if key in idle and key not in named and values[key] != known.get(key, ...):
+        if key not in idle or key in named or key.startswith(shaping):
+            continue
+        if values[key] != known.get(key, ...):
             was = f"; the model was trained with {known[key]!r}" if key in known else ""
             logger.warning("%s %r has no effect: %s%s.", key, values[key], idle[key], was)
 

@@ -9,6 +9,7 @@ recipe with the section of another trainer, too, and ignores that section.
 import argparse
 import difflib
 import inspect
+import linecache
 import logging
 import re
 import sys
@@ -31,6 +32,10 @@ logger = logging.getLogger(__name__)
 SHAPE_ERRORS = (IndexError, RuntimeError, TypeError, ValueError)  # of tensors of another shape
 ENGINE = __name__.removesuffix("engine.undeclared")  # "dassl.", in a wheel below vltune
 TOWERS = re.compile(r"encode_image|image_encoder|\.visual\b")
+OTHER_CLIP = (
+    "If the file was written for another CLIP (PLOT's gives the whole token map), run it with that "
+    "CLIP: in its own repository, with `dassl` alone linked (docs/compatibility.md)."
+)
 CHAIN = re.compile(r"\bcfg\.([A-Z]\w*(?:\.[A-Z]\w*)+)")  # cfg.TRAINER.X.KEY in a source file
 
 
@@ -169,7 +174,9 @@ def explained(cfg: CfgNode) -> Iterator[None]:
 
     Raises:
         KeyError: a key that it reads and nobody set: the key, the trainer's file, what to add.
-        RuntimeError: it does with the features of CLIP's towers what only another CLIP allows.
+        RuntimeError: it asks for a name that a module here does not have, or does with the features
+            of CLIP's towers what only another CLIP allows.
+        ValueError: an assertion in its file does not hold; says what that file asserts.
     """
     trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     try:
@@ -178,16 +185,35 @@ def explained(cfg: CfgNode) -> Iterator[None]:
         if hasattr(trainer, "default_cfg"):
             raise
         raise KeyError(_how_to_set(err, cfg, trainer)) from err
+    except AttributeError as err:
+        if hasattr(trainer, "default_cfg") or not inspect.ismodule(err.obj):
+            raise
+        raise RuntimeError(
+            f"{_shown_file(trainer)}, line {_line_in(trainer, err)}: {err}. {OTHER_CLIP}"
+        ) from err
+    except AssertionError as err:
+        line = None if hasattr(trainer, "default_cfg") else _line_in(trainer, err)
+        if line is None:
+            raise
+        asserted = linecache.getline(str(source_file(trainer)), line).strip()
+        raise ValueError(
+            f"{_shown_file(trainer)}, line {line}, does not hold: {str(err) or asserted}"
+        ) from err
     except SHAPE_ERRORS as err:
         line = None if hasattr(trainer, "default_cfg") else _line_on_features(err, trainer)
         if line is None:
             raise
         raise RuntimeError(
             f"{_shown_file(trainer)}, line {line}: {type(err).__name__}: {err}. The image tower of "
-            "this CLIP gives one feature per image, (B, D). If the file was written for a CLIP "
-            "that gives others (PLOT: the whole token map), run it with that CLIP: in its own "
-            "repository, with `dassl` alone linked (docs/compatibility.md)."
+            f"this CLIP gives one feature per image, (B, D). {OTHER_CLIP}"
         ) from err
+
+
+def _line_in(trainer: type, err: Exception) -> int | None:
+    """The last line of a trainer's file that an error passed; None without any."""
+    frames = traceback.extract_tb(err.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(source_file(trainer))]
+    return lines[-1] if lines else None
 
 
 def _line_on_features(err: Exception, trainer: type) -> int | None:

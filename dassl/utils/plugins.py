@@ -104,7 +104,22 @@ def _describe(package: str, path: Path, err: Exception) -> BrokenFile:
     where = f"line {line}: " if line else ""
     message = err.args[0] if isinstance(err, KeyError) and err.args else err
     text = path.read_text(encoding="utf-8", errors="replace")
-    return BrokenFile(name, text, f"{where}{type(err).__name__}: {message}", err)
+    broken = BrokenFile(name, text, f"{where}{type(err).__name__}: {message}", err)
+    return broken._replace(way=_what_is_missing(package, err) or broken.way)
+
+
+def _what_is_missing(package: str, err: Exception) -> str:
+    """What to do where a module is not there: a neighbour that was not copied, or a package."""
+    if not isinstance(err, ModuleNotFoundError) or not err.name:
+        return ""
+    folder, _, sibling = err.name.partition(".")
+    if sibling and folder == package.rpartition(".")[2]:
+        file = f"{sibling.replace('.', '/')}.py"
+        return f"Copy {file} of the repository that it comes from into {folder}/, too."
+    return (
+        f"Install {folder} (pip install {folder}); if it is a folder or file of the repository "
+        "that the file comes from, run the file there (docs/compatibility.md)."
+    )
 
 
 def _line(path: Path, err: Exception) -> int | None:

@@ -19,6 +19,7 @@ class BrokenFile(NamedTuple):
     text: str  # of the file
     reason: str  # "line 3: ModuleNotFoundError: No module named 'x'"
     error: Exception
+    way: str = "Repair the file, or take it out of the folder."  # out of it
 
 
 class Awaited(NamedTuple):
@@ -182,7 +183,7 @@ class Registry:
             if re.search(rf"^\s*class\s+{re.escape(name)}\b", broken.text, re.MULTILINE):
                 raise ImportError(
                     f"{name} is in {broken.name}, which cannot be imported ({broken.reason}). "
-                    "Repair the file, or take it out of the folder."
+                    f"{broken.way}"
                 ) from broken.error
 
 

@@ -154,6 +154,15 @@ def test_every_openai_name_is_available():
     assert clip._MODELS["ViT-B/16"].endswith("/ViT-B-16.pt")
 
 
+def test_the_look_up_of_code_for_openai_s_clip_takes_a_file_and_explains_anything_else(tmp_path):
+    (tmp_path / "own.pt").write_bytes(b"")
+
+    assert clip._download(clip._MODELS[str(tmp_path / "own.pt")]) == str(tmp_path / "own.pt")
+    assert "own.pt" not in clip._MODELS
+    with pytest.raises(RuntimeError, match='"ViT-B-16" is neither a name nor a file .* RN50,'):
+        clip._MODELS["ViT-B-16"]
+
+
 def test_a_compact_checkpoint_expands_to_the_same_model(tmp_path, weights):
     ids = torch.tensor([49406, 320, 49407, 2368])
     small = compact(weights, ids, std=0.035, seed=7)

@@ -150,6 +150,21 @@ def test_asking_for_a_class_of_a_broken_file_gives_the_file_and_the_error(world)
         world.things.get("Other")
 
 
+@pytest.mark.parametrize(
+    ("line", "way"),
+    [
+        ("from .base import X", "Copy base.py of the repository .* into things/, too"),
+        ("import plotnin", r"Install plotnin \(pip install plotnin\); if .* run the file there"),
+    ],
+)
+def test_a_module_that_is_not_there_is_named_with_what_to_do(world, line, way):
+    world.add("b.py", "B", before=f"{line}\n")
+    world.load()
+
+    with pytest.raises(ImportError, match=way):
+        world.things.get("B")
+
+
 def test_a_slip_of_syntax_is_named_with_its_line(world):
     world.add("b.py", "B", after="\ndef f(:\n")
     world.load()

@@ -121,6 +121,7 @@ def test_clean_cfg_keeps_only_the_node_of_the_trainer():
     [
         ("OPTIM.MAX_EPOCH", "-3", "OPTIM.MAX_EPOCH is -3; expected at least 0"),
         ("OPTIM.LR", "1e999", "OPTIM.LR is inf; expected a finite number"),
+        ("OPTIM.GAMMA", "1e300", r"OPTIM.GAMMA is 1e\+300; expected .* at most 3.4e\+38"),
         ("OPTIM.LR", "-0.1", "OPTIM.LR is -0.1; expected at least 0"),
         ("OPTIM.WARMUP_EPOCH", "-2", "expected at least -1"),
         ("OPTIM.ADAM_BETA1", "1.5", "expected at least 0 and at most 1"),

@@ -234,6 +234,17 @@ def test_the_checkpoint_of_another_trainer_is_refused():
         trained.check_same_trainer(writer, own_config(other_name), Path("x"))
 
 
+def test_an_evaluation_of_dmn_searches_by_the_rule_of_its_training_unless_another_is_given():
+    cfg, old = own_config("DMN"), own_config("DMN")
+    old.TEST.SELECT_ON, old.TRAIN.VIEWS = "val", "bank"
+    writer = TRAINER_REGISTRY.get("DMN")
+
+    found = trained.differences(cfg, old, writer)
+
+    assert found == {"TEST.SELECT_ON": ("last", "val"), "TRAIN.VIEWS": ("fresh", "bank")}
+    trained.check_settings(found, writer, Path("x"))  # both may be varied
+
+
 def test_sentences_of_another_dataset_do_not_hold():
     cfg, old = own_config("CoOp"), own_config("CoOp")
     old.DATASET.TEMPLATES, old.DATASET.NAME = ("a {}, a pet.",), "OxfordPets"

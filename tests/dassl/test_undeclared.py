@@ -124,6 +124,27 @@ def test_the_extend_cfg_of_its_own_train_py_gives_a_trainer_s_file_its_defaults(
     assert (cfg.TRAINER.PLAIN.WIDTH, cfg.OPTIM_NET.NAME, cfg.TASK) == (6, "sgd", "B2N")
 
 
+@pytest.mark.parametrize(
+    ("statement", "text"),
+    [
+        ("assert cfg.OPTIM.NAME == 'adam'", "line 10, does not hold: assert cfg.OPTIM.NAME == 'a"),
+        ("assert 224 == 32, 'sizes differ'", "line 10, does not hold: sizes differ"),
+        (
+            "from clip import clip; clip.build_model_X",
+            "line 10: .* 'build_model_X'. .* another CLIP",
+        ),
+    ],
+)
+def test_what_the_file_asserts_and_what_our_clip_lacks_is_said_in_a_line(world, statement, text):
+    head, _, _ = PLAIN.partition("        self.width")
+
+    with (
+        dropped(world, plain=f"{head}        {statement}\n"),
+        pytest.raises((ValueError, RuntimeError), match=text),
+    ):
+        start(world)
+
+
 def test_an_extend_cfg_that_fails_is_named(world):
     extend = "\n\ndef extend_cfg(cfg):\n    cfg.TRAINER.WIDTH = args.width\n"
 

@@ -13,7 +13,7 @@ from clip.model import CLIP
 from dassl.config import only_if
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.needed import NeededFile
-from dassl.engine.shared_conditions import TRAINING, no_augmentation, not_searched
+from dassl.engine.shared_conditions import SELECTION, TRAINING, no_augmentation, not_searched
 from dassl.features.views import Augmentation
 from trainers.common.testtime.confident_views import confident_prediction, repeated_rows
 from trainers.common.testtime.stream import Step
@@ -34,6 +34,7 @@ from .shots import check_shots, official_draws, shots_by_class
 
 logger = logging.getLogger(__name__)
 CROP_SCALE = (0.5, 1.0)  # of training images and augmented views
+AT_TEST = ("TRAIN.VIEWS", *SELECTION)  # test views; the weights' search, where none was done yet
 REPLAY = 64  # images whose read-outs share one matrix product
 
 
@@ -48,7 +49,8 @@ class DMN(StreamTrainer):
     drop_last = False  # the official loader keeps the last partial batch
     view_scale = CROP_SCALE
     without_extras = staticmethod(without_cupl)
-    shapes_scores = (*StreamTrainer.shapes_scores, "DATASET.NUM_SHOTS")
+    shapes_scores = (*StreamTrainer.shapes_scores, "DATASET.NUM_SHOTS", *AT_TEST)
+    varies_at_test = StreamTrainer.varies_at_test | frozenset(AT_TEST)
     unused_flags = {
         **StreamTrainer.unused_flags,
         "--transforms": "its training views are crops and flips of their own",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dassl.config import Settings, at_least, one_of, setting
+from dassl.config import LEARNING_RATE, Settings, at_least, one_of, setting
 from trainers.common.settings import precision
 
 NO_BASE_FILE = ("", "none", "train")  # ENHANCED_BASE values that are not a path
@@ -21,7 +21,7 @@ class TaskResSettings(Settings, section="TRAINER.TaskRes"):
     base_lr: float = setting(
         2e-4,
         "learning rate of that first stage; ImageNet 2e-5",
-        at_least(0),
+        LEARNING_RATE,
         read_if={"enhanced_base": "train"},
     )
     base_epochs: int = setting(

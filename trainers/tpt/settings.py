@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dassl.config import above, at_least, setting
+from dassl.config import LEARNING_RATE, above, at_least, setting
 from trainers.common.testtime.settings import StreamSettings
 
 IN_STEPS = {"tta_steps": above(0)}
@@ -30,7 +30,7 @@ class TPTSettings(StreamSettings, section="TRAINER.TPT"):
     lr: float = setting(
         5e-3,
         "learning rate of the steps; NAME, betas and EPS are those of OPTIM",
-        at_least(0),
+        LEARNING_RATE,
         varies=True,
         read_if=IN_STEPS,
     )
