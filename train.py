@@ -91,8 +91,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     """
     from dassl.engine.cli import check_names, make_config, make_parser
 
-    args = make_parser().parse_args(argv)
+    parser = make_parser()
+    args = parser.parse_args(argv)
     if args.list:
+        parser.refuse(args, sorted(vars(args).keys() - {"list", "opts"}), "beside --list")
         from tools.listing import listing
 
         print(listing(args.list))

@@ -265,7 +265,10 @@ def load_backbone(
 
 def _refuse_activation(name: str, activation: str) -> None:
     if check_activation(activation) == "gelu":
-        raise ValueError(f"activation is gelu, but {name} was trained with quick_gelu.")
+        raise ValueError(
+            f"--activation gelu: {name} was trained with quick_gelu and is read with it. Leave the "
+            "flag out."
+        )
 
 
 def load(

@@ -78,6 +78,7 @@ class ZeroshotCLIP(FeatureTrainer):
         **FeatureTrainer.unused_flags,
         "--transforms": "nothing is trained",
         "--model-dir": "nothing is learned, so that a run leaves nothing to load",
+        "--resume": "nothing is trained",
     }
 
     def labels_read(self, *, evaluates: bool = False) -> set[str]:

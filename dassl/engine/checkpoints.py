@@ -189,19 +189,25 @@ def load_models(trainer: "TrainerBase", directory: str | Path, epoch: int | None
     for name in names:
         path = find_checkpoint(directory, name, epoch, or_last=False)
         content = read_checkpoint(path)
-        model = trainer._models[name]
-        try:
-            model.load_state_dict(state_of(content, model.state_dict()))
-        except RuntimeError as err:
-            raise ValueError(
-                f"Checkpoint {path} does not fit the model {name!r} of this run: {err} "
-                "Use the settings and classes that it was trained with, or another --model-dir."
-            ) from err
-        refuse_nonfinite(trainer._models[name], path)
+        _load_weights(trainer, name, content, path, flag="--model-dir")
         value = content.get("val_result")
         result = "None" if value is None else f"{value:.1f}"
         print(f"Load {path} to {name} (epoch={content.get('epoch')}, val_result={result})")
         trainer.loaded_checkpoint = content
+
+
+def _load_weights(
+    trainer: "TrainerBase", name: str, content: dict[str, Any], path: Path, *, flag: str
+) -> None:
+    model = trainer._models[name]
+    try:
+        model.load_state_dict(state_of(content, model.state_dict()))
+    except RuntimeError as err:
+        raise ValueError(
+            f"Checkpoint {path} does not fit the model {name!r} of this run: {err} "
+            f"Use the settings and classes that it was trained with, or another {flag}."
+        ) from err
+    refuse_nonfinite(model, path)
 
 
 def resume_from_folders(trainer: "TrainerBase", directory: str | Path) -> int:
@@ -209,7 +215,12 @@ def resume_from_folders(trainer: "TrainerBase", directory: str | Path) -> int:
 
     This is the original's resume: weights, optimiser and schedule, but no random state. The pointer
     file is not followed, because it may name the best epoch instead of the last one.
+
+    Raises:
+        ValueError: a checkpoint of another trainer, or with other settings or shapes.
     """
+    from .trained import check_trained_settings  # which finds checkpoints with this file
+
     names = trainer.get_model_names()
     found = {name: numbered_checkpoints(Path(directory) / name) for name in names}
     common = set.intersection(*(set(epochs) for epochs in found.values())) if found else set()
@@ -219,10 +230,10 @@ def resume_from_folders(trainer: "TrainerBase", directory: str | Path) -> int:
     epoch = max(common)
     print(f"Found checkpoints of epoch {epoch} at {directory} (will resume training)")
     for name in names:
-        content = read_checkpoint(found[name][epoch])
-        model = trainer._models[name]
-        model.load_state_dict(state_of(content, model.state_dict()))
-        refuse_nonfinite(trainer._models[name], found[name][epoch])
+        path = found[name][epoch]
+        content = read_checkpoint(path)
+        check_trained_settings(trainer, content, path)
+        _load_weights(trainer, name, content, path, flag="--resume")
         owners: dict[str, dict] = {"optimizer": trainer._optims, "scheduler": trainer._scheds}
         for part, owner in owners.items():
             if owner[name] is not None and content.get(part) is not None:

@@ -259,6 +259,11 @@ def check_pairs(words: Sequence[str]) -> None:
     Raises:
         ValueError: saying how to write it.
     """
+    values: dict[str, str] = {}
+    for key, value in zip(words[::2], words[1::2]):
+        if values.setdefault(key, value) != value:
+            logger.warning("%s is given twice: %s holds, %s does not.", key, value, values[key])
+            values[key] = value
     for place, word in enumerate(words):
         if word.startswith("--"):
             raise ValueError(

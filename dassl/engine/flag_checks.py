@@ -26,6 +26,14 @@ FLAG_KEYS = {  # flag -> the key that it sets
     "activation": "MODEL.BACKBONE.ACTIVATION",
     "head": "MODEL.HEAD.NAME",
 }
+# all flags for which there is a key
+SAYS_THE_SAME = {
+    **FLAG_KEYS,
+    "seed": "SEED",
+    "trainer": "TRAINER.NAME",
+    "skip_bad_images": "DATALOADER.SKIP_BAD_IMAGES",
+    "enhanced_base": "TRAINER.TaskRes.ENHANCED_BASE",
+}
 # flag that does nothing without another -> that other, and what to do instead
 NEEDED = {
     "model_dir": (
@@ -73,6 +81,10 @@ def check_flags(args: argparse.Namespace) -> None:
             f"--root {args.root} has no effect with --dataset {args.dataset}, which says where the "
             "images are. Leave it out."
         )
+    pairs = dict(zip(args.opts[::2], args.opts[1::2]))
+    for name, key in SAYS_THE_SAME.items():
+        if key in pairs and _is_given(args, name) and pairs[key] != str(getattr(args, name)):
+            raise ValueError(f"{_flag(args, name)} and {key} {pairs[key]}: give one of them.")
     for (name, other), reason in EXCLUDED.items():
         if _is_given(args, name) and _is_given(args, other):
             raise ValueError(
@@ -98,6 +110,8 @@ def check_trainer_flags(args: argparse.Namespace, trainer: type) -> None:
 
 def _is_given(args: argparse.Namespace, name: str) -> bool:
     value = getattr(args, name)
+    if name == "seed":
+        return bool(value >= 0)
     return value is not None if name == "load_epoch" else bool(value)
 
 

@@ -125,6 +125,15 @@ def test_what_only_a_training_reads_is_named_where_it_differs_from_the_models(wo
     assert f"OPTIM.MAX_EPOCH 1 {none}" not in caplog.text
 
 
+def test_a_training_does_not_resume_from_checkpoints_of_other_settings(world):
+    flags = ("--resume", str(world / "run"), "--backbone", str(world / "tiny.pt"))
+    resumed = (*flags, "OPTIM.MAX_EPOCH", "2")
+
+    with pytest.raises(ValueError, match=r"trained with TRAINER\.AMU\.UNCENT_POWER 0\.3, not 0\.9"):
+        start(world, "mixed", *resumed, *TRAINED[:2], "TRAINER.AMU.UNCENT_POWER", "0.9")
+    assert start(world, "longer", *resumed, *TRAINED)["epoch"] == 2
+
+
 def test_a_moved_backbone_is_known_by_its_weights_and_another_is_refused(world):
     shutil.copy(world / "tiny.pt", world / "moved.pt")
     weights = torch.load(world / "tiny.pt", weights_only=True)

@@ -26,6 +26,13 @@ def test_train_py_prints_the_list_and_trains_nothing(capsys):
     ]
 
 
+def test_a_flag_beside_list_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["--list", "trainers", "--seed", "3"])
+
+    assert "--seed: no effect beside --list" in capsys.readouterr().err
+
+
 def test_trainers_are_listed_with_what_they_do():
     lines = listing("trainers").splitlines()
 

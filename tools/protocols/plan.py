@@ -204,8 +204,15 @@ def _run(
     about += ["RUN.PART", part] if part else []
     name = _folder(request, recipe, None)
     about += ["RUN.RECIPE", name] if name != recipe.name or not recipe.files else []
-    pairs = [*about, *opts, *recipe.opts, *user_opts]
+    pairs = _last_values([*about, *opts, *recipe.opts, *user_opts])
     return Run(output_dir, words, pairs, dataset=dataset, backbone=recipe.backbone, **more)
+
+
+def _last_values(words: list[str]) -> list[str]:
+    """KEY VALUE pairs without those that a later one of the same key replaces."""
+    if len(words) % 2:
+        return words  # train.py says what is wrong
+    return [word for pair in dict(zip(words[::2], words[1::2])).items() for word in pair]
 
 
 def _fewshot(request: Request) -> list[Run]:

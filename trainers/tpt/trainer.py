@@ -45,7 +45,10 @@ class TPT(StreamTrainer):
     """Tunes the context on each test image by itself; nothing is trained beforehand."""
 
     method: TestTimePrompt
-    unused_flags = {**StreamTrainer.unused_flags, "--transforms": UNTRAINED}
+    unused_flags = {
+        **StreamTrainer.unused_flags,
+        **dict.fromkeys(("--transforms", "--resume"), UNTRAINED),
+    }
     own_conditions = (
         never(TRAINING, UNTRAINED),
         *no_augmentation(f"{UNTRAINED}, and its views are TRAINER.TPT.VIEW_KIND"),
