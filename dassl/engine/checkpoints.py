@@ -135,7 +135,7 @@ def _other_checkpoints(folder: Path, epoch: int | None) -> str:
         return f"There is {best}, and {listed}." if present else f"There is {best}."
     if not present:
         near = runs_near(folder.parent)
-        return f"{folder} holds no checkpoint; check --model-dir. {near}".rstrip()
+        return f"{folder} holds no checkpoint; check the path. {near}".rstrip()
     if epoch is None:
         return (
             "Only runs with TEST.FINAL_MODEL best_val (TEST.SELECT_ON val) write it; this run "
@@ -219,7 +219,7 @@ def resume_from_folders(trainer: "TrainerBase", directory: str | Path) -> int:
     Raises:
         ValueError: a checkpoint of another trainer, or with other settings or shapes.
     """
-    from .trained import check_trained_settings  # which finds checkpoints with this file
+    from .trained import check_trained_settings, config_in  # which finds checkpoints with this file
 
     names = trainer.get_model_names()
     found = {name: numbered_checkpoints(Path(directory) / name) for name in names}
@@ -233,6 +233,12 @@ def resume_from_folders(trainer: "TrainerBase", directory: str | Path) -> int:
         path = found[name][epoch]
         content = read_checkpoint(path)
         check_trained_settings(trainer, content, path)
+        if (trained := config_in(content)) and trained.OPTIM.NAME != trainer.cfg.OPTIM.NAME:
+            raise ValueError(
+                f"{path} was trained with OPTIM.NAME {trained.OPTIM.NAME}, not "
+                f"{trainer.cfg.OPTIM.NAME}, which cannot go on from its state. Give the same one, "
+                "or MODEL.INIT_WEIGHTS DIR in place of --resume, which takes the weights alone."
+            )
         _load_weights(trainer, name, content, path, flag="--resume")
         owners: dict[str, dict] = {"optimizer": trainer._optims, "scheduler": trainer._scheds}
         for part, owner in owners.items():

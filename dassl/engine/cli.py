@@ -21,7 +21,7 @@ from dassl.flags import FlagParser, add_class_flags
 from dassl.utils import did_you_mean
 
 from .build import TRAINER_REGISTRY
-from .flag_checks import FLAG_KEYS, check_flags, check_trainer_flags
+from .flag_checks import FLAG_KEYS, check_flags, check_trainer_flags, name_repeated
 
 if TYPE_CHECKING:
     from .undeclared import DeclaredKeys, OpenKeys
@@ -168,6 +168,7 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     keys.take_pairs(recipe.opts)
     cfg.merge_from_list(list(recipe.opts))
     merge_flags(cfg, args, keys)
+    name_repeated(args.opts)
     keys.take_pairs(args.opts)
     cfg.merge_from_list(args.opts)
     if own:
@@ -259,11 +260,6 @@ def check_pairs(words: Sequence[str]) -> None:
     Raises:
         ValueError: saying how to write it.
     """
-    values: dict[str, str] = {}
-    for key, value in zip(words[::2], words[1::2]):
-        if values.setdefault(key, value) != value:
-            logger.warning("%s is given twice: %s holds, %s does not.", key, value, values[key])
-            values[key] = value
     for place, word in enumerate(words):
         if word.startswith("--"):
             raise ValueError(

@@ -4,13 +4,15 @@ The latter are refused with the command line, before any work.
 """
 
 import argparse
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dassl.config.files import existing_yaml
 from dassl.config.own_data import is_own
 from dassl.config.recipes import read_given
 
+logger = logging.getLogger(__name__)
 FLAG_KEYS = {  # flag -> the key that it sets
     "root": "DATASET.ROOT",
     "output_dir": "OUTPUT_DIR",
@@ -91,6 +93,15 @@ def check_flags(args: argparse.Namespace) -> None:
                 f"{_flag(args, name)} has no effect beside --{_dashed(other)}. {reason} Leave it "
                 "out."
             )
+
+
+def name_repeated(words: Sequence[str]) -> None:
+    """Say which value holds where KEY VALUE pairs give a key two of them."""
+    values: dict[str, str] = {}
+    for key, value in zip(words[::2], words[1::2]):
+        if values.get(key, value) != value:
+            logger.warning("%s is given twice: %s holds, %s does not.", key, value, values[key])
+        values[key] = value
 
 
 def check_trainer_flags(args: argparse.Namespace, trainer: type) -> None:

@@ -131,6 +131,8 @@ def test_a_training_does_not_resume_from_checkpoints_of_other_settings(world):
 
     with pytest.raises(ValueError, match=r"trained with TRAINER\.AMU\.UNCENT_POWER 0\.3, not 0\.9"):
         start(world, "mixed", *resumed, *TRAINED[:2], "TRAINER.AMU.UNCENT_POWER", "0.9")
+    with pytest.raises(ValueError, match="was trained with OPTIM.NAME adamw, not sgd"):
+        start(world, "other", *resumed, *TRAINED, "OPTIM.NAME", "sgd")
     assert start(world, "longer", *resumed, *TRAINED)["epoch"] == 2
 
 

@@ -150,6 +150,10 @@ def test_weights_that_are_not_there_are_named(tmp_path):
         made_trainer("CoOp", tmp_path, "MODEL.INIT_WEIGHTS", "/nowhere")
 
 
+def test_a_trainer_that_starts_from_nothing_does_not_read_the_weights_to_start_from(tmp_path):
+    made_trainer("ZeroshotCLIP", tmp_path, "MODEL.INIT_WEIGHTS", "/nowhere")
+
+
 def test_another_order_of_the_training_images_is_refused_not_ignored(tmp_path):
     with pytest.raises(ValueError, match=r"SAMPLER is 'RandomClassSampler', but CoOp reads"):
         made_trainer("CoOp", tmp_path, "DATALOADER.TRAIN_X.SAMPLER", "RandomClassSampler")

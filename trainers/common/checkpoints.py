@@ -146,7 +146,7 @@ def load_exactly(module: nn.Module, state: dict[str, Tensor], path: Path | str) 
         listed += f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ValueError(
             f"Checkpoint {path} does not fit {type(module).__name__}: {listed}. Evaluate with the "
-            "settings and classes that it was trained with, or point --model-dir elsewhere."
+            "settings and classes that it was trained with, or give another checkpoint."
         )
     module.load_state_dict(state)
     refuse_nonfinite(module, path)

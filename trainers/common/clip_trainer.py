@@ -245,7 +245,7 @@ class ClipTrainer(MixedPrecision):
         self.name_same_classes(self.cfg, self.classnames)
         self.method = self.make_method().to(self.device)
         self.prepare_method()
-        if self.cfg.MODEL.INIT_WEIGHTS:
+        if self.cfg.MODEL.INIT_WEIGHTS and "MODEL.INIT_WEIGHTS" not in self.idle_settings(self.cfg):
             start_from(self, self.cfg.MODEL.INIT_WEIGHTS)
         self.optim = self.sched = None
         self.scaler = self.make_scaler()

@@ -77,10 +77,11 @@ _Step = tuple[str, Callable]
 def _read_by(key: str) -> Condition:
     """A key of INPUT is read where a transform that reads it is among INPUT.TRANSFORMS."""
     readers = [name for name, keys in READS.items() if key in keys]
+    listed = " or ".join(readers)
     return Condition(
         (f"INPUT.{key}",),
         lambda cfg: not set(readers).isdisjoint(cfg.INPUT.TRANSFORMS),
-        f"only {' and '.join(readers)} read it, and INPUT.TRANSFORMS is {{INPUT.TRANSFORMS}}",
+        f"it is read with {listed} only, and INPUT.TRANSFORMS is {{INPUT.TRANSFORMS}}",
     )
 
 
