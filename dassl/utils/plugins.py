@@ -109,13 +109,16 @@ def _describe(package: str, path: Path, err: Exception) -> BrokenFile:
 
 
 def _what_is_missing(package: str, err: Exception) -> str:
-    """What to do where a module is not there: a neighbour that was not copied, or a package."""
-    if not isinstance(err, ModuleNotFoundError) or not err.name:
+    """What to do where an import finds no neighbour, too little in one, or no package."""
+    if not isinstance(err, ImportError) or not err.name:
         return ""
-    folder, _, sibling = err.name.partition(".")
-    if sibling and folder == package.rpartition(".")[2]:
-        file = f"{sibling.replace('.', '/')}.py"
+    sibling = err.name.removeprefix(f"{package}.")
+    if sibling != err.name:
+        file, folder = f"{sibling.replace('.', '/')}.py", package.rpartition(".")[2]
         return f"Copy {file} of the repository that it comes from into {folder}/, too."
+    if not isinstance(err, ModuleNotFoundError):
+        return ""
+    folder = err.name.partition(".")[0]
     return (
         f"Install {folder} (pip install {folder}); if it is a folder or file of the repository "
         "that the file comes from, run the file there (docs/compatibility.md)."

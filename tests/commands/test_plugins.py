@@ -154,10 +154,12 @@ def test_asking_for_a_class_of_a_broken_file_gives_the_file_and_the_error(world)
     ("line", "way"),
     [
         ("from .base import X", "Copy base.py of the repository .* into things/, too"),
+        ("from .a import CustomCLIP", "Copy a.py of the repository .* into things/, too"),
         ("import plotnin", r"Install plotnin \(pip install plotnin\); if .* run the file there"),
     ],
 )
 def test_a_module_that_is_not_there_is_named_with_what_to_do(world, line, way):
+    world.add("a.py", "A")
     world.add("b.py", "B", before=f"{line}\n")
     world.load()
 
