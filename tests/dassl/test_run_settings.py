@@ -20,6 +20,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 from parse_test_res import main
 from tools.plot_curves import read_curves
+from tools.results.comparison import pair_table
 from tools.results.records import load_records
 
 KEY = "OPTIM.LR"
@@ -129,6 +130,27 @@ def mixed(tmp_path):
 def text_of(capsys, *words):
     assert main([str(word) for word in words]) == 0
     return capsys.readouterr().out
+
+
+def test_runs_that_repeat_a_seed_are_rows_of_their_own(tmp_path, capsys):
+    for number, accuracy in ((1, 71.0), (2, 72.0)):
+        write_run(tmp_path / f"seed{number}", accuracy, 0.1, seed=1)
+
+    printed = text_of(capsys, tmp_path)
+
+    assert "71.00" in printed and "72.00" in printed
+
+
+def test_a_paired_comparison_refuses_seeds_of_different_settings(mixed, tmp_path):
+    folder, other = mixed(), tmp_path / "other"
+    for seed in (1, 2, 3):
+        write_run(other / f"seed{seed}", 70.0, 0.1, seed=seed)
+    unlike = [folder / f"seed{seed}" for seed in (1, 2, 3)]
+    first = [run for path in unlike for run in load_records([str(path)]).records]
+    second = load_records([str(other)]).records
+
+    with pytest.raises(ValueError, match=r"A, toy_objects, 16 shots: .*OPTIM.LR 1e-05"):
+        pair_table(first, second, ("A", "B"))
 
 
 @pytest.mark.parametrize("recorded", [True, False])

@@ -11,6 +11,7 @@ from tools.results.figures import paper_name
 from tools.results.pairs import Difference, Place, compared, compared_over, paired, place_of
 from tools.results.records import Record
 from tools.results.series import group
+from tools.results.settings import by_settings
 from tools.results.statistics import Cell, spread_in_words
 from tools.results.tables import Table
 
@@ -29,7 +30,7 @@ def pair_table(first: Sequence[Record], second: Sequence[Record], names: tuple[s
     """Differences of two methods, a row per place and one for their mean.
 
     Raises:
-        ValueError: no run of one has a partner.
+        ValueError: no run of one has a partner, or seeds of one have different settings.
     """
     pairs, notes = paired(first, second)
     if not pairs:
@@ -37,6 +38,9 @@ def pair_table(first: Sequence[Record], second: Sequence[Record], names: tuple[s
             f"No run of {names[0]} and {names[1]} has the same dataset, shots, seed and training "
             f"images. {' '.join(notes[:3])}".rstrip()
         )
+    for some in pairs.values():
+        for name, runs, one in zip(names, (first, second), (some[0].first, some[0].second)):
+            _check_one_method(name, [run for run in runs if place_of(run) == place_of(one)])
     rows = [(_in_words(place), compared(some)) for place, some in pairs.items()]
     kinds = dict.fromkeys(found.resampled for _, found in rows if found.resampled)
     if len(rows) > 1:
@@ -53,6 +57,17 @@ def pair_table(first: Sequence[Record], second: Sequence[Record], names: tuple[s
         notes.insert(1, FEW_SEEDS_NOTE)
     title = f"{names[0]} minus {names[1]}, accuracy in percentage points"
     return Table.of_lines(title, lines, data, keep=tuple(lines[0]), notes=notes)
+
+
+def _check_one_method(name: str, runs: Sequence[Record]) -> None:
+    """Refuse runs of one place that are not seeds of one method."""
+    unlike = by_settings(runs)
+    if len(unlike) > 1:
+        listed = "; ".join(label or "settings recorded" for label, _ in unlike)
+        raise ValueError(
+            f"{name}, {_in_words(place_of(runs[0]))}: runs with different settings are not seeds "
+            f"of one method ({listed}). Give a folder that holds those of one setting."
+        )
 
 
 def _in_words(place: Place) -> str:

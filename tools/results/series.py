@@ -83,7 +83,7 @@ def group(records: Iterable[Record], *, all_splits: bool = False) -> list[Series
     """Series in a stable order: shots 0 first, then by protocol, dataset, trainer, recipe, shots.
 
     Runs whose settings differ are never averaged: `Key.settings` says what differs. Two runs of
-    the same seed and the same settings are kept apart by the name of their folder.
+    the same seed and the same settings are kept apart by the name of their folder, or their own.
     """
     by_key: dict[Key, list[Record]] = defaultdict(list)
     for record in records:
@@ -104,7 +104,12 @@ def _one_run_per_seed(key: Key, members: list[Record]) -> list[Series]:
     by_folder: dict[str, list[Record]] = defaultdict(list)
     for record in members:
         by_folder[_folder_label(record)].append(record)
-    return [_series(replace(key, recipe=label), some) for label, some in by_folder.items()]
+    found = []
+    for label, some in by_folder.items():
+        is_clear = len({record.seed for record in some}) == len(some)
+        named = [(label, some)] if is_clear else [(str(one.path), [one]) for one in some]
+        found += [_series(replace(key, recipe=name), runs) for name, runs in named]
+    return found
 
 
 def by_method(series: Iterable[Series]) -> dict[Key, list[Series]]:
