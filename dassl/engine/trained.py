@@ -4,9 +4,10 @@ What shapes the scores of a model was decided when it was trained, and its check
 config. Those settings hold: they replace what an evaluation's files and defaults say, a value that
 its command line gives must be theirs, and the few that are meant to be varied at test time are
 named in the results. A trainer declares the keys: ``shapes_scores``, ``about_one_run``, and what
-``varies`` (``varies_at_test`` of engine keys). The number of shots is the training's, too: it says
-which model was tested. What only a training reads is named where it is given. Files without a
-config (official ones) leave the settings to the command line.
+``varies`` (``varies_at_test`` of engine keys). The number of shots is the training's, too, and so
+is the seed unless one is given: they say which model was tested. What only a training reads is
+named where it is given. Files without a config (official ones) leave the settings to the command
+line.
 """
 
 import argparse
@@ -61,6 +62,8 @@ def take_trained_settings(
     shots = trained.get("DATASET", {}).get("NUM_SHOTS", cfg.DATASET.NUM_SHOTS)
     if shots != cfg.DATASET.NUM_SHOTS:
         different[SHOTS] = (cfg.DATASET.NUM_SHOTS, shots)
+    if cfg.SEED < 0 <= trained.get("SEED", -1) and "SEED" not in given:
+        different["SEED"] = (cfg.SEED, trained.SEED)
     check_settings({k: v for k, v in different.items() if k in given}, writer, path)
     held = {key: pair[1] for key, pair in different.items() if key not in given}
     for key, value in held.items():

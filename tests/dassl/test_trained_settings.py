@@ -114,6 +114,17 @@ def test_the_number_of_shots_is_that_of_the_training(world):
         config(world, "shots", *evaluation(world, "DATASET.NUM_SHOTS", "3"))
 
 
+def test_the_seed_is_that_of_the_training_unless_another_is_given(world):
+    flags = ["--dataset-config-file", str(world / "squares.yaml"), "--root", str(world)]
+    words = [*flags, "--trainer", "AMU", *evaluation(world)]
+
+    seeds = [
+        make_config(make_parser().parse_args(w)).SEED for w in (words, [*words, "--seed", "2"])
+    ]
+
+    assert seeds == [1, 2]
+
+
 def test_what_only_a_training_reads_is_named_where_it_differs_from_the_models(world, caplog):
     lr, epochs = ("OPTIM.LR", "0.5"), ("OPTIM.MAX_EPOCH", "1")  # the second one is the training's
 
