@@ -34,13 +34,16 @@ def test_a_variant_reaches_the_recipe(variant):
     assert Path(config).stem == variant
 
 
-def test_options_of_a_recipe_are_handed_on_before_those_of_the_command():
+def test_options_of_a_recipe_are_handed_on_unless_the_command_gives_another_value():
     words = ("--trainer", "DMN", "--dataset", "oxford_flowers", "--seeds", "1")
-    (run,) = plan("fewshot", *words, "OPTIM.LR", "5.0")
+    plans = (plan("fewshot", *words), plan("fewshot", *words, "OPTIM.LR", "5.0"))
 
-    rates = [float(value) for key, value in zip(run.opts[::2], run.opts[1::2]) if key == "OPTIM.LR"]
+    pairs = [zip(run.opts[::2], run.opts[1::2]) for (run,) in plans]
 
-    assert rates == [0.001, 5.0]
+    assert [[float(value) for key, value in some if key == "OPTIM.LR"] for some in pairs] == [
+        [0.001],
+        [5.0],
+    ]
 
 
 @pytest.mark.parametrize("name", ["zeroshot", "testtime"])
