@@ -30,6 +30,7 @@ from .parts import from_parts, sibling
 from .resume import ResumeFile, restore
 from .shared_conditions import NOTHING_TRAINED
 from .step_losses import UnreadLosses
+from .trained import check_resumable
 from .updates import Updates
 from .writer import MetricsLog, SummaryWriter, numbers_in
 
@@ -291,7 +292,7 @@ class TrainerBase(Updates):
             print("No checkpoint found, train from scratch")
             return 0
         if state is None:
-            return resume_from_folders(self, directory)
+            return resume_from_folders(self, directory, check_resumable)
         epoch = restore(self, state, resume.path)
         print(f"Continue the interrupted run in {directory} after epoch {epoch}")
         return epoch

@@ -1,5 +1,6 @@
 """Saving and loading the checkpoints of registered models."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,17 +211,22 @@ def _load_weights(
     refuse_nonfinite(model, path)
 
 
-def resume_from_folders(trainer: "TrainerBase", directory: str | Path) -> int:
+def resume_from_folders(
+    trainer: "TrainerBase",
+    directory: str | Path,
+    check: Callable[["TrainerBase", dict[str, Any], Path], None],
+) -> int:
     """Load the last numbered checkpoint of every registered model; returns its epoch.
 
     This is the original's resume: weights, optimiser and schedule, but no random state. The pointer
     file is not followed, because it may name the best epoch instead of the last one.
 
-    Raises:
-        ValueError: a checkpoint of another trainer, or with other settings or shapes.
-    """
-    from .trained import check_trained_settings, config_in  # which finds checkpoints with this file
+    Args:
+        check: refuses the content of a checkpoint that does not belong to this run.
 
+    Raises:
+        ValueError: a checkpoint does not belong to, or fit, this run.
+    """
     names = trainer.get_model_names()
     found = {name: numbered_checkpoints(Path(directory) / name) for name in names}
     common = set.intersection(*(set(epochs) for epochs in found.values())) if found else set()
@@ -232,13 +238,7 @@ def resume_from_folders(trainer: "TrainerBase", directory: str | Path) -> int:
     for name in names:
         path = found[name][epoch]
         content = read_checkpoint(path)
-        check_trained_settings(trainer, content, path)
-        if (trained := config_in(content)) and trained.OPTIM.NAME != trainer.cfg.OPTIM.NAME:
-            raise ValueError(
-                f"{path} was trained with OPTIM.NAME {trained.OPTIM.NAME}, not "
-                f"{trainer.cfg.OPTIM.NAME}, which cannot go on from its state. Give the same one, "
-                "or MODEL.INIT_WEIGHTS DIR in place of --resume, which takes the weights alone."
-            )
+        check(trainer, content, path)
         _load_weights(trainer, name, content, path, flag="--resume")
         owners: dict[str, dict] = {"optimizer": trainer._optims, "scheduler": trainer._scheds}
         for part, owner in owners.items():

@@ -86,6 +86,22 @@ def check_trained_settings(trainer: "TrainerBase", content: dict[str, Any], path
         check_settings(differences(trainer.cfg, trained, writer), writer, path)
 
 
+def check_resumable(trainer: "TrainerBase", content: dict[str, Any], path: Path) -> None:
+    """Refuse to train on from a checkpoint of other settings, or of another optimizer.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    check_trained_settings(trainer, content, path)
+    trained, name = config_in(content), trainer.cfg.OPTIM.NAME
+    if trained is not None and name != trained.OPTIM.NAME:
+        raise ValueError(
+            f"{path} was trained with OPTIM.NAME {trained.OPTIM.NAME}, not {name}, which cannot go "
+            "on from its state. Give the same one, or MODEL.INIT_WEIGHTS DIR in place of --resume, "
+            "which takes the weights alone."
+        )
+
+
 def varied_settings(trainer: "TrainerBase") -> dict[str, dict[str, Any]]:
     """Key -> {"trained": ..., "tested": ...} of what an evaluation varies, for its results."""
     trained = config_in(trainer.loaded_checkpoint or {})
