@@ -48,7 +48,10 @@ def check_packages() -> None:
 
 
 def setup_logging() -> None:
-    """Log to stderr: plain text for information, the level in front of warnings and errors."""
+    """Log to stderr: plain text for information, the level in front of warnings and errors.
+
+    Of the processes that torchrun started, the first logs all, the others errors.
+    """
 
     class Formatter(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
@@ -57,7 +60,8 @@ def setup_logging() -> None:
 
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    is_first = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if is_first else logging.ERROR, handlers=[handler])
     logging.captureWarnings(True)
     warnings.formatwarning = warning_text
 

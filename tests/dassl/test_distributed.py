@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import time
+import warnings
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from pretend_device import GPU, PretendedGPU
 from rank_runs import in_ranks, losses_of, weights_of, whole_run
 from small_configs import small_config
 
+import train
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.run import check_shareable
 from dassl.utils import heartbeat, interrupts, ranks
@@ -80,6 +82,19 @@ def test_two_processes_test_every_image_once(folders, name):
     for classifier, metrics in alone["metrics"].items():
         assert shared["metrics"][classifier] == pytest.approx(metrics), classifier
     assert (shared["processes"], alone.get("processes")) == (2, None)
+
+
+def test_the_first_process_alone_logs_more_than_errors(monkeypatch):
+    levels = []
+    monkeypatch.setattr(logging, "basicConfig", lambda **given: levels.append(given["level"]))
+    monkeypatch.setattr(logging, "captureWarnings", lambda is_on: None)
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        train.setup_logging()
+
+    assert levels == [logging.INFO, logging.ERROR]
 
 
 def test_two_processes_ask_the_teacher_as_often_as_one(folders):
