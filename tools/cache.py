@@ -31,16 +31,9 @@ from dassl.flags import FlagParser
 from dassl.terminal import answered, as_script
 from dassl.utils.files import CACHE_VARIABLE, cache_dir, remove_leftovers
 from dassl.utils.places import explain
-from tools.caches.entries import (
-    Entry,
-    entries_in,
-    parse_age,
-    parse_size,
-    prune,
-    shown_age,
-    shown_size,
-)
+from tools.caches.entries import Entry, entries_in, prune
 from tools.caches.kinds import KINDS, not_counted_as_use
+from tools.caches.sizes import parse_age, parse_size, shown_age, shown_size
 
 SMALL = 10**6  # bytes; smaller ones of a kind share a line
 DAMAGED = (OSError, ValueError, EOFError, RuntimeError, SyntaxError, KeyError, TypeError,

@@ -64,9 +64,11 @@ def step_args(root: Path, output: Path, trainer: str, *words: str) -> list[str]:
         pairs |= {"TRAINER.VL2V.MODEL_SAVE.ALIGN": "1", "TRAINER.VL2V.MODEL_SAVE.DISTILL": "1"}
     else:
         pairs["STEPS.MODEL_SAVE"] = "1"
-    flags = ["--trainer", trainer, "--dataset", "domain_folder", "--root", str(root), "--seed", "1"]
-    flags += ["--target-domains", "paper", "--output-dir", str(output), "--no-recipe"]
     given = dict(zip(words[::2], words[1::2]))
+    seed = given.pop("SEED", "1")
+    flags = ["--trainer", trainer, "--dataset", "domain_folder", "--root", str(root)]
+    flags += ["--seed", seed, "--target-domains", "paper", "--output-dir", str(output)]
+    flags += ["--no-recipe"]
     return [*flags, *(word for pair in (pairs | given).items() for word in pair)]
 
 

@@ -10,7 +10,7 @@ from bank_kit import items, make_bank, segments
 from dassl.engine.steps.domains import ResizedImages
 from dassl.utils import only_writer
 from tools.cache import main
-from tools.caches.entries import parse_age, parse_size, shown_age, shown_size
+from tools.caches.sizes import parse_age, parse_size, shown_age, shown_size
 
 __all__ = ["items", "make_bank"]  # fixtures
 DAY = 86_400

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tools.caches.entries import parse_size, shown_size
+from tools.caches.sizes import parse_size, shown_size
 from tools.protocols import ray_agents
 from tools.protocols.execute import Executor
 from tools.protocols.launcher import HOME, OURS, Launcher

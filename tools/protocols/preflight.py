@@ -21,8 +21,9 @@ from dassl.config.own_data import is_own
 from dassl.engine.needed import NeededFile
 from dassl.flags import FlagParser
 from dassl.terminal import as_script
-from tools.caches.entries import entries_in, parse_size, prune, shown_size
+from tools.caches.entries import entries_in, prune
 from tools.caches.kinds import KINDS
+from tools.caches.sizes import parse_size, shown_size
 from tools.protocols.disk import Disk, Images, estimate, toy_images
 from tools.protocols.plan import command_line
 
