@@ -168,7 +168,7 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     keys.take_pairs(recipe.opts)
     cfg.merge_from_list(list(recipe.opts))
     merge_flags(cfg, args, keys)
-    name_repeated(args.opts)
+    name_repeated(args)
     keys.take_pairs(args.opts)
     cfg.merge_from_list(args.opts)
     if own:

@@ -5,7 +5,7 @@ The latter are refused with the command line, before any work.
 
 import argparse
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from dassl.config.files import existing_yaml
@@ -28,11 +28,10 @@ FLAG_KEYS = {  # flag -> the key that it sets
     "activation": "MODEL.BACKBONE.ACTIVATION",
     "head": "MODEL.HEAD.NAME",
 }
-# all flags for which there is a key
+# all flags that a pair may contradict
 SAYS_THE_SAME = {
     **FLAG_KEYS,
     "seed": "SEED",
-    "trainer": "TRAINER.NAME",
     "skip_bad_images": "DATALOADER.SKIP_BAD_IMAGES",
     "enhanced_base": "TRAINER.TaskRes.ENHANCED_BASE",
 }
@@ -84,9 +83,10 @@ def check_flags(args: argparse.Namespace) -> None:
             "images are. Leave it out."
         )
     pairs = dict(zip(args.opts[::2], args.opts[1::2]))
-    for name, key in SAYS_THE_SAME.items():
-        if key in pairs and _is_given(args, name) and pairs[key] != str(getattr(args, name)):
-            raise ValueError(f"{_flag(args, name)} and {key} {pairs[key]}: give one of them.")
+    if args.trainer and pairs.get("TRAINER.NAME", args.trainer) != args.trainer:
+        raise ValueError(
+            f"--trainer {args.trainer} and TRAINER.NAME {pairs['TRAINER.NAME']}: give one of them."
+        )
     for (name, other), reason in EXCLUDED.items():
         if _is_given(args, name) and _is_given(args, other):
             raise ValueError(
@@ -95,10 +95,13 @@ def check_flags(args: argparse.Namespace) -> None:
             )
 
 
-def name_repeated(words: Sequence[str]) -> None:
-    """Say which value holds where KEY VALUE pairs give a key two of them."""
+def name_repeated(args: argparse.Namespace) -> None:
+    """Say which value holds where flags and KEY VALUE pairs give a key two of them."""
     values: dict[str, str] = {}
-    for key, value in zip(words[::2], words[1::2]):
+    for name, key in SAYS_THE_SAME.items():
+        if _is_given(args, name):
+            values[key] = str(getattr(args, name))
+    for key, value in zip(args.opts[::2], args.opts[1::2]):
         if values.get(key, value) != value:
             logger.warning("%s is given twice: %s holds, %s does not.", key, value, values[key])
         values[key] = value

@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 SHOTS = "DATASET.NUM_SHOTS"
+UNREAD = (  # by an evaluation
+    *(*TRAINING, *STORED_VIEWS, "DATALOADER.TRAIN_X", "TRAIN.ACCUMULATE", "SWAD"),
+    *("STEPS.N", "STEPS.FREQ", "STEPS.MODEL_SAVE", "STEPS.CUTMIX_PROB", "STEPS.CUTMIX_BETA"),
+    *("MODEL.DROPOUT", "MODEL.FREEZE_BN"),
+)
 
 
 def take_trained_settings(
@@ -123,8 +128,7 @@ def warn_of_training_settings(
         return
     reason, named = "an evaluation trains nothing", idle_settings_of(trainer.cfg, type(trainer))
     chooses = trainer.labels_read(evaluates=True) & {"val", "test"}
-    unread = (*TRAINING, *STORED_VIEWS, "DATALOADER.TRAIN_X", "TRAIN.ACCUMULATE", "SWAD")
-    keys = never(unread if chooses else (*unread, *SELECTION), reason)
+    keys = never(UNREAD if chooses else (*UNREAD, *SELECTION), reason)
     idle = idle_settings(trainer.cfg, [keys, *no_augmentation(reason)])
     known = {} if trained is None else flat(trained)
     values, shaping = flat(trainer.cfg), trainer.checkpoint_writer().shapes_scores

@@ -267,6 +267,18 @@ def test_an_evaluation_of_dmn_searches_by_the_rule_of_its_training_unless_anothe
     trained.check_settings(found, writer, Path("x"))  # both may be varied
 
 
+def test_a_student_is_tested_with_the_sentences_and_the_held_out_images_of_its_training():
+    cfg, old = own_config("ERM"), own_config("ERM")
+    old.DATASET.HOLDOUT, old.DATASET.TRIAL_SEED, old.DATASET.TEMPLATES = 0.4, 3, ("a {}.",)
+    writer = TRAINER_REGISTRY.get("ERM")
+
+    found = trained.differences(cfg, old, writer)
+
+    assert set(found) == {"DATASET.HOLDOUT", "DATASET.TRIAL_SEED", "DATASET.TEMPLATES"}
+    with pytest.raises(ValueError, match="HOLDOUT 0.4, not 0.2"):
+        trained.check_settings(found, writer, Path("x"))
+
+
 def test_sentences_of_another_dataset_do_not_hold():
     cfg, old = own_config("CoOp"), own_config("CoOp")
     old.DATASET.TEMPLATES, old.DATASET.NAME = ("a {}, a pet.",), "OxfordPets"

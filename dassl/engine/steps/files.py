@@ -62,6 +62,9 @@ class StepFiles(MixedPrecision):
         "INPUT.INTERPOLATION",
         "INPUT.PIXEL_MEAN",
         "INPUT.PIXEL_STD",
+        "DATASET.TEMPLATES",
+        "DATASET.HOLDOUT",  # others of the held-out images were trained on
+        "DATASET.TRIAL_SEED",
     )
     # The checkpoint holds all weights: names and files of where they came from may differ.
     varies_at_test = frozenset(

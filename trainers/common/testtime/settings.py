@@ -8,6 +8,7 @@ from trainers.common.settings import precision
 from .confident_views import confident_count
 
 VIEW_KINDS = ("auto", "crop", "augmix")
+ON_TEST = {"TEST.SPLIT": "test"}  # the validation split is streamed whole
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,10 @@ class StreamSettings(Settings):
         varies=True,
     )
     stream_seed: int = setting(-1, "seed of the test stream's order; -1: SEED")
-    stream_length: int = setting(-1, "images in this run, the state is then saved; -1: all")
-    stream_state: str = setting("", "state file to continue from")
+    stream_length: int = setting(
+        -1, "images in this run, the state is then saved; -1: all", read_if=ON_TEST
+    )
+    stream_state: str = setting("", "state file to continue from", read_if=ON_TEST)
     legacy_food101_names: bool = setting(False, "swap two names, as in the published numbers")
     prec: str = precision("fp32")
 
