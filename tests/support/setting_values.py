@@ -229,7 +229,6 @@ NEUTRAL = {
     "STEPS.CACHE_GB": "memory for resized images",
     "TRAIN.PRINT_FREQ": "how often progress is printed",
     "TRAIN.PRECISION": "a CPU computes in fp32: test_precision.py",
-    "TRAIN.COMPILE": "the same numbers within rounding: test_compiled.py",
     "TRAIN.DETERMINISTIC": "a CPU repeats its bits: test_precision.py",
     "TRAIN.GRACE_SECONDS": "how long a signal waits for the current step",
 }
@@ -264,6 +263,7 @@ ELSEWHERE = {
     "RESUME": "test_engine_resume.py",
     "RUN.PROTOCOL": "test_train_cli.py",
     "TRAIN.ACCUMULATE": "memory against time: test_accumulate.py",
+    "TRAIN.COMPILE": "the same numbers within rounding: test_compiled.py",
     "TRAIN.TEXT_CHUNK": "memory against time: test_prompts.py",
     "TRAINER.AMU.AUX_WEIGHTS": "test_amu.py",
     "TRAINER.DMN.CUPL_FILE": "needs files of sentences: test_dmn.py",
