@@ -203,9 +203,12 @@ def tuned_predictor(
                 "--classnames and --load-epoch have no effect. Leave them out."
             )
         return load_bundle(model_dir, device)
+    from dassl.engine.checkpoints import errors_name
+
     trainer, checkpoint = trained(model_dir, epoch)
     if not classnames:
-        predictor = trainer.load_predictor(checkpoint, device)
+        with errors_name(model_dir):
+            predictor = trainer.load_predictor(checkpoint, device)
         return replace(predictor, calibration=calibration_of(trainer, checkpoint))
     from dassl.evaluation.calibration import OTHER_CLASSES, no_temperature
     from trainers.common import ClipTrainer
@@ -217,7 +220,8 @@ def tuned_predictor(
             "cannot be read here. Leave it out; tools/export.py --classnames makes a file for new "
             "classes."
         )
-    predictor = clip_predictor(trainer, checkpoint, device, classnames)
+    with errors_name(model_dir):
+        predictor = clip_predictor(trainer, checkpoint, device, classnames)
     return replace(predictor, calibration=no_temperature(OTHER_CLASSES))
 
 
@@ -241,18 +245,19 @@ def trained(model_dir: Path, epoch: int | None = None) -> tuple[Any, dict[str, A
         ValueError: other code wrote it.
     """
     from dassl.engine import TRAINER_REGISTRY
-    from dassl.utils import load_checkpoint
+    from dassl.engine.checkpoints import content_of
 
     importlib.import_module("trainers")  # makes every trainer known
 
     path = checkpoint_of(model_dir, epoch)
-    checkpoint = load_checkpoint(str(path))
+    checkpoint = content_of(path)
     known = TRAINER_REGISTRY.registered_names()
     name = checkpoint.get("trainer")
     if name not in known:
         raise ValueError(
-            f"{path} was written by {name or 'other code'}, which is not a trainer of this package"
-            f"{did_you_mean(name, known) if name else ''}. predict.py needs a checkpoint of ours."
+            f"{path} was written by {name or 'other code'}, which is not a trainer of this package."
+            f"{f' {did_you_mean(str(name), known)}' if name else ''} predict.py needs a checkpoint "
+            "of ours."
         )
     return TRAINER_REGISTRY.get(name), checkpoint
 

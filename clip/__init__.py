@@ -3,6 +3,7 @@
 clip.py, download.py, hub.py            load by name, with OpenAI's interface; fetch weights
 files.py, layouts.py, activation.py     a weights file or folder of any known layout
 checkpoint.py, archive.py, compact.py   read weights without running code; small checkpoints
+formats.py                              what a file is that holds no weights
 model.py, vision.py, blocks.py          CLIP, its image towers, blocks and the hook of methods
 two_towers.py                           what every backbone offers
 simple_tokenizer.py, tokens.py          texts as token ids

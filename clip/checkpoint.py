@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-import re
 import struct
 import zipfile
 from argparse import Namespace
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from .archive import check_unfolded, is_script_archive, read_script_archive
 from .compact import expand
+from .formats import foreign_format, starts_as_safetensors
 
 logger = logging.getLogger(__name__)
 READ_ERRORS = (
@@ -41,20 +41,6 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "clip_model.", "clip.")  # of eve
 MARKS = ("visual.conv1.weight", "vision_model.embeddings.patch_embedding.weight")
 MAX_WRAPPERS = 4  # dictionaries inside one another
 INDEX = ".index.json"  # of weights that are divided among several files
-_BEGINNINGS = (  # of files that people take for weights, and what to do with them
-    (b"version https://git-lfs", "is a Git LFS pointer, not the weights. Run git lfs pull, or "
-     "download the file itself"),
-    (b"/annex/objects/", "is a git-annex pointer, not the weights. Run git annex get"),
-    (b"<!doctype", "is a web page, not weights: the download was answered by an error page"),
-    (b"<html", "is a web page, not weights: the download was answered by an error page"),
-    (b"<?xml", "is a web page, not weights: the download was answered by an error page"),
-    (b"\x1f\x8b", "is compressed (gzip). Unpack it first"),
-    (b"\xfd7zxz", "is compressed (xz). Unpack it first"),
-    (b"bzh", "is compressed (bzip2). Unpack it first"),
-    (b"gguf", "is a GGUF file. Take the safetensors file of that model"),
-    (b"\x89hdf", "is an HDF5 file (Keras). Take the PyTorch weights of that model"),
-    (b"\x93numpy", "is an array of NumPy. Take the PyTorch weights of that model"),
-)  # fmt: skip
 
 
 @dataclass
@@ -101,7 +87,7 @@ def read_weights(path: str | Path) -> WeightsFile:
         if is_script_archive(path):
             archive = read_script_archive(path)
             content, found.classes = archive.tensors, archive.classes
-        elif _starts_as_safetensors(path):
+        elif starts_as_safetensors(path):
             with safe_open(path, framework="pt") as file:
                 names = file.keys()
                 content = {name: file.get_tensor(name) for name in names}
@@ -187,52 +173,14 @@ def _of_one_model(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _starts_as_safetensors(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(9)
-    return len(head) == 9 and head[8:] == b"{"
-
-
 def _unreadable(path: Path, err: Exception) -> str:
     """One sentence about a file that cannot be read, by what its first bytes are."""
-    with path.open("rb") as file:
-        head = file.read(512)
-    size = path.stat().st_size
-    start = head.lstrip().lower()
-    told = next((what for begin, what in _BEGINNINGS if start.startswith(begin)), "")
-    if not head:
-        what = "is empty. Download it again"
-    elif told:
-        what = told
-    elif head[257:262] == b"ustar":
-        what = "is a tar archive. Unpack it first"
-    elif head.startswith(b"PK") and not zipfile.is_zipfile(path):
-        what = "is a zip archive without its end: it is truncated. Download it again"
-    elif head.startswith(b"PK") and (inner := _foreign_entries(path)):
-        what = f"is a zip archive with {inner}, not weights of PyTorch. Unpack it first"
-    elif head.startswith(b"PK") or head.startswith(b"\x80") or _starts_as_safetensors(path):
-        what = (
-            f"cannot be read as weights; it is damaged, or holds more than tensors "
-            f"({_first_line(err)}). Download it again, or have the program that wrote it save its "
-            "tensors alone: torch.save(model.state_dict(), path)"
-        )
-    elif b"\0" not in head and _is_text(head):
-        what = "is a text file, not weights"
-    else:
-        what = "is in no known format for weights: expected one of PyTorch or safetensors"
-    return f"{path} ({size} bytes) {what}."
-
-
-def _foreign_entries(path: Path) -> str:
-    """The first entries of a zip archive that torch did not write; "" for any other."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except READ_ERRORS:  # damaged, whatever it was
-        return ""
-    return (
-        "" if any(re.search(r"/data(\.pkl$|/)", name) for name in names) else ", ".join(names[:3])
+    what = foreign_format(path) or (
+        f"cannot be read as weights; it is damaged, or holds more than tensors ({_first_line(err)})"
+        ". Download it again, or have the program that wrote it save its tensors alone: "
+        "torch.save(model.state_dict(), path)"
     )
+    return f"{path} ({path.stat().st_size} bytes) {what}."
 
 
 def _first_line(err: Exception) -> str:
@@ -242,11 +190,3 @@ def _first_line(err: Exception) -> str:
         asked = words[1].split()[0] if len(words) > 1 else ""
         return f"it asks for {asked}" if asked else "its pickle is not one of tensors"
     return str(err).splitlines()[0][:200] if str(err) else type(err).__name__
-
-
-def _is_text(head: bytes) -> bool:
-    try:
-        head[:-4].decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 STDOUT = 1  # its file descriptor
+LONGEST = 1500  # characters in a line of an error
 READER_HAS_LEFT = 141  # exit status: what a shell reports for SIGPIPE
 # what steers a terminal, turns the direction of text, or stands for bytes that are not Unicode
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -28,6 +29,12 @@ def as_typed(text: str) -> str:
     return text
 
 
+def shortened(text: str) -> str:
+    """A text without the end of lines that repeat a very long input."""
+    lines = text.split("\n")
+    return "\n".join(x if len(x) <= LONGEST else f"{x[: LONGEST - 3]}..." for x in lines)
+
+
 def printable(text: str) -> str:
     """A text that holds names of files or classes, with their control characters written out."""
     return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
@@ -37,7 +44,8 @@ class Printable(logging.Filter):
     """Lets every record pass, as printable text that names commands as they were typed."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = as_typed(printable(record.getMessage())), ()
+        text = as_typed(printable(record.getMessage()))
+        record.msg, record.args = shortened(text) if record.levelno > logging.INFO else text, ()
         return True
 
 
@@ -67,7 +75,7 @@ def answered(
             raise
         from .utils.places import explain  # imports more than the rest of this file
 
-        print(as_typed(printable(f"Error: {explain(err)}")), file=sys.stderr)
+        print(as_typed(printable(shortened(f"Error: {explain(err)}"))), file=sys.stderr)
         return 1
     return status if isinstance(status, int) else 0
 

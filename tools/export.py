@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dassl.engine.checkpoints import errors_name
 from dassl.engine.steps.files import interpolation_of
 from dassl.evaluation.calibration import OTHER_CLASSES, no_temperature, taken_calibration
 from dassl.flags import FlagParser
@@ -194,7 +195,8 @@ def export_bundle(args: argparse.Namespace) -> dict[str, Any]:
             "and the text tower that it was trained with. Leave them out."
         )
     new_names = read_names(args.classnames, "--classnames") if args.classnames else []
-    rebuilt = rebuild(trainer, checkpoint, torch.device("cpu"), new_names)
+    with errors_name(args.model_dir):
+        rebuilt = rebuild(trainer, checkpoint, torch.device("cpu"), new_names)
     tensors, about, logits = clip_bundle(trainer, checkpoint, rebuilt)
     predictor = rebuilt_predictor(trainer, rebuilt)
     difference = largest_difference(predictor.logits, logits, predictor.size)

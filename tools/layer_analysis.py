@@ -25,19 +25,18 @@ from clip import load_backbone
 from clip.model import CLIP, TowerHook
 from dassl.config.own_data import is_own, split_datasets
 from dassl.data.datasets import Datum, build_dataset
-from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.checkpoints import find_checkpoint
+from dassl.engine.checkpoints import errors_name
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.predictor import pixels_of
 from dassl.flags import FlagParser
 from dassl.terminal import as_script
-from dassl.utils import atomic_write, load_checkpoint, read_image
+from dassl.utils import atomic_write, read_image
 from dassl.utils.text import cell
+from predict import trained
 from tools.layer_study import Samples, draw, joined, study, suggested_start, summarise
 from tools.layers import centroid_gap, image_levels, text_levels
-from trainers.common.checkpoints import load_state
 from trainers.common.clip_encoder import backbone_view
-from trainers.common.predictor import config_of, normalise_pixels
+from trainers.common.predictor import normalise_pixels, rebuild
 
 REGISTERED = (_datasets, _trainers)  # importing them registers datasets and trainers
 TOY_SETS = "toy_objects,toy_shapes,toy_textures,toy_scenes,toy_colors,toy_layout"
@@ -86,19 +85,15 @@ def adapted(args: argparse.Namespace) -> tuple[CLIP, TowerHook | None, TowerHook
     if not args.model_dir:
         return _with_blocks(load_backbone(args.backbone)), None, None
     folder = Path(args.model_dir)
-    path = find_checkpoint(folder)
-    checkpoint = load_checkpoint(str(path))
-    trainer = TRAINER_REGISTRY.get(checkpoint["trainer"])
-    clip = _with_blocks(load_backbone(checkpoint["backbone"]))
-    classnames = list(checkpoint["classnames"])
-    cfg, state = config_of(checkpoint, trainer), checkpoint["state_dict"]
-    method = trainer.restore_method(cfg, clip, classnames, state).eval()
-    load_state(method, state, classnames, classnames, path)
+    trainer, checkpoint = trained(folder)
+    with errors_name(folder):
+        _, clip, method, _ = rebuild(trainer, checkpoint, torch.device("cpu"))
     if not hasattr(method, "text_hook"):
         raise ValueError(
-            f"--model-dir {folder} holds {checkpoint['trainer']}, which changes the prompts, not "
-            "the towers alone. The analysis takes adapters: a run of MMA."
+            f"--model-dir {folder} holds {trainer.__name__}, which changes the prompts, not the "
+            "towers alone. The analysis takes adapters: a run of MMA."
         )
+    _with_blocks(clip)
     return clip, method.text_hook(clip), method.image_hook()
 
 

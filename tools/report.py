@@ -54,7 +54,7 @@ def report(folders: Sequence[Path], *, details: int, mistakes: int) -> str:
     records = found.records
     parts = [page.section("Results", *_tables(records))]
     parts += _curves(records)
-    rows = [_row(record) for record in records]
+    rows = [_row(record, found.warnings) for record in records]
     parts.append(page.section("Runs", page.table(RUN_COLUMNS, rows, name="runs")))
     parts.append(page.section("Details", *_details(records, details, mistakes)))
     if found.warnings:
@@ -83,10 +83,10 @@ def _curves(records: Sequence[Record]) -> list[str]:
         return [page.section("Curves", page.picture(path.read_bytes(), "image/svg+xml", caption))]
 
 
-def _row(record: Record) -> list[str]:
-    """One line of the table of runs."""
+def _row(record: Record, warnings: list[str]) -> list[str]:
+    """One line of the table of runs; damaged predictions are named in ``warnings``."""
     test, data = record.metrics.get("test", {}), record.details
-    found = _measures(record)
+    found = _measures(record, warnings)
     source = data.get("source_code") or {}
     commit = str(source.get("commit", ""))[:10] + " (edited)" * bool(source.get("dirty"))
     values = {
@@ -119,19 +119,23 @@ def _text(value: object) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def _measures(record: Record) -> dict:
+def _measures(record: Record, warnings: list[str]) -> dict:
     """Measures from the run's predictions, {} where it kept none of its test images."""
-    kept = _kept(record)
+    kept = _kept(record, warnings)
     if kept is None:
         return {}
     low, high = bootstrap_interval(kept.splits["test"])
     return {**measures_of(kept), "interval": f"{low:.1f} to {high:.1f}"}
 
 
-def _kept(record: Record) -> Predictions | None:
+def _kept(record: Record, warnings: list[str]) -> Predictions | None:
     if not (record.path / PREDICTIONS_FILE).is_file():
         return None
-    kept = read_predictions(record.path)
+    try:
+        kept = read_predictions(record.path)
+    except ValueError as err:  # other runs are shown
+        warnings.append(str(err))
+        return None
     return kept if "test" in kept.splits else None
 
 
@@ -150,12 +154,12 @@ def _details(records: Sequence[Record], limit: int, mistakes: int) -> list[str]:
 
 
 def _detail(record: Record, mistakes: int) -> str:
-    kept = _kept(record)
+    kept = _kept(record, [])
     words = [paper_name(record.trainer), record.dataset, record.part, record.target]
     words += [f"{record.shots} shots" if record.shots else "", f"seed {record.seed}"]
     summary = ", ".join(filter(None, words))
     if kept is None:
-        return page.folded(summary, page.notes(["Predictions of validation images only."]))
+        return page.folded(summary, page.notes(["No predictions of test images."]))
     with tempfile.TemporaryDirectory() as folder:
         matrix, diagram = Path(folder) / "confusion.png", Path(folder) / "reliability.png"
         draw_confusion(confusion(kept.splits["test"]), kept.classnames, matrix)

@@ -1,9 +1,11 @@
 """Saving and loading the checkpoints of registered models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from dassl import __version__
@@ -17,9 +19,16 @@ from .plain import plain
 if TYPE_CHECKING:
     from .trainer import TrainerBase
 
+COPY_AGAIN = "Copy it again, or train again."
 BEST = "model-best.pth.tar"
 NUMBERED = "model.pth.tar-"
-LONGEST_NAME = 1024  # bytes of a pointer file that are read
+LONGEST_NAME = 256  # bytes of a pointer file that are read
+VERSION = "dassl_version"
+OF_OURS = {  # entries that this package writes -> what is in them
+    "state_dict": Mapping,
+    **dict.fromkeys(("trainer", "backbone", "activation", "config"), str),
+    **dict.fromkeys(("classnames", "class_ids", "templates", "target_domains"), list),
+}
 _RESERVED = ("state_dict", "epoch", "optimizer", "scheduler", "val_result", "calibration")
 
 
@@ -62,7 +71,7 @@ def save_models(
             "optimizer": optim.state_dict() if optim is not None else None,
             "scheduler": sched.state_dict() if sched is not None else None,
             "val_result": None if val_result is None else float(val_result),
-            "dassl_version": __version__,
+            VERSION: __version__,
             **meta,
         }
         save_checkpoint(
@@ -100,6 +109,11 @@ def find_checkpoint(
     for path in places:
         if path.is_file():
             return path
+    if places[1:-2] and (kept := numbered_checkpoints(folder)):
+        raise FileNotFoundError(
+            f"No checkpoint {places[1]}, which {folder / 'checkpoint'} names. The run kept epochs "
+            f"{', '.join(map(str, sorted(kept)))}. Give --load-epoch {max(kept)}."
+        )
     raise FileNotFoundError(f"No checkpoint {places[0]}. {_other_checkpoints(folder, epoch)}")
 
 
@@ -119,7 +133,8 @@ def last_of(folder: Path) -> list[Path]:
         return []
     text = pointer.read_bytes()[:LONGEST_NAME].decode("utf-8", "replace").strip()
     name = text.splitlines()[0] if text else ""
-    if not name.isprintable() or "\ufffd" in name or Path(name).name != name or not name:
+    is_name = name.isprintable() and "\ufffd" not in name and Path(name).name == name
+    if not is_name or not 0 < len(name) < LONGEST_NAME:
         raise ValueError(
             f"{pointer} is damaged: it holds {name[:40]!r}, expected the name of a checkpoint "
             "beside it. Delete it, or write the name of the file to load into it."
@@ -153,8 +168,54 @@ def numbered_checkpoints(folder: Path) -> dict[int, Path]:
     return {
         int(path.name[len(NUMBERED) :]): path
         for path in files
-        if path.name[len(NUMBERED) :].isdigit()
+        if path.name[len(NUMBERED) :].isdecimal() and path.is_file()
     }
+
+
+def content_of(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint of ours or of the official code, its entries of the right types.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a truncated or foreign file, or one of ours with an entry of another form.
+    """
+    content = load_checkpoint(path)
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} holds a value of type {type(content).__name__}; expected named tensors, as "
+            "train.py and the official code write them."
+        )
+    for key, kind in OF_OURS.items() if VERSION in content else ():
+        value = content.get(key, None if key == "state_dict" else kind())
+        entries = value if isinstance(value, list) else ()
+        if not isinstance(value, kind) or not all(isinstance(entry, str) for entry in entries):
+            raise ValueError(f"{path} is damaged: {_expected(key, kind, content)}. {COPY_AGAIN}")
+        for name, tensor in value.items() if key == "state_dict" else ():
+            if isinstance(tensor, Tensor) and tensor.layout is not torch.strided:
+                raise ValueError(f"{path} is damaged: {name} is a sparse tensor. {COPY_AGAIN}")
+    return content
+
+
+def _expected(key: str, kind: type, content: Mapping[str, Any]) -> str:
+    form = {str: "text", list: "a list of texts", Mapping: "named tensors"}[kind]
+    held = repr(content[key])[:40] if key in content else "not there"
+    return f"its {key} is {held}, expected {form}"
+
+
+@contextmanager
+def errors_name(path: Path) -> Iterator[None]:
+    """Let what is wrong with the content of a checkpoint be said with its path.
+
+    Raises:
+        ValueError: in place of the errors of tensors and of entries that are missing.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError, KeyError) as err:
+        if str(path) in str(err):
+            raise
+        text = f"it has no {err}. {COPY_AGAIN}" if isinstance(err, KeyError) else str(err)
+        raise ValueError(f"{path}: {text}") from err
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -164,13 +225,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: a truncated or foreign file.
     """
-    content = load_checkpoint(str(path))
-    if isinstance(content, dict) and "state_dict" not in content:
+    content = content_of(path)
+    if "state_dict" not in content:
         state = state_of(content)
         if any(isinstance(value, Tensor) for value in state.values()):
             content = {**content, "state_dict": state}
-    if not isinstance(content, dict) or "state_dict" not in content:
-        held = ", ".join(list(content)[:5]) if isinstance(content, dict) else type(content).__name__
+    if "state_dict" not in content:
+        held = ", ".join(map(str, list(content)[:5]))
         raise ValueError(
             f"{path} is not a checkpoint of a training run: expected a dictionary with state_dict, "
             f"epoch, optimizer, scheduler and val_result; it holds {held}. Point --model-dir at a "

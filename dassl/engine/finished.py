@@ -73,7 +73,7 @@ def describe_evaluated(args: argparse.Namespace) -> dict[str, Any] | None:
         if not folder.exists():
             near = runs_near(folder)
             raise FileNotFoundError(f"--model-dir {folder}: no such folder. {near}".rstrip())
-        files = sorted(folder.glob("*/model*.pth.tar*"))
+        files = sorted(path for path in folder.glob("*/model*.pth.tar*") if path.is_file())
         if folder.is_file():  # one checkpoint, for trainers that read such
             folder, files = folder.parent, [folder]
     return {
@@ -89,9 +89,10 @@ def remember(args: argparse.Namespace, cfg: CfgNode) -> None:
 
     Not of images in a folder of one's own: what is there decides on settings, too.
     """
-    if os.environ.get("WORLD_SIZE") or cfg.DATASET.NAME in SETS_IN_ROOT:
-        return
     output = Path(cfg.OUTPUT_DIR).absolute()
+    is_known = (output / CONFIG_FILE).is_file()
+    if os.environ.get("WORLD_SIZE") or cfg.DATASET.NAME in SETS_IN_ROOT or not is_known:
+        return
     write_json({"output": str(output), "config": _digest_of_config(output)}, _note(args))
 
 

@@ -26,7 +26,7 @@ from dassl.config.yaml_files import config_of
 from dassl.utils import peek_checkpoint
 
 from .build import TRAINER_REGISTRY
-from .checkpoints import find_checkpoint
+from .checkpoints import errors_name, find_checkpoint
 from .flag_checks import keys_on_the_command_line
 from .shared_conditions import SELECTION, STORED_VIEWS, TRAINING, no_augmentation
 from .unread import idle_settings_of
@@ -58,7 +58,8 @@ def take_trained_settings(
     trained = None
     with suppress(FileNotFoundError):  # the run itself says what is missing
         path = find_checkpoint(args.model_dir, writer.model_name, args.load_epoch)
-        trained = config_in(peek_checkpoint(path))
+        with errors_name(path):
+            trained = config_in(peek_checkpoint(path))
     if trained is None:
         return
     given = set(keys_on_the_command_line(args))

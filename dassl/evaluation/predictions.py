@@ -23,6 +23,7 @@ from dassl.utils import ranks
 from dassl.utils.files import atomic_write
 
 PREDICTIONS_FILE = "predictions.npz"
+MOST_BYTES = 8 * 2**30  # that a file may unfold to; 50,000 images of 21,000 classes are 2 GB
 SPLITS = ("test", "val")
 _SMALLEST_GAP = 2.0**-24  # that half precision tells from none
 _LARGEST_GAP = 65504.0  # of half precision
@@ -167,10 +168,13 @@ def read_predictions(run: str | os.PathLike) -> Predictions:
             "before 0.2. Run its command again in a new folder."
         )
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MOST_BYTES:
+                raise ValueError(f"it would unfold to more than {MOST_BYTES:,} bytes")
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         return _of_arrays(arrays)
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as err:
+    except (ValueError, KeyError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as err:
         raise ValueError(
             f"{path} is damaged, or not predictions of a run ({err}). Delete its folder and run "
             "again."
@@ -190,7 +194,7 @@ def read_scored(path: Path) -> dict[str, ScoredImages]:
 
 
 def _of_arrays(arrays: Mapping[str, np.ndarray]) -> Predictions:
-    splits = {}
+    splits, classnames = {}, arrays["classnames"].tolist()
     for name in SPLITS:
         if f"{name}_logits" not in arrays:
             continue
@@ -198,11 +202,15 @@ def _of_arrays(arrays: Mapping[str, np.ndarray]) -> Predictions:
         labels, images = arrays[f"{name}_labels"], arrays[f"{name}_images"]
         if logits.ndim != 2 or not len(logits) == len(labels) == len(images):
             raise ValueError(f"{name}: {logits.shape} logits, {len(labels)} labels")
+        if len(classnames) != logits.shape[1] or not np.isfinite(logits).all():
+            raise ValueError(f"{name}: {len(classnames)} classes, {logits.shape} logits, some NaN")
+        if labels.dtype.kind not in "iu" or not np.isin(labels, range(len(classnames))).all():
+            raise ValueError(f"{name}: labels that are not 0 to {len(classnames) - 1}")
         splits[name] = SplitPredictions(logits, labels, images)
     temperature = float(arrays["temperature"])
     return Predictions(
         splits=splits,
-        classnames=arrays["classnames"].tolist(),
+        classnames=classnames,
         temperature=None if np.isnan(temperature) else temperature,
         folder=str(arrays["folder"]),
     )

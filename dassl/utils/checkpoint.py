@@ -11,8 +11,9 @@ import pickle
 import re
 import struct
 import zipfile
+from argparse import Namespace
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -36,7 +37,7 @@ _SCHEDULERS = (
 )
 _WARMUPS = ("_BaseWarmupScheduler", "ConstantWarmupScheduler", "LinearWarmupScheduler")
 _OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
-_CONTAINERS = (dict, defaultdict, Counter)
+_CONTAINERS = (dict, defaultdict, Counter, Namespace)
 _WRAPPERS = (  # of weights in public files
     *("state_dict", "model_state_dict", "model", "module"),
     *("ema", "ema_state_dict", "net", "network"),
@@ -45,7 +46,8 @@ _MAX_WRAPPERS = 4  # dictionaries inside one another
 _PREFIXES = ("module.", "_orig_mod.")
 _MEMBERS = ("model", "net", "network", "backbone", "encoder", "student")  # of Lightning modules
 _COUNTERS = ("n_averaged", "num_updates", "global_step")  # beside the weights of averages
-_TEXT = frozenset(range(32, 256)) | frozenset(b"\t\n\r\f")
+# what a file is that is not torch's, the end of a sentence, or ""; whoever knows formats adds to it
+FORMATS: list[Callable[[Path], str]] = []
 READ_ERRORS = (  # what torch and safetensors raise for files of other programs
     pickle.UnpicklingError,
     SafetensorError,
@@ -99,6 +101,8 @@ def _allow_stand_ins() -> Iterator[None]:
 
 def _without_objects(value: Any) -> Any:
     """Replace every stand-in by the dictionary of its plain attributes, recursively."""
+    if isinstance(value, Namespace):  # the settings of training programs
+        return _without_objects(vars(value))
     if isinstance(value, _Inert):
         return {
             key: item
@@ -183,24 +187,12 @@ def _starts_as_safetensors(fpath: str | os.PathLike) -> bool:
 
 def _unreadable(fpath: str | os.PathLike, err: Exception) -> ValueError:
     """One line about a file that is not a checkpoint, by what its first bytes are."""
-    with open(fpath, "rb") as file:
-        head = file.read(512)
-    start = head.lstrip().lower()
-    if not head:
-        what = "it is empty. Copy it again, or delete it and train again."
-    elif head.startswith(b"version https://git-lfs"):
-        what = "it is a Git LFS pointer, not the file itself. Run git lfs pull."
-    elif start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        what = "it is a web page: the download was answered by an error page. Download it again."
-    elif b"\0" not in head and all(byte in _TEXT for byte in head):
-        what = "it is a text file. Give the file that holds the tensors."
-    else:
-        what = (
-            "it is truncated, not a torch file, or holds objects that a checkpoint has no need of "
-            f"({_reason(err)}). Copy it again, or delete it and train again."
-        )
+    what = next(filter(None, (describe(Path(fpath)) for describe in FORMATS)), "") or (
+        "is truncated, not a torch file, or holds objects that a checkpoint has no need of "
+        f"({_reason(err)}). Copy it again, or delete it and train again"
+    )
     size = os.path.getsize(fpath)
-    return ValueError(f'"{fpath}" ({size} bytes) cannot be read as a checkpoint: {what}')
+    return ValueError(f'"{fpath}" ({size} bytes) cannot be read as a checkpoint: it {what}.')
 
 
 def _reason(err: Exception) -> str:
@@ -235,7 +227,8 @@ def read_tensors(fpath: str | os.PathLike) -> dict[str, torch.Tensor]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a truncated or foreign file, or one without tensors.
+        ValueError: a truncated or foreign file, one without tensors, or with some that are
+            quantised, sparse, infinite or NaN.
     """
     state = state_of(load_checkpoint(fpath))
     tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
@@ -244,6 +237,14 @@ def read_tensors(fpath: str | os.PathLike) -> dict[str, torch.Tensor]:
         tensors = _unwrapped({k.removeprefix(f"{first}."): v for k, v in tensors.items()})
     if not tensors:
         raise ValueError(f"{fpath} holds no weights: expected names with tensors.")
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.is_quantized:
+            raise ValueError(f"{fpath}: {name} is sparse or quantised. Take the original weights.")
+        if not tensor.isfinite().all():
+            raise ValueError(
+                f"{fpath}: {name} holds NaN or infinity: the file is damaged, or its training "
+                "diverged. Download it again, or take another epoch."
+            )
     return tensors
 
 

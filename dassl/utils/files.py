@@ -139,9 +139,9 @@ def check_isfile(fpath: str | os.PathLike) -> bool:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text in UTF-8, atomically."""
+    """Write a text in UTF-8, atomically; what no UTF-8 can hold is written out (``\\udce9``)."""
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(obj: Any, fpath: str | os.PathLike) -> None:

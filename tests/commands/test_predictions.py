@@ -89,6 +89,28 @@ def test_a_damaged_file_is_named(tmp_path):
         read_predictions(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"classnames": np.array(["x", "y"])}, "2 classes, .3, 3. logits"),
+        ({"val_logits": np.full((3, 3), np.nan)}, "some NaN"),
+        ({"val_labels": np.array([1, 0, -4])}, "labels that are not 0 to 2"),
+        ({"val_labels": np.array(["a", "b", "c"])}, "labels that are not 0 to 2"),
+        ({"val_images": np.array(["a"])}, "3 labels"),
+        ({"temperature": np.array({}, dtype=object)}, "Object arrays"),
+    ],
+)
+def test_predictions_that_no_run_wrote_are_named(tmp_path, change, said):
+    path = tmp_path / "predictions.npz"
+    split = (halved(LOGITS).numpy(), np.array([1, 0, 2]), ["0.png", "1.png", "2.png"])
+    write_predictions(path, {"val": split}, ["x", "y", "z"])
+    with np.load(path) as stored:
+        np.savez(path, **{**stored, **change})
+
+    with pytest.raises(ValueError, match=rf"predictions\.npz is damaged.*{said}"):
+        read_predictions(tmp_path)
+
+
 def test_batches_are_joined_in_their_order():
     scored = ScoredImages()
     for rows in (slice(0, 2), slice(2, 3)):

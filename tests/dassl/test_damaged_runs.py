@@ -3,15 +3,18 @@
 import json
 import logging
 import os
+from argparse import Namespace
 
 import pytest
+import torch
 from result_files import finished_run, log_of
 
 from dassl.config import get_cfg_default
 from dassl.config.yaml_files import config_of, read_yaml
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.engine import run as engine_run
-from dassl.engine.finished import find_finished
+from dassl.engine.checkpoints import content_of, errors_name
+from dassl.engine.finished import describe_evaluated, find_finished
 from dassl.engine.writer import MetricsLog
 from datasets import listings
 from datasets.records import fingerprint, read_split_file
@@ -51,6 +54,43 @@ def test_a_damaged_seed_says_what_to_delete(tmp_path, content):
 
     with pytest.raises(ValueError, match="drawn_seed.txt is damaged: .*Delete the folder"):
         engine_run.drawn_seed(tmp_path)
+
+
+OURS = {"state_dict": {"w": torch.ones(2)}, "dassl_version": "0.2.0"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([1, 2], "holds a value of type list; expected named tensors"),
+        ({"dassl_version": "0.2.0"}, "its state_dict is not there, expected named tensors"),
+        ({**OURS, "state_dict": [1]}, r"its state_dict is \[1\], expected named tensors"),
+        ({**OURS, "classnames": 5}, "its classnames is 5, expected a list of texts"),
+        ({**OURS, "classnames": ["a", 1]}, r"its classnames is \['a', 1\], expected a list"),
+        ({**OURS, "trainer": ["CoOp"]}, r"its trainer is \['CoOp'\], expected text"),
+        ({**OURS, "config": None}, "its config is None, expected text"),
+        ({**OURS, "state_dict": {"w": torch.ones(2).to_sparse()}}, "w is a sparse tensor"),
+    ],
+)
+def test_a_checkpoint_with_an_entry_of_another_form_is_named(tmp_path, content, said):
+    torch.save(content, tmp_path / "model.pth.tar-1")
+
+    with pytest.raises(ValueError, match=f"model.pth.tar-1.* {said}"):
+        content_of(tmp_path / "model.pth.tar-1")
+
+
+@pytest.mark.parametrize("err", [KeyError("ctx"), RuntimeError("mat1 and mat2"), ValueError("a")])
+def test_what_does_not_fit_a_checkpoint_is_said_with_its_path(tmp_path, err):
+    with pytest.raises(ValueError, match=f"{tmp_path}: .*{err.args[0]}"), errors_name(tmp_path):
+        raise err
+
+
+def test_a_dangling_checkpoint_does_not_end_what_an_evaluation_says(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.pth.tar-1").symlink_to(tmp_path / "gone")
+    args = Namespace(eval_only=True, model_dir=str(tmp_path), load_epoch=None)
+
+    assert describe_evaluated(args)["files"] == {}
 
 
 def test_damaged_lines_of_the_metrics_are_left_out_and_counted(tmp_path, caplog):
@@ -148,6 +188,11 @@ def test_a_damaged_listing_is_made_again(tmp_path, content, caplog):
         {"evaluated": "x"},
         {"stream": {"images": "a", "of": 3}},
         {"labelled_images": {"train": None}},
+        {"seconds": "long"},
+        {"source_code": [1]},
+        {"peak_memory_bytes": "much"},
+        {"shots": 10**40},
+        {"trainer": ["CoOp"]},
     ],
 )
 def test_one_damaged_file_of_results_does_not_end_a_table(tmp_path, damage):
@@ -165,7 +210,7 @@ def test_one_damaged_file_of_results_does_not_end_a_table(tmp_path, damage):
     assert "seed2/results.json ignored: " in warning
 
 
-@pytest.mark.parametrize("value", [171.3, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [171.3, -1.0, float("nan"), float("inf"), "71", 10**400])
 def test_a_value_that_cannot_be_measured_enters_no_mean(tmp_path, value):
     finished_run(tmp_path / "seed1", seed=1, accuracy=60.0)
     finished_run(tmp_path / "seed2", seed=2, accuracy=value)
@@ -174,7 +219,8 @@ def test_a_value_that_cannot_be_measured_enters_no_mean(tmp_path, value):
 
     assert group(findings.records)[0].cell("accuracy").mean == 60.0
     (warning,) = findings.warnings
-    assert f"seed2/results.json: accuracy of test is {value}, left out of every mean" in warning
+    assert f"seed2/results.json: accuracy of test is {repr(value)[:5]}" in warning
+    assert warning.endswith("left out of every mean.")
 
 
 def test_a_line_of_a_log_that_nothing_measured_is_named_and_passed_over(tmp_path, caplog):

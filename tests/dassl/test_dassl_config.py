@@ -128,8 +128,18 @@ def test_clean_cfg_keeps_only_the_node_of_the_trainer():
         ("DATALOADER.TRAIN_X.BATCH_SIZE", "0", "expected at least 1"),
         ("DATALOADER.TEST.BATCH_SIZE", "-4", "expected at least 1"),
         ("TRAIN.PRINT_FREQ", "0", "expected at least 1"),
-        ("INPUT.RRCROP_SCALE", "(0.0, 1.0)", r"is \(0.0, 1.0\); expected above 0 and at most 1"),
+        (
+            "INPUT.RRCROP_SCALE",
+            "(0.0, 1.0)",
+            r"is \(0.0, 1.0\); expected 2 numbers, each above 0 and",
+        ),
         ("INPUT.PIXEL_STD", "(1e999, 1.0, 1.0)", "expected a finite number"),
+        ("INPUT.PIXEL_MEAN", "(0.5,)", r"is \(0.5\); expected 3 numbers, each at least -1000 and"),
+        ("INPUT.SIZE", "('a', 'b')", r"is \(a, b\); expected 2 numbers, each at least 0"),
+        ("DATALOADER.NUM_WORKERS", "100000", "expected at least -1 and at most 1024"),
+        ("DATASET.NUM_SHOTS", "9" * 40, "expected a finite number, at most 4.3e"),
+        ("OPTIM.MAX_EPOCH", "None", "OPTIM.MAX_EPOCH is None; expected at least 0"),
+        ("MODEL.BACKBONE.NAME", "None", "MODEL.BACKBONE.NAME is None; expected a value"),
     ],
 )
 def test_a_number_that_no_run_can_use_is_refused_by_its_key(key, value, text):
@@ -155,6 +165,17 @@ def test_the_defaults_are_in_their_ranges_and_the_ranges_are_of_keys_that_exist(
 
     known = dict(leaves(cfg))
     assert not [key for key in ENGINE_RANGES if key not in known]
+
+
+def test_every_number_of_the_engine_has_a_range():
+    numbers = {
+        key
+        for key, value in leaves(get_cfg_default())
+        for entry in (value if isinstance(value, (list, tuple)) else [value])
+        if isinstance(entry, (int, float)) and not isinstance(entry, bool)
+    }
+
+    assert numbers <= set(ENGINE_RANGES) and len(numbers) > 50
 
 
 def test_the_bounds_of_a_range_are_in_it_unless_it_is_open():

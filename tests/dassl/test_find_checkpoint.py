@@ -45,13 +45,27 @@ def test_the_last_one_may_have_a_name_with_blanks(run):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\0\0\0\0", b"\xff\xfe\x80", b"../../elsewhere\n", b"\x1b[2J\n", b"/etc/x"]
+    "content",
+    [b"", b"\0\0\0\0", b"\xff\xfe\x80", b"../../elsewhere\n", b"\x1b[2J\n", b"/etc/x", b"x" * 999],
 )
 def test_a_damaged_pointer_file_says_what_to_do(run, content):
     (run / "prompt_learner" / "model-best.pth.tar").unlink()
     (run / "prompt_learner" / "checkpoint").write_bytes(content)
 
     with pytest.raises(ValueError, match="checkpoint is damaged: it holds .*Delete it, or write"):
+        found(run)
+
+
+def test_a_pointer_to_a_file_that_is_gone_is_told_with_what_is_there(run):
+    model = run / "prompt_learner"
+    for path in (model / "model-best.pth.tar", run / "swad", run / "best"):
+        path.unlink()
+    (model / "model.pth.tar-3").mkdir()  # not a file
+    (model / "checkpoint").write_text("model.pth.tar-3\n")
+
+    with pytest.raises(
+        FileNotFoundError, match="which .*checkpoint names. The run kept epochs 1, 2"
+    ):
         found(run)
 
 

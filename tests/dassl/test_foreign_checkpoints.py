@@ -1,8 +1,11 @@
 """Checkpoints of other programs, and paths that are nearly those of a run."""
 
+import gzip
 import io
 import re
 import struct
+import zipfile
+from argparse import Namespace
 
 import pytest
 import torch
@@ -12,8 +15,10 @@ from torch import nn
 from dassl.engine.checkpoints import find_checkpoint, read_checkpoint
 from dassl.engine.near_runs import runs_near
 from dassl.utils import load_checkpoint, load_pretrained_weights, peek_checkpoint, read_tensors
-from dassl.utils.checkpoint import state_of
+from dassl.utils.checkpoint import FORMATS, state_of
+from trainers.common import networks as _networks  # noqa: F401
 
+assert FORMATS, "importing the networks of trainers adds the formats that clip knows"
 STATE = {"fc.weight": torch.eye(2), "fc.bias": torch.ones(2)}
 
 
@@ -75,6 +80,13 @@ def test_names_that_a_model_expects_stay():
     }
 
 
+def other_zip():
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("readme.txt", "x")
+    return stream.getvalue()
+
+
 def legacy_pickle():
     file = io.BytesIO()
     torch.save(STATE, file, _use_new_zipfile_serialization=False)
@@ -97,7 +109,13 @@ BYTES = {
     "cut safetensors": (struct.pack("<Q", 900) + b'{"fc": {', "it is truncated"),
     "long header": (struct.pack("<Q", 2**62) + b'{"fc": {}}', "it is truncated"),
     "object": (b"\x80\x02cposix\nsystem\nq\0.", "it is truncated, not a torch file, or holds obj"),
-    "noise": (bytes(range(256)), "it is truncated"),
+    "noise": (bytes(range(256)), "it is in no known format"),
+    "gzip": (gzip.compress(b"x" * 99), r"it is compressed \(gzip\). Unpack it first"),
+    "tar": (b"\0" * 257 + b"ustar" + b"\0" * 250, "it is a tar archive. Unpack it first"),
+    "annex": (b"/annex/objects/SHA256E-s1--aa.pth\n", "it is a git-annex pointer"),
+    "numpy": (b"\x93NUMPY\x01\0v\0{}", "it is an array of NumPy"),
+    "keras": (b"\x89HDF\r\n\x1a\n", "it is an HDF5 file"),
+    "other zip": (other_zip(), "it is a zip archive with readme.txt, not weights"),
     "stop": (b"\x80\x02.", "it is truncated"),
 }
 
@@ -149,3 +167,25 @@ def test_a_folder_above_the_runs_lists_them(runs):
 
 def test_a_path_far_from_any_run_gets_no_list(tmp_path):
     assert runs_near(tmp_path / "nothing") == ""
+
+
+def test_the_settings_of_a_training_program_are_read_as_a_dictionary(tmp_path):
+    torch.save({"state_dict": STATE, "args": Namespace(lr=0.1)}, tmp_path / "w.pth")
+
+    assert load_checkpoint(tmp_path / "w.pth")["args"] == {"lr": 0.1}
+    assert read_tensors(tmp_path / "w.pth").keys() == STATE.keys()
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (torch.tensor([1.0, float("nan")]), "fc.bias holds NaN or infinity"),
+        (torch.tensor([1.0, float("inf")]), "fc.bias holds NaN or infinity"),
+        (torch.ones(2).to_sparse(), "fc.bias is sparse or quantised"),
+    ],
+)
+def test_weights_that_would_give_wrong_numbers_are_refused(tmp_path, bad, said):
+    torch.save({**STATE, "fc.bias": bad}, tmp_path / "w.pth")
+
+    with pytest.raises(ValueError, match=f"w.pth.*{said}"):
+        read_tensors(tmp_path / "w.pth")

@@ -2,11 +2,14 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from dassl.terminal import shortened
 from dassl.utils import atomic_write, write_checkpoint, write_tensors
 from dassl.utils.files import cache_dir
 from dassl.utils.places import explain
@@ -46,6 +49,38 @@ def test_a_file_in_a_folder_s_place_is_named(tmp_path):
     assert explain(caught.value).startswith(
         f"{tmp_path / 'output'} is a file, and a folder is needed there. Move it, or name another"
     )
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.ENOENT, "is the last folder of that path that is there"),
+        (errno.EISDIR, "is a folder, and a file is needed there"),
+        (errno.ELOOP, "is a link that leads back to itself"),
+        (errno.EFBIG, "may not grow further"),
+        (errno.ENAMETOOLONG, "is too long for this file system"),
+    ],
+)
+def test_every_refusal_says_what_is_in_the_way(tmp_path, code, said):
+    text = explain(refusal(code, tmp_path / "a" / "b"))
+
+    assert said in text and str(tmp_path) in text and "Errno" not in text
+
+
+def test_a_full_disk_without_a_path_names_the_places_that_are_full(tmp_path, monkeypatch):
+    monkeypatch.setenv("VLTUNE_CACHE", str(tmp_path))
+    usage = {str(tmp_path): SimpleNamespace(free=0)}
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: usage.get(path, SimpleNamespace(free=10**12))
+    )
+
+    assert explain(refusal(errno.ENOSPC, None)) == f"No space is left for {tmp_path}."
+
+
+def test_a_very_long_line_is_cut_in_what_an_error_says():
+    text = shortened(f"first\n{'x' * 5000}\nlast")
+
+    assert text.startswith("first\nxxx") and text.endswith("xxx...\nlast") and len(text) < 1600
 
 
 @pytest.mark.parametrize("error", [ValueError("a"), OSError("b"), OSError(errno.EIO, "c", "d")])

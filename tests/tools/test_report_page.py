@@ -54,6 +54,16 @@ def test_the_page_asks_for_nothing_from_elsewhere(page):
     assert "http://" not in re.sub(r"data:[^\"]*", "", text)
 
 
+def test_damaged_predictions_of_one_run_are_named_and_the_page_is_written(page, tmp_path):
+    shutil.copytree(page.parent / "runs" / "CoOp", tmp_path / "CoOp")
+    (tmp_path / "CoOp" / "seed1" / "predictions.npz").write_bytes(b"PK")
+
+    assert main([str(tmp_path), "-o", str(tmp_path / "x.html")]) == 0
+
+    text = (tmp_path / "x.html").read_text(encoding="utf-8")
+    assert text.count("predictions.npz is damaged") == 1 and "Left out" in text
+
+
 def test_foreign_text_is_escaped(page):
     text = page.read_text(encoding="utf-8")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from dassl.evaluation.predictions import read_predictions
 from tools.results.records import Record
 from tools.results.statistics import mean
 
+logger = logging.getLogger(__name__)
 RESAMPLES = 2000
 Place = tuple[str, str, str, str, int]  # protocol, part, dataset, target, shots
 
@@ -34,7 +36,10 @@ class Pair:
         """(N,) 1, 0 or -1: which of the two is right where one is; None without predictions."""
         try:
             one, two = (read_predictions(run.path).splits for run in (self.first, self.second))
-        except (FileNotFoundError, ValueError):
+        except FileNotFoundError:
+            return None
+        except ValueError as err:
+            logger.warning("%s", err)
             return None
         if "test" not in one or "test" not in two:
             return None

@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from dassl.utils.text_files import read_json
-from tools.results.logs import is_possible, read_result
+from tools.results.logs import PERCENTAGES, is_possible, read_result
 
 SEED_FOLDER = re.compile(r"seed(\d+)$")
 METRICS_OF_A_LOG = ("accuracy", "error", "macro_f1")
 KINDS: dict[str, type | tuple[type, ...]] = {  # of a results.json, as far as tables read it
     **dict.fromkeys(("metrics", "evaluated", "stream", "labelled_images"), dict),
-    **dict.fromkeys(("seed", "shots"), int),
+    **dict.fromkeys(("seconds", "source_code"), dict),
+    **dict.fromkeys(("seed", "shots", "trainable_parameters"), int),
+    **dict.fromkeys(("peak_memory_bytes", "chance"), (int, float)),
     "target_domains": list,
+    **dict.fromkeys(("protocol", "part", "trainer", "recipe", "backbone", "dataset"), str),
 }
 
 
@@ -142,23 +145,32 @@ def _read_results(folder: Path, findings: Findings) -> None:
         data = read_json(path)
         if not isinstance(data, dict) or not data.get("metrics"):
             findings.warnings.append(f"{path} ignored: it has no metrics.")
-        elif not data.get("finished"):
+        elif data.get("finished") is not True:
             findings.warnings.append(f"{folder} is unfinished: run its command again to resume.")
         else:
-            record = _from_results(folder, data)
-            findings.warnings += [f"{path}: {fault}" for fault in _drop_impossible(record.metrics)]
+            record, faults = _from_results(folder, _checked(data))
+            findings.warnings += [f"{path}: {fault}" for fault in faults]
             findings.records.append(record)
     except (OSError, ValueError, TypeError) as err:
         findings.warnings.append(f"{path} ignored: {err}. Delete it and run again.")
 
 
-def _drop_impossible(metrics: dict[str, dict[str, float]]) -> list[str]:
-    """Take out what no run can have measured, so that no mean holds it; one sentence for each."""
+def _measured(metrics: dict) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """The metrics that a run can have measured; one sentence for each that no mean may hold."""
+    found: dict[str, dict[str, float]] = {}
     faults = []
     for split, values in metrics.items():
-        for name in [name for name, value in values.items() if not is_possible(name, value)]:
-            faults.append(f"{name} of {split} is {values.pop(name)}, left out of every mean.")
-    return faults
+        if not isinstance(values, dict):
+            faults.append(f"{split} is {reprlib.repr(values)}, left out of every mean.")
+            continue
+        found[split] = {}
+        for name, value in values.items():
+            if _is_number(value) and is_possible(name, value):
+                found[split][name] = float(value)
+            elif isinstance(value, float) or PERCENTAGES.fullmatch(name):
+                held = reprlib.repr(value)
+                faults.append(f"{name} of {split} is {held}, left out of every mean.")
+    return found, faults
 
 
 def _checked(data: dict) -> dict:
@@ -172,6 +184,8 @@ def _checked(data: dict) -> dict:
             not isinstance(data[key], kind) or isinstance(data[key], bool)
         ):
             raise TypeError(f'its "{key}" is {reprlib.repr(data[key])}, which no run writes')
+        if isinstance(data.get(key), int) and not _is_number(data[key]):
+            raise TypeError(f'its "{key}" is {reprlib.repr(data[key])}, which no run writes')
     for key in ("stream", "labelled_images"):
         counts = data.get(key) or {}
         if any(not _is_number(counts.get(name, 0)) for name in ("images", "of", "train", "val")):
@@ -179,18 +193,14 @@ def _checked(data: dict) -> dict:
     return data
 
 
-def _from_results(folder: Path, data: dict) -> Record:
-    data = _checked(data)
+def _from_results(folder: Path, data: dict) -> tuple[Record, list[str]]:
+    """The run in a ``results.json``, and what of it is left out."""
     targets = data.get("target_domains") or ()
     part = data.get("part") or ""
     if part not in ("base", "new") and data.get("subsample_classes") in ("base", "new"):
         part = data["subsample_classes"]
-    metrics = {
-        name: {key: float(value) for key, value in values.items() if _is_number(value)}
-        for name, values in data["metrics"].items()
-        if isinstance(values, dict)
-    }
-    return Record(
+    metrics, faults = _measured(data["metrics"])
+    record = Record(
         path=folder,
         trainer=str(data.get("trainer") or ""),
         dataset=str(data.get("dataset") or data.get("dataset_name") or ""),
@@ -208,6 +218,7 @@ def _from_results(folder: Path, data: dict) -> Record:
         settings_digest=str(data.get("settings_digest") or ""),
         details=data,
     )
+    return record, faults
 
 
 def _is_number(value: object) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from dassl.terminal import printable
 from dassl.utils.text import cell
 from tools.results.base2new import base2new_table
 from tools.results.domains import domain_tables
@@ -164,7 +165,8 @@ def _block(table: Table, style: str) -> str:
     body = tabulate(
         table.rows, table.headers, tablefmt=style, colalign=align, disable_numparse=True
     )
-    return "\n".join([heading, "", body, *([""] if table.notes else []), *table.notes])
+    lines = [heading, "", body, *([""] if table.notes else []), *table.notes]
+    return printable("\n".join(lines))
 
 
 def _is_numeric(table: Table, column: int) -> bool:

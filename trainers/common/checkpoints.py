@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from dassl.engine.anomaly import refuse_nonfinite
-from dassl.engine.checkpoints import find_checkpoint
+from dassl.engine.checkpoints import content_of, find_checkpoint
 from dassl.engine.near_runs import runs_near
 from dassl.engine.trained import check_trained_settings
-from dassl.utils import load_checkpoint
 from dassl.utils.checkpoint import state_of
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def load_method(trainer: "ClipTrainer", directory: str, epoch: int | None = None
         ValueError: if it does not fit this run, or was trained with other settings.
     """
     path = find_checkpoint(directory, trainer.model_name, epoch)
-    checkpoint = _content_of(path)
+    checkpoint = content_of(path)
     check_trained_settings(trainer, checkpoint, path)
     check_same_backbone(trainer, checkpoint, path)
     _take(trainer, checkpoint, path)
@@ -58,18 +57,8 @@ def start_from(trainer: "ClipTrainer", source: str) -> None:
             f"MODEL.INIT_WEIGHTS {source} is neither a checkpoint nor the folder of a run. "
             f"{runs_near(source)}".rstrip()
         )
-    _take(trainer, _content_of(path), path)
+    _take(trainer, content_of(path), path)
     logger.info("Start from %s", path)
-
-
-def _content_of(path: Path) -> dict:
-    content = load_checkpoint(str(path))
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path} holds a {type(content).__name__}; expected named tensors, as train.py and the "
-            "official code write them."
-        )
-    return content
 
 
 def check_same_backbone(trainer: "ClipTrainer", checkpoint: dict, path: Path) -> None:
@@ -145,7 +134,7 @@ def load_exactly(module: nn.Module, state: dict[str, Tensor], path: Path | str) 
         listed = "; ".join(problems[:SHOWN])
         listed += f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ValueError(
-            f"Checkpoint {path} does not fit {type(module).__name__}: {listed}. Evaluate with the "
+            f"{path} does not fit {type(module).__name__}: {listed}. Evaluate with the "
             "settings and classes that it was trained with, or give another checkpoint."
         )
     module.load_state_dict(state)

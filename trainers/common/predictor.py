@@ -104,7 +104,7 @@ def rebuild(
         method = trainer.restore_method(cfg, clip, classnames, state)
     method = method.to(device).eval()
     names = list(new_names) or classnames
-    load_state(method, state, classnames, names, "given")
+    load_state(method, state, classnames, names, "The checkpoint")
     return Rebuilt(cfg, clip, method, names)
 
 
@@ -117,10 +117,20 @@ def method_predictor(
     *,
     view: Transform,
 ) -> Predictor:
-    """Tie a method to its backbone; its text features are computed once."""
+    """Tie a method to its backbone; its text features are computed once.
+
+    Raises:
+        ValueError: if they are not a row per class, of the backbone's width.
+    """
     trainer.name_same_classes(cfg, classnames)
     with torch.no_grad():
         text_features = method.text_features(clip)
+    width = getattr(clip.visual, "output_dim", text_features.shape[-1])
+    if text_features.ndim == 2 and text_features.shape != (len(classnames), width):
+        raise ValueError(
+            f"The classifier is {tuple(text_features.shape)}; {len(classnames)} class names and "
+            f"this backbone need ({len(classnames)}, {width})."
+        )
 
     def features(pixels: Tensor) -> Tensor:
         raw = trainer.encode_pixels(cfg, clip, method, pixels.to(clip.logit_scale.device))

@@ -12,7 +12,7 @@ from dassl.config import get_cfg_default
 from dassl.config.settings import flat
 from dassl.data.pixels import normalise
 from dassl.engine.anomaly import refuse_nonfinite
-from dassl.engine.checkpoints import BEST, find_checkpoint
+from dassl.engine.checkpoints import BEST, VERSION, content_of, find_checkpoint
 from dassl.engine.mixed_precision import MixedPrecision
 from dassl.engine.predictor import Predictor
 from dassl.engine.trained import check_trained_settings, config_in
@@ -25,7 +25,7 @@ from dassl.modeling.heads import (
     import_official,
 )
 from dassl.modeling.networks import network_options
-from dassl.utils import load_checkpoint, ranks, write_checkpoint, write_text
+from dassl.utils import ranks, write_checkpoint, write_text
 from dassl.utils.files import link_or_copy
 
 from .selection import StepSelection
@@ -118,7 +118,7 @@ class StepFiles(MixedPrecision):
             "optimizer": None,
             "scheduler": None,
             "val_result": train_out,
-            "dassl_version": __version__,
+            VERSION: __version__,
             "step": self.step,
             "train_out": train_out,
             "kind": name,
@@ -185,7 +185,7 @@ class StepFiles(MixedPrecision):
             return
         if path.name == "best" and path.parent == Path(self.cfg.MODEL.INIT_WEIGHTS):
             self._check_finished(path.parent)
-        content = load_checkpoint(str(path))
+        content = content_of(path)
         self._check_stage(content, path)
         load_network(self.network, content, path)
 
@@ -221,7 +221,7 @@ class StepFiles(MixedPrecision):
                 "--load-epoch, or give --model-dir RUN/best."
             )
         path = find_checkpoint(directory, self.model_name)
-        content = load_checkpoint(str(path))
+        content = content_of(path)
         check_trained_settings(self, content, path)
         given = content.get("classnames")
         if given is not None and list(given) != self.classnames:

@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from dassl.config.yaml_files import read_config
 from dassl.data.pixels import normalise
-from dassl.engine.checkpoints import find_checkpoint
+from dassl.engine.checkpoints import content_of, errors_name, find_checkpoint
 from dassl.engine.steps.files import network_of
 from dassl.modeling.heads import StudentClassifier
-from dassl.utils import load_checkpoint
 
 STUDENT_TRAINERS = ("VL2VADiP", "VL2VSD", "ERM", "LP", "LPFT", "MIRO", "NaiveKD")
 
@@ -51,11 +50,12 @@ def load_deployed(model_dir: Path) -> tuple[DeployedClassifier, dict]:
         path = find_checkpoint(model_dir, "network")
     except FileNotFoundError as err:
         raise FileNotFoundError(_no_checkpoint(model_dir)) from err
-    checkpoint = load_checkpoint(str(path))
+    checkpoint = content_of(path)
     if "pixel_mean" not in checkpoint:
         trainer = checkpoint.get("trainer", "other code")
         raise ValueError(_no_student(path, trainer, path.parent.parent))
-    network = network_of(checkpoint)
+    with errors_name(path):
+        network = network_of(checkpoint)
     deployed = DeployedClassifier(network, checkpoint["pixel_mean"], checkpoint["pixel_std"])
     return deployed.eval(), checkpoint
 
