@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dassl.flags import FlagParser
 from dassl.terminal import answered, as_script, log_safely
+from dassl.utils.files import errors_of_writing
 from tools.results.legacy import STYLES, legacy_parse, legacy_report
 from tools.results.records import load_records
 from tools.results.report import (
@@ -141,7 +142,8 @@ def run(args: argparse.Namespace) -> None:
         else:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
             text = f"{content}\n"
-            Path(target).write_text(text, encoding="utf-8", errors="backslashreplace")
+            with errors_of_writing(target):
+                Path(target).write_text(text, encoding="utf-8", errors="backslashreplace")
             print(f"\nWritten: {target}")
 
 

@@ -19,6 +19,7 @@ CACHE_VARIABLE = "CLIP_CACHE"
 CHUNK = 1 << 20  # bytes
 ATTEMPTS = 3
 TIMEOUT = 20  # seconds without any answer
+LARGEST = 20 * 10**9  # bytes; OpenAI's largest file has 1.3 GB
 
 
 def weights_dir(root: str | os.PathLike | None = None) -> Path:
@@ -60,7 +61,7 @@ def fetch(url: str, root: str | os.PathLike | None = None, *, hint: str = "") ->
                     return target
                 logger.warning("%s does not match its SHA-256; downloading it again.", target)
             _download(url, target, expected)
-    except (OSError, http.client.HTTPException) as err:
+    except (OSError, http.client.HTTPException, ValueError) as err:
         raise RuntimeError(_advice(url, target, err, hint)) from err
     return target
 
@@ -105,10 +106,12 @@ def _transfer(url: str, part: Path) -> None:
         is_partial = response.status == http.client.PARTIAL_CONTENT
         have = have if is_partial else 0
         length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
+        total = have + int(length) if length and length.isdecimal() else None
         with part.open("ab" if is_partial else "wb") as file:
             for chunk in _progress(response, url.split("/")[-1], have, total):
                 file.write(chunk)
+                if file.tell() > LARGEST:
+                    raise ConnectionError(f"{url} sends more than {LARGEST:,} bytes")
         size = part.stat().st_size
         if total is not None and size < total:
             raise ConnectionError(f"the connection ended after {size} of {total} bytes")

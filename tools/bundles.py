@@ -11,10 +11,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from dassl.features.views import Augmentation
+from dassl.utils.files import errors_of_writing
 from dassl.utils.text_files import read_json
 from trainers.common import ClipTrainer, Method
 from trainers.common.bundle import CARD, FORMAT, TENSORS, features_of, is_bundle, logits_of
@@ -155,10 +156,10 @@ def write_bundle(
     shapes = {name: list(value.shape) for name, value in tensors.items()}
     card = {"format": FORMAT, "version": __version__, **card, "tensors": shapes}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent) as name:
+    with errors_of_writing(folder), TemporaryDirectory(dir=folder.parent) as name:
         ready = Path(name) / "bundle"
         ready.mkdir()
-        save_file(tensors, ready / TENSORS)
+        (ready / TENSORS).write_bytes(save(tensors))
         text = json.dumps(card, indent=2, ensure_ascii=False)
         (ready / CARD).write_text(text + "\n", encoding="utf-8")
         (ready / "README.md").write_text(model_card(card), encoding="utf-8")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dassl.utils.files import atomic_write
+from dassl.utils.files import atomic_write, errors_of_writing
 from dassl.utils.text import cell
 
 Row = dict[str, Any]
@@ -83,7 +83,10 @@ def streaming(
             file = sys.stdout
         else:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(target, "w", newline="", encoding="utf-8"))
+            stack.enter_context(errors_of_writing(target))
+            file = stack.enter_context(
+                open(target, "w", newline="", encoding="utf-8", errors="backslashreplace")
+            )
         table = csv.writer(file, lineterminator="\n")
         has_header = False
 

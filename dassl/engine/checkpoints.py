@@ -197,7 +197,7 @@ def content_of(path: str | Path) -> dict[str, Any]:
 
 
 def _expected(key: str, kind: type, content: Mapping[str, Any]) -> str:
-    form = {str: "text", list: "a list of texts", Mapping: "named tensors"}[kind]
+    form = "text" if kind is str else "a list of texts" if kind is list else "named tensors"
     held = repr(content[key])[:40] if key in content else "not there"
     return f"its {key} is {held}, expected {form}"
 

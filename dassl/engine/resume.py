@@ -19,6 +19,7 @@ from dassl.config.settings import NEUTRAL_KEYS, flat
 from dassl.config.yaml_files import config_of
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import load_checkpoint, ranks, write_tensors
+from dassl.utils.files import errors_of_writing
 
 from .build import TRAINER_REGISTRY
 from .plain import plain
@@ -61,7 +62,8 @@ class ResumeFile:
         if not ranks.is_writer():
             return
         self.mark.parent.mkdir(parents=True, exist_ok=True)
-        self.mark.write_text("A run began here and has not ended.\n", encoding="utf-8")
+        with errors_of_writing(self.mark):
+            self.mark.write_text("A run began here and has not ended.\n", encoding="utf-8")
 
     def save(
         self, trainer: "TrainerBase", next_epoch: int, *, force: bool = False, within: bool = False

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from dassl.utils.files import errors_of_writing
+
 logger = logging.getLogger(__name__)
 METRICS_FILE = "metrics.jsonl"
 
@@ -72,15 +74,18 @@ class MetricsLog:
 
     def write(self, **values: Any) -> None:
         """Append one line; numbers that JSON cannot hold (NaN, infinity) become null."""
-        self._file.write(json.dumps({k: _json_value(v) for k, v in values.items()}) + "\n")
+        with errors_of_writing(self.path):
+            self._file.write(json.dumps({k: _json_value(v) for k, v in values.items()}) + "\n")
 
     def flush(self) -> None:
         """Hand buffered lines to the operating system."""
-        self._file.flush()
+        with errors_of_writing(self.path):
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with errors_of_writing(self.path):
+            self._file.close()
 
 
 def _lines_up_to(path: Path, last_epoch: int, batches: int) -> list[str]:

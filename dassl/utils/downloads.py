@@ -18,6 +18,7 @@ CHUNK = 2**20  # bytes
 ATTEMPTS = 10  # each must bring something
 LARGEST_DOWNLOAD = 100 * 10**9  # bytes
 PAGE_BYTES = 2**18  # of a web page that came in place of the file
+PAGES = (b"<!doctype html", b"<html")  # how they begin
 
 
 class WebPageError(OSError):
@@ -97,10 +98,10 @@ def _fill(url: str, part: Path, most: int) -> None:
         try:
             _transfer(url, part, most)
             return
-        except (OSError, http.client.HTTPException) as err:
+        except (OSError, http.client.HTTPException, ValueError) as err:
             if attempt < ATTEMPTS and _size(part) > before:
                 continue
-            if isinstance(err, OSError):
+            if isinstance(err, OSError) and (url in str(err) or err.filename):
                 raise
             raise ConnectionError(f"the connection to {url} failed: {err!r}") from err
 
@@ -126,6 +127,11 @@ def _transfer(url: str, part: Path, most: int) -> None:
     if size > most:
         _forget(part)
         raise OSError(f"{url} sends more than {most:,} bytes")
+    with part.open("rb") as file:
+        start = file.read(PAGE_BYTES)
+    if start[:100].lstrip().lower().startswith(PAGES):  # whatever it calls itself
+        _forget(part)
+        raise WebPageError(url, start.decode("utf-8", "replace"))
     if total is not None and size != total:
         raise ConnectionError(f"the connection to {url} ended after {size} of {total} bytes")
 
@@ -133,9 +139,10 @@ def _transfer(url: str, part: Path, most: int) -> None:
 def _ask(url: str, part: Path, have: int) -> http.client.HTTPResponse | None:
     """The answer with the rest of the file, or with all of it; None where there is no rest."""
     request = urllib.request.Request(url, headers={"User-Agent": "vltune"})
-    if have and _tag(part).exists():
+    version = _tag(part).read_bytes().decode("latin-1") if _tag(part).is_file() else ""
+    if have and version.isprintable() and version:
         request.add_header("Range", f"bytes={have}-")
-        request.add_header("If-Range", _tag(part).read_text(encoding="utf-8"))
+        request.add_header("If-Range", version)
     opener = urllib.request.build_opener(_SecureRedirects)
     try:
         return opener.open(request, timeout=TIMEOUT)
@@ -165,7 +172,8 @@ def _write(
 
 
 def _refuse_page(url: str, reply: http.client.HTTPResponse) -> None:
-    if (reply.headers.get("Content-Type") or "").startswith("text/html"):
+    kind = (reply.headers.get("Content-Type") or "").lower()
+    if kind.startswith(("text/html", "application/xhtml")):
         raise WebPageError(url, reply.read(PAGE_BYTES).decode("utf-8", "replace"))
 
 

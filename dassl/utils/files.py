@@ -20,6 +20,27 @@ CACHE_VARIABLE = "VLTUNE_CACHE"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SECONDS_OF_LEFTOVERS = 60.0  # since a temporary file was written that no process holds
 SECONDS_WITHOUT_LOCKS = 86_400.0  # the same where the file system does not tell who holds one
+TORCH_WRITERS = ("inline_container", "PytorchStreamWriter", "iostream error")  # in their errors
+
+
+@contextmanager
+def errors_of_writing(path: str | os.PathLike, temporary: str = "") -> Iterator[None]:
+    """Let an error of writing that names no file (a full disk) name ``path``; nor the temporary.
+
+    Raises:
+        OSError: also where torch could not write.
+    """
+    try:
+        yield
+    except OSError as err:
+        if err.errno is not None and err.filename in (None, temporary):
+            err.filename = str(path)
+        raise
+    except RuntimeError as err:
+        if not any(name in str(err) for name in TORCH_WRITERS):
+            raise
+        # torch does not say why a write failed; a full disk is what ends one half-way
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from err
 
 
 @contextmanager
@@ -34,15 +55,12 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     handle, name = _held_temporary(path)
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as err:
-        if err.errno is not None and err.filename in (None, name):  # a full disk names no file
-            err.filename = str(path)
-        raise
+        with errors_of_writing(path, name):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
         if handle is not None:

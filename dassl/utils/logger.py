@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from .files import errors_of_writing
+
 _LOG_SUFFIXES = (".txt", ".log")
 
 
@@ -31,8 +33,9 @@ class Logger:
             encoding = self.console.encoding or "ascii"
             self.console.write(text.encode(encoding, "replace").decode(encoding))
         if self.file is not None:
-            self.file.write(text)
-            self.file.flush()
+            with errors_of_writing(self.file.name):
+                self.file.write(text)
+                self.file.flush()
         return len(text)
 
     def flush(self) -> None:

@@ -1,6 +1,7 @@
 """Where the system refuses a path, the message says which and what to do."""
 
 import errno
+import io
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from dassl.terminal import shortened
 from dassl.utils import atomic_write, write_checkpoint, write_tensors
 from dassl.utils.files import cache_dir
+from dassl.utils.logger import Logger
 from dassl.utils.places import explain
 
 
@@ -83,6 +85,16 @@ def test_a_very_long_line_is_cut_in_what_an_error_says():
     assert text.startswith("first\nxxx") and text.endswith("xxx...\nlast") and len(text) < 1600
 
 
+def test_the_log_names_itself_where_its_disk_is_full(tmp_path):
+    log = Logger(tmp_path / "log.txt", console=io.StringIO())
+    log.file = open("/dev/full", "w")  # noqa: SIM115
+
+    with pytest.raises(OSError) as caught:
+        log.write("a line")
+
+    assert explain(caught.value).startswith("No space is left for /dev/full.")
+
+
 @pytest.mark.parametrize("error", [ValueError("a"), OSError("b"), OSError(errno.EIO, "c", "d")])
 def test_other_errors_keep_their_text(error):
     assert explain(error) == str(error)
@@ -108,6 +120,7 @@ def test_an_error_of_our_own_keeps_its_text(tmp_path):
     [
         "[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed",
         "[enforce fail at inline_container.cc:672] . unexpected pos 128 vs 0",
+        "basic_ios::clear: iostream error",
     ],
 )
 def test_a_state_on_a_full_disk_names_the_file(text, tmp_path, monkeypatch):

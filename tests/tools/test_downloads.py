@@ -115,3 +115,34 @@ def test_a_file_that_does_not_fit_on_the_disk_is_refused_at_once(server, tmp_pat
         download_url(f"{server.url}/file.zip", tmp_path / "file.zip")
 
     assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["application/octet-stream", "TEXT/HTML", "application/xhtml+xml"])
+def test_a_web_page_under_another_name_is_known_by_its_beginning(server, tmp_path, kind):
+    server.files["/page.zip"] = b"\n<!DOCTYPE html><title>Quota</title>"
+    server.headers = {"Content-Type": kind}
+
+    with pytest.raises(WebPageError, match='answered with a web page .*"Quota"'):
+        download_url(f"{server.url}/page.zip", tmp_path / "page.zip")
+
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("version", [b"\n\x01", b'"a"\r\nX: y', b"\xff\xfe"])
+def test_a_damaged_note_on_the_version_of_a_part_begins_again(server, tmp_path, version):
+    half_done(server, tmp_path)
+    (tmp_path / "file.zip.part.version").write_bytes(version)
+
+    download_url(f"{server.url}/file.zip", tmp_path / "file.zip", sha256=DIGEST)
+
+    assert [first for _, first in server.requests] == [0]
+
+
+def test_an_answer_that_is_not_http_is_said_with_its_address(server, tmp_path, monkeypatch):
+    def ask(*_):
+        raise ValueError("read length must be non-negative")
+
+    monkeypatch.setattr(downloads, "_ask", ask)
+
+    with pytest.raises(ConnectionError, match=f"the connection to {server.url}/x failed"):
+        download_url(f"{server.url}/x", tmp_path / "x")

@@ -175,6 +175,7 @@ REPLIES = {
     "deep": b'{"embeddings": ' + b"[" * 100_000,
     "web page": b"<html>please log in</html>",
     "latin-1": b'{"a": "\xe9"}',
+    "digits": b'{"embeddings": [[' + b"1" * 5000 + b"]]}",
     "empty": b"",
 }
 
@@ -187,6 +188,14 @@ def test_every_malformed_reply_is_one_clear_error(scripted, tmp_path, kind):
         teacher(url, tmp_path).encode_text(["a"])
 
 
+@pytest.mark.parametrize("place", ["http://[::1", "http://127.0.0.1:99999/"])
+def test_a_redirect_to_what_is_no_address_is_one_clear_error(scripted, tmp_path, place):
+    url, _ = scripted(text=(302, {"Location": place}, b""))
+
+    with pytest.raises(RuntimeError, match=rf"{url}/text cannot be used: "):
+        teacher(url, tmp_path).encode_text(["a"])
+
+
 def test_a_refusal_is_one_error_with_its_reason_where_the_body_breaks_off(scripted, tmp_path):
     url, _ = scripted(text=(403, {"Content-Length": "1000"}, b"too many images"))
 
@@ -194,7 +203,7 @@ def test_a_refusal_is_one_error_with_its_reason_where_the_body_breaks_off(script
         teacher(url, tmp_path).encode_text(["a"])
 
 
-@pytest.mark.parametrize("scale", ["0", "-1", "NaN", '"big"', "true", "null", "[1]"])
+@pytest.mark.parametrize("scale", ["0", "-1", "NaN", '"big"', "true", "null", "[1]", "9" * 400])
 def test_a_scale_that_is_not_a_positive_number_is_refused(scripted, tmp_path, scale):
     url, _ = scripted(info=(200, {}, f'{{"scale": {scale}}}'.encode()))
 

@@ -125,12 +125,13 @@ def method_predictor(
     trainer.name_same_classes(cfg, classnames)
     with torch.no_grad():
         text_features = method.text_features(clip)
-    width = getattr(clip.visual, "output_dim", text_features.shape[-1])
-    if text_features.ndim == 2 and text_features.shape != (len(classnames), width):
-        raise ValueError(
-            f"The classifier is {tuple(text_features.shape)}; {len(classnames)} class names and "
-            f"this backbone need ({len(classnames)}, {width})."
-        )
+    if text_features is not None and text_features.ndim == 2:
+        found = tuple(text_features.shape)
+        expected = len(classnames), getattr(clip.visual, "output_dim", found[1])
+        if found != expected:
+            raise ValueError(
+                f"The classifier is {found}; its class names and backbone need {expected}."
+            )
 
     def features(pixels: Tensor) -> Tensor:
         raw = trainer.encode_pixels(cfg, clip, method, pixels.to(clip.logit_scale.device))

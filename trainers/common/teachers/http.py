@@ -15,12 +15,13 @@ resumed or repeated pays for no image twice.
 """
 
 import base64
+import errno
 import hashlib
 import http.client
 import io
 import json
 import logging
-import math
+import os
 import sqlite3
 import time
 import urllib.error
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
 LONGEST_WAIT = 60.0  # seconds
 LONGEST_NAME = 200  # characters of the name that an endpoint gives itself
+LARGEST_SCALE = 1e6  # CLIP's is 100
 WIDEST = 2**16  # numbers of an embedding
 PASSING_ERRORS = (  # no connection, or an answer that was cut off
     urllib.error.URLError,
@@ -161,9 +163,8 @@ class HttpTeacher(Teacher):
 
     def _scale(self, info: dict, default: float) -> float:
         scale = info.get("scale", default)
-        if isinstance(scale, bool) or not isinstance(scale, int | float):
-            scale = math.nan
-        if not (math.isfinite(scale) and scale > 0):
+        is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
+        if not is_number or not 0 < scale < LARGEST_SCALE:
             raise RuntimeError(
                 f"The teacher {self.url}/info gives the scale {info['scale']!r:.60}; expected a "
                 "positive number."
@@ -197,6 +198,10 @@ class HttpTeacher(Teacher):
                     ) from None
             except PASSING_ERRORS as error:
                 cause, pause = masked(str(getattr(error, "reason", error))), None
+            except ValueError as error:  # a number of 5,000 digits, an address that is none
+                raise RuntimeError(
+                    f"The teacher {self.url}/{path} cannot be used: {masked(str(error))}."
+                ) from None
             if attempt < self.retries:
                 seconds = float(pause) if pause and pause.isdecimal() else wait
                 logger.warning("%s/%s: %s; again in %.1f s.", self.url, path, cause, seconds)
@@ -227,9 +232,21 @@ class ResponseCache:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """A connection whose changes are kept if the block ends well; closed in any case."""
-        with closing(sqlite3.connect(self.path, timeout=60.0)) as database, database:
-            yield database
+        """A connection whose changes are kept if the block ends well; closed in any case.
+
+        Raises:
+            OSError: the file cannot be written or is damaged; says what to do.
+        """
+        try:
+            with closing(sqlite3.connect(self.path, timeout=60.0)) as database, database:
+                yield database
+        except sqlite3.Error as err:
+            if "full" in str(err):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from err
+            raise OSError(
+                f"The answers of the teacher in {self.path} cannot be read or kept ({err}). Make "
+                "its folder writable, or move the file away if it is damaged."
+            ) from err
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         """The rows (D,) that are known."""

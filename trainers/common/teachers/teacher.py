@@ -19,6 +19,7 @@ from yacs.config import CfgNode
 from clip.model import CLIP
 from dassl.config import check_value, one_of
 from dassl.utils import cache_dir, ranks, weights_digest, write_tensors
+from dassl.utils.files import errors_of_writing
 from trainers.common.text.class_words import warn_of_same_words, words_of
 from trainers.common.text.templates import check_templates
 
@@ -78,7 +79,7 @@ class Queries:
         self.images += images
         self.texts += texts
         if self.journal is not None:
-            with self.journal.open("a", encoding="utf-8") as file:
+            with errors_of_writing(self.journal), self.journal.open("a", encoding="utf-8") as file:
                 file.write(f"{images} {texts}\n")
 
     def keep_in(self, journal: Path) -> None:
