@@ -13,6 +13,7 @@ import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -87,7 +88,8 @@ def adapted(args: argparse.Namespace) -> tuple[CLIP, TowerHook | None, TowerHook
     folder = Path(args.model_dir)
     trainer, checkpoint = trained(folder)
     with errors_name(folder):
-        _, clip, method, _ = rebuild(trainer, checkpoint, torch.device("cpu"))
+        _, clip, built, _ = rebuild(trainer, checkpoint, torch.device("cpu"))
+    method: Any = built
     if not hasattr(method, "text_hook"):
         raise ValueError(
             f"--model-dir {folder} holds {trainer.__name__}, which changes the prompts, not the "
