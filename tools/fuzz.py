@@ -1,17 +1,25 @@
 """Spoil files at random, let their readers read them, and count what happens.
 
     python tools/fuzz.py --inputs 1000                 every reader
-    python tools/fuzz.py --inputs 5000 --only yaml,split --seed 3
+    python tools/fuzz.py yaml split --inputs 5000 --seed 3
+    python tools/fuzz.py yaml --seconds 600            as many as there is time for
 
 A reader shall read a file or answer with one sentence that names it; anything else (a traceback, a
-hang, memory without bound, the end of the process) is a fault, and its input is kept.
+hang, memory without bound, the end of the process) is a fault, and its input is kept. With
+--seconds, and where atheris is installed (pip install atheris), inputs follow the code that they
+reach: what makes a reader take a new branch is spoiled further.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import inspect
 import io
+import itertools
 import json
 import logging
+import math
 import os
 import random
 import re
@@ -19,9 +27,12 @@ import resource
 import signal
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,6 +45,9 @@ from dassl.terminal import as_script
 
 SECONDS = 10  # for one input
 MOST_BYTES = 10**9  # that reading one may add to the memory of the process
+GUIDE = "atheris"  # libFuzzer for Python; random inputs without it
+FOLLOWED = ("clip", "dassl", "datasets", "tools", "trainers", "yaml")  # whose branches guide it
+MOST_KEPT = 20  # inputs of faults per reader
 FAULTS = ("unclear", "traceback", "hang", "memory", "ended the process")
 TOKENS = (
     *(b"", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\x80", b"\x1b[2J", b"\r\n", b"\n", b"\t", b","),
@@ -210,61 +224,148 @@ def _too_late(*_: object) -> NoReturn:
     raise _TooLate
 
 
-def inputs(target: Target, count: int, seed: str) -> Iterator[bytes]:
+def inputs(target: Target, count: float, seed: str) -> Iterator[bytes]:
     """The same spoiled files for the same seed."""
-    for number in range(count):
+    for number in itertools.takewhile(lambda number: number < count, itertools.count()):
         rng = random.Random(f"{seed}/{number}")
         yield spoiled(rng.choice(target.samples), rng)
 
 
-def outcomes(target: Target, count: int, seed: str) -> list[str]:
-    """One outcome per input, read in a process of their own that may die."""
+def outcomes(
+    target: Target,
+    count: float,
+    seed: str,
+    *,
+    seconds: float = math.inf,
+    guided: bool = False,
+    keep: Path | None = None,
+) -> list[str]:
+    """One outcome per input, read in a process of their own that may die.
+
+    Args:
+        target: the reader.
+        count: of inputs.
+        seed: other inputs for another seed.
+        seconds: after which no further input is made.
+        guided: inputs follow the code that they reach.
+        keep: the folder for inputs of faults; None: they are not kept.
+    """
     found: list[str] = []
-    while len(found) < count:
+    end = time.monotonic() + seconds
+    while len(found) < count and time.monotonic() < end:
         receive, send = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(receive)
-            _read_all(target, count, seed, len(found), send)
+            give = _follow_code if guided else _give_random
+            _try_all(target, partial(give, target, count, seed, len(found), end), send, keep)
         os.close(send)
         with os.fdopen(receive, encoding="utf-8") as lines:
-            found += [json.loads(line) for line in lines]
+            found += [json.loads(line) for line in lines if line.endswith("\n")]
         _, status = os.waitpid(child, 0)
         if status and len(found) < count:
             found.append(f"ended the process: status {status}")
     return found
 
 
-def _read_all(target: Target, count: int, seed: str, first: int, send: int) -> NoReturn:
+def _try_all(
+    target: Target, give: Callable[[Callable[[bytes], None]], None], send: int, keep: Path | None
+) -> NoReturn:
+    """In the process of the reader: try what ``give`` gives, and tell what came of it."""
     logging.disable()
+    kept = 0
     with tempfile.TemporaryDirectory() as folder, os.fdopen(send, "w", encoding="utf-8") as lines:
-        for number, data in enumerate(inputs(target, count, seed)):
-            if number >= first:
-                print(json.dumps(outcome(target, data, Path(folder))), file=lines, flush=True)
+
+        def one(data: bytes) -> None:
+            nonlocal kept
+            text = outcome(target, data, Path(folder))
+            if ":" in text and keep is not None and kept < MOST_KEPT:
+                kept += 1
+                path = keep / f"{hashlib.sha256(data).hexdigest()[:8]}-{target.file}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+                text += f" ({path})"
+            print(json.dumps(text), file=lines, flush=True)
+
+        give(one)
     os._exit(0)
+
+
+def _give_random(
+    target: Target, count: float, seed: str, first: int, end: float, one: Callable[[bytes], None]
+) -> None:
+    for number, data in enumerate(inputs(target, count, seed)):
+        if number >= first:
+            one(data)
+            if time.monotonic() > end:
+                return
+
+
+def _follow_code(
+    target: Target, count: float, seed: str, first: int, end: float, one: Callable[[bytes], None]
+) -> None:
+    """Let atheris give inputs; libFuzzer ends the process itself."""
+    guide = importlib.import_module(GUIDE)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # its reports
+    for function in _functions():
+        guide.instrument_func(function)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, sample in enumerate(target.samples):
+            (Path(folder) / str(number)).write_bytes(sample)
+        words = Path(folder, "words")
+        quoted = ("".join(f"\\x{byte:02x}" for byte in token) for token in TOKENS if token)
+        words.write_text("".join(f'"{word}"\n' for word in quoted if len(word) < 200))
+        limits = f"-max_total_time={max(1, int(end - time.monotonic()))}", "-timeout=0"
+        start = f"-seed={random.Random(f'{seed}/{first}').randrange(1, 2**31)}"
+        options = [*limits, start, "-rss_limit_mb=0", f"-dict={words}", folder]
+        guide.Setup([sys.argv[0], *options], one)
+        guide.Fuzz()
+
+
+def _functions() -> Iterator[Any]:
+    """The functions and methods of the packages that are followed, as far as they are imported."""
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] not in FOLLOWED:
+            continue
+        for holder in (module, *vars(module).values()):
+            if holder is module or inspect.isclass(holder) and holder.__module__ == name:
+                members = vars(holder).values()
+                yield from (f for f in members if inspect.isfunction(f) and f.__module__ == name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; 1 if there is a fault."""
+    known = targets()
     parser = FlagParser(description=__doc__.splitlines()[0])
+    parser.add_argument("readers", nargs="*", metavar="READER", help=f"of: {', '.join(known)}")
     parser.add_argument("--inputs", type=int, default=1000, help="in all, over the readers")
-    parser.add_argument("--only", default="", help="names of readers, separated by commas")
+    parser.add_argument("--seconds", type=float, default=0, help="for each reader, instead")
     parser.add_argument("--seed", default="0", help="other inputs for another seed")
+    parser.add_argument("--keep", type=Path, default=Path("output/fuzz"), help="inputs of faults")
     args = parser.parse_args(argv)
-    chosen = {
-        name: target
-        for name, target in targets().items()
-        if not args.only or name in args.only.split(",")
-    }
+    if unknown := [name for name in args.readers if name not in known]:
+        parser.error(f"there is no reader {unknown[0]}. Known: {', '.join(known)}")
+    chosen = {name: known[name] for name in args.readers or known}
+    guided = bool(args.seconds) and find_spec(GUIDE) is not None
+    count = math.inf if args.seconds else -(-args.inputs // len(chosen))
     rows, faults = [], []
     for name, target in chosen.items():
-        found = outcomes(target, -(-args.inputs // len(chosen)), f"{args.seed}/{name}")
+        found = outcomes(
+            target,
+            count,
+            f"{args.seed}/{name}",
+            seconds=args.seconds or math.inf,
+            guided=guided,
+            keep=args.keep / name,
+        )
         counts = Counter(text.partition(":")[0] for text in found)
         rows.append([name, len(found), *(counts[kind] for kind in ("read", "answered", *FAULTS))])
         faults += [f"{name} {n}: {text}" for n, text in enumerate(found) if ":" in text]
     rows.append(["all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])])
     print(tabulate(rows, ["reader", "inputs", "read", "answered", *FAULTS]))
-    print(*faults, sep="\n")
+    if args.seconds:
+        print(f"Inputs {'followed the code (atheris)' if guided else 'were random'}.")
+    print(*faults[: MOST_KEPT * len(chosen)], sep="\n")
     return 1 if faults else 0
 
 

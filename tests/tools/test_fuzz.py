@@ -15,6 +15,24 @@ def test_spoiled_files_are_read_or_answered(name):
     assert set(found) <= {"read", "answered"} and len(found) == 25, found
 
 
+def test_the_inputs_of_faults_are_kept_and_time_ends_a_search(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fuzz, "find_spec", lambda name: None)
+    monkeypatch.setattr(fuzz, "targets", lambda: {"bad": _reads(lambda path: [][1])})
+
+    assert fuzz.main(["bad", "--seconds", "0.2", "--keep", str(tmp_path)]) == 1
+
+    said = capsys.readouterr().out
+    assert "bad 0: traceback: IndexError" in said and "Inputs were random" in said
+    assert 0 < len(list((tmp_path / "bad").iterdir())) <= fuzz.MOST_KEPT
+
+
+def test_an_unknown_reader_is_refused_with_the_known_ones(capsys):
+    with pytest.raises(SystemExit):
+        fuzz.main(["jaml"])
+
+    assert "there is no reader jaml. Known: split, yaml, " in capsys.readouterr().err
+
+
 def test_every_kind_of_reader_is_tried():
     assert set(ALL.split("|")) <= set(TARGETS)
 
