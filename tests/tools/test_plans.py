@@ -60,6 +60,11 @@ def test_a_protocol_that_trains_nothing_takes_the_recipe_of_zero_shots(name, mon
     assert [more["protocol"] for more in asked] == [name]
 
 
+def test_a_protocol_that_trains_nothing_refuses_a_trainer_that_learns():
+    with pytest.raises(ValueError, match="testtime trains nothing, and CoOp learns: use fewshot"):
+        plan("testtime", "--trainer", "CoOp", "--dataset", "toy_shapes", "--seeds", "1")
+
+
 def test_the_zero_shot_row_of_lodo_is_the_teacher_of_the_recipe(tmp_path):
     file = tmp_path / "other.yaml"
     file.write_text(yaml.safe_dump({"TRAINER": {"VL2V": {"TEACHER": "ViT-L/14"}}}))

@@ -25,6 +25,7 @@ KEY = re.compile(r"[A-Z][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)+$|USE_CUDA$|VERBOSE$")
 SHARED_KEYS = ("DATASET.", "INPUT.", "DATALOADER.", "USE_CUDA", "VERBOSE")
 BLACK_BOXES = ("http://", "https://", "python:")  # teachers that are not a CLIP at hand
 NOT_SHARED_KEYS = ("DATASET.NUM_SHOTS", "DATASET.VAL_SHOTS", "DATASET.SUBSAMPLE_CLASSES")
+UNTRAINED = ("TPT", "DMN", "ZeroshotCLIP", "ZeroshotCLIP2")  # of which DMN trains in others
 BASE_TRAINER_PROTOCOLS = ("fewshot", "xd", "dg")  # those that train on the shots of all classes
 STAGES = {  # trainer -> its stages in order: (folder, trainer)
     "VL2VADiP": (("align", "VL2VAlign"), ("distill", "VL2VDistill")),
@@ -248,6 +249,7 @@ def _untrained(request: Request) -> list[Run]:
     runs = []
     for dataset in request.datasets:
         recipe = request.resolve(dataset, shots=0)
+        check_trains_nothing(request, recipe)
         if request.protocol == "testtime" and request.with_zeroshot:
             runs += zeroshot_runs(request, dataset, recipe.backbone)
         level = request.output / request.protocol / dataset_name(dataset) / request.trainer
@@ -256,6 +258,19 @@ def _untrained(request: Request) -> list[Run]:
             flags = ["--eval-only"]
             runs.append(_run(request, recipe, folder, dataset=dataset, seed=seed, flags=flags))
     return runs
+
+
+def check_trains_nothing(request: Request, recipe: Recipe) -> None:
+    """Refuse a protocol without training for a trainer whose recipe trains.
+
+    Raises:
+        ValueError: naming protocols that do.
+    """
+    if recipe.files and not recipe.eval_only and request.trainer not in UNTRAINED:
+        raise ValueError(
+            f"The protocol {request.protocol} trains nothing, and {request.trainer} learns: use "
+            f"fewshot, or for {request.protocol} one of {', '.join(UNTRAINED)}."
+        )
 
 
 def _base2new(request: Request) -> list[Run]:
