@@ -11,12 +11,14 @@ from step_world import accuracies, make_domains, step_args, step_config, step_ru
 
 import datasets  # noqa: F401
 import trainers  # noqa: F401
+from dassl.config import get_cfg_default
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.run import run
 from dassl.engine.steps import domains as dg_data
 from dassl.engine.steps.domains import DomainBatches
+from dassl.engine.steps.evaluation import StepEvaluation
 from dassl.engine.steps.trainer import StepTrainer
 from dassl.utils import load_checkpoint
 from dassl.utils.places import explain
@@ -492,3 +494,11 @@ def test_a_truncated_store_of_resized_images_is_written_anew(tmp_path):
     images.path.write_bytes(data[: len(data) // 2])
 
     assert torch.equal(torch.cat(list(images.batches(4))), whole)
+
+
+def test_a_dataset_without_domains_is_refused_with_what_to_give():
+    cfg = get_cfg_default()
+    cfg.TRAINER.NAME = "ERM"
+
+    with pytest.raises(ValueError, match="list has no domains, but ERM .* --target-domains NAME"):
+        StepEvaluation.from_dataset([], cfg, device="cpu")

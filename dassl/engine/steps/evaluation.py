@@ -72,7 +72,17 @@ class StepEvaluation:
     def from_dataset(
         cls, dataset: Any, cfg: CfgNode, *, device: torch.device | str
     ) -> "StepEvaluation":
-        """The parts of a multi-domain dataset: val by domain, ``test``, ``test_out``."""
+        """The parts of a multi-domain dataset: val by domain, ``test``, ``test_out``.
+
+        Raises:
+            ValueError: the dataset has no domains, or a source has no image to select on.
+        """
+        if not hasattr(dataset, "all_domains"):
+            raise ValueError(
+                f"{type(dataset).__name__} has no domains, but {cfg.TRAINER.NAME} trains on all "
+                "domains but one. Give a set that has some (--dataset pacs, or folder:PATH with "
+                "<domain>/<class>/*) and --target-domains NAME, or take another trainer."
+            )
         by_domain: dict[int, list] = {}
         for item in dataset.val or []:
             by_domain.setdefault(item.domain, []).append(item)
