@@ -158,6 +158,8 @@ def _read(path: Path) -> Layer:
 
 def _no_such_file(given: str | Path, asked_by: str, start: Path) -> FileNotFoundError:
     """The error for a config that is not there, with those near it."""
+    if os.path.exists(given):
+        return FileNotFoundError(f"{asked_by} {given} is not a regular file; expected a YAML file.")
     folders = (start / Path(given).parent, REPOSITORY / Path(given).parent, CONFIGS)
     folder = Path(os.path.normpath(next((f for f in folders if f.is_dir()), CONFIGS)))
     inside = [

@@ -179,6 +179,8 @@ def check_ranges(cfg: CfgNode) -> None:
                 raise ValueError(
                     f"{key} is {_shown(value)}; expected a finite number, at most {most:.2g}."
                 )
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError(f"{key} holds a zero byte, which no text or path has.")
         if key in ENGINE_RANGES:
             check_value(key, value, ENGINE_RANGES[key])
         elif value is None and key in _engine_keys():

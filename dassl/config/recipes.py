@@ -378,6 +378,10 @@ def existing_recipe(trainer: str, recipe: str, directory: Path = TRAINERS_DIR) -
     Raises:
         FileNotFoundError: there is none; names those there are.
     """
+    if ".." in Path(recipe).parts:
+        raise FileNotFoundError(
+            f'"{recipe}" is not the name of a recipe: expected NAME, or Trainer/NAME of another.'
+        )
     path = _path(trainer, recipe, directory)
     if is_config(path):
         return path

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -227,6 +227,23 @@ def _names_of_json(content: Any, path: str) -> list[str]:
         f"{path} holds no class names: expected a JSON list of names, or an object "
         '{"0": "first name", "1": ...}.'
     )
+
+
+def table_rows(
+    lines: Sequence[str], separator: str, path: str | os.PathLike
+) -> Iterator[tuple[int, list[str]]]:
+    """(number of its last line, cells without blanks around) of the rows that are not empty.
+
+    Raises:
+        ValueError: a row that no table has; names file and line.
+    """
+    reader = csv.reader(lines, delimiter=separator)
+    try:
+        for row in reader:
+            if any(cells := [cell.strip() for cell in row]):
+                yield reader.line_num, cells
+    except csv.Error as err:
+        raise ValueError(f"{path}, line {reader.line_num}: not a row of a table ({err}).") from err
 
 
 def _named_column(lines: Sequence[Line], separator: str) -> list[str]:

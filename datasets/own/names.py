@@ -6,12 +6,11 @@ classes and none of the folders, a name per class in the order of the sorted fol
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from dassl.utils.text_files import TABLES, read_json, read_lines
+from dassl.utils.text_files import TABLES, read_json, read_lines, table_rows
 
 from .listing import Listing, listed
 
@@ -67,9 +66,8 @@ def _names_in(path: Path, labels: Sequence[str], listing: Listing) -> dict[str, 
     if path.suffix.lower() == ".json":
         names = _of_json(path, labels)
     elif separator := TABLES.get(path.suffix.lower()):
-        rows = [row for row in csv.reader((line.text for line in read_lines(path)),
-                                          delimiter=separator) if any(row)]  # fmt: skip
-        names = _of_pairs([[cell.strip() for cell in row] for row in rows], path, labels)
+        lines = [line.text for line in read_lines(path)]
+        names = _of_pairs([row for _, row in table_rows(lines, separator, path)], path, labels)
     else:
         texts = [line.text for line in read_lines(path)]
         names = _of_pairs([_pair(text, known) for text in texts], path, labels)

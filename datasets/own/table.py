@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from dassl.utils.text import did_you_mean
-from dassl.utils.text_files import NEWLINE, read_text
+from dassl.utils.text_files import NEWLINE, read_text, table_rows
 
 from ..near_miss import SPLIT_OF
 from .listing import Entry, Listing, listed
@@ -45,17 +44,13 @@ def _read_rows(table: Path, listing: Listing) -> dict[int, dict[str, str]]:
     lines = NEWLINE.split(read_text(table))
     header = next((line for line in lines if line.strip()), "")
     separator = next((mark for mark in "\t;" if mark in header and "," not in header), ",")
-    reader = csv.reader(lines, delimiter=separator)
     columns: list[str] = []
     rows: dict[int, dict[str, str]] = {}
-    for cells in reader:
-        cells = [cell.strip() for cell in cells]
-        if not any(cells):
-            continue
+    for number, cells in table_rows(lines, separator, table):
         if not columns:
             columns = [cell.lower() for cell in cells]
         else:
-            rows[reader.line_num] = dict(zip(columns, cells))
+            rows[number] = dict(zip(columns, cells))
     if missing := [name for name in NEEDED if name not in columns]:
         held = f"has the columns {', '.join(columns)}" if columns else "is empty"
         listing.problems.append(

@@ -15,6 +15,7 @@ from dassl.config.files import (
     read_layers,
     read_mapping,
 )
+from dassl.config.recipes import existing_recipe
 from dassl.engine.cli import make_config, make_parser
 from dassl.engine.unread import given_keys
 
@@ -105,6 +106,16 @@ def test_a_base_that_is_not_there_is_named_with_its_file(write):
 
     assert f"{path}: _BASE_ clip_image.yaml: no such file. Did you mean" in str(caught.value)
     assert "clip_images.yaml" in str(caught.value)
+
+
+def test_a_folder_in_place_of_a_config_is_called_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="--config-file .* is not a regular file"):
+        existing_yaml(tmp_path, "--config-file")
+
+
+def test_a_recipe_is_a_name_and_not_a_path():
+    with pytest.raises(FileNotFoundError, match='"../../x" is not the name of a recipe'):
+        existing_recipe("TaskRes", "../../x")
 
 
 def test_a_search_for_close_names_looks_into_few_folders(tmp_path, monkeypatch):

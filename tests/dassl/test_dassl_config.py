@@ -139,6 +139,7 @@ def test_clean_cfg_keeps_only_the_node_of_the_trainer():
         ("DATALOADER.NUM_WORKERS", "100000", "expected at least -1 and at most 1024"),
         ("DATASET.NUM_SHOTS", "9" * 40, "expected a finite number, at most 4.3e"),
         ("OPTIM.MAX_EPOCH", "None", "OPTIM.MAX_EPOCH is None; expected at least 0"),
+        ("OUTPUT_DIR", "a\0b", "OUTPUT_DIR holds a zero byte"),
         ("MODEL.BACKBONE.NAME", "None", "MODEL.BACKBONE.NAME is None; expected a value"),
     ],
 )

@@ -395,6 +395,10 @@ def test_a_table_that_is_not_text_is_refused_and_latin_letters_are_read(tmp_path
     assert "is not UTF-8: read as Windows-1252" in caplog.text
     file.write_bytes(bytes(range(256)) * 9)
     assert "is not a text file" in problem(read_own(tmp_path, table=str(file)))
+    file.write_text(f"path,label\na.png,{'x' * 200_000}\n")
+    assert "line 2: not a row of a table (field larger" in problem(
+        read_own(tmp_path, table=str(file))
+    )
 
 
 def test_what_several_lines_lack_is_one_problem_and_the_others_are_counted(tmp_path):
