@@ -217,8 +217,8 @@ def tuned_predictor(
     if not issubclass(trainer, ClipTrainer):
         raise ValueError(
             f"{trainer.__name__} keeps an image network without a text encoder, so --classnames "
-            "cannot be read here. Leave it out; tools/export.py --classnames makes a file for new "
-            "classes."
+            "cannot be read here. Leave it out; python tools/export.py --classnames makes a file "
+            "for new classes."
         )
     with errors_name(model_dir):
         predictor = clip_predictor(trainer, checkpoint, device, classnames)

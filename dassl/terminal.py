@@ -25,7 +25,7 @@ COMMANDS: dict[str, str] = {}
 def as_typed(text: str) -> str:
     """A text that names scripts, with the commands of ``COMMANDS`` in their place."""
     for script, command in COMMANDS.items():
-        text = re.sub(rf"(?<![\w/])(?:python )?{re.escape(script)}(?!\w)", command, text)
+        text = re.sub(rf"(?<![\w/])(?:python )?{re.escape(script)}(?!\w|:\d)", command, text)
     return text
 
 

@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import yaml
 from tqdm import tqdm
 
-from dassl.config.own_data import is_own, own_set
+from dassl.config.own_data import is_own, not_a_dataset, own_set
 from dassl.flags import FlagParser
-from dassl.terminal import as_script
+from dassl.terminal import as_script, as_typed
 
 if TYPE_CHECKING:
     from dassl.data.datasets import DatasetBase
@@ -155,7 +155,8 @@ def check_own(dataset: str, *, classnames: str = "", decode: bool = False) -> Re
     if found.counts:
         sizes = ", ".join(f"{name} {size:,}" for name, size in found.sizes.items() if size)
         chance = 100 / len(found.counts)
-        report.add("ok", f"{len(found.counts)} classes (chance {chance:.2f}%); images: {sizes}")
+        number = f"{len(found.counts)} class{'es' * (len(found.counts) != 1)}"
+        report.add("ok", f"{number} (chance {chance:.2f}%); images: {sizes}")
     return report
 
 
@@ -283,15 +284,11 @@ def parse_args(args: Sequence[str] | None) -> argparse.Namespace:
 def main(args: Sequence[str] | None = None) -> int:
     """Print the reports; returns the exit status."""
     importlib.import_module("datasets")
-    from dassl.utils import did_you_mean
-
     options = parse_args(args)
     known = known_datasets()
     unknown = [name for name in options.datasets if name not in known and not is_own(name)]
     if unknown:
-        print(
-            f'"{unknown[0]}" is not a dataset. {did_you_mean(unknown[0], known)}', file=sys.stderr
-        )
+        print(not_a_dataset(unknown[0], known), file=sys.stderr)
         return 2
     root = Path(options.root).expanduser().absolute()
     if not options.datasets or not all(map(is_own, options.datasets)):
@@ -315,15 +312,15 @@ def main(args: Sequence[str] | None = None) -> int:
     if not options.datasets:
         for report in reports:
             print(report.summary)
-        print("Details: python tools/check_data.py NAME. How to get them: DATASETS.md.")
+        print(as_typed("Details: python tools/check_data.py NAME. How to get them: DATASETS.md."))
         return 0
     for report in reports:
         print(f"\n{report.name}: {'ready' if report.is_ready else 'not ready'}")
         for mark, text in report.lines:
-            print(f"  {mark:<8}{text}")
+            print(f"  {mark:<8}{as_typed(text)}")
         if not report.is_ready:
             title = "What is expected" if report.section == OWN_SECTION else "How to get it"
-            print(f"  {title}: {way_to_get(report)}")
+            print(f"  {title}: {as_typed(way_to_get(report))}")
     return 0 if all(report.is_ready for report in reports) else 1
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from dassl.utils.text import did_you_mean
 
 from .files import CONFIGS
 
@@ -46,10 +49,13 @@ def own_set(dataset: str) -> OwnSet:
 
     Raises:
         FileNotFoundError: there is nothing at the path.
-        ValueError: a folder for a table or the other way round, or a name that cannot be one.
+        ValueError: no path, a folder for a table or the other way round, a name that cannot be
+            one.
     """
     kind, _, rest = dataset.partition(":")
     path, name = _path_and_name(rest)
+    if not rest.partition("=")[0]:
+        raise ValueError(f"--dataset {dataset} names no place; expected {EXPECTED}.")
     _check_place(kind, path, dataset)
     plain = path.stem if kind == "csv" else path.name
     name = _checked(name, dataset) if name else _name_of(plain)
@@ -62,6 +68,17 @@ def own_set(dataset: str) -> OwnSet:
 def dataset_name(dataset: str) -> str:
     """What output folders and tables call a dataset: its config's name, or that of an own set."""
     return own_set(dataset).name if is_own(dataset) else dataset
+
+
+def not_a_dataset(name: str, known: Iterable[str]) -> str:
+    """What to say about a name that no dataset has: it may be a path, or misspelt."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return f'"{name}" is a folder; to read its images: folder:{name}'
+    if path.is_file():
+        return f'"{name}" is a file; to read the images that it lists: csv:{name}'
+    own = "folder:PATH or csv:FILE for images of your own."
+    return f'Unknown dataset "{name}". {did_you_mean(name, known)} Or {own}'
 
 
 def split_datasets(text: str) -> list[str]:

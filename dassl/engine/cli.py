@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from dassl.config import check_settings, get_cfg_default
 from dassl.config.files import CONFIGS, existing_yaml, find_yaml, read_layers
-from dassl.config.own_data import OwnSet, is_own, own_set
+from dassl.config.own_data import OwnSet, is_own, not_a_dataset, own_set
 from dassl.config.pixels import OPEN, close, leave_open
 from dassl.config.ranges import PRECISIONS
 from dassl.config.recipes import Recipe, existing_recipe, read_given, resolve, stated_value
@@ -328,10 +328,7 @@ def find_dataset_yaml(args: argparse.Namespace) -> Path:
         )
     if not path.is_file():
         known = sorted(p.stem for p in (CONFIGS / "datasets").glob("*.yaml"))
-        raise ValueError(
-            f"--dataset {name}: there is no configs/datasets/{name}.yaml. "
-            f"{did_you_mean(name, known)}"
-        )
+        raise ValueError(f"--dataset: {not_a_dataset(name, known)}")
     return path
 
 

@@ -1,6 +1,7 @@
 """One run from its parsed command line: check the output folder, train or evaluate, record."""
 
 import argparse
+import inspect
 import logging
 import secrets
 import time
@@ -17,6 +18,7 @@ from dassl.evaluation.calibration import taken_calibration
 from dassl.evaluation.predictions import PREDICTIONS_FILE
 from dassl.utils import (
     collect_env_info,
+    log_alone,
     only_writer,
     ranks,
     set_random_seed,
@@ -100,6 +102,7 @@ def run_or_find(args: argparse.Namespace, cfg: CfgNode, *, start: float) -> dict
     """Do the run in this process, or these processes, unless it is finished."""
     output = Path(cfg.OUTPUT_DIR)
     evaluated = describe_evaluated(args)
+    check_settings(cfg)
     check_output_dir(cfg, output, is_evaluation=args.eval_only)
     if ranks.from_writer(lambda: find_finished(output, evaluated)) is None:
         # another command may do this run, or one of another config
@@ -116,16 +119,36 @@ def run_or_find(args: argparse.Namespace, cfg: CfgNode, *, start: float) -> dict
     return find_finished(output, evaluated)
 
 
+def check_settings(cfg: CfgNode) -> "type[TrainerBase] | None":
+    """Refuse what a trainer of ours refuses when it is built, before anything is written.
+
+    Returns:
+        The trainer; None where it checks its settings only when it is built.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    if not inspect.ismethod(trainer.check_cfg):
+        return None
+    with explained(cfg):
+        trainer.check_cfg(cfg)
+    return trainer
+
+
 def run_now(
     args: argparse.Namespace, cfg: CfgNode, evaluated: dict[str, Any] | None, *, start: float
 ) -> dict[str, Any] | None:
     """Build the trainer; train or evaluate, unless --no-train."""
-    prepare(args, cfg)
+    seed_and_open_log(cfg)
     if ranks.is_writer():
         remove_leftovers(cache_dir())
         remove_leftovers(Path(cfg.OUTPUT_DIR), is_own=True)
     warn_of_idle_settings(args, cfg, TRAINER_REGISTRY.get(cfg.TRAINER.NAME))
-    trainer = build_trainer(cfg)
+    with log_alone():
+        print_arguments(args, cfg)
+        print(f"Collecting env info ...\n** System info **\n{collect_env_info()}\n")
+        trainer = build_trainer(cfg)
     check_evaluation_has_weights(args, trainer)
     write_config(trainer.cfg, Path(cfg.OUTPUT_DIR), is_evaluation=args.eval_only)
     log_banner(trainer, cfg.RUN.DATASET)
@@ -136,17 +159,12 @@ def run_now(
     return train(trainer, start=start)
 
 
-def prepare(args: argparse.Namespace, cfg: CfgNode) -> None:
-    """Seed everything, open the log, print arguments, config and environment."""
-    if cfg.SEED >= 0:
-        print(f"Setting fixed seed: {cfg.SEED}")
+def seed_and_open_log(cfg: CfgNode) -> None:
+    """Seed everything; copy what is printed from here on to the log."""
     drawn = cfg.SEED < 0 and ranks.writer_first(lambda: drawn_seed(Path(cfg.OUTPUT_DIR)))
     set_random_seed(cfg.SEED if cfg.SEED >= 0 else drawn)
     if ranks.is_writer():
         setup_logger(cfg.OUTPUT_DIR)
-    print_arguments(args, cfg)
-    print("Collecting env info ...")
-    print(f"** System info **\n{collect_env_info()}\n")
 
 
 def drawn_seed(output: Path) -> int:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .image import BadImageError, read_image, upright
     from .image_files import is_image
     from .locks import only_writer
-    from .logger import Logger, setup_logger
+    from .logger import Logger, log_alone, setup_logger
     from .meters import AverageMeter, MetricMeter
     from .registry import Registry, check_availability
     from .text import did_you_mean
@@ -61,7 +61,7 @@ __getattr__, __dir__, __all__ = lazily(
         "image": ("BadImageError", "read_image", "upright"),
         "image_files": ("is_image",),
         "locks": ("only_writer",),
-        "logger": ("Logger", "setup_logger"),
+        "logger": ("Logger", "log_alone", "setup_logger"),
         "meters": ("AverageMeter", "MetricMeter"),
         "registry": ("Registry", "check_availability"),
         "text": ("did_you_mean",),

@@ -1,7 +1,9 @@
 """stdout that is copied, line by line, to a log file."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,7 +25,7 @@ class Logger:
         if fpath is not None:
             fpath = Path(fpath)
             fpath.parent.mkdir(parents=True, exist_ok=True)
-            self.file = fpath.open("w", encoding="utf-8", errors="backslashreplace")
+            self.file = fpath.open("w", encoding="utf-8", errors="backslashreplace", buffering=1)
 
     def write(self, text: str) -> int:
         """Write to both; characters that the console cannot show are replaced there."""
@@ -85,3 +87,11 @@ def setup_logger(output: str | Path | None = None) -> None:
         console.close()
         console = console.console
     sys.stdout = Logger(fpath, console=console)
+
+
+@contextlib.contextmanager
+def log_alone() -> Iterator[None]:
+    """Keep what is printed off the console; the log file, where there is one, has it."""
+    file = sys.stdout.file if isinstance(sys.stdout, Logger) else None
+    with contextlib.redirect_stdout(file or sys.stdout):
+        yield

@@ -108,8 +108,9 @@ def _count(listing: Listing, division: Division, found: Audit) -> None:
 def unreadable(
     listing: Listing, progress: Callable[[list[Entry]], Iterable[Entry]] = iter
 ) -> Iterator[str]:
-    """Open every image as the loaders do; a text for each that cannot be read."""
-    for entry in progress(listing.entries):
+    """Open every image as the loaders do; a text for each that is there and cannot be read."""
+    there = [entry for entry in listing.entries if os.path.lexists(listing.path(entry))]
+    for entry in progress(there):
         try:
             read_image(listing.path(entry))
         except (OSError, BadImageError) as err:
@@ -142,7 +143,7 @@ def duplicates(listing: Listing) -> list[str]:
 def _same_content(listing: Listing) -> list[list[Entry]]:
     """Groups of entries with equal bytes; only files of equal size are read."""
     by_size: dict[int, list[Entry]] = {}
-    for entry in listing.entries:
+    for entry in {entry.path: entry for entry in listing.entries}.values():  # each file once
         path = listing.path(entry)
         if os.path.isfile(path):
             by_size.setdefault(os.path.getsize(path), []).append(entry)

@@ -72,9 +72,7 @@ def _names_in(path: Path, labels: Sequence[str], listing: Listing) -> dict[str, 
         texts = [line.text for line in read_lines(path)]
         names = _of_pairs([_pair(text, known) for text in texts], path, labels)
     if unknown := sorted(set(names) - known - {"folder", "label", "class", "path"}):
-        listing.notes.append(
-            f"{path.name} names {len(unknown)} classes without images ({listed(unknown)})"
-        )
+        listing.notes.append(f"{path.name} names classes without images: {listed(unknown)}")
     if unnamed := sorted(known - set(names)):
         listing.notes.append(f"{path.name} has no name for {listed(unnamed)}: called as they are")
     return {label: name for label, name in names.items() if label in known}

@@ -34,8 +34,11 @@ def list_table(table: Path) -> Listing:
         return listing
     if rows:
         _check_rows(listing, table, rows)
-        listing.said.append("read from a table")
     listing.entries = sorted(set(listing.entries))
+    if rows:
+        domains = listing.domains
+        among = f"; images of {len(domains)} domains ({listed(domains)})" if domains else ""
+        listing.said.append(f"read from a table{among}")
     return listing
 
 

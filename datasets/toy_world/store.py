@@ -6,6 +6,7 @@ by a rename, so that any number of processes may ask for it together.
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -29,6 +30,7 @@ from .sets import (
     domain_scenes,
 )
 
+logger = logging.getLogger(__name__)
 _DIGESTS = Path(__file__).with_name("digests.json")
 SET_NAMES = (*DEFINITIONS, DOMAINS)
 
@@ -87,7 +89,7 @@ def rendered(name: str) -> Path:
     target = cache_dir() / "toy" / digests()[name][:12] / name
     if target.is_dir():
         return target
-    print(f"Rendering {name} into {target} (once)")
+    logger.info("Rendering %s into %s (once)", name, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}."))
     try:

@@ -65,6 +65,14 @@ def test_help_and_mistakes_name_the_command_that_was_typed(capsys):
     assert terminal.COMMANDS == {}
 
 
+def test_places_in_the_source_keep_their_file_names(monkeypatch):
+    monkeypatch.setattr(terminal, "COMMANDS", {"tools/listing.py": "vltune list"})
+
+    shown = terminal.as_typed("tools/listing.py recipes (raised at tools/listing.py:45)")
+
+    assert shown == "vltune list recipes (raised at tools/listing.py:45)"
+
+
 @pytest.mark.parametrize("words", [["train.py", "--list", "trainers"], ["tools/cache.py", "list"]])
 def test_output_that_nobody_reads_ends_a_program_silently(words):
     with subprocess.Popen(

@@ -291,7 +291,7 @@ def test_no_trainer_lists_the_trainers(world):
 
 
 # ------------------------------------------------------------------ runs
-def test_a_run_leaves_config_log_metrics_results_and_checkpoint(world):
+def test_a_run_leaves_config_log_metrics_results_and_checkpoint(world, capsys):
     results = start(world, "--seed", "1")
 
     folder = world / "run"
@@ -306,7 +306,20 @@ def test_a_run_leaves_config_log_metrics_results_and_checkpoint(world):
     assert written <= set(results["files"])
     log = (folder / "log.txt").read_text()
     assert "** Arguments **" in log and "Finish training" in log and "* accuracy: " in log
+    assert "** System info **" in log and "Loading dataset" in log
+    console = capsys.readouterr().out  # beside it, what was logged: the banner, ten lines
+    assert len(console[: console.index("epoch [1/2]")].splitlines()) <= 3
+    assert "Finish training" in console and "* accuracy: " in console
     assert not list(folder.glob("resume*"))
+
+
+def test_settings_that_a_trainer_refuses_leave_no_folder(tmp_path):
+    words = ["--trainer", "CoOp", "--dataset", "toy_layout", "--template", "sentences.txt"]
+
+    with pytest.raises(ValueError, match="exactly one .* There is no file of that name, either"):
+        train.main([*words, "--output-dir", str(tmp_path / "run")])
+
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture

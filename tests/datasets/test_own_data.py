@@ -11,7 +11,7 @@ import pytest
 from dataset_trees import image_bytes, make_cfg, write_images
 
 import train
-from dassl.config.own_data import dataset_name, own_set, split_datasets
+from dassl.config.own_data import dataset_name, not_a_dataset, own_set, split_datasets
 from dassl.data.datasets import build_dataset
 from dassl.engine.cli import make_config, make_parser
 from datasets.own.divide import divide
@@ -91,6 +91,7 @@ def test_a_name_that_is_part_of_a_path_is_refused(tmp_path):
         ("folder:{0}/bird", r"there is no .*bird \(.* holds birds, x.csv\)\. Expected folder:PATH"),
         ("csv:{0}/birds", r"is a folder; expected a table .*--dataset folder:.*birds"),
         ("folder:{0}/x.csv", r"is a file; expected a folder .*--dataset csv:.*x.csv"),
+        ("folder:", r"--dataset folder: names no place; expected folder:PATH"),
     ],
 )
 def test_a_wrong_path_says_what_is_there_and_what_to_type(tmp_path, given, message):
@@ -99,6 +100,17 @@ def test_a_wrong_path_says_what_is_there_and_what_to_type(tmp_path, given, messa
 
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         own_set(given.format(tmp_path))
+
+
+def test_a_path_in_place_of_a_dataset_is_told_how_to_be_named(tmp_path):
+    (tmp_path / "birds").mkdir()
+    (tmp_path / "x.csv").touch()
+
+    folder, table = (not_a_dataset(str(tmp_path / name), ["dtd"]) for name in ("birds", "x.csv"))
+
+    assert folder.endswith(f"to read its images: folder:{tmp_path}/birds")
+    assert table.endswith(f"to read the images that it lists: csv:{tmp_path}/x.csv")
+    assert not_a_dataset("dtt", ["dtd"]).startswith('Unknown dataset "dtt". Did you mean "dtd"?')
 
 
 def test_several_datasets_stand_between_commas_and_a_path_may_hold_blanks():
@@ -442,7 +454,7 @@ def test_a_given_file_of_names_goes_before_the_one_beside_the_data(tmp_path):
 
     assert listing.names == {"n1": "eins", "n2": "n2"}
     assert listing.notes == [
-        "other.txt names 1 classes without images (n3)",
+        "other.txt names classes without images: n3",
         "other.txt has no name for n2: called as they are",
     ]
 
@@ -520,6 +532,21 @@ def test_train_and_val_without_test_are_not_two_classes(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "no test images: 4 of train are used as test" in said
     assert "2 classes (chance 50.00%); images: train 12, val 4, test 4" in said
+
+
+def test_check_data_says_once_that_an_image_of_a_table_is_missing_or_has_two_labels(
+    tmp_path, capsys
+):
+    tree(tmp_path, "cat", "dog", count=2)
+    lines = "path,label", "cat/0.jpg,cat", "dog/0.jpg,dog", "dog/0.jpg,cat", "gone.jpg,cat"
+    (tmp_path / "birds.csv").write_text("\n".join(lines))
+
+    assert check_data.main([f"csv:{tmp_path / 'birds.csv'}"]) == 1
+
+    said = capsys.readouterr().out
+    assert "birds.csv, line 5: there is no such image" in said and "bad image: No image" not in said
+    assert "birds.csv, line 4: the same image with another label" in said
+    assert "dog/0.jpg = dog/0.jpg" not in said
 
 
 def test_check_data_names_a_wrong_place(capsys):

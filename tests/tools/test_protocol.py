@@ -570,10 +570,10 @@ def test_the_console_shows_progress_at_intervals_and_what_takes_time(monkeypatch
     shown = io.StringIO()
     console = Labelled(shown, "  ", Progress())
 
-    for text in ("Rendering toy_objects ", "into a folder (once)\n", progress(1), "+ resize\n"):
+    for text in ("Extracting toy", " ...\n", progress(1), "+ resize\n"):
         console.write(text)
 
-    assert shown.getvalue() == f"  Rendering toy_objects into a folder (once)\n  {progress(1)}"
+    assert shown.getvalue() == f"  Extracting toy ...\n  {progress(1)}"
 
 
 def test_messages_of_a_worker_begin_with_its_run_and_a_warning_is_said_once():

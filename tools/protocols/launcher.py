@@ -40,7 +40,7 @@ PRELOAD = (
     *(f"{OURS}{name}" for name in ("dassl.engine.run", "datasets", "trainers.common")),
 )
 PROGRESS = re.compile(r"epoch \[(\d+)/(\d+)\] batch \[(\d+)/(\d+)\]")
-NEWS = ("Rendering ", "Extracting ", "Continue the interrupted run")  # what else is shown
+NEWS = ("Extracting ", "Continue the interrupted run")  # what else is shown
 SECONDS_BETWEEN = 10.0  # between two progress lines
 MOST_WARNINGS = 256  # that are remembered
 # what these tell is in results.json, and the same for every run

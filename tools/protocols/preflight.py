@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import inspect
 import io
 import json
 import logging
@@ -84,10 +83,8 @@ def config_problems(runs: Iterable[Sequence[str]]) -> list[str]:
 
 def config_problem(words: Sequence[str]) -> str:
     """What train.py would refuse in these arguments before it reads any data, or ""."""
-    from dassl.engine import TRAINER_REGISTRY
     from dassl.engine.cli import make_config, make_parser
-    from dassl.engine.run import check_output_dir
-    from dassl.engine.undeclared import explained
+    from dassl.engine.run import check_output_dir, check_settings
     from tools import protocol
 
     parser = make_parser()
@@ -97,11 +94,8 @@ def config_problem(words: Sequence[str]) -> str:
         with contextlib.redirect_stderr(complaint), _silent():
             args = parser.parse_args(words)
             cfg = make_config(args)
-            trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
-            if inspect.ismethod(trainer.check_cfg):  # ours; others need the trainer itself
-                with explained(cfg):
-                    trainer.check_cfg(cfg)
-                    check_steps(cfg, trainer)
+            if (trainer := check_settings(cfg)) is not None:
+                check_steps(cfg, trainer)
     except SystemExit:  # argparse has printed its usage and the reason
         return complaint.getvalue().split("error: ", 1)[-1].strip()
     except (ValueError, KeyError, OSError, ImportError) as err:

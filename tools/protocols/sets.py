@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-from dassl.config.own_data import is_own, own_set
+from dassl.config.own_data import is_own, not_a_dataset, own_set
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs" / "datasets"
@@ -55,9 +55,7 @@ def check_datasets(names: Iterable[str]) -> None:
         if is_own(name):
             own_set(name)
         elif name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise ValueError(f'Unknown dataset "{name}".{hint} Known: {", ".join(known)}.')
+            raise ValueError(not_a_dataset(name, known))
 
 
 def check_serves_new_classes(trainer: str, protocol: str) -> None:

@@ -30,6 +30,7 @@ from dassl.modeling.compiled import compile_layers
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import weights_digest
 from trainers.common.text.class_words import warn_of_same_words, words_of
+from trainers.common.text.templates import check_templates
 
 from .checkpoints import load_method, start_from
 from .clip_encoder import backbone_input
@@ -87,7 +88,7 @@ class ClipTrainer(MixedPrecision):
 
     @classmethod
     def check_cfg(cls, cfg: CfgNode) -> None:
-        """Refuse a precision or form of the images that cannot work.
+        """Refuse a form of the images, or of the sentences, that cannot work.
 
         Raises:
             ValueError: naming the key, its value and what is allowed.
@@ -101,6 +102,8 @@ class ClipTrainer(MixedPrecision):
             )
         if cfg.INPUT.NO_TRANSFORM:
             raise ValueError(f"INPUT.NO_TRANSFORM is True, but {name} needs tensors. Leave it out.")
+        if cfg.DATASET.TEMPLATES:
+            check_templates(cfg.DATASET.TEMPLATES)
 
     @classmethod
     def conditions(cls) -> list[Condition]:

@@ -63,9 +63,10 @@ def check_templates(templates: Sequence[str], *, given_as: str = "DATASET.TEMPLA
         sentences += read_entries(template) if is_file else [template]
     for template in sentences:
         if template.count("{}") != 1:
+            otherwise = "" if "{" in template else " There is no file of that name, either."
             raise ValueError(
                 f"Template {template!r} ({given_as}) must hold exactly one '{{}}' for the "
-                f"class name, as in {DEFAULT_TEMPLATE!r}."
+                f"class name, as in {DEFAULT_TEMPLATE!r}.{otherwise}"
             )
     return sentences
 
