@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dassl.flags import FlagParser
 from dassl.terminal import answered, as_script, log_safely
-from dassl.utils.files import errors_of_writing
+from dassl.utils.files import atomic_write
 from tools.results.legacy import STYLES, legacy_parse, legacy_report
 from tools.results.records import load_records
 from tools.results.report import (
@@ -140,10 +140,9 @@ def run(args: argparse.Namespace) -> None:
         if target == "-":
             print(content)
         else:
-            Path(target).parent.mkdir(parents=True, exist_ok=True)
             text = f"{content}\n"
-            with errors_of_writing(target):
-                Path(target).write_text(text, encoding="utf-8", errors="backslashreplace")
+            with atomic_write(target) as temporary:
+                temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
             print(f"\nWritten: {target}")
 
 

@@ -357,7 +357,7 @@ def classify(args: argparse.Namespace) -> None:
     predictions = predict(predictor, paths, args.batch_size, skip_bad_images=args.skip_bad_images)
     rows: list[Row] = []
     bar = tqdm(total=len(paths), unit="image", disable=None, leave=False)  # on a terminal
-    with bar, streaming(args.csv, args.json, args.reject) as stream:
+    with bar, streaming(args.csv, args.json) as stream:
         for path, probabilities in predictions:
             top = probabilities.topk(min(args.topk, len(predictor.classnames)))
             found = ranked(
@@ -366,6 +366,7 @@ def classify(args: argparse.Namespace) -> None:
                 top.indices.tolist(),
                 predictor.classnames,
                 is_calibrated=predictor.is_calibrated,
+                reject=args.reject,
             )
             rows += found
             stream(found)
@@ -375,9 +376,13 @@ def classify(args: argparse.Namespace) -> None:
     if args.output:  # first: a console may fail
         write_rows(args.output, rows)
     if "-" not in (args.csv, args.json):
-        table = [shown(row, args.reject) for row in rows]
+        table = [shown(row) for row in rows]
         print(printable(tabulate(table, headers="keys")))
     logger.info("%s", in_words(predictor.calibration))
+    if args.reject is not None:
+        count = sum(row["rejected"] for row in rows if row["rank"] == 1)
+        least = f"{100 * args.reject:g} %"
+        logger.info("%d rejected (?): the best class is less probable than %s.", count, least)
     if args.output:
         logger.info("Written to %s", args.output)
 

@@ -36,7 +36,7 @@ tags: [image-classification, clip, {method}]
 An image classifier tuned with VLTune {version}{on}.
 {accuracy}
 Classes: {classes}.
-
+{sentences}
 `vltune.load(FOLDER)` reads this folder. Without VLTune, `card.json` says how images are prepared
 and what the tensors are; docs/export.md of VLTune has the code.
 
@@ -61,9 +61,10 @@ def check_is_exported(trainer: type[ClipTrainer], kind: type[Method]) -> None:
         reason = "makes the class vectors of each image from that image"
     else:
         return
+    program = "" if issubclass(trainer, StreamTrainer) else "a program (--output FILE.pt2), or "
     raise ValueError(
-        f"{trainer.__name__} {reason}: a bundle cannot hold it. Use the folder of the run itself, "
-        "with predict.py --model-dir or vltune.load."
+        f"{trainer.__name__} {reason}: a bundle cannot hold it. Use {program}the folder of the run "
+        "itself, with python predict.py --model-dir or vltune.load."
     )
 
 
@@ -86,7 +87,7 @@ def clip_bundle(
         "backbone": checkpoint["backbone"],
         "backbone_digest": checkpoint["backbone_digest"],
         "activation": clip.activation,
-        "templates": list(cfg.DATASET.TEMPLATES),
+        "templates": trainer.templates(cfg),
         "scale": tensors["scale"].item(),
         "preprocessing": _preprocessing(
             Augmentation.from_cfg(cfg).size,
@@ -171,6 +172,7 @@ def write_bundle(
 def model_card(card: dict[str, Any]) -> str:
     """README.md of a bundle, with the front matter of a hub."""
     accuracy = card.get("test_accuracy")
+    sentences = ", ".join(f'"{template}"' for template in card["templates"])
     return MODEL_CARD.format(
         license=card["license"],
         method=card["method"],
@@ -179,6 +181,7 @@ def model_card(card: dict[str, Any]) -> str:
         on=f" on {card['backbone']}",
         accuracy="" if accuracy is None else f"Test accuracy of the run: {accuracy:.2f} %.\n",
         classes=", ".join(card["classnames"]),
+        sentences=f"\nTheir names stand in: {sentences}.\n" if sentences else "",
         citation=f"Cite: {card['citation']}" if card["citation"] else "",
     )
 

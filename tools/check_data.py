@@ -307,7 +307,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as err:
         from dassl.utils.places import explain
 
-        print(f"Error: {explain(err)}", file=sys.stderr)
+        print(as_typed(f"Error: {explain(err)}"), file=sys.stderr)
         return 2
     if not options.datasets:
         for report in reports:

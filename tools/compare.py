@@ -21,8 +21,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tools.protocol as tools_protocol
+from dassl.config.own_data import split_datasets
 from dassl.flags import FlagParser
-from dassl.terminal import as_script
+from dassl.terminal import as_script, as_typed
 from dassl.utils import interrupts, write_text
 from tools.plot_curves import caption_of, draw, read_curves
 from tools.protocols import executors
@@ -33,12 +34,12 @@ from tools.results import scatter
 from tools.results.comparison import many_table, pair_table
 from tools.results.records import Record, load_records
 from tools.results.report import as_csv, as_latex, as_markdown, as_text
+from tools.results.scatter import ZERO_SHOT
 from tools.results.tables import Table
 
 FORMATS = {"csv": as_csv, "markdown": as_markdown, "latex": as_latex}
 SUFFIXES = {"csv": "csv", "markdown": "md", "latex": "tex"}
 PROTOCOLS = ("fewshot", "base2new")
-ZERO_SHOT = "ZeroshotCLIP"
 LISTS = {"datasets": "toy_objects", "shots": "16", "seeds": "", "protocols": "fewshot"}
 
 
@@ -91,11 +92,20 @@ def make_requests(args: argparse.Namespace, rest: Sequence[str]) -> list[Request
     """
     requests = []
     trainers = [name for name in words_of(args.trainers) if name != ZERO_SHOT]
-    unknown = set(words_of(args.protocols)) - set(PROTOCOLS)
-    if unknown:
-        raise ValueError(f"--protocols {', '.join(sorted(unknown))}; expected of {PROTOCOLS}.")
-    for protocol in words_of(args.protocols) or ["fewshot"]:
-        some = [t for t in trainers if protocol == "fewshot" or t not in CLASS_BOUND]
+    protocols = words_of(args.protocols) or ["fewshot"]
+    if unknown := set(protocols) - set(PROTOCOLS):
+        raise ValueError(
+            f"--protocols {', '.join(sorted(unknown))}; expected {' or '.join(PROTOCOLS)}, or both."
+        )
+    bound = [name for name in trainers if name in CLASS_BOUND]
+    if bound and "base2new" in protocols:
+        print(
+            f"{', '.join(bound)}: not in base2new, which tests on new classes; what is learned "
+            "there belongs to the classes of the training.",
+            file=sys.stderr,
+        )
+    for protocol in protocols:
+        some = [t for t in trainers if protocol == "fewshot" or t not in bound]
         for shots in words_of(args.shots or LISTS["shots"]):
             if some:
                 requests += _requests(protocol, some, args, ["--shots", shots, *rest])
@@ -108,7 +118,7 @@ def _requests(
     protocol: str, trainers: Sequence[str], args: argparse.Namespace, more: Sequence[str]
 ) -> list[Request]:
     words = [protocol, "--trainer", ",".join(trainers), "--output", str(args.output)]
-    words += ["--dataset", ",".join(words_of(args.datasets or LISTS["datasets"]))]
+    words += ["--dataset", ",".join(split_datasets(args.datasets or LISTS["datasets"]))]
     words += ["--seeds", " ".join(words_of(args.seeds))] if args.seeds else []
     words += [] if ZERO_SHOT in words_of(args.trainers) else ["--no-zeroshot"]
     own, rest = tools_protocol.parse_args([*words, *more])
@@ -128,39 +138,45 @@ def execute(args: argparse.Namespace, requests: Sequence[Request], runs: Sequenc
 
 def write_comparison(records: Sequence[Record], folder: Path, kind: str) -> list[Table]:
     """Write tables and figures to the folder; returns the tables."""
-    tables = [many_table(records), cost_table(records)]
+    few_shot = [record for record in records if record.part not in ("base", "new")]
+    trained = few_shot or [record for record in records if record.part == "base"]
+    tables = [many_table(records), cost_table(trained)]
     for name, render in FORMATS.items():
         path = folder / f"table.{SUFFIXES[name]}"
         write_text(path, render(tables) + "\n")
-    trained = [record for record in records if record.part not in ("base", "new")]
     caption = caption_of(records, "accuracy")
-    if trained:
+    if few_shot:
         path = folder / f"curves.{kind}"
-        draw(read_curves(trained, "accuracy"), path, "accuracy", caption=caption)
+        draw(read_curves(few_shot, "accuracy"), path, "accuracy", caption=caption)
     halves = scatter.halves_points(records)
     panels = {
         "base2new": [("base accuracy (%)", halves)] if halves else [],
-        "cost": scatter.cost_points(records),
-        "calibration": scatter.calibration_points(records),
+        "cost": scatter.cost_points(trained),
+        "calibration": scatter.calibration_points(trained),
     }
     for name, some in panels.items():
         if some:
             label = "novel accuracy (%)" if name == "base2new" else "accuracy (%)"
-            words = f"One point per dataset and shots. {caption.split('; bars')[0]}."
+            words = f"One point per dataset and shots.\n{caption.split('; bars')[0]}."
             scatter.draw_points(some, folder / f"{name}.{kind}", y_label=label,
                                 log=name == "cost", caption=words)  # fmt: skip
     return tables
 
 
+def _cost(name: str, value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.2f}" if name in ("accuracy", "training seconds") else f"{value:,.0f}"
+    return "" if value is None else str(value)
+
+
 def cost_table(records: Sequence[Record]) -> Table:
     """Accuracy and costs of each method, means over its runs."""
     rows = scatter.cost_rows(records)
-    lines = [
-        {name: f"{value:,.2f}" if isinstance(value, float) else str(value or "")
-         for name, value in row.items()}
-        for row in rows
-    ]  # fmt: skip
-    notes = ["Peak memory in MiB: of the GPU where one was used, else of the process."]
+    lines = [{name: _cost(name, value) for name, value in row.items()} for row in rows]
+    notes = [
+        "Peak memory in MiB: of the GPU where one was used, else of the process. Images per second "
+        "of the test: a run that finds the features of another stored encodes no image."
+    ]
     return Table.of_lines("Cost (means over runs)", lines, rows, keep=tuple(rows[0]), notes=notes)
 
 
@@ -220,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as err:
         from dassl.utils.places import explain  # loads torch
 
-        print(f"Error: {explain(err)}", file=sys.stderr)
+        print(as_typed(f"Error: {explain(err)}"), file=sys.stderr)
         return 1
 
 

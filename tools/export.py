@@ -1,13 +1,14 @@
-"""Export a tuned classifier: a bundle that few lines read (docs/export.md), or a student's program.
+"""Export a tuned classifier: a bundle that few lines read, or a program (docs/export.md).
 
 python tools/export.py --model-dir output/fewshot/dtd/TaskRes/rn50_16shots/seed1 --output my_bundle
 python tools/export.py --model-dir output/lodo/pacs/VL2VADiP/vits/seed0/te_sketch --output s.pt2
-python tools/export.py --model-dir RUN --output student.onnx            # needs onnx, onnxscript
+python tools/export.py --model-dir RUN --output classifier.onnx         # needs onnx, onnxscript
 python tools/export.py --model-dir RUN --output student.pt2 --classnames "cat,dog,red panda"
 
-A bundle is a folder: classifier.safetensors, card.json, README.md (a model card). The program of a
-student (.pt2, .onnx) needs neither this package nor the teacher: it takes pixels (B, 3, H, W) in
-[0, 1] and gives logits (B, C). What is written is compared with the original's logits.
+A bundle is a folder: classifier.safetensors, card.json, README.md (a model card). A program (.pt2,
+.onnx) holds the image network, too, and needs neither this package nor a text tower or teacher: it
+takes pixels (B, 3, H, W) in [0, 1] and gives logits (B, C). What is written is compared with the
+original's logits.
 """
 
 import argparse
@@ -23,11 +24,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dassl.engine.checkpoints import errors_name
+from dassl.engine.predictor import Predictor
 from dassl.engine.steps.files import interpolation_of
-from dassl.evaluation.calibration import OTHER_CLASSES, no_temperature, taken_calibration
+from dassl.evaluation.calibration import (
+    OTHER_CLASSES,
+    Calibration,
+    no_temperature,
+    taken_calibration,
+)
 from dassl.flags import FlagParser
 from dassl.modeling.heads import TextHead
 from dassl.terminal import as_script
@@ -36,11 +43,12 @@ from dassl.utils.text_files import read_names
 from predict import trained
 from tools.bundles import accuracy_in, citation_of, clip_bundle, write_bundle
 from trainers.common import ClipTrainer
-from trainers.common.predictor import rebuild, rebuilt_predictor
+from trainers.common.predictor import Rebuilt, rebuild, rebuilt_predictor
 from trainers.common.teachers.build import build_teacher
 from trainers.common.teachers.deploy import DeployedClassifier, load_deployed
 from trainers.common.teachers.new_classes import replace_classes
 from trainers.common.teachers.teacher import prompt_names, prompt_templates
+from trainers.common.testtime.trainer import StreamTrainer
 
 logger = logging.getLogger("export")
 TOLERANCE = 1e-4  # largest difference of logits, relative to the largest logit
@@ -57,7 +65,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--output",
         type=Path,
         required=True,
-        help="folder to write a bundle to; of a student, a file *.pt2 (torch.export) or *.onnx",
+        help="folder to write a bundle to, or a file *.pt2 (torch.export) or *.onnx",
     )
     add("--classnames", help="new classes: names separated by commas, or a file, one per line")
     add("--template", action="append", help="sentence with one {}, or a file of such")
@@ -113,16 +121,28 @@ def check_same_texts(old: TextHead, new: TextHead, spec: str) -> None:
         )
 
 
-def export_program(model: DeployedClassifier, pixels: Tensor, path: Path) -> Callable:
+class Program(nn.Module):
+    """A tuned CLIP: pixels (B, 3, H, W) in [0, 1] -> logits (B, C)."""
+
+    def __init__(self, predictor: Predictor, rebuilt: Rebuilt) -> None:
+        super().__init__()
+        self.clip, self.method, self.logits = rebuilt.clip, rebuilt.method, predictor.logits
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """See the class."""
+        return self.logits(pixels).float()
+
+
+def export_program(model: nn.Module, pixels: Tensor, path: Path) -> Callable:
     """Write a torch.export program; returns what runs the file."""
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(model, (pixels,), dynamic_shapes=({0: batch},))
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
+    with path.open("wb") as file:
         torch.export.save(program, file)
     return torch.export.load(str(path)).module()
 
 
-def export_onnx(model: DeployedClassifier, pixels: Tensor, path: Path) -> Callable:
+def export_onnx(model: nn.Module, pixels: Tensor, path: Path) -> Callable:
     """Write an ONNX file; returns what runs it (onnxruntime, else ONNX's reference).
 
     Raises:
@@ -137,8 +157,7 @@ def export_onnx(model: DeployedClassifier, pixels: Tensor, path: Path) -> Callab
     program: Any = torch.onnx.export(
         model, (pixels,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False
     )
-    with atomic_write(path) as temporary:
-        program.save(str(temporary))
+    program.save(str(path))
     onnx.checker.check_model(str(path))
     try:
         from onnxruntime import InferenceSession
@@ -189,22 +208,12 @@ def export_bundle(args: argparse.Namespace) -> dict[str, Any]:
             f"{trainer.__name__} trains a student, a network of its own, which is exported as a "
             f"program: --output {args.output}.pt2, or .onnx."
         )
-    if args.template or args.text_encoder:
-        raise ValueError(
-            "--template and --text-encoder are for students. A tuned CLIP keeps the sentences "
-            "and the text tower that it was trained with. Leave them out."
-        )
-    new_names = read_names(args.classnames, "--classnames") if args.classnames else []
-    with errors_name(args.model_dir):
-        rebuilt = rebuild(trainer, checkpoint, torch.device("cpu"), new_names)
+    rebuilt, predictor = tuned(trainer, checkpoint, args)
     tensors, about, logits = clip_bundle(trainer, checkpoint, rebuilt)
-    predictor = rebuilt_predictor(trainer, rebuilt)
     difference = largest_difference(predictor.logits, logits, predictor.size)
     citation = citation_of(type(rebuilt.method), trainer)
     card |= {"citation": citation, "classnames": list(rebuilt.classnames), **about}
-    card["calibration"] = taken_calibration(checkpoint.get("calibration"))
-    if new_names:
-        card["calibration"] = no_temperature(OTHER_CLASSES)
+    card["calibration"] = calibration_of(checkpoint, args)
     write_bundle(args.output, card, tensors)
     logger.info(
         "Wrote %s (%d classes); logits agree to %.1e. vltune.load(%r) reads it.",
@@ -214,6 +223,73 @@ def export_bundle(args: argparse.Namespace) -> dict[str, Any]:
         str(args.output),
     )
     return card
+
+
+def tuned(
+    trainer: type[ClipTrainer], checkpoint: dict, args: argparse.Namespace
+) -> tuple[Rebuilt, Predictor]:
+    """A tuned CLIP on the CPU, of its own classes or of those that were asked for.
+
+    Raises:
+        ValueError: options of students, or new classes for a method that serves its own alone.
+    """
+    if args.template or args.text_encoder:
+        raise ValueError(
+            "--template and --text-encoder are for students. A tuned CLIP keeps the sentences "
+            "and the text tower that it was trained with. Leave them out."
+        )
+    names = read_names(args.classnames, "--classnames") if args.classnames else []
+    with errors_name(args.model_dir):
+        rebuilt = rebuild(trainer, checkpoint, torch.device("cpu"), names)
+    return rebuilt, rebuilt_predictor(trainer, rebuilt)
+
+
+def calibration_of(checkpoint: dict, args: argparse.Namespace) -> Calibration:
+    """The temperature of the run; none for classes that it was not fitted on."""
+    if args.classnames:
+        return no_temperature(OTHER_CLASSES)
+    return taken_calibration(checkpoint.get("calibration"))
+
+
+def tuned_program(
+    trainer: type[ClipTrainer], checkpoint: dict, args: argparse.Namespace
+) -> tuple[Program, dict[str, Any]]:
+    """A tuned CLIP as a module, and what its description says.
+
+    Raises:
+        ValueError: as ``tuned``, or the method classifies no image by itself.
+    """
+    if issubclass(trainer, StreamTrainer):
+        raise ValueError(
+            f"{trainer.__name__} adapts to the stream of test images, which no program does. Use "
+            "the folder of the run itself, with python predict.py --model-dir or vltune.load."
+        )
+    rebuilt, predictor = tuned(trainer, checkpoint, args)
+    about = {
+        "classnames": list(rebuilt.classnames),
+        "resize": rebuilt.cfg.INPUT.RESIZE,
+        "interpolation": rebuilt.cfg.INPUT.INTERPOLATION,
+        "upright": rebuilt.cfg.INPUT.UPRIGHT,
+        "size": predictor.size,
+        "backbone": checkpoint["backbone"],
+        "trainer": trainer.__name__,
+        "scores": "probabilities" if predictor.returns_probabilities else "logits",
+        "calibration": calibration_of(checkpoint, args),
+    }
+    return Program(predictor, rebuilt).eval(), about
+
+
+def student_program(args: argparse.Namespace) -> tuple[DeployedClassifier, dict[str, Any]]:
+    """A student as a module, and what its description says."""
+    model, checkpoint = load_deployed(args.model_dir)
+    about = {
+        "classnames": new_classes(model, checkpoint, args),
+        "resize": f"the whole image, whatever its aspect ratio, {interpolation_of(checkpoint)}",
+        "size": checkpoint["input_size"],
+        "student": checkpoint["backbone"],
+        "trainer": checkpoint["trainer"],
+    }
+    return model, about
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
@@ -228,28 +304,38 @@ def main(argv: Sequence[str] | None = None) -> dict:
         )
     if args.license != "other":
         raise ValueError("--license is written into the card of a bundle only. Leave it out.")
-    model, checkpoint = load_deployed(args.model_dir)
-    classnames = new_classes(model, checkpoint, args)
-    size = checkpoint["input_size"]
+    trainer, checkpoint = trained(args.model_dir)
+    if issubclass(trainer, ClipTrainer):
+        model, about = tuned_program(trainer, checkpoint, args)
+    else:
+        model, about = student_program(args)
+    return write_program(model, about, args.output)
+
+
+@torch.no_grad()
+def write_program(model: nn.Module, about: dict[str, Any], output: Path) -> dict[str, Any]:
+    """Write a program and its description, or neither; returns the description.
+
+    Raises:
+        RuntimeError: the program gives other logits than the module.
+    """
+    size = about.pop("size")
     pixels = torch.rand(EXAMPLE_BATCH, 3, size, size)
-    exported = FORMATS[args.output.suffix](model, pixels, args.output)
-    difference = largest_difference(model, exported, size)
-    about = {
-        "classnames": classnames,
+    with atomic_write(output) as temporary:
+        exported = FORMATS[output.suffix](model, pixels, temporary)
+        difference = largest_difference(model, exported, size)
+    about |= {
         "input": ["batch", 3, size, size],
         "input_range": [0.0, 1.0],
-        "resize": f"the whole image, whatever its aspect ratio, {interpolation_of(checkpoint)}",
-        "student": checkpoint["backbone"],
-        "trainer": checkpoint["trainer"],
         "parameters": sum(p.numel() for p in model.parameters()),
         "largest_relative_difference": difference,
     }
-    description = args.output.with_name(f"{args.output.name}.json")
+    description = output.with_name(f"{output.name}.json")
     description.write_text(json.dumps(about, indent=4), encoding="utf-8")
     logger.info(
         "Wrote %s (%d classes, %d x %d pixels in [0, 1]) and %s; logits agree to %.1e.",
-        args.output,
-        len(classnames),
+        output,
+        len(about["classnames"]),
         size,
         size,
         description.name,

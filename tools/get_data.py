@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dassl.flags import FlagParser
-from dassl.terminal import as_script
+from dassl.terminal import as_script, as_typed
 from tools.data_sources.catalog import IMAGENET_TERMS, RECIPES, split_file
 from tools.data_sources.digests import DigestRecord
 from tools.data_sources.extras import EXTRAS
@@ -210,7 +210,7 @@ def main(args: Sequence[str] | None = None) -> int:
     failed = [name for name in options.datasets if not _try(name, root, options)]
     checked = [name for name in options.datasets if name not in EXTRAS]
     if checked:
-        print(f"Check: python tools/check_data.py {' '.join(checked)} --root {root}")
+        print(as_typed(f"Check: python tools/check_data.py {' '.join(checked)} --root {root}"))
     return 1 if failed else 0
 
 

@@ -44,7 +44,7 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
     if not found:
         where = ", ".join(map(str, folders))
         raise FileNotFoundError(
-            f"No {PREDICTIONS_FILE} under {where}. Every run of train.py writes one; earlier "
+            f"No {PREDICTIONS_FILE} under {where}. Every run writes one; earlier "
             "versions did not: run again in a new folder."
         )
     return sorted(found - stages)

@@ -235,8 +235,9 @@ def _panel(
         if curve.is_untrained:
             axis.axhline(means[0], color=look["color"], linewidth=0.8, linestyle=":")
             look |= {"marker": "*", "linestyle": "none", "markersize": 8}
-        axis.errorbar([place[k] for k in keys], means, yerr=stds, label=curve.label, capsize=2,
-                      linewidth=1.2, **{"markersize": 3.5, **look})  # fmt: skip
+        axis.errorbar([place[k] for k in keys], means, yerr=stds if any(stds) else None,
+                      label=curve.label, capsize=2, linewidth=1.2,
+                      **{"markersize": 3.5, **look})  # fmt: skip
     axis.set_xscale("log", base=2)
     axis.set_xticks([place[k] for k in shots], [str(k) for k in shots])
     axis.minorticks_off()

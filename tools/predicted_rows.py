@@ -23,8 +23,14 @@ def ranked(
     classnames: Sequence[str],
     *,
     is_calibrated: bool,
+    reject: float | None,
 ) -> list[Row]:
-    """A row for each of the most probable classes of an image, best first."""
+    """A row for each of the most probable classes of an image, best first.
+
+    Args:
+        reject: the image is rejected where the best class is less probable; None: never.
+    """
+    rejected = {} if reject is None else {"rejected": round(values[0], 6) < reject}
     return [
         {
             "image": str(path),
@@ -33,25 +39,24 @@ def ranked(
             "class": classnames[label],
             "probability": round(value, 6),
             "calibrated": is_calibrated,
+            **rejected,
         }
         for rank, (value, label) in enumerate(zip(values, labels), 1)
     ]
 
 
-def shown(row: Row, reject: float | None) -> Row:
+def shown(row: Row) -> Row:
     """A row for the console; "?" marks the best class where it is rejected."""
-    is_rejected = reject is not None and row["rank"] == 1 and row["probability"] < reject
+    is_rejected = row.get("rejected") and row["rank"] == 1
     percent = f"{100 * row['probability']:.1f} %{' ?' if is_rejected else ''}"
     title = "probability" if row["calibrated"] else "probability (not calibrated)"
     return {name: row[name] for name in ("image", "rank", "label", "class")} | {title: percent}
 
 
-def in_columns(rows: Sequence[Row], reject: float | None) -> Row:
+def in_columns(rows: Sequence[Row]) -> Row:
     """The rows of one image as one: class_1, label_1, probability_1, class_2, ..."""
-    wide: Row = {"image": rows[0]["image"]}
-    if reject is not None:
-        wide["rejected"] = rows[0]["probability"] < reject
-    wide["calibrated"] = rows[0]["calibrated"]
+    of_image = ("image", "rejected", "calibrated")
+    wide = {name: rows[0][name] for name in of_image if name in rows[0]}
     for row in rows:
         wide |= {f"{name}_{row['rank']}": row[name] for name in ("class", "label", "probability")}
     return wide
@@ -70,9 +75,7 @@ def write_rows(path: Path, rows: list[Row]) -> None:
 
 
 @contextlib.contextmanager
-def streaming(
-    as_csv: str | None, as_json: str | None, reject: float | None
-) -> Iterator[Callable[[list[Row]], None]]:
+def streaming(as_csv: str | None, as_json: str | None) -> Iterator[Callable[[list[Row]], None]]:
     """What takes the rows of an image and writes them at once, to a file or, for -, to stdout."""
     target = as_csv or as_json
     if not target:
@@ -92,7 +95,7 @@ def streaming(
 
         def write(rows: list[dict[str, Any]]) -> None:
             nonlocal has_header
-            wide = in_columns(rows, reject)
+            wide = in_columns(rows)
             if as_json:
                 file.write(json.dumps(wide) + "\n")
             else:

@@ -30,7 +30,7 @@ from tabulate import tabulate
 
 import tools.protocol as tools_protocol
 from dassl.flags import FlagParser
-from dassl.terminal import as_script
+from dassl.terminal import as_script, as_typed
 from dassl.utils import interrupts
 from tools.protocols import executors
 from tools.protocols.execute import execute
@@ -212,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as err:
         from dassl.utils.places import explain  # loads torch
 
-        print(f"Error: {explain(err)}", file=sys.stderr)
+        print(as_typed(f"Error: {explain(err)}"), file=sys.stderr)
         return 1
     runs = [run for setting in settings for run in setting.runs]
     if args.dry_run:

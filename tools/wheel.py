@@ -19,10 +19,13 @@ from setuptools import Distribution, find_packages
 from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import editable_wheel
 
+from vltune.cli import COMMANDS
+
 NAME = "vltune"
 PACKAGES = ("clip", "dassl", "datasets", "trainers", "tools")
 MODULES = ("train", "predict", "parse_test_res")
 OURS = re.compile(rf"(?:{'|'.join((*PACKAGES, *MODULES))})(?=\.|$)")
+SCRIPT = re.compile(rf"\bpython ({'|'.join(MODULES)}|tools/[a-z_/]+)\.py\b")
 IMPORTERS = ("import_module", "find_spec", "run_module")  # functions that take a module's name
 Edit = tuple[int, int, str]  # bytes from, to, and what comes in their place
 
@@ -47,7 +50,8 @@ def below_vltune(source: str) -> str:
     """A module's source with its imports of our names as the wheel has them.
 
     Rewritten are import statements and literal names given to `import_module`, `find_spec` and
-    `run_module`; a statement that puts the clone on `sys.path` becomes `pass`. Other strings stay.
+    `run_module`; a statement that puts the clone on `sys.path` becomes `pass`. Texts that say
+    `python tools/check_data.py` say `vltune check-data`. Other strings stay.
     """
     content = source.encode()
     starts = [0]
@@ -55,7 +59,14 @@ def below_vltune(source: str) -> str:
         starts.append(starts[-1] + len(line))
     for first, last, text in sorted(_edits(ast.parse(source), content, starts), reverse=True):
         content = content[:first] + text.encode() + content[last:]
-    return content.decode()
+    return SCRIPT.sub(_command, content.decode())
+
+
+def _command(script: re.Match[str]) -> str:
+    """How a script of the clone is started where a wheel is installed."""
+    module = script[1].replace("/", ".")
+    names = {command.module: name for name, command in COMMANDS.items()}
+    return f"vltune {names[module]}" if module in names else f"python -m {NAME}.{module}"
 
 
 def _edits(tree: ast.Module, content: bytes, starts: list[int]) -> Iterator[Edit]:

@@ -103,8 +103,12 @@ class CLIPAdapter(FeatureTrainer):
             )
 
     @classmethod
+    def templates(cls, cfg: CfgNode) -> list[str]:
+        return single_template(cfg)
+
+    @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        features = template_features(clip, classnames, single_template(cfg)).mean(dim=0)
+        features = template_features(clip, classnames, cls.templates(cfg)).mean(dim=0)
         return ImageAdapter(features.float(), CLIPAdapterSettings.of(cfg))
 
     def search(self, split: str | None) -> None:

@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from dassl.config import check_settings, get_cfg_default
 from dassl.config.files import CONFIGS, existing_yaml, find_yaml, read_layers
-from dassl.config.own_data import OwnSet, is_own, not_a_dataset, own_set
+from dassl.config.own_data import OwnSet, dataset_name, is_own, not_a_dataset, own_set
 from dassl.config.pixels import OPEN, close, leave_open
 from dassl.config.ranges import PRECISIONS
 from dassl.config.recipes import Recipe, existing_recipe, read_given, resolve, stated_value
@@ -353,7 +353,8 @@ def find_recipe(args: argparse.Namespace, trainer: type, dataset: str) -> Recipe
         logger.info("%s: settings are the engine's defaults%s.", why, but)
     elif not args.config_file:
         words = recipe.in_words()
-        logger.info("Recipe of %s on %s: %s (--no-recipe turns it off).", name, dataset, words)
+        on = dataset_name(args.dataset) if is_own(args.dataset) else dataset
+        logger.info("Recipe of %s on %s: %s (--no-recipe turns it off).", name, on, words)
     return recipe
 
 

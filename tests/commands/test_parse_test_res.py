@@ -320,6 +320,17 @@ def test_rows_whose_cells_rest_on_different_numbers_of_seeds_say_so(tmp_path, ca
     assert "1-2" in text
 
 
+def test_a_table_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):
+    write_run(tmp_path / "seed1", 71.0)
+    (tmp_path / "table.csv").write_text("earlier")
+    monkeypatch.setattr("os.replace", lambda *_: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        main([str(tmp_path), "--csv", str(tmp_path / "table.csv")])
+
+    assert (tmp_path / "table.csv").read_text() == "earlier"
+
+
 def test_csv_and_json_keep_full_precision(tmp_path, capsys):
     write_run(tmp_path / "seed1", 71.123456)
 

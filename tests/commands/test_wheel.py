@@ -126,6 +126,9 @@ def test_a_wheel_trains_beside_packages_of_the_same_names(installed, tmp_path):
         ('x = "é"; import_module("clip.model")', 'x = "é"; import_module("vltune.clip.model")'),
         ('import_module(f"tools.{name}")', 'import_module(f"vltune.tools.{name}")'),
         ("sys.path.insert(0, str(Path(__file__).parents[1]))", "pass"),
+        ('"Run python tools/check_data.py X"', '"Run vltune check-data X"'),
+        ("# python train.py --seed 1", "# vltune train --seed 1"),
+        ("# python tools/toy_world/show.py", "# python -m vltune.tools.toy_world.show"),
     ],
 )
 def test_imports_of_our_names_are_rewritten(source, expected):

@@ -9,13 +9,14 @@ import sys
 import pytest
 from script_stub import BASH, ROOT, protocol_calls
 
+import vltune.cli
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.cli import make_config, make_parser
 from dassl.flags import FlagParser
 from tools.protocol import make_requests, parse_args, plan_all
 
 PAGES = [ROOT / "README.md", ROOT / "DATASETS.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PROGRAMS = ("python", "bash", "pip", "pytest", "ln", "cp")
+PROGRAMS = ("python", "vltune", "bash", "pip", "pytest", "ln", "cp")
 PROGRAM = re.compile(rf"(?:^|[\s&])(?:{'|'.join(PROGRAMS)})(?:\s|$)")
 VARIABLE = re.compile(r"([A-Z]+)=(.*)$")
 OWN_FOLDERS = {
@@ -115,10 +116,19 @@ def test_every_command_of_a_page_is_taken(words, request, monkeypatch, tmp_path)
         check_tests(rest)
     elif program == "bash":
         check_script(rest, environment, monkeypatch, tmp_path)
-    elif program == "python":
+    elif program in ("python", "vltune"):
         make_own_folders(tmp_path)
         monkeypatch.chdir(tmp_path)
-        check_program(rest, request, monkeypatch)
+        check_program(as_script(rest) if program == "vltune" else rest, request, monkeypatch)
+
+
+def as_script(words):
+    """`vltune train ...` as `train.py ...`; `vltune --help` and what only names it as nothing."""
+    name = words[0] if words else ""
+    if name not in vltune.cli.COMMANDS:
+        assert not name or name.startswith("--") or "|" in name
+        return ["vltune/cli.py"]
+    return [f"{vltune.cli.COMMANDS[name].module.replace('.', '/')}.py", *words[1:]]
 
 
 def make_own_folders(folder):

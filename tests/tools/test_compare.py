@@ -14,6 +14,7 @@ from dassl.evaluation.predictions import (
     write_predictions,
 )
 from tools import compare, measures
+from tools.results import scatter
 from tools.results.comparison import many_table
 from tools.results.measures import (
     against,
@@ -217,11 +218,49 @@ def test_a_comparison_plans_every_protocol_and_number_of_shots_once(tmp_path, ca
 
     assert compare.main(words) == 0
 
-    lines = capsys.readouterr().out.splitlines()
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
     few = [line for line in lines if "/fewshot/" in line]
     assert len(few) == len(set(few)) == 8  # 2 trainers, 2 shots, 2 seeds
     assert sum("/zeroshot/" in line for line in lines) == 1
     assert not any("TipAdapterF" in line for line in lines if "/base2new/" in line)
+    assert err.startswith("TipAdapterF: not in base2new, which tests on new classes")
+
+
+def test_own_sets_whose_paths_hold_blanks_are_compared(tmp_path, capsys):
+    for name in ("my cats", "my dogs"):
+        for each in "abcd":
+            (tmp_path / name / each).mkdir(parents=True)
+            (tmp_path / name / each / "1.jpg").touch()
+    sets = f"folder:{tmp_path}/my cats,folder:{tmp_path}/my dogs"
+
+    status = compare.main(["--trainers", "TaskRes", "--datasets", sets, "--dry-run"])
+
+    assert status == 0 and "/fewshot/my_dogs/TaskRes/" in capsys.readouterr().out
+
+
+def test_an_axis_over_decades_has_few_plain_numbers():
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6, 2.9))
+    axis = figure.add_subplot()
+    axis.plot([0.2, 6.0], [40, 80])
+    scatter.log_scale(axis, span=30)
+    figure.canvas.draw()
+
+    shown = [t.get_text() for t in axis.get_xticklabels() if 0.2 <= t.get_position()[0] <= 6]
+    assert shown == ["0.2", "0.5", "1", "2", "5"]
+    assert not any(label.get_text() for label in axis.get_xticklabels(minor=True))
+
+
+def test_base_and_novel_accuracies_of_other_shots_are_other_points(tmp_path):
+    for shots, base in ((1, [1, 0]), (4, [1, 1])):
+        for part, right in (("base", base), ("new", [1, 0])):
+            write_run(tmp_path / part, "MMA", right, shots=shots, part=part, predictions=False)
+
+    points = scatter.halves_points(load_records([tmp_path]).records)
+
+    assert points == {"MMA": [(50.0, 50.0), (100.0, 50.0)]}
 
 
 def test_tables_and_figures_of_a_comparison_are_written(tmp_path):
@@ -244,7 +283,7 @@ def test_tables_and_figures_of_a_comparison_are_written(tmp_path):
         (["a"], "1 folders are given"),
         (["a", "b", "--trainers", "X"], "not both"),
         (["a", "b", "--shots", "1"], "has no effect on runs that are there"),
-        (["--trainers", "TaskRes", "--protocols", "lodo"], "--protocols lodo"),
+        (["--trainers", "TaskRes", "--protocols", "lodo"], "lodo; expected fewshot or base2new"),
     ],
 )
 def test_a_command_line_that_says_too_little_or_too_much_is_refused(words, text, capsys):

@@ -280,7 +280,7 @@ def test_an_unknown_dataset_is_answered_with_a_close_one(capsys, words):
     status = main([*words, "--trainer", "TaskRes"])
 
     assert status == 1
-    assert "Did you mean oxford_pets?" in capsys.readouterr().err
+    assert 'Did you mean "oxford_pets"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

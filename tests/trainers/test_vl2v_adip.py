@@ -1,6 +1,5 @@
 """VL2V-ADiP end to end: stages, white box, baselines, black-box teachers, deployment."""
 
-import re
 import sqlite3
 import threading
 import urllib.error
@@ -711,18 +710,13 @@ def test_what_cannot_be_exported_is_told_with_what_to_do_instead(domains, tmp_pa
             export.main(["--model-dir", str(folder), "--output", str(tmp_path / "s.pt2")])
         return str(info.value)
 
-    assert "no such folder" in message(tmp_path / "nowhere")
-    assert "te_<domain>" in message(domains)
-    clip_run = tmp_path / "coop"
-    folder = clip_run / "prompt_learner"
-    folder.mkdir(parents=True)
-    (clip_run / "config.yaml").write_text("TRAINER:\n  NAME: CoOp\n")
-    torch.save({"trainer": "CoOp", "state_dict": {}}, folder / "model.pth.tar-2")
-    for given in (clip_run, folder / "model.pth.tar-2"):
-        expected = f"by CoOp, which tunes a CLIP .* predict.py --model-dir {clip_run} IMAGES"
-        assert re.search(expected, message(given))
-    (clip_run / "config.yaml").write_text("TRAINER:\n  NAME: ERM\nSTEPS:\n  N: 0\n")
-    assert "is not finished" in message(clip_run)
+    assert f"No checkpoint under {tmp_path / 'nowhere'}" in message(tmp_path / "nowhere")
+    assert "--model-dir takes the directory of a finished run" in message(domains)
+    (tmp_path / "run" / "network").mkdir(parents=True)
+    file = tmp_path / "run" / "network" / "model.pth.tar-2"
+    torch.save({"trainer": "ERM", "state_dict": {}}, file)
+    assert "a program is made of a tuned CLIP, or of a student (" in message(file.parent.parent)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_class_texts_are_replaced_by_new_class_names(distilled, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dassl.evaluation.predictions import read_predictions
 from tools.results.figures import legend_below, paper_name, plain, save_figure, styles
@@ -12,6 +13,10 @@ from tools.results.measures import measures
 from tools.results.records import Record
 from tools.results.statistics import mean
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ZERO_SHOT = "ZeroshotCLIP"
 COSTS = {  # name -> axis label, and the value of a run
     "training seconds": ("training time (s)", lambda data: data["seconds"]["train"]),
     "trainable parameters": ("trainable parameters", lambda data: data["trainable_parameters"]),
@@ -73,14 +78,14 @@ def _means(values: Iterable[tuple[Record, float]]) -> Points:
 
 
 def halves_points(records: Iterable[Record]) -> Points:
-    """(base, novel) accuracy of each method and dataset that has both."""
-    halves: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    """(base, novel) accuracy of each method, dataset and number of shots that has both."""
+    halves: dict[tuple, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         if record.part in ("base", "new") and "accuracy" in record.metrics.get("test", {}):
-            place = halves[record.trainer, record.dataset]
+            place = halves[record.trainer, record.dataset, record.shots]
             place[record.part].append(record.metrics["test"]["accuracy"])
     points: Points = defaultdict(list)
-    for (trainer, _), parts in halves.items():
+    for (trainer, *_), parts in halves.items():
         if {"base", "new"} <= set(parts):
             points[trainer].append((mean(parts["base"]), mean(parts["new"])))
     return dict(points)
@@ -101,6 +106,22 @@ def calibration_points(records: Iterable[Record]) -> list[tuple[str, Points]]:
     return [(label, _means(found[kind])) for kind, label in kinds.items() if found[kind]]
 
 
+def log_scale(axis: Axes, span: float) -> None:
+    """A logarithmic x axis whose numbers are plain and have room.
+
+    Args:
+        axis: of a panel.
+        span: the largest value over the smallest.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_xscale("log")
+    steps = (1, 2, 5) if span < 50 else (1,)
+    axis.xaxis.set_major_locator(LogLocator(subs=steps, numticks=8))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 1 else f"{x:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
 def draw_points(
     panels: Sequence[tuple[str, Points]],
     path: Path,
@@ -119,13 +140,13 @@ def draw_points(
     trainers = sorted({trainer for _, points in panels for trainer in points})
     looks = styles([(trainer, trainer) for trainer in trainers])
     for axis, (label, points) in zip(axes.flat, panels):
-        for trainer, pairs in sorted(points.items()):
-            look = looks[trainer] | {"linestyle": "none"}
+        for trainer, pairs in sorted(points.items(), key=lambda item: item[0] != ZERO_SHOT):
+            look = looks[trainer] | {"linestyle": "none"}  # zero-shot lies below the others
             xs, ys = zip(*pairs)
-            axis.plot(xs, ys, label=paper_name(trainer), markersize=5, **look)
+            axis.plot(xs, ys, label=paper_name(trainer), markersize=5, alpha=0.8, **look)
         places = [x for pairs in points.values() for x, _ in pairs]
         if log and max(places) > 10 * min(places) > 0:  # a decade or more
-            axis.set_xscale("log")
+            log_scale(axis, max(places) / min(places))
         axis.set_xlabel(label, fontsize=8)
         axis.set_ylabel(y_label, fontsize=8)
         axis.tick_params(labelsize=7)

@@ -53,9 +53,13 @@ class CLAP(FeatureTrainer):
         return f"bank:{self.settings.views}"
 
     @classmethod
+    def templates(cls, cfg: CfgNode) -> list[str]:
+        return ensemble_templates(cfg)
+
+    @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
         features = template_features(
-            clip, classnames, ensemble_templates(cfg), replace_underscores=False
+            clip, classnames, cls.templates(cfg), replace_underscores=False
         )
         return cls.prototypes(cfg, features.mean(dim=0).float())
 

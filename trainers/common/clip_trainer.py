@@ -106,6 +106,11 @@ class ClipTrainer(MixedPrecision):
             check_templates(cfg.DATASET.TEMPLATES)
 
     @classmethod
+    def templates(cls, cfg: CfgNode) -> list[str]:
+        """Sentences, {} for a name, that class vectors are made of; [] where words are learned."""
+        return []
+
+    @classmethod
     def conditions(cls) -> list[Condition]:
         return [*super().conditions(), *cls.view_conditions]
 

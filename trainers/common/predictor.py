@@ -36,8 +36,8 @@ def config_of(checkpoint: dict, trainer: "type[ClipTrainer]") -> CfgNode:
     if "config" not in checkpoint:
         raise ValueError(
             "The checkpoint carries no configuration, so it was not written by this package. "
-            "Evaluate it with train.py --eval-only --model-dir DIR, which takes the settings from "
-            "the command line."
+            "Evaluate it with python train.py --eval-only --model-dir DIR, which takes the "
+            "settings from the command line."
         )
     cfg = get_cfg_default()
     defaults = getattr(trainer, "default_cfg", CfgNode)()

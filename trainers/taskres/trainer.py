@@ -48,9 +48,13 @@ class TaskRes(FeatureTrainer):
         )
 
     @classmethod
+    def templates(cls, cfg: CfgNode) -> list[str]:
+        return ensemble_templates(cfg)
+
+    @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
         settings = TaskResSettings.of(cfg)
-        templates, words = ensemble_templates(cfg), settings.words
+        templates, words = cls.templates(cfg), settings.words
         if path := settings.base_file:
             base = enhanced_base(clip, classnames, templates, read_enhanced_base(path), **words)
         else:
@@ -69,7 +73,7 @@ class TaskRes(FeatureTrainer):
     def before_train(self) -> None:
         """Tune the text projection first where ENHANCED_BASE is train."""
         if self.settings.enhanced_base == "train":
-            weight, templates = read_enhanced_base(self._train_base()), ensemble_templates(self.cfg)
+            weight, templates = read_enhanced_base(self._train_base()), self.templates(self.cfg)
             words = self.settings.words
             base = enhanced_base(self.clip, self.classnames, templates, weight, **words)
             self.method.base_text_features.copy_(base)

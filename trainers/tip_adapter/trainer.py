@@ -46,8 +46,12 @@ class CacheTrainer(FeatureTrainer):
 
     # ----------------------------------------------------------------- set-up
     @classmethod
+    def templates(cls, cfg: CfgNode) -> list[str]:
+        return notebook_templates(cfg)
+
+    @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
-        classifier = zero_shot_classifier(clip, classnames, notebook_templates(cfg)).float()
+        classifier = zero_shot_classifier(clip, classnames, cls.templates(cfg)).float()
         return cls.cache_of(classifier, TipAdapterSettings.of(cfg))
 
     @staticmethod

@@ -227,8 +227,8 @@ class StepFiles(MixedPrecision):
         if given is not None and list(given) != self.classnames:
             raise ValueError(
                 f"{path} was trained on the classes {', '.join(given[:5])}, ...; this run has "
-                f"{', '.join(self.classnames[:5])}, .... tools/export.py --classnames replaces the "
-                "class texts of a distilled student."
+                f"{', '.join(self.classnames[:5])}, .... python tools/export.py --classnames "
+                "replaces the class texts of a distilled student."
             )
         load_network(self.network, content, path)
         self._name_leaked_domains(content, path)

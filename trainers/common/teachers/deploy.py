@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dassl.config.yaml_files import read_config
 from dassl.data.pixels import normalise
 from dassl.engine.checkpoints import content_of, errors_name, find_checkpoint
 from dassl.engine.steps.files import network_of
@@ -43,42 +42,17 @@ def load_deployed(model_dir: Path) -> tuple[DeployedClassifier, dict]:
     """The classifier of a finished run (or of a checkpoint file), and the checkpoint.
 
     Raises:
-        FileNotFoundError: if there is no checkpoint; says what to give.
+        FileNotFoundError: if there is no checkpoint.
         ValueError: if the checkpoint belongs to a trainer of another kind.
     """
-    try:
-        path = find_checkpoint(model_dir, "network")
-    except FileNotFoundError as err:
-        raise FileNotFoundError(_no_checkpoint(model_dir)) from err
+    path = find_checkpoint(model_dir, "network")
     checkpoint = content_of(path)
     if "pixel_mean" not in checkpoint:
-        trainer = checkpoint.get("trainer", "other code")
-        raise ValueError(_no_student(path, trainer, path.parent.parent))
+        raise ValueError(
+            f"{path} was written by {checkpoint.get('trainer', 'other code')}; a program is made "
+            f"of a tuned CLIP, or of a student ({', '.join(STUDENT_TRAINERS)})."
+        )
     with errors_name(path):
         network = network_of(checkpoint)
     deployed = DeployedClassifier(network, checkpoint["pixel_mean"], checkpoint["pixel_std"])
     return deployed.eval(), checkpoint
-
-
-def _no_checkpoint(folder: Path) -> str:
-    """Why there is nothing to deploy in a folder, and what to do."""
-    if not folder.exists():
-        return f"--model-dir {folder}: no such folder or file."
-    config = folder / "config.yaml"
-    if not config.is_file():
-        return (
-            f"{folder} is not a run of one trainer. Give the folder of one run: te_<domain> of a "
-            f"leave-one-domain-out protocol, by {', '.join(STUDENT_TRAINERS)}."
-        )
-    cfg = read_config(config)
-    if "STEPS" not in cfg:
-        return _no_student(folder, cfg.TRAINER.NAME, folder)
-    return f"{folder} is not finished. Give the run's command again first."
-
-
-def _no_student(path: Path, trainer: str, folder: Path) -> str:
-    return (
-        f"{path} was written by {trainer}, which tunes a CLIP and needs it to predict. Only "
-        f"students ({', '.join(STUDENT_TRAINERS)}) deploy alone. Use this run with python "
-        f"predict.py --model-dir {folder} IMAGES."
-    )
