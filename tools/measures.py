@@ -28,8 +28,10 @@ from dassl.terminal import answered, as_script
 from dassl.utils import atomic_write, write_json
 from dassl.utils.text import cell
 from tools.results import measures as measured
+from tools.results.figures import legend_below
 
 NAMES_SHOWN = 60  # classes whose names a confusion matrix has room for
+WRITTEN_IN = 12  # classes whose percentages it has room for
 
 
 def find_runs(folders: Iterable[Path]) -> list[Path]:
@@ -111,43 +113,47 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable]) -> No
 
 
 def draw_confusion(counts: np.ndarray, names: Sequence[str], path: Path) -> None:
-    """The matrix in shares of each true class; few classes are named, many numbered."""
+    """The matrix in percent of each true class; few classes are named, many numbered."""
     from matplotlib.figure import Figure
 
-    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    shares = 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     side = min(max(4.0, 0.22 * len(names) + 2), 16)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+    image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=100)
+    for (row, column), share in np.ndenumerate(shares if len(names) <= WRITTEN_IN else []):
+        ink = "black" if share > 50 else "white"
+        axes.text(column, row, f"{share:.0f}", ha="center", va="center", color=ink, fontsize=7)
     if len(names) <= NAMES_SHOWN:
         labels = [name.replace("$", r"\$") for name in names]  # no formula
         axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=7)
         axes.set_yticks(range(len(names)), labels, fontsize=7)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    figure.colorbar(image, ax=axes, label="share of the true class's images", shrink=0.8)
+    figure.colorbar(image, ax=axes, label="% of the true class's images", shrink=0.8)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], dpi=150)
 
 
 def draw_reliability(kept: Predictions, split: str, path: Path) -> None:
-    """Accuracy over confidence, before and after the temperature."""
+    """Accuracy over confidence in percent, before and after the temperature."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.2, 4.2), layout="constrained")
+    figure = Figure(figsize=(4.2, 4.6), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle="--")
-    kinds = [("as it is", 1.0, "#0072B2", "o")]
+    axes.plot([0, 100], [0, 100], color="0.6", linewidth=0.8, linestyle="--")
+    kinds = [("without temperature", 1.0, "#0072B2", "o")]
     if kept.temperature is not None:
         kinds.append((f"temperature {kept.temperature:.2f}", kept.temperature, "#D55E00", "s"))
     for label, temperature, colour, marker in kinds:
         bins = measured.reliability(kept.splits[split], temperature)
         error = measured.expected_calibration_error(bins)
-        places, heights = [b.confidence for b in bins], [b.accuracy for b in bins]
+        places, heights = [100 * b.confidence for b in bins], [100 * b.accuracy for b in bins]
         axes.plot(places, heights, color=colour, marker=marker, markersize=4, linewidth=1.2,
-                  label=f"{label}: ECE {error:.1f} %")  # fmt: skip
-    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean confidence", ylabel="accuracy", aspect="equal")
-    axes.legend(loc="upper left", fontsize=8)
+                  clip_on=False, label=f"{label}: ECE {error:.1f} %")  # fmt: skip
+    axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal")
+    axes.set(xlabel="mean confidence (%)", ylabel="accuracy (%)")
+    legend_below(figure, *axes.get_legend_handles_labels(), size=8)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], dpi=150)
 

@@ -68,19 +68,27 @@ def _tables(records: Sequence[Record]) -> list[str]:
     parts = []
     for table in build_tables(records, published=True):
         heading = f"<h3>{escape(table.title)}</h3>\n"
-        parts += [heading, page.table(table.headers, table.rows), page.notes(table.notes)]
+        trainer = table.headers.index("trainer") if "trainer" in table.headers else -1
+        rows = [
+            [paper_name(cell) if place == trainer else cell for place, cell in enumerate(row)]
+            for row in table.rows
+        ]
+        parts += [heading, page.table(table.headers, rows), page.notes(table.notes)]
     return parts
 
 
 def _curves(records: Sequence[Record]) -> list[str]:
-    """The few-shot curves, where there is more than one number of shots."""
+    """The few-shot curves, where there is more than one number of shots: a picture per dataset."""
     if len({record.shots for record in records if record.protocol == "fewshot"}) < 2:
         return []
-    caption = caption_of(records, "accuracy")
+    pictures = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "curves.svg"
-        draw(read_curves(records, "accuracy"), path, "accuracy")
-        return [page.section("Curves", page.picture(path.read_bytes(), "image/svg+xml", caption))]
+        for dataset, curves in read_curves(records, "accuracy").items():
+            draw({dataset: curves}, path, "accuracy")
+            pictures.append(page.picture(path.read_bytes(), "image/svg+xml", dataset))
+    side = f'<div class="side">{"".join(pictures)}</div>\n'
+    return [page.section("Curves", page.notes([caption_of(records, "accuracy")]), side)]
 
 
 def _row(record: Record, warnings: list[str]) -> list[str]:
@@ -156,7 +164,8 @@ def _details(records: Sequence[Record], limit: int, mistakes: int) -> list[str]:
 def _detail(record: Record, mistakes: int) -> str:
     kept = _kept(record, [])
     words = [paper_name(record.trainer), record.dataset, record.part, record.target]
-    words += [f"{record.shots} shots" if record.shots else "", f"seed {record.seed}"]
+    shots = f"{record.shots} shot{'s' * (record.shots > 1)}" if record.shots else ""
+    words += [shots, f"seed {record.seed}"]
     summary = ", ".join(filter(None, words))
     if kept is None:
         return page.folded(summary, page.notes(["No predictions of test images."]))
@@ -183,7 +192,7 @@ def _detail(record: Record, mistakes: int) -> str:
 def _mistakes(kept: Predictions, count: int) -> list[str]:
     shown = []
     for one in confident_mistakes(kept, count=count):
-        caption = f"{one['predicted']} ({one['probability']:.0f} %), is {one['truth']}"
+        caption = f"{one['predicted']} ({one['probability']:.0f}\u00a0%); true: {one['truth']}"
         content = thumbnail(Path(kept.folder) / one["image"]) if kept.folder else None
         if content is None:
             reason = f"The image is gone: {one['image']}"

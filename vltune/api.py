@@ -25,6 +25,7 @@ from dassl.engine.near_runs import runs_near
 from dassl.engine.predictor import Predictor
 from dassl.engine.run import run
 from dassl.utils import did_you_mean, read_image, upright
+from trainers.common.text.templates import check_templates
 
 from .quiet import quiet
 
@@ -102,6 +103,8 @@ class Classifier:
             TypeError: neither paths nor Pillow images.
             ValueError: no image is given, or this classifier has no features to return.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
         given: list[Any] = [images]
         if isinstance(images, Iterable) and not isinstance(images, str):
             given = list(images)
@@ -187,7 +190,7 @@ def zero_shot(
     backbone: str,
     classnames: Sequence[str],
     *,
-    templates: Sequence[str] = (),
+    templates: str | Sequence[str] = (),
     device: str = "",
 ) -> Classifier:
     """A classifier made of class names alone.
@@ -201,14 +204,16 @@ def zero_shot(
     Raises:
         ValueError: fewer than two names, an unknown backbone, a template without {}.
     """
-    if isinstance(classnames, str) or len(classnames) < 2:
+    names = [] if isinstance(classnames, str) else list(classnames)
+    if len(names) < 2 or not all(isinstance(name, str) and name.strip() for name in names):
         raise ValueError(
             f'classnames is {classnames!r}; expected two or more names, as ["cat", "dog"].'
         )
-    predictor = predict.zero_shot_predictor(
-        backbone, list(classnames), _device(device), templates=templates
+    given = [templates] if isinstance(templates, str) else list(templates)
+    sentences = check_templates(given, given_as="templates") if given else []
+    return Classifier(
+        predict.zero_shot_predictor(backbone, names, _device(device), templates=sentences)
     )
-    return Classifier(predictor)
 
 
 def fit(
@@ -226,8 +231,8 @@ def fit(
     """Train and test a method; a finished run of the same settings is read, not repeated.
 
     Args:
-        dataset: a folder of images, ``<class>/*`` or ``<split>/<class>/*`` (docs/own_data.md), a
-            table ``csv:FILE``, or a dataset by name (``vltune list datasets``).
+        dataset: a folder of images, ``<class>/*`` or ``<split>/<class>/*``, a CSV table of them
+            (docs/own_data.md), or a dataset by name (``vltune list datasets``).
         method: name of a trainer (``vltune list trainers``).
         shots: training images per class; 0 takes all.
         seed: of the few-shot draw and of the training.
@@ -266,7 +271,7 @@ def _read(words: Sequence[str]) -> tuple[argparse.Namespace, CfgNode]:
 
 
 def _dataset_words(dataset: str | PathLike[str], root: str | PathLike[str]) -> list[str]:
-    """A dataset as arguments of `train.py`: known names as they are, folders as sets of classes.
+    """A dataset as arguments of `train.py`: known names as they are, folders and tables as own sets.
 
     Raises:
         ValueError: neither; names what is alike.
@@ -275,14 +280,14 @@ def _dataset_words(dataset: str | PathLike[str], root: str | PathLike[str]) -> l
     known = config_names(CONFIGS / "datasets")
     if name in known or is_own(name):
         return ["--dataset", name, *(["--root", str(root)] if root else [])]
-    if not Path(dataset).is_dir():
+    if not Path(dataset).exists():
         raise ValueError(
-            f'dataset is "{name}", which is neither a folder nor a known name. Give the path of a '
-            f"folder <class>/*.jpg. {did_you_mean(name, known)}"
+            f'dataset is "{name}", which is neither a folder or table nor a known name. Give the '
+            f"path of a folder <class>/*.jpg. {did_you_mean(name, known)}"
         )
     if root:
-        raise ValueError(f"root {root} has no effect: {name} is a folder of images itself.")
-    return ["--dataset", f"folder:{name}"]
+        raise ValueError(f"root {root} has no effect: {name} is the place of the images itself.")
+    return ["--dataset", f"{'folder' if Path(dataset).is_dir() else 'csv'}:{name}"]
 
 
 def _picture(image: Picture) -> Image.Image:

@@ -85,9 +85,14 @@ def test_a_pillow_image_is_classified_as_its_file(page):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: vltune.fit("no_birds", method="TaskRes"), "neither a folder nor a known name"),
+        (lambda: vltune.fit("no_birds", method="TaskRes"), "neither a folder or table nor"),
         (lambda: vltune.fit("toy_objects", method="TaskRez"), 'Did you mean "TaskRes"'),
         (lambda: vltune.zero_shot("toy/ViT", "cat"), "expected two or more names"),
+        (lambda: vltune.zero_shot("toy/ViT", [1, 2]), r"is \[1, 2\]; expected two or more names"),
+        (
+            lambda: vltune.zero_shot("toy/ViT", ["cat", "dog"], templates="a photo"),
+            r"Template 'a photo' \(templates\) must hold exactly one",
+        ),
     ],
 )
 def test_wrong_input_raises_before_a_bar_appears_and_says_what_was_expected(call, message, capsys):
@@ -107,9 +112,11 @@ def test_a_run_that_does_not_exist_is_answered_by_the_argument():
         vltune.load("nowhere")
 
 
-def test_no_images_are_refused(page):
+def test_no_images_and_empty_batches_are_refused(page):
     with pytest.raises(ValueError, match="No image is given"):
         page["classifier"]([])
+    with pytest.raises(ValueError, match="batch_size is 0; expected at least 1"):
+        page["classifier"](page["folder"] / "a.jpg", batch_size=0)
 
 
 @pytest.mark.parametrize(("image", "kind"), [(3, "int"), ([np.zeros((2, 2, 3))], "ndarray")])

@@ -1,6 +1,6 @@
 """Recipes, plans of protocols, and their execution."""
 
-import importlib
+import importlib.util
 import io
 import json
 import multiprocessing
@@ -563,6 +563,10 @@ def test_the_console_shows_the_last_progress_line_and_the_log_everything(tmp_pat
 
     assert shown.getvalue() == f"  {progress(3)}"
     assert (tmp_path / "log.txt").read_text() == printed
+
+
+def test_loggers_that_are_kept_quiet_are_those_of_modules():
+    assert all(importlib.util.find_spec(name) for name in launcher_module.QUIET)
 
 
 def test_the_console_shows_progress_at_intervals_and_what_takes_time(monkeypatch):

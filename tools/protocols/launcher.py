@@ -44,7 +44,13 @@ NEWS = ("Extracting ", "Continue the interrupted run")  # what else is shown
 SECONDS_BETWEEN = 10.0  # between two progress lines
 MOST_WARNINGS = 256  # that are remembered
 # what these tell is in results.json, and the same for every run
-QUIET = ("dassl.engine.report", "dassl.engine.run", "dassl.engine.writer")
+QUIET = tuple(
+    f"{OURS}{name}"
+    for name in (
+        *("dassl.engine.report", "dassl.engine.run", "dassl.engine.writer"),
+        "trainers.common.checkpoints",
+    )
+)
 
 
 class Labelled:

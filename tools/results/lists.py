@@ -27,7 +27,8 @@ def list_table(
     """One row per series, and the averages over datasets where a method has several."""
     footnotes = Footnotes()
     lines, data = [], []
-    for item in sorted(series, key=_dataset_first):
+    series = sorted(series, key=_dataset_first)
+    for item in series:
         cell = item.cell(metric, ci95=ci95)
         if cell is None:
             continue
