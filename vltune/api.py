@@ -271,7 +271,7 @@ def _read(words: Sequence[str]) -> tuple[argparse.Namespace, CfgNode]:
 
 
 def _dataset_words(dataset: str | PathLike[str], root: str | PathLike[str]) -> list[str]:
-    """A dataset as arguments of `train.py`: known names as they are, folders and tables as own sets.
+    """A dataset as arguments of `train.py`: known names as they are, else a folder or a table.
 
     Raises:
         ValueError: neither; names what is alike.
