@@ -126,7 +126,8 @@ class Program(nn.Module):
 
     def __init__(self, predictor: Predictor, rebuilt: Rebuilt) -> None:
         super().__init__()
-        self.clip, self.method, self.logits = rebuilt.clip, rebuilt.method, predictor.logits
+        self.image_tower, self.method = rebuilt.clip.visual, rebuilt.method  # no text tower
+        self.logits = predictor.logits
 
     def forward(self, pixels: Tensor) -> Tensor:
         """See the class."""
@@ -287,6 +288,7 @@ def student_program(args: argparse.Namespace) -> tuple[DeployedClassifier, dict[
         "resize": f"the whole image, whatever its aspect ratio, {interpolation_of(checkpoint)}",
         "size": checkpoint["input_size"],
         "student": checkpoint["backbone"],
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trainer": checkpoint["trainer"],
     }
     return model, about
@@ -321,13 +323,13 @@ def write_program(model: nn.Module, about: dict[str, Any], output: Path) -> dict
     """
     size = about.pop("size")
     pixels = torch.rand(EXAMPLE_BATCH, 3, size, size)
+    model(pixels)  # what is loaded by the first image is no part of the program
     with atomic_write(output) as temporary:
         exported = FORMATS[output.suffix](model, pixels, temporary)
         difference = largest_difference(model, exported, size)
     about |= {
         "input": ["batch", 3, size, size],
         "input_range": [0.0, 1.0],
-        "parameters": sum(p.numel() for p in model.parameters()),
         "largest_relative_difference": difference,
     }
     description = output.with_name(f"{output.name}.json")

@@ -93,10 +93,36 @@ def test_a_bundle_loads_as_its_run_does(bundle):
     torch.testing.assert_close(found(PICTURES).probabilities, expected(PICTURES).probabilities)
 
 
-def test_a_model_card_with_front_matter_is_written(bundle):
+def test_a_model_card_with_front_matter_and_sentences_is_written(bundle):
     text = (bundle[1] / "README.md").read_text(encoding="utf-8")
 
+    card = json.loads((bundle[1] / "card.json").read_text(encoding="utf-8"))
+    assert card["templates"] == ["a photo of a {}."]
+    assert 'Their names stand in: "a photo of a {}.".' in text
+
     assert text.startswith("---\nlicense: mit\n") and "Task Residual" in text
+
+
+def test_a_program_holds_both_networks_of_amu(folder):
+    run, output = trained("AMU", folder), folder / "amu.pt2"
+
+    about = export.main(["--model-dir", str(run), "--output", str(output)])
+
+    predictor = predict.tuned_predictor(run, None, torch.device("cpu"))
+    pixels = predictor.pixels(PICTURES)
+    logits = torch.export.load(str(output)).module()(pixels)
+    torch.testing.assert_close(logits, predictor.logits(pixels).float(), rtol=1e-4, atol=1e-4)
+    assert json.loads((folder / "amu.pt2.json").read_text(encoding="utf-8")) == about
+    assert about["classnames"] == list(predictor.classnames) and about["resize"] == "shortest"
+
+
+def test_a_method_that_adapts_to_a_stream_has_no_program(folder):
+    run = trained("DMN", folder)
+
+    with pytest.raises(ValueError, match="DMN adapts to the stream of test images"):
+        export.main(["--model-dir", str(run), "--output", str(folder / "dmn.pt2")])
+
+    assert not (folder / "dmn.pt2").exists()
 
 
 def test_a_bundle_of_another_backbone_is_refused(bundle, tmp_path):
