@@ -8,6 +8,7 @@ find photos -name "*.jpg" | python predict.py --model-dir RUN --csv - - > answer
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import logging
 import os
@@ -21,7 +22,7 @@ from dassl.flags import FlagParser
 from dassl.terminal import as_script, log_safely, printable, show_anything
 from dassl.utils.image_files import IMAGE_SUFFIXES, LeftOut, images_below
 from dassl.utils.text import did_you_mean
-from dassl.utils.text_files import is_text_file, read_lines, read_names
+from dassl.utils.text_files import is_text_file, read_json, read_lines, read_names
 from tools.predicted_rows import Row, ranked, shown, streaming, write_rows
 
 if TYPE_CHECKING:  # torch is imported once the command line is known to be sound
@@ -209,7 +210,7 @@ def tuned_predictor(
     if not classnames:
         with errors_name(model_dir):
             predictor = trainer.load_predictor(checkpoint, device)
-        return replace(predictor, calibration=calibration_of(trainer, checkpoint))
+        return replace(predictor, calibration=calibration_of(trainer, checkpoint, model_dir))
     from dassl.evaluation.calibration import OTHER_CLASSES, no_temperature
     from trainers.common import ClipTrainer
     from trainers.common.predictor import clip_predictor
@@ -225,8 +226,11 @@ def tuned_predictor(
     return replace(predictor, calibration=no_temperature(OTHER_CLASSES))
 
 
-def calibration_of(trainer: type, checkpoint: dict[str, Any]) -> Calibration:
-    """What makes probabilities of the scores of a checkpoint's classifier."""
+def calibration_of(trainer: type, checkpoint: dict[str, Any], run: Path) -> Calibration:
+    """What makes probabilities of the scores of a checkpoint's classifier.
+
+    Where it has no temperature, the results of its run say why.
+    """
     from dassl.evaluation.calibration import no_temperature, taken_calibration
     from trainers.common.testtime.trainer import StreamTrainer
 
@@ -234,6 +238,11 @@ def calibration_of(trainer: type, checkpoint: dict[str, Any]) -> Calibration:
         return no_temperature(
             f"{trainer.__name__} adapts to a stream of images, which single images are not"
         )
+    if "calibration" not in checkpoint and (run / "results.json").is_file():
+        with contextlib.suppress(OSError, ValueError):  # damaged: the checkpoint serves without
+            said = read_json(run / "results.json").get("calibration") or {}
+            if reason := said.get("reason"):
+                return no_temperature(reason)
     return taken_calibration(checkpoint.get("calibration"))
 
 

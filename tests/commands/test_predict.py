@@ -84,6 +84,16 @@ def test_probabilities_without_a_temperature_are_marked(run, capsys, caplog):
     assert "probability (not calibrated)" in capsys.readouterr().out
 
 
+def test_why_there_is_no_temperature_is_what_the_run_says(run, tmp_path):
+    folder = shutil.copytree(model_dir(run), tmp_path / "run")
+    results = {"calibration": {"temperature": None, "reason": "2 images set no bound on it"}}
+    (folder / "results.json").write_text(json.dumps(results))
+
+    predictor = predict.tuned_predictor(folder, None, torch.device("cpu"))
+
+    assert predictor.calibration == results["calibration"]
+
+
 def test_a_failed_write_leaves_the_earlier_answers(run, monkeypatch):
     output = run / "kept.csv"
     output.write_text("earlier", encoding="utf-8")
