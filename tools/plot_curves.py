@@ -166,7 +166,9 @@ def as_text(curves: dict[str, list[Curve]]) -> str:
     for dataset, members in curves.items():
         shots = sorted({k for curve in members for k in curve.points})
         rows = [[c.label, *(_shown(c.points.get(k)) for k in shots)] for c in members]
-        tables.append(f"{dataset}\n" + tabulate(rows, headers=["method", *shots]))
+        align = ["left", *("right" for _ in shots)]
+        text = tabulate(rows, ["method", *shots], colalign=align, disable_numparse=True)
+        tables.append(f"{dataset}\n{text}")
     return "\n\n".join(tables)
 
 

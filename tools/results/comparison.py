@@ -72,7 +72,7 @@ def _check_one_method(name: str, runs: Sequence[Record]) -> None:
 
 def _in_words(place: Place) -> str:
     protocol, part, dataset, target, shots = place
-    words = [dataset, part, target, f"{shots} shots" if shots else ""]
+    words = [dataset, part, target, f"{shots} shot{'s' * (shots > 1)}" if shots else ""]
     return ", ".join(word for word in words if word) or protocol
 
 
