@@ -46,6 +46,18 @@ arguments() {
     fi
 }
 
+# table PROTOCOL DATASETS TRAINER: of all runs of a trainer, whatever their settings.
+table() {
+    local names='import sys; sys.path.insert(0, sys.argv[1])
+from dassl.config.own_data import dataset_name, split_datasets
+print(*map(dataset_name, split_datasets(sys.argv[2])))' name
+    local folders=()
+    for name in $("$PYTHON" -c "$names" "$root" "$2"); do
+        folders+=("${OUTPUT:-./output}/$1/$name/$3")
+    done
+    "$PYTHON" "$root/parse_test_res.py" "${folders[@]}"
+}
+
 # protocol NAME OPTIONS...: all runs of a protocol, with what was given for train.py at the end.
 protocol() {
     "$PYTHON" "$root/tools/protocol.py" "$@" ${rest[@]+"${rest[@]}"}

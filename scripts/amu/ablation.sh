@@ -17,6 +17,6 @@ rest=(${given[@]+"${given[@]}"} TRAINER.AMU.LAMBDA_MERGE 1.0)
 run --tag no_auxiliary_loss --no-zeroshot
 rest=(${given[@]+"${given[@]}"} TRAINER.AMU.AUX_INIT random)
 run --tag random_start --no-zeroshot
-folders=()
-for name in ${dataset//,/ }; do folders+=("${OUTPUT:-./output}/fewshot/$name/AMU"); done
-"$PYTHON" "$root/parse_test_res.py" "${folders[@]}"
+if [[ " ${given[*]-} " != *" --dry-run "* ]]; then
+    table fewshot "$dataset" AMU
+fi

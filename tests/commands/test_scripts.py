@@ -105,6 +105,15 @@ def test_the_ablation_runs_the_method_and_three_variants(recorder):
     assert calls[3][-2:] == ["TRAINER.AMU.AUX_INIT", "random"]
 
 
+def test_the_table_of_an_ablation_finds_sets_by_their_names(tmp_path):
+    (tmp_path / "my birds").mkdir()
+    (tmp_path / "words.sh").write_text(f'source {ROOT}/scripts/common.sh\ntable fewshot "$@"\n')
+
+    answer = run(tmp_path / "words.sh", f"folder:{tmp_path}/my birds", "AMU", OUTPUT="nowhere")
+
+    assert "No folder nowhere/fewshot/my_birds/AMU" in answer.stderr
+
+
 def test_a_student_by_name_runs_with_the_settings_of_vits(recorder):
     script = ROOT / "scripts" / "vl2v_adip" / "run.sh"
 

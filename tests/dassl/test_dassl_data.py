@@ -179,7 +179,9 @@ def test_a_class_smaller_than_the_shots_is_kept_whole_with_a_warning(cfg, caplog
 
     assert drawn == dataset.train_x
     assert random.getstate() == before
-    assert '3 classes have fewer than 6 images (fewest: "class 0" with 5)' in caplog.text
+    assert (
+        '3 classes have fewer images than the 6 to draw (fewest: "class 0" with 5)' in caplog.text
+    )
 
 
 def test_less_than_one_shot_returns_the_input(cfg):

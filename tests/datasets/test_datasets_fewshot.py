@@ -210,7 +210,7 @@ def test_shots_beyond_a_class_give_all_it_has_and_warn(tmp_path, caplog):
         dataset = build(tmp_path, NUM_SHOTS=8)
 
     assert len(dataset.train_x) == 5 * 6
-    assert caplog.text.count("5 classes have fewer than 8 images") == 1
+    assert caplog.text.count("5 classes have fewer images than the 8") == 1
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         build(tmp_path, NUM_SHOTS=8)

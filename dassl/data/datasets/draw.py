@@ -45,8 +45,8 @@ def draw_shots(
     if small and not repeat:
         name = min(small, key=small.__getitem__)
         logger.warning(
-            '%d classes have fewer than %d images (fewest: "%s" with %d); all their images are '
-            "taken, none twice.",
+            '%d classes have fewer images than the %d to draw (fewest: "%s" with %d); all their '
+            "images are taken, none twice.",
             len(small),
             num_shots,
             name,
