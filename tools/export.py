@@ -15,7 +15,8 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,22 @@ class Program(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """See the class."""
         return self.logits(pixels).float()
+
+
+@contextmanager
+def no_grad_throughout() -> Iterator[None]:
+    """Gradients are off, and `torch.no_grad` within the model leaves no node in the program.
+
+    torch.export takes such nodes out again, which lasts minutes for AMU's encoders.
+    """
+    enter, leave = torch.no_grad.__enter__, torch.no_grad.__exit__
+    with torch.no_grad():
+        torch.no_grad.__enter__ = lambda self: None
+        torch.no_grad.__exit__ = lambda self, *_: None
+        try:
+            yield
+        finally:
+            torch.no_grad.__enter__, torch.no_grad.__exit__ = enter, leave
 
 
 def export_program(model: nn.Module, pixels: Tensor, path: Path) -> Callable:
@@ -324,7 +341,7 @@ def write_program(model: nn.Module, about: dict[str, Any], output: Path) -> dict
     size = about.pop("size")
     pixels = torch.rand(EXAMPLE_BATCH, 3, size, size)
     model(pixels)  # what is loaded by the first image is no part of the program
-    with atomic_write(output) as temporary:
+    with atomic_write(output) as temporary, no_grad_throughout():
         exported = FORMATS[output.suffix](model, pixels, temporary)
         difference = largest_difference(model, exported, size)
     about |= {

@@ -103,8 +103,8 @@ def test_a_model_card_with_front_matter_and_sentences_is_written(bundle):
     assert text.startswith("---\nlicense: mit\n") and "Task Residual" in text
 
 
-def test_a_program_holds_both_networks_of_amu(folder):
-    run, output = trained("AMU", folder), folder / "amu.pt2"
+def test_a_program_of_a_tuned_clip_gives_its_logits(bundle, tmp_path):
+    run, output = bundle[0], tmp_path / "classifier.pt2"
 
     about = export.main(["--model-dir", str(run), "--output", str(output)])
 
@@ -112,8 +112,9 @@ def test_a_program_holds_both_networks_of_amu(folder):
     pixels = predictor.pixels(PICTURES)
     logits = torch.export.load(str(output)).module()(pixels)
     torch.testing.assert_close(logits, predictor.logits(pixels).float(), rtol=1e-4, atol=1e-4)
-    assert json.loads((folder / "amu.pt2.json").read_text(encoding="utf-8")) == about
+    assert json.loads(Path(f"{output}.json").read_text(encoding="utf-8")) == about
     assert about["classnames"] == list(predictor.classnames) and about["resize"] == "shortest"
+    assert about["calibration"] == {"temperature": 2.0, "images": 4}
 
 
 def test_a_method_that_adapts_to_a_stream_has_no_program(folder):
