@@ -291,7 +291,6 @@ def tuned_program(
         "size": predictor.size,
         "backbone": checkpoint["backbone"],
         "trainer": trainer.__name__,
-        "scores": "probabilities" if predictor.returns_probabilities else "logits",
         "calibration": calibration_of(checkpoint, args),
     }
     return Program(predictor, rebuilt).eval(), about
