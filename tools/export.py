@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -141,14 +142,9 @@ def no_grad_throughout() -> Iterator[None]:
 
     torch.export takes such nodes out again, which lasts minutes for AMU's encoders.
     """
-    enter, leave = torch.no_grad.__enter__, torch.no_grad.__exit__
-    with torch.no_grad():
-        torch.no_grad.__enter__ = lambda self: None
-        torch.no_grad.__exit__ = lambda self, *_: None
-        try:
-            yield
-        finally:
-            torch.no_grad.__enter__, torch.no_grad.__exit__ = enter, leave
+    silent: dict[str, Any] = {"__enter__": lambda self: None, "__exit__": lambda self, *_: None}
+    with torch.no_grad(), mock.patch.multiple(torch.no_grad, **silent):
+        yield
 
 
 def export_program(model: nn.Module, pixels: Tensor, path: Path) -> Callable:
@@ -323,6 +319,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     if args.license != "other":
         raise ValueError("--license is written into the card of a bundle only. Leave it out.")
     trainer, checkpoint = trained(args.model_dir)
+    model: nn.Module
     if issubclass(trainer, ClipTrainer):
         model, about = tuned_program(trainer, checkpoint, args)
     else:
