@@ -246,7 +246,7 @@ def _observed(record: Record) -> Iterator[None]:
         patch.setattr(SimpleTrainer, "init_writer", lambda self, folder: None)
         patch.setattr(report, "_draw", lambda *arguments: None)
         patch.setattr(ResumeFile, "save", lambda self, trainer, epoch, **_: None)
-        patch.setattr(CfgNode, "dump", lambda self: None)
+        patch.setattr(CfgNode, "dump", lambda self: "")
         patch.setattr(run, "write_config", lambda *arguments, **options: None)
         patch.setattr(CLIP, "encode_text", _encode_text)
         for owner, name, hook in _HOOKS:
