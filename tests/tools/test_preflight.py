@@ -278,3 +278,9 @@ def test_a_size_of_caches_that_is_none_is_explained(empty_cache, monkeypatch):
     (text,) = preflight.cache_problems()
 
     assert text.startswith('The environment variable VLTUNE_CACHE_SIZE is "20": expected a size')
+
+
+def test_the_disk_of_a_network_that_nobody_knows_is_guessed(empty_cache):
+    words = ["lodo", "--trainer", "ERM", "--backbone", "torchvision:nothing", "--domains", "sketch"]
+
+    assert plan_of(*words).output["checkpoints"] > 10**9

@@ -40,6 +40,7 @@ CLIPS = {
 }
 OTHER_CLIP = (1280, 1664, 640)  # larger ones are rare
 MEGA = 10**6
+WRONG = (ValueError, KeyError, OSError, ImportError, RuntimeError)
 PROMPTED = (TOKENS, 16, 1)
 # trainer -> rows per class in a checkpoint, those that are learned, learned square matrices
 LEARNED = {
@@ -126,7 +127,11 @@ def estimate(runs: Iterable[Sequence[str]], images: Mapping[str, Images]) -> Dis
     shared: dict[tuple, Counter[str]] = defaultdict(Counter)
     for words, own in seeds.items():
         args = make_parser().parse_args(words)
-        cfg, have = make_config(args), images[args.dataset]
+        have = images[args.dataset]
+        try:
+            cfg = make_config(args)
+        except WRONG:  # a zero-shot row that cannot run: it will say why
+            continue
         for what, size in run_bytes(cfg, have, trains=not args.eval_only).items():
             disk.output[what] += size * len(own)
         disk.runs += len(own)
@@ -226,8 +231,11 @@ def network_size(name: str) -> tuple[int, int]:
 
     if full_name(name).startswith("clip:"):
         return clip_size(name)[2] * MEGA, 336 if "336" in name else DEFAULT_SIZE
-    with torch.device("meta"):  # shapes alone
-        network = build_network(name, pretrained=False)
+    try:
+        with torch.device("meta"):  # shapes alone
+            network = build_network(name, pretrained=False)
+    except WRONG:  # the run will say why
+        return OTHER_CLIP[2] * MEGA, DEFAULT_SIZE
     tensors = (*network.module.parameters(), *network.module.buffers())
     return sum(tensor.numel() for tensor in tensors), network.input_size
 
@@ -248,7 +256,8 @@ def shared_bytes(
         if cfg.TRAIN.VIEWS == "bank":
             shots = max(cfg.DATASET.NUM_SHOTS, 0) * images.classes * len(set(seeds))
             rows = min(shots, images.part(cfg, "train")) * cfg.TRAIN.NUM_VIEWS
-            views = next((node.N_VIEWS for node in cfg.TRAINER.values() if "N_VIEWS" in node), 0)
+            nodes = [node for node in cfg.TRAINER.values() if isinstance(node, CfgNode)]
+            views = max((node.get("N_VIEWS", 0) for node in nodes), default=0)
             rows += images.part(cfg, "test") * views  # of a stream
             how = (tuple(cfg.INPUT.TRANSFORMS), tuple(cfg.INPUT.RRCROP_SCALE))
             yield (*key, how), "features", FLOAT * (dim + 8) * rows
