@@ -34,6 +34,8 @@ READ_ERRORS = (
     zipfile.BadZipFile,
     pickle.UnpicklingError,
     SafetensorError,
+    AssertionError,
+    MemoryError,
 )
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "ema", "ema_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "model.", "clip_model.", "clip.")  # of every key of a file

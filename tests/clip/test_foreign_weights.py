@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import re
 import tarfile
 import zipfile
 from argparse import Namespace
@@ -233,3 +234,14 @@ def test_a_path_names_its_activation_for_backbones_students_and_teachers(tmp_pat
     assert not caplog.records
     with pytest.raises(ValueError, match="activation is quick_gelu, but the name .* says gelu"):
         clip.load_backbone(f"{path}@gelu", activation="quick_gelu")
+
+
+def test_a_storage_under_another_name_is_a_damaged_file(tmp_path):
+    path = tmp_path / "w.pt"
+    torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    key = re.findall(rb"\d{9,}", data)[-1]
+    path.write_bytes(data[: data.rfind(key)] + key[::-1] + data[data.rfind(key) + len(key) :])
+
+    with pytest.raises(RuntimeError, match=r"w.pt \(\d+ bytes\) cannot be read as weights"):
+        read_weights(path)
