@@ -38,19 +38,27 @@ def repeated_layers(network: nn.Module) -> Iterator[nn.Module]:
 def compile_layers(cfg: CfgNode, *networks: nn.Module | None, device: torch.device | str) -> int:
     """Compile the repeated layers of networks where TRAIN.COMPILE asks for it; returns how many.
 
+    Layers that an earlier run has compiled run as they are where it does not.
+
     Raises:
         ValueError: if there is no compiler for the device.
     """
+    layers = {layer for one in networks if one is not None for layer in repeated_layers(one)}
     if not cfg.TRAIN.COMPILE:
+        for layer in filter(_is_compiled, layers):
+            layer._compiled_call_impl = None
         return 0
     check_compiler(torch.device(device))
-    layers = {layer for one in networks if one is not None for layer in repeated_layers(one)}
-    layers = {layer for layer in layers if layer._compiled_call_impl is None}
-    for layer in layers:
+    waiting = [layer for layer in layers if not _is_compiled(layer)]
+    for layer in waiting:
         layer.compile(backend=BACKEND)
-    if layers:
-        logger.info("TRAIN.COMPILE: %d layers are compiled when they are first used.", len(layers))
-    return len(layers)
+    if waiting:
+        logger.info("TRAIN.COMPILE: %d layers are compiled when they are first used.", len(waiting))
+    return len(waiting)
+
+
+def _is_compiled(layer: nn.Module) -> bool:
+    return layer._compiled_call_impl is not None
 
 
 def check_compiler(device: torch.device) -> None:
@@ -76,4 +84,4 @@ def check_compiler(device: torch.device) -> None:
 
 def is_compiled(network: nn.Module) -> bool:
     """Whether a layer of a network is compiled: its features are rounded in another way."""
-    return any(layer._compiled_call_impl is not None for layer in network.modules())
+    return any(map(_is_compiled, network.modules()))

@@ -84,6 +84,8 @@ def test_features_of_compiled_layers_are_stored_apart(battery):
     compile_layers(small_config("MMA", battery, "TRAIN.COMPILE", "True"), network, device="cpu")
 
     assert encoder.key != before
+    compile_layers(small_config("MMA", battery), network, device="cpu")  # the next run, without
+    assert encoder.key == before
 
 
 def test_a_missing_compiler_is_named_before_anything_runs(battery, monkeypatch):
