@@ -22,7 +22,7 @@ from clip import load_backbone
 from clip.model import CLIP
 from dassl.data import data_manager
 from dassl.data.datasets import DATASET_REGISTRY, Datum
-from dassl.engine import build_trainer, run
+from dassl.engine import build_trainer, run, trained
 from dassl.engine.resume import ResumeFile
 from dassl.engine.steps import domains, stages
 from dassl.engine.steps.evaluation import StepEvaluation
@@ -247,6 +247,7 @@ def _observed(record: Record) -> Iterator[None]:
         patch.setattr(report, "_draw", lambda *arguments: None)
         patch.setattr(ResumeFile, "save", lambda self, trainer, epoch, **_: None)
         patch.setattr(CfgNode, "dump", lambda self: "")
+        patch.setattr(trained, "config_in", lambda content: None)
         patch.setattr(run, "write_config", lambda *arguments, **options: None)
         patch.setattr(CLIP, "encode_text", _encode_text)
         for owner, name, hook in _HOOKS:
