@@ -315,8 +315,7 @@ def test_a_read_only_folder_costs_only_the_kept_files(tmp_path, caplog, monkeypa
     def refuse(path):
         raise PermissionError(f"read-only: {path}")
 
-    monkeypatch.setattr("datasets.records.atomic_write", refuse)
-    monkeypatch.setattr("datasets.sampling.atomic_write", refuse)
+    monkeypatch.setattr("dassl.utils.files.atomic_write", refuse)
     with caplog.at_level(logging.WARNING):
         dataset = build(tmp_path, "DescribableTextures", NUM_SHOTS=2)
 
