@@ -130,14 +130,15 @@ def test_its_train_py_drives_our_trainers_which_get_the_keys_it_does_not_know(wo
 
 
 # ------------------------------------------------------------------ a trainer file
-def test_a_trainer_file_runs_under_our_train_py_with_its_keys_given(world, tmp_path, capsys):
+def test_a_trainer_file_runs_under_our_train_py_with_its_keys_given(world, tmp_path):
     text = idiom("prompt_trainer").replace("IdiomPrompt", "DroppedPrompt")
     pairs = ("TRAINER.IDIOM.N_CTX", "2", "TRAINER.IDIOM.PREC", "fp32")
 
     with dropped(tmp_path, dropped_prompt=text):
         results = start(flags(world, "DroppedPrompt", tmp_path / "out", *pairs))
 
-    assert "Number of context words (tokens): 2" in capsys.readouterr().out
+    printed = (tmp_path / "out/log.txt").read_text()
+    assert "Number of context words (tokens): 2" in printed
     assert results["trainer"] == "DroppedPrompt" and "accuracy" in results["metrics"]["test"]
 
 
