@@ -85,10 +85,11 @@ def assert_same(first, second, where="checkpoint"):
 
 
 @pytest.mark.parametrize(
-    ("workers", "seeding", "epochs"), [(0, "sample", 6), (0, "worker", 6), (2, "sample", 4)]
+    ("workers", "seeding", "epochs", "times"),
+    [(0, "sample", 6, 2), (0, "worker", 6, 1), (2, "sample", 4, 1)],
 )
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
-    images, tmp_path, workers, seeding, epochs
+    images, tmp_path, workers, seeding, epochs, times
 ):
     settings = {
         "TEST__SELECT_ON": "val",
@@ -106,7 +107,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
             tmp_path / "killed",
             moments.uniform(0, 0.1),
         )
-        for _ in range(2)
+        for _ in range(times)
     ]
     finish(run_process(images, tmp_path / "killed", **settings))
 

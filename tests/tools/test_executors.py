@@ -177,6 +177,9 @@ def test_threads_and_gpus_are_divided(monkeypatch):
     assert shares(4) == [Share(2, "2"), Share(2, "5"), Share(2, "2"), Share(2, "5")]
 
 
+SHORT = ("OPTIM.MAX_EPOCH", "2", "TRAIN.NUM_VIEWS", "1")
+
+
 @pytest.fixture(scope="module")
 def two_ways(tmp_path_factory):
     """The same plan in turn and by two workers; the folders of its runs."""
@@ -187,7 +190,7 @@ def two_ways(tmp_path_factory):
         output = tmp_path_factory.mktemp(f"slots{slots}")
         words = ["fewshot", "--trainer", "TaskRes", "--shots", "1", "--seeds", "1 2"]
         words += ["--dataset", "toy_colors", "--no-zeroshot", "--output", str(output)]
-        runs = plan_all(make_requests(*parse_args([*words, "OPTIM.MAX_EPOCH", "2"])))
+        runs = plan_all(make_requests(*parse_args([*words, *SHORT])))
         assert execute(runs, Launcher(brief=True, slots=slots)) == []
         folders.append([each.output_dir for each in runs])
     patch.undo()
