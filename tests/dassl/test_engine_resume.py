@@ -85,11 +85,10 @@ def assert_same(first, second, where="checkpoint"):
 
 
 @pytest.mark.parametrize(
-    ("workers", "seeding", "epochs", "times"),
-    [(0, "sample", 6, 2), (0, "worker", 6, 1), (2, "sample", 4, 1)],
+    ("workers", "seeding", "epochs"), [(0, "sample", 6), (0, "worker", 6), (2, "sample", 4)]
 )
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
-    images, tmp_path, workers, seeding, epochs, times
+    images, tmp_path, workers, seeding, epochs
 ):
     settings = {
         "TEST__SELECT_ON": "val",
@@ -107,7 +106,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
             tmp_path / "killed",
             moments.uniform(0, 0.1),
         )
-        for _ in range(times)
+        for _ in range(2)
     ]
     finish(run_process(images, tmp_path / "killed", **settings))
 
