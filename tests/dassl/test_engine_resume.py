@@ -15,6 +15,7 @@ from dassl.engine import run as run_module
 from dassl.engine.cli import make_parser
 from dassl.engine.resume import RESUME_FILE
 from dassl.utils import load_checkpoint, set_random_seed
+from tools.protocols.launcher import PRELOAD, SERVER
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def processes():
     support = Path(engine_toy.__file__).resolve().parent
     os.environ["PYTHONPATH"] = os.pathsep.join([str(support), str(support.parents[1])])
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["engine_toy"])
+    context.set_forkserver_preload([SERVER, *PRELOAD, "engine_toy"])
     return context
 
 

@@ -227,7 +227,7 @@ def wait_for(path, text):
 
 
 def test_a_signal_to_the_driver_reaches_every_run(tmp_path):
-    launcher = Launcher(preload=(), slots=2)
+    launcher = Launcher(slots=2)
     for number in (1, 2):
         launcher.start(number, script(tmp_path), [str(tmp_path / f"{number}"), "60"])
     for number in (1, 2):
@@ -251,7 +251,7 @@ def test_runs_end_with_a_driver_that_is_killed(tmp_path):
 
 
 def drive_one(script, path):
-    launcher = Launcher(preload=())
+    launcher = Launcher()
     launcher.call(script, [path, "60"])
 
 

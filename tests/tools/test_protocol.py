@@ -540,7 +540,7 @@ def test_the_launcher_isolates_a_crash_and_passes_the_exit_status_on(tmp_path):
         "if sys.argv[2] == 'crash': os.abort()\n"
         "sys.exit(int(sys.argv[2]))\n"
     )
-    launcher = Launcher(preload=())
+    launcher = Launcher()
 
     statuses = [launcher.call(str(script), [str(tmp_path / "n"), word]) for word in ("3", "crash")]
     statuses.append(launcher.call(str(script), [str(tmp_path / "n"), "0"]))
