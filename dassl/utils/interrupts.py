@@ -113,19 +113,29 @@ def watch() -> None:
 
 
 @contextlib.contextmanager
-def watching() -> Iterator[None]:
-    """``watch`` within the block; then signals are what they were before."""
+def handlers_kept() -> Iterator[None]:
+    """After the block signals are handled as before, whatever it does to them."""
     numbers = [getattr(signal, name) for name in (*NAMES, "SIGALRM") if hasattr(signal, name)]
-    before, pid = {number: signal.getsignal(number) for number in numbers}, _watch.pid
-    watch()
+    before = {number: signal.getsignal(number) for number in numbers}
     try:
         yield
     finally:
-        _stop_timer()
-        _watch.begin(pid)
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[None]:
+    """``watch`` within the block; then signals are what they were before."""
+    pid = _watch.pid
+    with handlers_kept():
+        watch()
+        try:
+            yield
+        finally:
+            _stop_timer()
+            _watch.begin(pid)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -315,13 +316,18 @@ def test_agents_of_ray_end_with_the_driver_and_nothing_else_does(monkeypatch):
         process.wait()
 
 
-def test_a_ray_task_answers_with_its_exit_status(tmp_path):
+def test_a_ray_task_answers_with_its_exit_status(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv(ray_agents.VARIABLE, "")  # is restored after the executor has set it
+    small = {"num_cpus": 1, "include_dashboard": False}
+    monkeypatch.setattr(ray, "init", partial(ray.init, **small))
+    before = signal.getsignal(signal.SIGTERM)
     path = tmp_path / "exits.py"
     path.write_text("import sys\nsys.exit(int(sys.argv[1]))\n")
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         executor = RayExecutor(1, memory=10**6)
+        assert signal.getsignal(signal.SIGTERM) is before  # a signal to the driver ends its runs
         executor.start(1, str(path), ["3"])
         ended = executor.wait()
         with pytest.raises(ValueError, match="asks for 1000.0 TB a run, and no node of the"):

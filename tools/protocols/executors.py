@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dassl.utils import interrupts
 from tools.caches.sizes import parse_size, shown_size
 from tools.protocols import ray_agents
 from tools.protocols.execute import Executor
@@ -192,11 +193,12 @@ class RayExecutor:
         if not ray.is_initialized():
             address = os.environ.get("RAY_ADDRESS")
             self._watcher = None if address else ray_agents.watch()
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                runtime_env={"env_vars": {"PYTHONPATH": str(HOME)}},
-            )
+            with interrupts.handlers_kept():  # Ray takes SIGTERM: runs would be left to themselves
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    runtime_env={"env_vars": {"PYTHONPATH": str(HOME)}},
+                )
         have = ray.cluster_resources()
         self.resources: dict[str, Any] = {
             "num_cpus": _part(have.get("CPU", 1.0), slots),
