@@ -179,29 +179,28 @@ def explained(cfg: CfgNode) -> Iterator[None]:
         ValueError: an assertion in its file does not hold; says what that file asserts.
     """
     trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    if hasattr(trainer, "default_cfg"):  # of ours: its errors speak for themselves
+        yield
+        return
     try:
         yield
     except UnknownKey as err:
-        if hasattr(trainer, "default_cfg"):
-            raise
         raise KeyError(_how_to_set(err, cfg, trainer)) from err
     except AttributeError as err:
-        if hasattr(trainer, "default_cfg") or not inspect.ismodule(err.obj):
+        if not inspect.ismodule(err.obj):
             raise
         raise RuntimeError(
             f"{_shown_file(trainer)}, line {_line_in(trainer, err)}: {err}. {OTHER_CLIP}"
         ) from err
     except AssertionError as err:
-        line = None if hasattr(trainer, "default_cfg") else _line_in(trainer, err)
-        if line is None:
+        if (line := _line_in(trainer, err)) is None:
             raise
         asserted = linecache.getline(str(source_file(trainer)), line).strip()
         raise ValueError(
             f"{_shown_file(trainer)}, line {line}, does not hold: {str(err) or asserted}"
         ) from err
     except SHAPE_ERRORS as err:
-        line = None if hasattr(trainer, "default_cfg") else _line_on_features(err, trainer)
-        if line is None:
+        if (line := _line_on_features(err, trainer)) is None:
             raise
         raise RuntimeError(
             f"{_shown_file(trainer)}, line {line}: {type(err).__name__}: {err}. The image tower of "

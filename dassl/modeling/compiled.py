@@ -35,8 +35,8 @@ def repeated_layers(network: nn.Module) -> Iterator[nn.Module]:
             yield from repeated_layers(child)
 
 
-def compile_layers(cfg: CfgNode, *networks: nn.Module | None, device: torch.device | str) -> int:
-    """Compile the repeated layers of networks where TRAIN.COMPILE asks for it; returns how many.
+def compile_layers(cfg: CfgNode, *networks: nn.Module | None, device: torch.device | str) -> None:
+    """Compile the repeated layers of networks where TRAIN.COMPILE asks for it.
 
     Layers that an earlier run has compiled run as they are where it does not.
 
@@ -47,14 +47,13 @@ def compile_layers(cfg: CfgNode, *networks: nn.Module | None, device: torch.devi
     if not cfg.TRAIN.COMPILE:
         for layer in filter(_is_compiled, layers):
             layer._compiled_call_impl = None
-        return 0
+        return
     check_compiler(torch.device(device))
     waiting = [layer for layer in layers if not _is_compiled(layer)]
     for layer in waiting:
         layer.compile(backend=BACKEND)
     if waiting:
         logger.info("TRAIN.COMPILE: %d layers are compiled when they are first used.", len(waiting))
-    return len(waiting)
 
 
 def _is_compiled(layer: nn.Module) -> bool:
