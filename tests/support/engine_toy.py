@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 from pathlib import Path
 
@@ -112,6 +113,8 @@ def train_once(root: str, output: str, **overrides: object) -> None:
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed
 
+    # this process has the environment of the fork server, whoever started that
+    os.environ["VLTUNE_RESUME_SECONDS"] = "0"
     multiprocessing.set_start_method("fork", force=True)  # of the loader's workers
     torch.set_num_threads(1)
     set_random_seed(1)
