@@ -164,7 +164,7 @@ def checkpoint_of(model_dir: Path, epoch: int | None) -> Path:
     Raises:
         FileNotFoundError: if the directory holds no checkpoint.
     """
-    from dassl.engine.checkpoints import find_checkpoint
+    from dassl.engine.state.checkpoints import find_checkpoint
 
     try:
         return find_checkpoint(model_dir, epoch=epoch)
@@ -177,7 +177,7 @@ def checkpoint_of(model_dir: Path, epoch: int | None) -> Path:
 
 def way_to_model(model_dir: Path) -> str:
     """What to give in place of a folder without checkpoint."""
-    from dassl.engine.near_runs import runs_near
+    from dassl.engine.state.near_runs import runs_near
 
     if (model_dir / "results.json").is_file():
         return (
@@ -204,7 +204,7 @@ def tuned_predictor(
                 "--classnames and --load-epoch have no effect. Leave them out."
             )
         return load_bundle(model_dir, device)
-    from dassl.engine.checkpoints import errors_name
+    from dassl.engine.state.checkpoints import errors_name
 
     trainer, checkpoint = trained(model_dir, epoch)
     if not classnames:
@@ -254,7 +254,7 @@ def trained(model_dir: Path, epoch: int | None = None) -> tuple[Any, dict[str, A
         ValueError: other code wrote it.
     """
     from dassl.engine import TRAINER_REGISTRY
-    from dassl.engine.checkpoints import content_of
+    from dassl.engine.state.checkpoints import content_of
 
     importlib.import_module("trainers")  # makes every trainer known
 

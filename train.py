@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     Raises:
         ValueError, KeyError, FileNotFoundError: what is wrong with the command line.
     """
-    from dassl.engine.cli import check_names, make_config, make_parser
+    from dassl.engine.command.cli import check_names, make_config, make_parser
 
     parser = make_parser()
     args = parser.parse_args(argv)
@@ -105,13 +105,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
         return None
     importlib.import_module("trainers")  # makes known what it holds, as the other import does
     check_names(args)
-    from dassl.engine import finished
+    from dassl.engine.command import finished
 
     if (known := finished.recall(args)) is not None:
         logger.info(finished.NOTHING_TO_DO, known[0] / finished.RESULTS_FILE)
         return known[1]
     importlib.import_module("datasets")
-    from dassl.engine.run import run
+    from dassl.engine.command.run import run
 
     return run(args, make_config(args))
 

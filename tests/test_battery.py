@@ -36,7 +36,7 @@ from clip import load_backbone
 from clip.two_towers import TwoTowers
 from dassl.config import check_settings, get_cfg_default, merge_declared
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.checkpoints import find_checkpoint
+from dassl.engine.state.checkpoints import find_checkpoint
 from dassl.utils import load_checkpoint, read_image, weights_digest, write_checkpoint
 from tools.protocols import disk
 from tools.protocols.sets import CLASS_BOUND

@@ -15,7 +15,7 @@ import torch
 import parse_test_res
 import predict
 import train
-from dassl.engine.checkpoints import find_checkpoint
+from dassl.engine.state.checkpoints import find_checkpoint
 from golden_checks.tiny_clip import torch_state_dict
 from golden_runs.world import make_world
 

@@ -36,7 +36,7 @@ from yacs.config import CfgNode
 from dassl.config import get_cfg_default
 from dassl.config.conditions import leaves, value_of
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.unread import idle_settings_of
+from dassl.engine.settings.unread import idle_settings_of
 
 NAMED_AS = {"DATASET.SUBSAMPLE_CLASSES": "classnames", "MODEL.BACKBONE.NAME": "BACKBONE"}
 # Whose weights a trainer starts from: its own, except where it would find the same ones by itself.

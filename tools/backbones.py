@@ -26,7 +26,7 @@ import datasets  # noqa: F401  registers what it holds
 import trainers  # noqa: F401  registers what it holds
 from clip import CLIP
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.cli import make_config, make_parser
+from dassl.engine.command.cli import make_config, make_parser
 from dassl.flags import FlagParser
 from dassl.terminal import as_script
 from dassl.utils import set_random_seed

@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dassl.engine.checkpoints import errors_name
 from dassl.engine.predictor import Predictor
+from dassl.engine.state.checkpoints import errors_name
 from dassl.engine.steps.files import interpolation_of
 from dassl.evaluation.calibration import (
     OTHER_CLASSES,

@@ -71,8 +71,8 @@ def targets() -> dict[str, Target]:
     """Every reader by name."""
     from clip.checkpoint import read_weights
     from dassl.config.yaml_files import read_config, read_yaml
-    from dassl.engine.finished import find_finished
-    from dassl.engine.writer import MetricsLog
+    from dassl.engine.command.finished import find_finished
+    from dassl.engine.records.writer import MetricsLog
     from dassl.utils import load_checkpoint
     from dassl.utils.checkpoint import read_tensors
     from dassl.utils.text_files import read_names

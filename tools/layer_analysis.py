@@ -26,9 +26,9 @@ from clip import load_backbone
 from clip.model import CLIP, TowerHook
 from dassl.config.own_data import is_own, split_datasets
 from dassl.data.datasets import Datum, build_dataset
-from dassl.engine.checkpoints import errors_name
-from dassl.engine.cli import make_config, make_parser
+from dassl.engine.command.cli import make_config, make_parser
 from dassl.engine.predictor import pixels_of
+from dassl.engine.state.checkpoints import errors_name
 from dassl.flags import FlagParser
 from dassl.terminal import as_script
 from dassl.utils import atomic_write, read_image

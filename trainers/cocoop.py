@@ -14,7 +14,7 @@ from torch import Tensor
 from clip.model import CLIP
 from dassl.config import Settings, setting
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.shared_conditions import no_templates
+from dassl.engine.settings.shared_conditions import no_templates
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
 from trainers.common.method import full_precision
 from trainers.common.settings import precision

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from clip.model import CLIP
 from dassl.config import Settings, one_of, setting
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.shared_conditions import no_templates
+from dassl.engine.settings.shared_conditions import no_templates
 from trainers.common import FeatureTrainer
 from trainers.common.settings import precision
 from trainers.common.text.learned import LAYOUTS, ContextPrompt

@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 from clip.model import CLIP
 from dassl.config import Condition, at_least, setting
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.shared_conditions import no_templates
+from dassl.engine.settings.shared_conditions import no_templates
 from trainers.common import ClipTrainer, Method
 from trainers.common.text.encode import zero_shot_classifier
 from trainers.common.text.independent_prompts import (

@@ -13,7 +13,7 @@ from torch import nn
 from clip.model import CLIP
 from dassl.config import Settings, setting
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.shared_conditions import no_templates
+from dassl.engine.settings.shared_conditions import no_templates
 from trainers.common import ClipTrainer
 from trainers.common.settings import precision
 from trainers.common.text.deep_prompts import FEW_TOKENS, ImagePromptHook, TextPromptHook

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from clip.blocks import BlockView, TowerHook
 from dassl.config import Settings, at_least, setting
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.shared_conditions import no_templates
+from dassl.engine.settings.shared_conditions import no_templates
 from dassl.engine.steps.settings import ONE_STAGE
 from dassl.engine.steps.trainer import StepTrainer
 from dassl.modeling.heads import Objective, Student, StudentClassifier

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from clip.model import CLIP, BlockView, TowerHook
 from dassl.config import Settings, at_least, setting
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.shared_conditions import no_templates
+from dassl.engine.settings.shared_conditions import no_templates
 from trainers.common import ClipTrainer, Method
 from trainers.common.settings import precision
 from trainers.common.text.class_words import words_of

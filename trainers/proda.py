@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from clip.model import CLIP
 from dassl.config import Settings, above, at_least, setting
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.shared_conditions import no_templates
-from dassl.engine.step_losses import logged
+from dassl.engine.settings.shared_conditions import no_templates
+from dassl.engine.updating.step_losses import logged
 from trainers.common import FeatureTrainer, Method, cross_entropy_losses
 from trainers.common.method import full_precision
 from trainers.common.settings import precision

@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 from clip.model import CLIP
 from dassl.config import Settings, above, at_least, one_of, setting
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.step_losses import logged
+from dassl.engine.updating.step_losses import logged
 from trainers.common import FeatureTrainer, cross_entropy_losses, scaled_cosines
 from trainers.common.settings import precision
 from trainers.common.text.encode import zero_shot_classifier

@@ -17,7 +17,7 @@ from yacs.config import CfgNode
 from clip.model import CLIP, BlockView, TowerHook
 from dassl.config import Settings, at_least, setting
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.shared_conditions import no_templates
+from dassl.engine.settings.shared_conditions import no_templates
 from trainers.common import ClipTrainer, Method
 from trainers.common.method import full_precision
 from trainers.common.settings import precision

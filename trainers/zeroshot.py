@@ -16,7 +16,12 @@ from dassl.config import Settings, never, one_of, setting
 from dassl.config.pixels import IMAGENET_MEAN, IMAGENET_STD
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.shared_conditions import SELECTION, STORED_VIEWS, TRAINING, no_augmentation
+from dassl.engine.settings.shared_conditions import (
+    SELECTION,
+    STORED_VIEWS,
+    TRAINING,
+    no_augmentation,
+)
 from dassl.features.views import INTERPOLATION
 from trainers.common import FeatureTrainer, Method
 from trainers.common.method import Names, State

@@ -20,10 +20,10 @@ from yacs.config import CfgNode
 import predict
 from dassl.config.files import CONFIGS, config_names
 from dassl.config.own_data import is_own
-from dassl.engine.cli import check_names, make_config, make_parser
-from dassl.engine.near_runs import runs_near
+from dassl.engine.command.cli import check_names, make_config, make_parser
+from dassl.engine.command.run import run
 from dassl.engine.predictor import Predictor
-from dassl.engine.run import run
+from dassl.engine.state.near_runs import runs_near
 from dassl.utils import did_you_mean, read_image, upright
 from trainers.common.text.templates import check_templates
 

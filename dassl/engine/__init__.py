@@ -1,15 +1,13 @@
 """The training engine: registry, loops, checkpoints, exact resume.
 
-cli.py, run.py, finished.py, flag_checks.py, near_runs.py    a command line and its run
-base.py, trainer.py, build.py, simple_net.py, parts.py       trainers: loop, registry, given parts
-updates.py, mixed_precision.py, numerics.py                  updates in parts; precision
-prograd.py, subspace.py, step_losses.py, anomaly.py          projected gradients; losses, NaN
-selection.py, scoring.py, predictor.py                       what is tested, and what predicts
-checkpoints.py, resume.py, partial_epoch.py, rng.py, plain.py    files of a run, and resuming
-report.py, writer.py, kept_predictions.py                    what a run writes about itself
-trained.py, undeclared.py, unread.py, shared_conditions.py   settings: trained, unknown, idle
-needed.py                                                    files that a run reads beside images
-steps                                                        training in steps over domains
+base.py, trainer.py, simple_net.py, build.py  trainers: loops, a default network, registry
+parts.py, mixed_precision.py, anomaly.py      given parts; half precision; losses that are NaN
+selection.py, scoring.py, predictor.py        what is tested, and what predicts
+needed.py                                     files that a run reads beside images
+command                                       a command line and its run
+settings                                      given against read
+updating, steps                               a step's update; training in steps over domains
+state, records                                checkpoints, resuming; what a run writes
 
 A name is loaded from its file when it is first asked for: parsing a command line needs no torch.
 """

@@ -22,17 +22,18 @@ from dassl.evaluation.predictions import ScoredImages
 from dassl.optim import lr_scheduler, optimizer
 from dassl.utils import ranks, tolist_if_not
 
-from . import numerics, selection
+from . import selection
 from .anomaly import explain_nonfinite, explain_weights
-from .checkpoints import load_models, resume_from_folders, save_models
-from .partial_epoch import PartialEpoch
 from .parts import from_parts, sibling
-from .resume import ResumeFile, restore
-from .shared_conditions import NOTHING_TRAINED
-from .step_losses import UnreadLosses
-from .trained import check_resumable
-from .updates import Updates
-from .writer import MetricsLog, SummaryWriter, numbers_in
+from .records.writer import MetricsLog, SummaryWriter, numbers_in
+from .settings.shared_conditions import NOTHING_TRAINED
+from .settings.trained import check_resumable
+from .state.checkpoints import load_models, resume_from_folders, save_models
+from .state.partial_epoch import PartialEpoch
+from .state.resume import ResumeFile, restore
+from .updating import numerics
+from .updating.step_losses import UnreadLosses
+from .updating.updates import Updates
 
 MODES = ("train", "eval", "test")
 

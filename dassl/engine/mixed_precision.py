@@ -10,8 +10,8 @@ from yacs.config import CfgNode
 from dassl.config.ranges import PRECISIONS
 from dassl.features.encoder import AUTOCAST
 
-from .numerics import check_precision, run_precision
 from .trainer import TrainerX
+from .updating.numerics import check_precision, run_precision
 
 logger = logging.getLogger(__name__)
 

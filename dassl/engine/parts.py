@@ -45,7 +45,7 @@ def from_parts(
         trainer.train()
 
     Args:
-        cfg: the config, as ``dassl.engine.cli.make_config`` makes it of a command line;
+        cfg: the config, as ``dassl.engine.command.cli.make_config`` makes it of a command line;
             DATASET.NAME still chooses templates.
         classnames: ordered by label.
         batches: the training batches of every epoch, or a function epoch (from 0) -> batches,

@@ -36,14 +36,14 @@ from dassl.utils import (
 )
 
 from .base import TrainerBase
-from .checkpoints import best_so_far
-from .near_runs import runs_near
-from .resume import ResumeFile
+from .records.writer import MetricsLog, SummaryWriter, is_terminal, peak_memory_bytes
 from .scoring import score_validation, scores
 from .selection import selection_rule, selection_split
 from .simple_net import SimpleNet
-from .step_losses import UnreadLosses, eta_text, progress_text
-from .writer import MetricsLog, SummaryWriter, is_terminal, peak_memory_bytes
+from .state.checkpoints import best_so_far
+from .state.near_runs import runs_near
+from .state.resume import ResumeFile
+from .updating.step_losses import UnreadLosses, eta_text, progress_text
 
 __all__ = [
     "AverageMeter",

@@ -22,9 +22,9 @@ from clip import build_model, tokenize
 from clip.two_towers import IMAGE_MEAN, IMAGE_STD
 from dassl.config import get_cfg_default
 from dassl.engine import build_trainer
-from dassl.engine.cli import make_config, make_parser
-from dassl.engine.run import run
-from dassl.engine.subspace import project_gradients
+from dassl.engine.command.cli import make_config, make_parser
+from dassl.engine.command.run import run
+from dassl.engine.updating.subspace import project_gradients
 from golden_checks.tiny_clip import torch_state_dict
 from trainers.common.text.templates import full_templates, select_templates
 

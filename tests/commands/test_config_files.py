@@ -16,8 +16,8 @@ from dassl.config.files import (
     read_mapping,
 )
 from dassl.config.recipes import existing_recipe
-from dassl.engine.cli import make_config, make_parser
-from dassl.engine.unread import given_keys
+from dassl.engine.command.cli import make_config, make_parser
+from dassl.engine.settings.unread import given_keys
 
 for package in ("datasets", "trainers"):  # importing them registers what they hold
     importlib.import_module(package)

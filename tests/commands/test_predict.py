@@ -13,7 +13,7 @@ from battery import CLASSNAMES, backbone_file, made_image, made_trainer
 
 import predict
 from clip import load_backbone
-from dassl.engine.kept_predictions import store_calibration
+from dassl.engine.records.kept_predictions import store_calibration
 from dassl.utils import read_image
 from trainers.common.predictor import normalise_pixels
 

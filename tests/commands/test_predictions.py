@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dassl.engine.kept_predictions import calibrate
+from dassl.engine.records.kept_predictions import calibrate
 from dassl.evaluation.calibration import fit_temperature, nll
 from dassl.evaluation.predictions import (
     ScoredImages,

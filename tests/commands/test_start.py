@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dassl.engine import cli
+from dassl.engine.command import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOW = {"torch", "torchvision", "numpy", "PIL", "matplotlib", "scipy", "sklearn", "open_clip"}

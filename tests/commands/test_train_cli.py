@@ -20,10 +20,12 @@ from yacs.config import CfgNode as CN
 import train
 import trainers  # noqa: F401  (registers the trainers)
 from dassl.config.settings import settings_digest
-from dassl.engine import TRAINER_REGISTRY, build_trainer, cli, report
-from dassl.engine.cli import make_config, make_parser
-from dassl.engine.kept_predictions import keep_predictions
-from dassl.engine.run import DRAWN_SEED_FILE, run
+from dassl.engine import TRAINER_REGISTRY, build_trainer
+from dassl.engine.command import cli
+from dassl.engine.command.cli import make_config, make_parser
+from dassl.engine.command.run import DRAWN_SEED_FILE, run
+from dassl.engine.records import report
+from dassl.engine.records.kept_predictions import keep_predictions
 from dassl.evaluation.calibration import fit_temperature
 from dassl.evaluation.predictions import ScoredImages, read_predictions
 from dassl.utils import load_checkpoint, only_writer
@@ -325,7 +327,7 @@ def test_settings_that_a_trainer_refuses_leave_no_folder(tmp_path):
 @pytest.fixture
 def few_images_tell_a_temperature(monkeypatch):
     """All of this world's few validation images are right: what they ask for is at the bound."""
-    monkeypatch.setattr("dassl.engine.kept_predictions.INNER_RANGE", (0.0, math.inf))
+    monkeypatch.setattr("dassl.engine.records.kept_predictions.INNER_RANGE", (0.0, math.inf))
 
 
 def test_a_run_keeps_predictions_and_the_temperature_that_validation_images_ask_for(
@@ -700,7 +702,7 @@ def test_ctrl_c_ends_with_one_line_and_no_traceback(monkeypatch, capsys):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["dassl.engine.run"], "run", interrupt)
+    monkeypatch.setattr(sys.modules["dassl.engine.command.run"], "run", interrupt)
 
     status = exit_status(monkeypatch, "--trainer", "TaskRes")
 

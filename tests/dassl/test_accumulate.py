@@ -7,7 +7,7 @@ from torch import nn
 
 from dassl.data.seeding import set_epoch
 from dassl.engine import TRAINER_REGISTRY, build_trainer
-from dassl.engine.updates import cut
+from dassl.engine.updating.updates import cut
 from dassl.utils import set_random_seed
 
 # of all kinds: one loss, another of the text alone, draws in a step, two gradients, two optimisers'

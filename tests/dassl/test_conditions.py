@@ -8,8 +8,8 @@ from yacs.config import CfgNode as CN
 import trainers  # noqa: F401 - registers the trainers
 from dassl.config import Condition, idle_settings, never, only_if
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.cli import make_config, make_parser
-from dassl.engine.unread import given_keys, warn_of_idle_settings
+from dassl.engine.command.cli import make_config, make_parser
+from dassl.engine.settings.unread import given_keys, warn_of_idle_settings
 
 
 def config(**optim) -> CN:
@@ -75,9 +75,9 @@ def warnings_of(caplog, *words: str) -> list[str]:
     args = command(*words)
     cfg = make_config(args)
     caplog.clear()
-    with caplog.at_level(logging.WARNING, "dassl.engine.unread"):
+    with caplog.at_level(logging.WARNING, "dassl.engine.settings.unread"):
         warn_of_idle_settings(args, cfg, TRAINER_REGISTRY.get("CoOp"))
-    return [r.getMessage() for r in caplog.records if r.name == "dassl.engine.unread"]
+    return [r.getMessage() for r in caplog.records if r.name == "dassl.engine.settings.unread"]
 
 
 def test_a_given_key_without_effect_is_named_with_what_it_needs(caplog):

@@ -12,10 +12,10 @@ from result_files import finished_run, log_of
 from dassl.config import get_cfg_default
 from dassl.config.yaml_files import config_of, read_yaml
 from dassl.data.datasets import DatasetBase, Datum
-from dassl.engine import run as engine_run
-from dassl.engine.checkpoints import content_of, errors_name
-from dassl.engine.finished import describe_evaluated, find_finished
-from dassl.engine.writer import MetricsLog
+from dassl.engine.command import run as engine_run
+from dassl.engine.command.finished import describe_evaluated, find_finished
+from dassl.engine.records.writer import MetricsLog
+from dassl.engine.state.checkpoints import content_of, errors_name
 from datasets import listings
 from datasets.records import fingerprint, read_split_file
 from datasets.sampling import _read as read_draw

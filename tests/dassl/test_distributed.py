@@ -15,7 +15,7 @@ from small_configs import small_config
 
 import train
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.run import check_shareable
+from dassl.engine.command.run import check_shareable
 from dassl.utils import heartbeat, interrupts, ranks
 
 TWO = 2

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dassl.engine import TRAINER_REGISTRY, SimpleNet, TrainerX, TrainerXU, build_trainer
-from dassl.engine.checkpoints import read_checkpoint
+from dassl.engine.state.checkpoints import read_checkpoint
 from dassl.utils import set_random_seed, write_checkpoint
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from dassl.engine import build_trainer
-from dassl.engine import run as run_module
-from dassl.engine.cli import make_parser
-from dassl.engine.resume import RESUME_FILE
+from dassl.engine.command import run as run_module
+from dassl.engine.command.cli import make_parser
+from dassl.engine.state.resume import RESUME_FILE
 from dassl.utils import load_checkpoint, set_random_seed
 from tools.protocols.launcher import PRELOAD, SERVER
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dassl.engine.checkpoints import find_checkpoint
+from dassl.engine.state.checkpoints import find_checkpoint
 
 
 @pytest.fixture

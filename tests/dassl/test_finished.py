@@ -10,8 +10,8 @@ import pytest
 from result_files import finished_run
 
 from dassl.config import get_cfg_default
-from dassl.engine import finished
-from dassl.engine.cli import make_parser
+from dassl.engine.command import finished
+from dassl.engine.command.cli import make_parser
 
 ROOT = Path(finished.REPOSITORY)
 

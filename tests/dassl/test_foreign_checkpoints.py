@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from dassl.engine.checkpoints import find_checkpoint, read_checkpoint
-from dassl.engine.near_runs import runs_near
+from dassl.engine.state.checkpoints import find_checkpoint, read_checkpoint
+from dassl.engine.state.near_runs import runs_near
 from dassl.utils import load_checkpoint, load_pretrained_weights, peek_checkpoint, read_tensors
 from dassl.utils.checkpoint import FORMATS, state_of
 from trainers.common import networks as _networks  # noqa: F401

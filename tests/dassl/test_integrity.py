@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from dassl.engine.resume import RESUME_FORMAT, ResumeFile
+from dassl.engine.state.resume import RESUME_FORMAT, ResumeFile
 from dassl.utils import load_checkpoint, write_checkpoint
 
 CONTENT = {

@@ -17,10 +17,10 @@ from dassl.config.files import CONFIGS, config_names, read_layers
 from dassl.config.pixels import OPEN, close, in_words, leave_open, open_keys
 from dassl.data.pixels import normalise, unit_pixels, unnormalise
 from dassl.engine import build_trainer
-from dassl.engine.checkpoints import find_checkpoint
-from dassl.engine.cli import make_config, make_parser
-from dassl.engine.report import images_in_words
-from dassl.engine.resume import config_differences
+from dassl.engine.command.cli import make_config, make_parser
+from dassl.engine.records.report import images_in_words
+from dassl.engine.state.checkpoints import find_checkpoint
+from dassl.engine.state.resume import config_differences
 from dassl.utils import load_checkpoint
 from trainers.common import clip_trainer, predictor
 from trainers.common.predictor import normalise_pixels

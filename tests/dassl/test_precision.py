@@ -12,10 +12,10 @@ from pretend_device import GPU, PretendedGPU
 from small_configs import small_config
 
 from dassl.engine import TRAINER_REGISTRY, build_trainer
-from dassl.engine.cli import make_config, make_parser
+from dassl.engine.command.cli import make_config, make_parser
 from dassl.engine.mixed_precision import MixedPrecision
-from dassl.engine.numerics import WORKSPACE, numerics, run_precision, supported
-from dassl.engine.unread import warn_of_idle_settings
+from dassl.engine.settings.unread import warn_of_idle_settings
+from dassl.engine.updating.numerics import WORKSPACE, numerics, run_precision, supported
 from dassl.features.encoder import NetworkEncoder
 from trainers.common import ClipTrainer
 from trainers.common.method import scaled_cosines
@@ -224,7 +224,7 @@ def test_every_trainer_runs_in_fp32_and_tf32():
 def test_a_run_on_a_cpu_says_that_it_computes_in_fp32(caplog):
     args = make_parser().parse_args(["--trainer", "CoOp", "--precision", "tf32"])
 
-    with caplog.at_level(logging.WARNING, "dassl.engine.unread"):
+    with caplog.at_level(logging.WARNING, "dassl.engine.settings.unread"):
         warn_of_idle_settings(args, make_config(args), TRAINER_REGISTRY.get("CoOp"))
 
     assert "TRAIN.PRECISION 'tf32' has no effect: this run is on a CPU, which computes in fp32" in (

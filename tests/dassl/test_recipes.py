@@ -12,9 +12,10 @@ from dassl.config import official
 from dassl.config.files import CONFIGS, is_config
 from dassl.config.official import find_official
 from dassl.config.recipes import TRAINERS_DIR, Recipe, resolve
-from dassl.engine import TRAINER_REGISTRY, cli
-from dassl.engine.cli import make_config, make_parser
-from dassl.engine.resume import config_differences
+from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.command import cli
+from dassl.engine.command.cli import make_config, make_parser
+from dassl.engine.state.resume import config_differences
 from tools.protocols import plan
 from tools.protocols.plan import Request, make_plan
 

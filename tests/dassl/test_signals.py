@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dassl.engine import build_trainer
-from dassl.engine.resume import RESUME_FILE
+from dassl.engine.state.resume import RESUME_FILE
 from dassl.utils import interrupts, load_checkpoint, set_random_seed
 from dassl.utils.interrupts import Interruption, exit_status, farewell
 
@@ -170,8 +170,8 @@ def test_a_second_ctrl_c_ends_a_run_at_once(images, tmp_path, watched, monkeypat
 
 
 def test_long_epochs_keep_their_state_now_and_then(images, tmp_path, monkeypatch):
-    monkeypatch.setattr("dassl.engine.partial_epoch.SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr("dassl.engine.partial_epoch.LEAST_RATIO", 0)
+    monkeypatch.setattr("dassl.engine.state.partial_epoch.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("dassl.engine.state.partial_epoch.LEAST_RATIO", 0)
     build(images, tmp_path / "whole").train()
     trainer = build(images, tmp_path / "cut")
 

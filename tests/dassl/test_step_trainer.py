@@ -14,8 +14,8 @@ import trainers  # noqa: F401
 from dassl.config import get_cfg_default
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY, build_trainer
-from dassl.engine.cli import make_config, make_parser
-from dassl.engine.run import run
+from dassl.engine.command.cli import make_config, make_parser
+from dassl.engine.command.run import run
 from dassl.engine.steps import domains as dg_data
 from dassl.engine.steps.domains import DomainBatches
 from dassl.engine.steps.evaluation import StepEvaluation

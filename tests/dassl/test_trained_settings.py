@@ -16,9 +16,10 @@ import datasets  # noqa: F401  (registers the datasets)
 import trainers  # noqa: F401  (registers the trainers)
 from dassl.config import get_cfg_default, leaves, merge_declared
 from dassl.config.declared import varying_names
-from dassl.engine import TRAINER_REGISTRY, trained
-from dassl.engine.cli import make_config, make_parser
-from dassl.engine.run import run
+from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.command.cli import make_config, make_parser
+from dassl.engine.command.run import run
+from dassl.engine.settings import trained
 from dassl.utils import load_checkpoint, write_checkpoint
 
 RECIPE = """

@@ -7,8 +7,8 @@ import engine_toy
 import pytest
 from dropped import dropped
 
-from dassl.engine.cli import make_config, make_parser
-from dassl.engine.run import run
+from dassl.engine.command.cli import make_config, make_parser
+from dassl.engine.command.run import run
 
 DATASET_YAML = "DATASET: {NAME: EngineColours}\nINPUT: {SIZE: [8, 8]}\n"
 RECIPE_YAML = """

@@ -13,7 +13,7 @@ from dataset_trees import image_bytes, make_cfg, write_images
 import train
 from dassl.config.own_data import dataset_name, not_a_dataset, own_set, split_datasets
 from dassl.data.datasets import build_dataset
-from dassl.engine.cli import make_config, make_parser
+from dassl.engine.command.cli import make_config, make_parser
 from datasets.own.divide import divide
 from datasets.own.folder import list_folder
 from datasets.own.read import read_own

@@ -11,7 +11,7 @@ from script_stub import BASH, ROOT, protocol_calls
 
 import vltune.cli
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.cli import make_config, make_parser
+from dassl.engine.command.cli import make_config, make_parser
 from dassl.flags import FlagParser
 from tools.protocol import make_requests, parse_args, plan_all
 

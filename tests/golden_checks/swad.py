@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dassl.engine.checkpoints import BEST
+from dassl.engine.state.checkpoints import BEST
 from dassl.engine.steps.trainer import StepTrainer
 from dassl.evaluation.predictions import ScoredImages
 from dassl.modeling.heads import Objective, Student, StudentClassifier

@@ -12,8 +12,8 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from dassl.engine.cli import make_parser
-from dassl.engine.run import run
+from dassl.engine.command.cli import make_parser
+from dassl.engine.command.run import run
 from dassl.utils import load_checkpoint
 
 SECONDS = 120  # that the processes of a test get

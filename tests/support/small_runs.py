@@ -22,8 +22,10 @@ from clip import load_backbone
 from clip.model import CLIP
 from dassl.data import data_manager
 from dassl.data.datasets import DATASET_REGISTRY, Datum
-from dassl.engine import build_trainer, run, trained
-from dassl.engine.resume import ResumeFile
+from dassl.engine import build_trainer
+from dassl.engine.command import run
+from dassl.engine.settings import trained
+from dassl.engine.state.resume import ResumeFile
 from dassl.engine.steps import domains, stages
 from dassl.engine.steps.evaluation import StepEvaluation
 from dassl.engine.steps.files import StepFiles

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dassl.engine.cli import make_config, make_parser
-from dassl.engine.run import run
+from dassl.engine.command.cli import make_config, make_parser
+from dassl.engine.command.run import run
 from trainers.common.teachers.teacher import CallableTeacher
 
 DOMAINS = ("night", "noise", "paper")

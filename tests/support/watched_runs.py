@@ -20,9 +20,9 @@ from yacs.config import CfgNode
 from clip import load_backbone
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.engine.base import TrainerBase
-from dassl.engine.checkpoints import find_checkpoint
 from dassl.engine.predictor import Predictor
-from dassl.engine.resume import ResumeFile
+from dassl.engine.state.checkpoints import find_checkpoint
+from dassl.engine.state.resume import ResumeFile
 from dassl.engine.trainer import SimpleTrainer
 from dassl.utils import load_checkpoint, set_random_seed
 from trainers.common import clip_trainer

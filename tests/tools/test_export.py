@@ -14,7 +14,7 @@ import predict
 import vltune
 from clip import load_backbone
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.kept_predictions import store_calibration
+from dassl.engine.records.kept_predictions import store_calibration
 from tools import export
 from tools.bundles import check_is_exported, write_bundle
 

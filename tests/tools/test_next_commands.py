@@ -10,8 +10,8 @@ from script_stub import BASH, ROOT, protocol_calls
 
 import parse_test_res
 import predict
-from dassl.engine.cli import make_config
-from dassl.engine.cli import make_parser as make_train_parser
+from dassl.engine.command.cli import make_config
+from dassl.engine.command.cli import make_parser as make_train_parser
 from tools.protocol import check, make_requests, parse_args, plan_all
 from tools.protocols import plan, preflight
 from tools.protocols.closing import closing_text

@@ -12,8 +12,8 @@ import tools.protocols.launcher as launcher_module
 from dassl.config.files import REPOSITORY as ROOT
 from dassl.config.files import config_names, is_config
 from dassl.config.recipes import TRAINERS_DIR, resolve, slug
-from dassl.engine.cli import make_config
-from dassl.engine.cli import make_parser as make_train_parser
+from dassl.engine.command.cli import make_config
+from dassl.engine.command.cli import make_parser as make_train_parser
 from dassl.utils import setup_logger
 from tools import protocol
 from tools.protocol import check, execute, main, make_requests, parse_args, plan_all

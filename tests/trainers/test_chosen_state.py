@@ -22,7 +22,7 @@ from watched_runs import (
     watched,
 )
 
-from dassl.engine.checkpoints import find_checkpoint
+from dassl.engine.state.checkpoints import find_checkpoint
 from dassl.utils import load_checkpoint
 
 SWAD = ("NaiveKD", "VL2VADiP", "VL2VAlign", "VL2VDistill", "VL2VSD")

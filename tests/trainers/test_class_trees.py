@@ -8,7 +8,7 @@ from types import FunctionType
 import trainers  # noqa: F401  registers them
 from dassl.engine import TRAINER_REGISTRY, SimpleTrainer, TrainerBase, TrainerX
 from dassl.engine.steps.stages import StagedTrainer
-from dassl.engine.updates import Updates
+from dassl.engine.updating.updates import Updates
 
 PACKAGES = ("clip", "dassl", "datasets", "trainers")
 DASSL = (TrainerX, SimpleTrainer, TrainerBase, Updates)

@@ -21,9 +21,9 @@ from yacs.config import CfgNode
 from clip.model import CLIP
 from dassl.data import data_manager
 from dassl.engine import TRAINER_REGISTRY, build_trainer
-from dassl.engine.checkpoints import find_checkpoint
 from dassl.engine.predictor import Predictor
-from dassl.engine.resume import ResumeFile
+from dassl.engine.state.checkpoints import find_checkpoint
+from dassl.engine.state.resume import ResumeFile
 from dassl.engine.steps import stages
 from dassl.engine.steps.domains import DomainBatches, SeededViews, StepLoader
 from dassl.engine.trainer import SimpleTrainer, TrainerBase

@@ -16,7 +16,7 @@ from torch import nn
 
 from dassl.data.datasets import Datum
 from dassl.data.seeding import seeded
-from dassl.engine.report import labelled_images
+from dassl.engine.records.report import labelled_images
 from dassl.features.bank import FeatureBank
 from dassl.features.encoder import NetworkEncoder
 from dassl.features.views import Augmentation
@@ -202,7 +202,7 @@ def dmn(tmp_path_factory):
     for package in ("datasets", "trainers"):  # importing them registers what they hold
         importlib.import_module(package)
     from dassl.engine import build_trainer
-    from dassl.engine.cli import make_config, make_parser
+    from dassl.engine.command.cli import make_config, make_parser
 
     def build(folder, *options, trainer="DMN"):
         words = ["--trainer", trainer, "--dataset", "toy_shapes", "--seed", "1"]

@@ -57,7 +57,7 @@ def build(folder, trainer, *options, count=30):
     for package in ("datasets", "trainers"):
         importlib.import_module(package)
     from dassl.engine import build_trainer
-    from dassl.engine.cli import make_config, make_parser
+    from dassl.engine.command.cli import make_config, make_parser
 
     built = build_trainer(make_config(make_parser().parse_args(words(folder, trainer, *options))))
     built.dm.dataset._test = list(built.dm.dataset.test)[:: len(built.dm.dataset.test) // count]

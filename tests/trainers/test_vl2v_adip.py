@@ -22,8 +22,8 @@ import trainers  # noqa: F401
 from clip import load_backbone
 from dassl.data.pixels import normalise, unit_pixels
 from dassl.engine import build_trainer
-from dassl.engine.cli import make_config, make_parser
-from dassl.engine.run import run
+from dassl.engine.command.cli import make_config, make_parser
+from dassl.engine.command.run import run
 from dassl.engine.steps.domains import ResizedImages
 from dassl.engine.steps.files import load_network, network_of
 from dassl.modeling.heads import (

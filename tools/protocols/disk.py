@@ -117,7 +117,7 @@ def estimate(runs: Iterable[Sequence[str]], images: Mapping[str, Images]) -> Dis
     Args:
         images: dataset -> its images; runs on others are left out.
     """
-    from dassl.engine.cli import make_config, make_parser
+    from dassl.engine.command.cli import make_config, make_parser
 
     disk, seeds = Disk(), defaultdict(set)
     for words in runs:

@@ -11,8 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from dassl.engine.cli import free_pairs, make_parser
-from dassl.engine.finished import recall
+from dassl.engine.command.cli import free_pairs, make_parser
+from dassl.engine.command.finished import recall
 from dassl.utils.interrupts import REQUEUE
 from dassl.utils.locks import is_in_use
 from tools.protocols.plan import Run

@@ -37,7 +37,7 @@ PRELOAD = (
     "torch",
     "torchvision",
     "scipy.optimize",  # fits the temperature of every run
-    *(f"{OURS}{name}" for name in ("dassl.engine.run", "datasets", "trainers.common")),
+    *(f"{OURS}{name}" for name in ("dassl.engine.command.run", "datasets", "trainers.common")),
 )
 PROGRESS = re.compile(r"epoch \[(\d+)/(\d+)\] batch \[(\d+)/(\d+)\]")
 NEWS = ("Extracting ", "Continue the interrupted run")  # what else is shown
@@ -47,7 +47,7 @@ MOST_WARNINGS = 256  # that are remembered
 QUIET = tuple(
     f"{OURS}{name}"
     for name in (
-        *("dassl.engine.report", "dassl.engine.run", "dassl.engine.writer"),
+        *("dassl.engine.records.report", "dassl.engine.command.run", "dassl.engine.records.writer"),
         "trainers.common.checkpoints",
     )
 )

@@ -83,8 +83,8 @@ def config_problems(runs: Iterable[Sequence[str]]) -> list[str]:
 
 def config_problem(words: Sequence[str]) -> str:
     """What train.py would refuse in these arguments before it reads any data, or ""."""
-    from dassl.engine.cli import make_config, make_parser
-    from dassl.engine.run import check_output_dir, check_settings
+    from dassl.engine.command.cli import make_config, make_parser
+    from dassl.engine.command.run import check_output_dir, check_settings
     from tools import protocol
 
     parser = make_parser()
@@ -128,7 +128,7 @@ def file_problems(runs: Iterable[Sequence[str]], *, may_download: bool) -> list[
     a run would download is tried only where nothing else is missing.
     """
     from dassl.engine import TRAINER_REGISTRY
-    from dassl.engine.cli import make_config, make_parser
+    from dassl.engine.command.cli import make_config, make_parser
 
     needed: dict[str, NeededFile] = {}
     for words in runs:

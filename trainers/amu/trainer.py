@@ -12,7 +12,7 @@ from dassl.config import never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.needed import NeededFile
-from dassl.engine.numerics import EVERYWHERE
+from dassl.engine.updating.numerics import EVERYWHERE
 from dassl.features.bank import FeatureBank
 from dassl.features.encoder import Encoder
 from dassl.features.paired import PairedBank

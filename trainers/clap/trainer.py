@@ -11,7 +11,7 @@ from clip.model import CLIP
 from dassl.config import never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.shared_conditions import STORED_VIEWS
+from dassl.engine.settings.shared_conditions import STORED_VIEWS
 from dassl.features.rows import FeatureView
 from trainers.common import FeatureTrainer, Method
 from trainers.common.feature_trainer import FeatureLoader

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from dassl.engine.anomaly import refuse_nonfinite
-from dassl.engine.checkpoints import content_of, find_checkpoint
-from dassl.engine.near_runs import runs_near
-from dassl.engine.trained import check_trained_settings
+from dassl.engine.settings.trained import check_trained_settings
+from dassl.engine.state.checkpoints import content_of, find_checkpoint
+from dassl.engine.state.near_runs import runs_near
 from dassl.utils.checkpoint import state_of
 
 if TYPE_CHECKING:

@@ -21,10 +21,10 @@ from dassl.config.pixels import OPEN, close_with_backbone
 from dassl.config.ranges import PRECISIONS, Choice
 from dassl.config.tools import unfrozen
 from dassl.engine.mixed_precision import MixedPrecision
-from dassl.engine.numerics import EVERYWHERE
 from dassl.engine.predictor import Predictor
-from dassl.engine.shared_conditions import STORED_VIEWS, UNREAD, no_epochs
-from dassl.engine.step_losses import logged
+from dassl.engine.settings.shared_conditions import STORED_VIEWS, UNREAD, no_epochs
+from dassl.engine.updating.numerics import EVERYWHERE
+from dassl.engine.updating.step_losses import logged
 from dassl.features.encoder import AUTOCAST
 from dassl.modeling.compiled import compile_layers
 from dassl.optim import build_lr_scheduler, build_optimizer

@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 
 from dassl.config import check_value, never, one_of, only_if
 from dassl.data.datasets import Datum
-from dassl.engine.resume import root_is_the_set
+from dassl.engine.state.resume import root_is_the_set
 from dassl.features.bank import FeatureBank
 from dassl.features.given import GivenBank
 from dassl.features.paired import PairedBank

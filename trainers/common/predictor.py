@@ -12,7 +12,7 @@ from clip.model import CLIP
 from dassl.config import get_cfg_default
 from dassl.data.pixels import normalise
 from dassl.engine.predictor import Predictor
-from dassl.engine.trained import config_in
+from dassl.engine.settings.trained import config_in
 from dassl.features.views import Augmentation, Transform
 
 from .checkpoints import load_state

@@ -13,7 +13,12 @@ from clip.model import CLIP
 from dassl.config import only_if
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.needed import NeededFile
-from dassl.engine.shared_conditions import SELECTION, TRAINING, no_augmentation, not_searched
+from dassl.engine.settings.shared_conditions import (
+    SELECTION,
+    TRAINING,
+    no_augmentation,
+    not_searched,
+)
 from dassl.features.views import Augmentation
 from trainers.common.testtime.confident_views import confident_prediction, repeated_rows
 from trainers.common.testtime.stream import Step

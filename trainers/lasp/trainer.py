@@ -9,7 +9,7 @@ from clip.model import CLIP
 from dassl.config import Condition, changed
 from dassl.data.datasets import build_dataset
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.shared_conditions import no_templates
+from dassl.engine.settings.shared_conditions import no_templates
 from trainers.common import ClipTrainer, Method
 from trainers.common.method import Names, State
 

@@ -14,7 +14,7 @@ from dassl.config import Settings, above, at_least, never, one_of, setting
 from dassl.config.tools import unfrozen
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.shared_conditions import (
+from dassl.engine.settings.shared_conditions import (
     STORED_VIEWS,
     TRAINING,
     no_augmentation,

@@ -7,7 +7,7 @@ from yacs.config import CfgNode
 
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.step_losses import logged
+from dassl.engine.updating.step_losses import logged
 from trainers.common import ClipTrainer
 from trainers.common.text.encode import template_features
 from trainers.common.text.templates import check_templates, template_lists

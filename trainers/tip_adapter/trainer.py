@@ -11,7 +11,7 @@ from clip.model import CLIP
 from dassl.config import Condition, never
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.shared_conditions import STORED_VIEWS, TRAINING, not_searched, searched
+from dassl.engine.settings.shared_conditions import STORED_VIEWS, TRAINING, not_searched, searched
 from dassl.features.precomputed import ConstantLoader
 from trainers.common import FeatureTrainer, Method
 from trainers.common.text.encode import zero_shot_classifier

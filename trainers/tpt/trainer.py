@@ -16,7 +16,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.needed import NeededFile
 from dassl.engine.predictor import Predictor
 from dassl.engine.selection import selection_rule
-from dassl.engine.shared_conditions import TRAINING, no_augmentation, no_templates
+from dassl.engine.settings.shared_conditions import TRAINING, no_augmentation, no_templates
 from dassl.optim import build_optimizer, optimizer
 from trainers.common import Method
 from trainers.common.checkpoints import load_state

@@ -6,7 +6,7 @@ from yacs.config import CfgNode
 
 from dassl.config import Condition, never, only_if
 from dassl.data.datasets import DatasetBase
-from dassl.engine.shared_conditions import STORED_VIEWS, UNREAD
+from dassl.engine.settings.shared_conditions import STORED_VIEWS, UNREAD
 from dassl.modeling.networks import full_name
 from dassl.utils import ranks
 

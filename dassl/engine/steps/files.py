@@ -12,10 +12,10 @@ from dassl.config import get_cfg_default
 from dassl.config.settings import flat
 from dassl.data.pixels import normalise
 from dassl.engine.anomaly import refuse_nonfinite
-from dassl.engine.checkpoints import BEST, VERSION, content_of, find_checkpoint
 from dassl.engine.mixed_precision import MixedPrecision
 from dassl.engine.predictor import Predictor
-from dassl.engine.trained import check_trained_settings, config_in
+from dassl.engine.settings.trained import check_trained_settings, config_in
+from dassl.engine.state.checkpoints import BEST, VERSION, content_of, find_checkpoint
 from dassl.features.views import WholeImage
 from dassl.modeling.heads import (
     Student,

@@ -13,14 +13,14 @@ from dassl.config import changed, check_settings, declared_cfg
 from dassl.data.checks import check_images
 from dassl.data.datasets import DatasetBase, build_dataset
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine import run as engine_run
 from dassl.engine.base import TrainerBase
-from dassl.engine.checkpoints import BEST
-from dassl.engine.finished import find_finished
+from dassl.engine.command import run as engine_run
+from dassl.engine.command.finished import find_finished
 from dassl.engine.needed import NeededFile
 from dassl.engine.predictor import Predictor
-from dassl.engine.report import parameter_counts
+from dassl.engine.records.report import parameter_counts
 from dassl.engine.selection import selection_rule
+from dassl.engine.state.checkpoints import BEST
 from dassl.evaluation.predictions import PREDICTIONS_FILE, read_scored
 from dassl.utils import Logger, ranks, set_random_seed
 

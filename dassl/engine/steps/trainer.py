@@ -21,7 +21,7 @@ from dassl.data.datasets import DatasetBase
 from dassl.data.seeding import seeded
 from dassl.data.transforms import build_transform
 from dassl.engine.needed import NeededFile
-from dassl.engine.step_losses import logged
+from dassl.engine.updating.step_losses import logged
 from dassl.evaluation.predictions import ScoredImages
 from dassl.modeling.heads import Objective, Student, StudentClassifier, build_student
 from dassl.modeling.networks import full_name

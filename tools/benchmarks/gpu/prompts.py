@@ -8,7 +8,7 @@ import torch
 import datasets  # noqa: F401 - makes the datasets known
 import trainers  # noqa: F401 - makes the trainers known
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.cli import make_config, make_parser
+from dassl.engine.command.cli import make_config, make_parser
 from tools.benchmarks.gpu._measure import Bench, each, row, start
 from tools.benchmarks.gpu.mma import backbone
 from tools.benchmarks.mma import class_names

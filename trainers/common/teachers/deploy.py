@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dassl.data.pixels import normalise
-from dassl.engine.checkpoints import content_of, errors_name, find_checkpoint
+from dassl.engine.state.checkpoints import content_of, errors_name, find_checkpoint
 from dassl.engine.steps.files import network_of
 from dassl.modeling.heads import StudentClassifier
 

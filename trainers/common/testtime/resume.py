@@ -20,8 +20,8 @@ from yacs.config import CfgNode
 from dassl.config.settings import flat
 from dassl.config.yaml_files import config_of
 from dassl.data.datasets import Datum
-from dassl.engine.report import image_name
-from dassl.engine.resume import (
+from dassl.engine.records.report import image_name
+from dassl.engine.state.resume import (
     DEFAULT_INTERVAL,
     INTERVAL_VARIABLE,
     check_same_config,

@@ -12,12 +12,12 @@ from dassl import __version__
 from dassl.utils import load_checkpoint, ranks, save_checkpoint
 from dassl.utils.checkpoint import state_of
 
-from .anomaly import refuse_nonfinite
+from ..anomaly import refuse_nonfinite
 from .near_runs import runs_near
 from .plain import plain
 
 if TYPE_CHECKING:
-    from .trainer import TrainerBase
+    from ..trainer import TrainerBase
 
 COPY_AGAIN = "Copy it again, or train again."
 BEST = "model-best.pth.tar"

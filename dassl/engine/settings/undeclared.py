@@ -26,7 +26,7 @@ from dassl.config import Config, UnknownKey, get_cfg_default, leaves, merge_decl
 from dassl.config.files import shown
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .build import TRAINER_REGISTRY
+from ..build import TRAINER_REGISTRY
 
 logger = logging.getLogger(__name__)
 SHAPE_ERRORS = (IndexError, RuntimeError, TypeError, ValueError)  # of tensors of another shape

@@ -14,7 +14,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from .flag_checks import given_files, keys_on_the_command_line
 
 if TYPE_CHECKING:
-    from .base import TrainerBase
+    from ..base import TrainerBase
 
 logger = logging.getLogger(__name__)
 

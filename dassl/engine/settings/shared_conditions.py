@@ -5,7 +5,7 @@ from dataclasses import replace
 from dassl.config import Condition, get_cfg_default, never
 from dassl.data.transforms import READS
 
-from .selection import selection_rule
+from ..selection import selection_rule
 
 TRAINING = (
     "OPTIM",

@@ -21,12 +21,12 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import load_checkpoint, ranks, write_tensors
 from dassl.utils.files import errors_of_writing
 
-from .build import TRAINER_REGISTRY
+from ..build import TRAINER_REGISTRY
 from .plain import plain
 from .rng import load_rng_state, loader_generators, rng_state
 
 if TYPE_CHECKING:
-    from .trainer import TrainerBase
+    from ..trainer import TrainerBase
 
 logger = logging.getLogger(__name__)
 RESUME_FILE = "resume.pth.tar"

@@ -21,9 +21,9 @@ from dassl.config.settings import SETS_IN_ROOT
 from dassl.utils.files import cache_dir, write_json
 from dassl.utils.text_files import read_json
 
+from ..settings.flag_checks import given_files
+from ..state.near_runs import runs_near
 from .cli import available_cores
-from .flag_checks import given_files
-from .near_runs import runs_near
 
 CONFIG_FILE = "config.yaml"
 RESULTS_FILE = "results.json"

@@ -20,13 +20,13 @@ from yacs.config import CfgNode
 from dassl.config.settings import settings_digest, settings_that_matter
 from dassl.utils import ranks
 
-from .numerics import run_precision
-from .resume import root_is_the_set
-from .selection import rule_in_words
+from ..selection import rule_in_words
+from ..state.resume import root_is_the_set
+from ..updating.numerics import run_precision
 from .writer import peak_memory_bytes
 
 if TYPE_CHECKING:
-    from .base import TrainerBase
+    from ..base import TrainerBase
 
 logger = logging.getLogger(__name__)
 PACKAGES = ("vltune", "torch", "torchvision", "numpy", "pillow", "open_clip_torch")

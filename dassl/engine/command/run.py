@@ -29,7 +29,20 @@ from dassl.utils import (
 from dassl.utils.files import cache_dir, remove_leftovers
 from dassl.utils.text_files import read_text
 
-from .build import TRAINER_REGISTRY, build_trainer
+from ..build import TRAINER_REGISTRY, build_trainer
+from ..records.kept_predictions import keep_predictions, store_calibration
+from ..records.report import collect_results, log_banner, log_end, written_files
+from ..selection import most_revealing
+from ..settings.trained import (
+    config_in,
+    untrained_classes,
+    varied_settings,
+    warn_of_training_settings,
+)
+from ..settings.undeclared import explained
+from ..settings.unread import warn_of_idle_settings
+from ..state.resume import RESUME_FILES, check_same_config
+from ..updating.numerics import numerics
 from .finished import (
     CONFIG_FILE,
     EVALUATION_FILE,
@@ -40,22 +53,9 @@ from .finished import (
     read_results,
     remember,
 )
-from .kept_predictions import keep_predictions, store_calibration
-from .numerics import numerics
-from .report import collect_results, log_banner, log_end, written_files
-from .resume import RESUME_FILES, check_same_config
-from .selection import most_revealing
-from .trained import (
-    config_in,
-    untrained_classes,
-    varied_settings,
-    warn_of_training_settings,
-)
-from .undeclared import explained
-from .unread import warn_of_idle_settings
 
 if TYPE_CHECKING:
-    from .base import TrainerBase
+    from ..base import TrainerBase
 
 logger = logging.getLogger(__name__)
 DRAWN_SEED_FILE = "drawn_seed.txt"  # of a run whose SEED is random

@@ -17,11 +17,11 @@ from dassl.utils import load_checkpoint
 from dassl.utils.checkpoint import write_checkpoint
 from dassl.utils.files import link_or_copy
 
-from .checkpoints import find_checkpoint
+from ..state.checkpoints import find_checkpoint
 from .report import image_name
 
 if TYPE_CHECKING:
-    from .base import TrainerBase
+    from ..base import TrainerBase
 
 
 def keep_predictions(

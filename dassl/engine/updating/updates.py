@@ -17,8 +17,8 @@ from yacs.config import CfgNode
 
 from dassl.utils import ranks
 
+from ..state.rng import load_rng_state, rng_state
 from .prograd import loss_gradients, project
-from .rng import load_rng_state, rng_state
 from .subspace import project_gradients
 
 Both = tuple[list[Tensor | None], list[Tensor | None]]  # gradients of two losses

@@ -20,11 +20,11 @@ from dassl.config.tools import set_value
 from dassl.flags import FlagParser, add_class_flags
 from dassl.utils import did_you_mean
 
-from .build import TRAINER_REGISTRY
-from .flag_checks import FLAG_KEYS, check_flags, check_trainer_flags, name_repeated
+from ..build import TRAINER_REGISTRY
+from ..settings.flag_checks import FLAG_KEYS, check_flags, check_trainer_flags, name_repeated
 
 if TYPE_CHECKING:
-    from .undeclared import DeclaredKeys, OpenKeys
+    from ..settings.undeclared import DeclaredKeys, OpenKeys
 
 logger = logging.getLogger(__name__)
 DEFAULT_DATASET = "toy_objects"
@@ -149,10 +149,10 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     """
     name, dataset_yaml = check_names(args)
     trainer = TRAINER_REGISTRY.get(name)
-    from .numerics import check_precision  # with the trainer, these load torch
-    from .resume import root_is_the_set
-    from .trained import take_trained_settings
-    from .undeclared import keys_of
+    from ..settings.trained import take_trained_settings
+    from ..settings.undeclared import keys_of
+    from ..state.resume import root_is_the_set
+    from ..updating.numerics import check_precision  # with the trainer, these load torch
 
     cfg = get_cfg_default()
     leave_open(cfg)
@@ -206,8 +206,8 @@ def do_without(cfg: CfgNode, args: argparse.Namespace, trainer: type) -> None:
 
     Settings that the command line or a file of the user's gives are kept.
     """
-    from .resume import root_is_the_set
-    from .unread import given_keys
+    from ..settings.unread import given_keys
+    from ..state.resume import root_is_the_set
 
     ask = getattr(trainer, "without_extras", None)
     if ask is None or not root_is_the_set(cfg.DATASET.NAME):

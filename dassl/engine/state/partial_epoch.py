@@ -16,7 +16,7 @@ from dassl.utils import MetricMeter, interrupts, ranks
 from .rng import load_rng_state, loader_generators, rng_state
 
 if TYPE_CHECKING:
-    from .base import TrainerBase
+    from ..base import TrainerBase
 
 SECONDS_BETWEEN = 60.0  # between two files within an epoch, at least
 LEAST_RATIO = 20  # seconds of training per second of writing, at least

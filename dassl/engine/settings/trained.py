@@ -25,14 +25,14 @@ from dassl.config.tools import set_value
 from dassl.config.yaml_files import config_of
 from dassl.utils import peek_checkpoint
 
-from .build import TRAINER_REGISTRY
-from .checkpoints import errors_name, find_checkpoint
+from ..build import TRAINER_REGISTRY
+from ..state.checkpoints import errors_name, find_checkpoint
 from .flag_checks import keys_on_the_command_line
 from .shared_conditions import SELECTION, STORED_VIEWS, TRAINING, no_augmentation
 from .unread import idle_settings_of
 
 if TYPE_CHECKING:
-    from .base import TrainerBase
+    from ..base import TrainerBase
 
 logger = logging.getLogger(__name__)
 SHOTS = "DATASET.NUM_SHOTS"
