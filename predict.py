@@ -398,10 +398,13 @@ def classify(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
+    args = parse_args(argv)
     try:
-        classify(parse_args(argv))
+        classify(args)
     except KeyboardInterrupt:
-        print("\nInterrupted; what was streamed is complete.", file=sys.stderr)
+        target = {"-": "stdout"}.get(stream := args.csv or args.json or "", stream)
+        kept = f"all rows in {target} are whole" if target else "nothing was written"
+        print(f"\nInterrupted; {kept}.", file=sys.stderr)
         return 130  # what a shell reports for Ctrl-C
     return 0
 

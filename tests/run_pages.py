@@ -52,7 +52,7 @@ def shortened(words: list[str]) -> list[str]:
     if not trains or "--list" in text:
         return words
     steps = any(word in text for word in ("lodo", "vl2v_adip", "ERM", "MIRO"))
-    own = ("--backbone", "toy/ViT") if "my_birds" in text else ()
+    own = ("--backbone", "toy/ViT") if "my_birds" in text or "class_folder" in text else ()
     keys = STEPS if steps else SHORT
     place = next((i for i, word in enumerate(words) if KEY.match(word)), len(words))
     return [*words[:place], *own, *keys, *words[place:]]

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,28 @@ def _held_temporary(path: Path) -> tuple[int | None, str]:
         if os.fstat(handle).st_nlink:
             return handle, name
         os.close(handle)  # taken for a leftover before it was held
+
+
+@contextmanager
+def no_trace_of_failure(folder: Path, unless: Callable[[], bool]) -> Iterator[None]:
+    """Remove the files and folders that a block which raises has made in and around ``folder``.
+
+    Args:
+        unless: whether something there is worth keeping.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    before = set() if made else {*folder.iterdir()}
+    try:
+        yield
+    except BaseException:
+        if not unless():
+            with suppress(OSError):  # in use, or another run has come there
+                for path in {*folder.iterdir()} - before:
+                    if not path.is_dir():
+                        path.unlink()
+                for path in made:
+                    path.rmdir()
+        raise
 
 
 def take_space(path: Path) -> None:

@@ -198,14 +198,25 @@ def test_paths_of_a_list_that_do_not_exist_are_counted_and_the_list_is_named(run
         predict.main([str(run / "some.txt"), "--model-dir", model_dir(run)])
 
 
-def test_an_interrupt_ends_in_one_line(run, capsys, monkeypatch):
-    def interrupted(*args):
+def test_an_interrupt_ends_in_one_line_and_leaves_whole_rows(run, capsys, monkeypatch):
+    classified = predict.predict
+
+    def interrupted(*args, **options):
+        yield next(classified(*args, **options))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict, "build", interrupted)
+    monkeypatch.setattr(predict, "predict", interrupted)
+    words = [str(run / "mine"), "--model-dir", model_dir(run)]
 
-    assert predict.main([str(run / "mine"), "--model-dir", model_dir(run)]) == 130
-    assert capsys.readouterr().err.strip().count("\n") == 0
+    assert predict.main([*words, "--csv", "-"]) == 130
+    printed = capsys.readouterr()
+    assert [Path(row["image"]).name for row in csv.DictReader(printed.out.splitlines())] == [
+        "photo0.png"
+    ]
+    assert printed.err == "\nInterrupted; all rows in stdout are whole.\n"
+    assert predict.main([*words, "--output", str(run / "none.csv")]) == 130
+    assert capsys.readouterr().err == "\nInterrupted; nothing was written.\n"
+    assert not (run / "none.csv").exists()
 
 
 def test_a_method_that_serves_any_class_takes_new_names(tmp_path):

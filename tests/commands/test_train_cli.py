@@ -324,6 +324,19 @@ def test_settings_that_a_trainer_refuses_leave_no_folder(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_whose_images_cannot_be_read_leaves_nothing(world, monkeypatch):
+    monkeypatch.setattr(cli.TRAINER_REGISTRY.get("EngineToy"), "build_data_loader", raise_wrong)
+    (world / "mine").mkdir()
+    (world / "mine" / "log.txt").write_text("of another program", encoding="utf-8")
+    before = {*world.rglob("*")}
+
+    for output in ("new/deep/run", "mine"):
+        with pytest.raises(ValueError, match="wrong"):
+            start(world, output=output)
+
+    assert {*world.rglob("*")} == before
+
+
 @pytest.fixture
 def few_images_tell_a_temperature(monkeypatch):
     """All of this world's few validation images are right: what they ask for is at the bound."""

@@ -5,7 +5,8 @@ import inspect
 import logging
 import secrets
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from dassl.utils import (
     write_json,
     write_text,
 )
-from dassl.utils.files import cache_dir, remove_leftovers
+from dassl.utils.files import cache_dir, no_trace_of_failure, remove_leftovers
 from dassl.utils.text_files import read_text
 
 from ..build import TRAINER_REGISTRY, build_trainer
@@ -106,7 +107,7 @@ def run_or_find(args: argparse.Namespace, cfg: CfgNode, *, start: float) -> dict
     check_output_dir(cfg, output, is_evaluation=args.eval_only)
     if ranks.from_writer(lambda: find_finished(output, evaluated)) is None:
         # another command may do this run, or one of another config
-        with only_writer(output) if ranks.is_writer() else nullcontext():
+        with alone_in(output, args) if ranks.is_writer() else nullcontext():
             check_output_dir(cfg, output, is_evaluation=args.eval_only)
             if ranks.from_writer(lambda: find_finished(output, evaluated)) is None:
                 with explained(cfg), numerics(cfg, TRAINER_REGISTRY.get(cfg.TRAINER.NAME)):
@@ -117,6 +118,17 @@ def run_or_find(args: argparse.Namespace, cfg: CfgNode, *, start: float) -> dict
     logger.info(NOTHING_TO_DO, output / RESULTS_FILE)
     remember(args, cfg)
     return find_finished(output, evaluated)
+
+
+@contextmanager
+def alone_in(output: Path, args: argparse.Namespace) -> Iterator[None]:
+    """Keep other writers out; what fails before it has a model leaves nothing behind."""
+
+    def has_begun() -> bool:
+        return keeps_anything(output) or not args.eval_only and (output / CONFIG_FILE).is_file()
+
+    with no_trace_of_failure(output, unless=has_begun), only_writer(output):
+        yield
 
 
 def check_settings(cfg: CfgNode) -> "type[TrainerBase] | None":
