@@ -38,6 +38,7 @@ setup(
         "vltune": ["py.typed"],
         "vltune.clip": ["weights/*"],
         "vltune.configs": ["**/*.yaml"],
+        "vltune.docs": ["**/*.md"],
         "vltune.datasets": ["*.json", "toy_world/*", "toy_world/weights/*"],
         "vltune.trainers.common.text": ["*.json"],
     },

@@ -18,14 +18,16 @@ READER_HAS_LEFT = 141  # exit status: what a shell reports for SIGPIPE
 # what steers a terminal, turns the direction of text, or stands for bytes that are not Unicode
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
-# script -> what starts it, where the user typed that: tools/check_data.py -> vltune check-data
+# script -> what starts it, where the user typed that: tools/check_data.py -> vltune check-data;
+# page -> where it lies
 COMMANDS: dict[str, str] = {}
 
 
 def as_typed(text: str) -> str:
-    """A text that names scripts, with the commands of ``COMMANDS`` in their place."""
+    """A text that names scripts and pages, with what ``COMMANDS`` has in their place."""
     for script, command in COMMANDS.items():
-        text = re.sub(rf"(?<![\w/])(?:python )?{re.escape(script)}(?!\w|:\d)", command, text)
+        named = rf"(?<![\w/])(?:python )?{re.escape(script)}(?!\w|:\d)"
+        text = re.sub(named, lambda _, typed=command: typed, text)
     return text
 
 

@@ -35,6 +35,7 @@ LEFT_OUT = (
     *("accept.py", "backbones.py", "path/to", "fuzz.py", "campaign.py", "cache.py clear"),
     *("enhanced-base FILE", "my_photos", "oxford_pets", "layer_analysis.py", "output/fewshot/dtd"),
 )
+READERS = ("parse_test_res", "measures", "plot_curves", "compare", "report")
 
 
 def runnable(words: list[str]) -> bool:
@@ -45,11 +46,16 @@ def runnable(words: list[str]) -> bool:
     return program in ("python", "bash") and not left_out
 
 
+def reads_runs(name: str) -> bool:
+    """Whether a command is about runs of others, and so comes after them."""
+    return any(word in name for word in READERS) and "--trainers" not in name
+
+
 def shortened(words: list[str]) -> list[str]:
     """A command with less to train."""
     text = shlex.join(words)
     trains = "scripts/" in text or "train.py" in text or "protocol.py" in text
-    if not trains or "--list" in text:
+    if not trains or "--list" in text or "zeroshot" in text:
         return words
     steps = any(word in text for word in ("lodo", "vl2v_adip", "ERM", "MIRO"))
     own = ("--backbone", "toy/ViT") if "my_birds" in text or "class_folder" in text else ()
@@ -99,9 +105,9 @@ def is_done(name: str, words: list[str], folder: Path) -> bool:
 def main(wanted: list[str]) -> int:
     """Run them; returns how many failed."""
     chosen = {
-        name: words
-        for name, words in COMMANDS.items()
-        if runnable(words) and (not wanted or any(word in name for word in wanted))
+        name: COMMANDS[name]
+        for name in sorted(COMMANDS, key=reads_runs)
+        if runnable(COMMANDS[name]) and (not wanted or any(word in name for word in wanted))
     }
     with tempfile.TemporaryDirectory() as text:
         make_own_folders(Path(text))

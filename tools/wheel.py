@@ -24,6 +24,7 @@ from vltune.cli import COMMANDS
 NAME = "vltune"
 PACKAGES = ("clip", "dassl", "datasets", "trainers", "tools")
 MODULES = ("train", "predict", "parse_test_res")
+PAGES = ("README.md", "DATASETS.md", "CONTRIBUTING.md", "CHANGELOG.md")  # beside docs/, which links
 OURS = re.compile(rf"(?:{'|'.join((*PACKAGES, *MODULES))})(?=\.|$)")
 SCRIPT = re.compile(rf"\bpython ({'|'.join(MODULES)}|tools/[a-z_/]+)\.py\b")
 IMPORTERS = ("import_module", "find_spec", "run_module")  # functions that take a module's name
@@ -36,14 +37,14 @@ def packages_in_clone() -> list[str]:
 
 
 def packages_in_wheel() -> list[str]:
-    """The same below `vltune`, and the configs, which are data."""
+    """The same below `vltune`, and configs and pages, which are data."""
     below = [f"{NAME}.{name}" for name in packages_in_clone() if name != NAME]
-    return [NAME, *below, f"{NAME}.configs"]
+    return [NAME, *below, f"{NAME}.configs", f"{NAME}.docs"]
 
 
 def folders_in_wheel() -> dict[str, str]:
     """Package -> folder of the clone, where the two differ."""
-    return {f"{NAME}.{name}": name for name in (*PACKAGES, "configs")}
+    return {f"{NAME}.{name}": name for name in (*PACKAGES, "configs", "docs")}
 
 
 def below_vltune(source: str) -> str:
@@ -121,6 +122,8 @@ class BuildBelowVltune(build_py):
         if not self.editable_mode:
             shutil.rmtree(self.build_lib, ignore_errors=True)
         super().run()
+        for page in () if self.editable_mode else PAGES:
+            shutil.copy(page, Path(self.build_lib, NAME))
 
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
         """Modules of a package: `vltune` has the scripts of the clone's root, too."""

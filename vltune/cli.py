@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from vltune import __version__
@@ -81,11 +82,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def name_commands() -> None:
-    """Let messages say `vltune train` where they name the script train.py."""
+    """Let messages say `vltune train` for the script train.py, and where the pages they name lie."""
     from dassl import terminal
 
     for name, command in COMMANDS.items():
         terminal.COMMANDS[f"{command.module.replace('.', '/')}.py"] = f"vltune {name}"
+    here = Path(__file__).resolve().parent
+    root = here if (here / "docs").is_dir() else here.parent  # a wheel, or a clone
+    for page in (root / "DATASETS.md", *root.glob("docs/*.md")):
+        terminal.COMMANDS[page.relative_to(root).as_posix()] = str(page)
 
 
 def unknown(name: str) -> str:

@@ -84,6 +84,12 @@ def test_output_that_nobody_reads_ends_a_program_silently(words):
     assert (process.returncode, said) == (terminal.READER_HAS_LEFT, b"")
 
 
+def test_pages_are_named_by_their_place(tmp_path, capsys):
+    main(["check-data", "oxford_pets", "--root", str(tmp_path)])
+
+    assert f"{ROOT / 'DATASETS.md'}, section OxfordPets" in capsys.readouterr().out
+
+
 def test_wrong_input_is_one_line_and_an_exit_status(caplog):
     assert main(["list", "trainers", "MMB"]) == 2
 

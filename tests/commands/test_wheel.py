@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tools.wheel import IMPORTERS, MODULES, PACKAGES, below_vltune
+from tools.wheel import IMPORTERS, MODULES, PACKAGES, PAGES, below_vltune
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = (*PACKAGES, "vltune")
@@ -23,11 +23,15 @@ SCRIPT = """
 import json, sys
 import clip, datasets
 
-from vltune.cli import main
+from vltune.cli import main, name_commands
+from vltune.dassl.terminal import as_typed
 
 status = main(sys.argv[1:])
+name_commands()  # of messages
+page = as_typed("DATASETS.md")
 ours = [n for n in ("clip", "dassl", "datasets", "trainers", "tools", "train") if n in sys.modules]
-print(json.dumps({"status": status, "top": ours, "whose": [datasets.WHOSE, clip.WHOSE]}))
+print(json.dumps({"status": status, "top": ours, "whose": [datasets.WHOSE, clip.WHOSE],
+                  "page": page}))
 """
 
 
@@ -36,9 +40,9 @@ def wheel(tmp_path_factory):
     """The wheel, built from a copy of the sources without network."""
     folder = tmp_path_factory.mktemp("wheel")
     ignore = shutil.ignore_patterns("__pycache__")
-    for name in (*NAMES, "configs"):
+    for name in (*NAMES, "configs", "docs"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
-    for name in ("setup.py", "pyproject.toml", "README.md", *(f"{name}.py" for name in MODULES)):
+    for name in ("setup.py", "pyproject.toml", *PAGES, *(f"{name}.py" for name in MODULES)):
         shutil.copy(ROOT / name, folder)
     stale = folder / "build" / "lib" / "clip"  # what an earlier version of the package has built
     stale.mkdir(parents=True)
@@ -73,10 +77,10 @@ def test_a_wheel_holds_every_module_config_and_data_file(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
 
-    suffixes = (".py", ".yaml", ".json", ".pt", ".typed")
+    suffixes = (".py", ".yaml", ".json", ".pt", ".typed", ".md")
     tracked = [
         path
-        for name in (*PACKAGES, "configs")
+        for name in (*PACKAGES, "configs", "docs")
         for path in (ROOT / name).rglob("*")
         if path.suffix in suffixes and "mutation" not in path.parts
     ]
@@ -84,6 +88,7 @@ def test_a_wheel_holds_every_module_config_and_data_file(wheel):
     for path in tracked:
         assert f"vltune/{path.relative_to(ROOT).as_posix()}" in names
     assert {"vltune/py.typed", "vltune/train.py", "vltune/predict.py"} <= names
+    assert {f"vltune/{page}" for page in PAGES} <= names
 
 
 def test_a_wheel_trains_beside_packages_of_the_same_names(installed, tmp_path):
@@ -106,6 +111,7 @@ def test_a_wheel_trains_beside_packages_of_the_same_names(installed, tmp_path):
 
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
+    assert Path(said.pop("page")) == installed.resolve() / "vltune" / "DATASETS.md"
     assert said == {"status": 0, "top": ["clip", "datasets"], "whose": ["Hugging Face", "OpenAI"]}
     results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
     assert results["finished"] and results["trainer"] == "ZeroshotCLIP"
