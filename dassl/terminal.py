@@ -27,7 +27,7 @@ def as_typed(text: str) -> str:
     """A text that names scripts and pages, with what ``COMMANDS`` has in their place."""
     for script, command in COMMANDS.items():
         named = rf"(?<![\w/])(?:python )?{re.escape(script)}(?!\w|:\d)"
-        text = re.sub(named, lambda _, typed=command: typed, text)
+        text = re.sub(named, command.replace("\\", r"\\"), text)
     return text
 
 

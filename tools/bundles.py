@@ -19,7 +19,7 @@ from dassl.utils.files import errors_of_writing
 from dassl.utils.text_files import read_json
 from trainers.common import ClipTrainer, Method
 from trainers.common.bundle import CARD, FORMAT, TENSORS, features_of, is_bundle, logits_of
-from trainers.common.predictor import Rebuilt, normalise_pixels
+from trainers.common.predictor import Rebuilt
 from trainers.common.testtime.trainer import StreamTrainer
 from vltune import __version__
 
@@ -53,7 +53,7 @@ def check_is_exported(trainer: type[ClipTrainer], kind: type[Method]) -> None:
     changes = kind.image_features is not Method.image_features or kind.logits is not Method.logits
     if issubclass(trainer, StreamTrainer):
         reason = "adapts to the stream of test images, which no fixed classifier does"
-    elif len(trainer.takes_networks) > 1:
+    elif len(trainer.takes_networks) > 1 and kind.exported is Method.exported:
         reason = "reads a second image network beside CLIP"
     elif (kind.raw_image_features, kind.image_hook) != ORDINARY:
         reason = "changes CLIP's image tower, so that an ordinary CLIP does not give its features"
@@ -87,7 +87,7 @@ def clip_bundle(
         "backbone": checkpoint["backbone"],
         "backbone_digest": checkpoint["backbone_digest"],
         "activation": clip.activation,
-        "templates": trainer.templates(cfg),
+        **trainer.about_bundle(cfg),
         "scale": tensors["scale"].item(),
         "preprocessing": _preprocessing(
             Augmentation.from_cfg(cfg).size,
@@ -100,7 +100,7 @@ def clip_bundle(
     }
 
     def logits(pixels: Tensor) -> Tensor:
-        raw = clip.encode_image(normalise_pixels(clip, pixels).to(clip.dtype)).float()
+        raw = trainer.encode_pixels(cfg, clip, method, pixels).float()
         return logits_of(tensors, features_of(tensors, raw))
 
     return tensors, card, logits

@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def name_commands() -> None:
-    """Let messages say `vltune train` for the script train.py, and where the pages they name lie."""
+    """Let messages say `vltune train` for train.py, and where the pages that they name lie."""
     from dassl import terminal
 
     for name, command in COMMANDS.items():

@@ -17,14 +17,16 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.records.kept_predictions import store_calibration
 from tools import export
 from tools.bundles import check_is_exported, write_bundle
+from trainers.amu.auxiliary import load_auxiliary
+from trainers.amu.method import AuxiliaryBias
+from trainers.amu.settings import AMUSettings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "export.md"
 SMALL = {"TipAdapterF": ("TRAINER.TIPADAPTER.SEARCH_STEP", [2, 2])}
-EXPORTED = ("TaskRes", "CoOp", "CLAP", "LinearProbe", "CLIPAdapter", "TipAdapterF")
+EXPORTED = ("TaskRes", "CoOp", "CLAP", "LinearProbe", "CLIPAdapter", "TipAdapterF", "AMU")
 REFUSED = {
     "MMA": ("trainers.mma", "AdapterLearner", "changes CLIP's image tower"),
     "CoCoOp": ("trainers.cocoop", "CoCoOpPrompt", "class vectors of each image"),
-    "AMU": ("trainers.amu", "AuxiliaryBias", "second image network"),
     "DMN": ("trainers.dmn", "DualMemory", "stream of test images"),
 }
 WORDS = ["--model-dir", "run", "--output", "classifier.pt2"]
@@ -59,10 +61,12 @@ def bundle(tmp_path_factory):
 def read_as_documented(target, backbone):
     """(logits, card) of the code on the page."""
     code = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL).group(1)
-    assert len(code.splitlines()) <= 30
+    assert len([line for line in code.splitlines() if line]) <= 30
     names = {}
     exec(code, names)
-    return names["open_bundle"](target, load_backbone(backbone, device="cpu").encode_image)
+    about = json.loads((target / "card.json").read_text(encoding="utf-8")).get("auxiliary")
+    second = load_auxiliary(about["network"]) if about else None
+    return names["open_bundle"](target, load_backbone(backbone, device="cpu").encode_image, second)
 
 
 @pytest.mark.parametrize("name", EXPORTED)
@@ -76,6 +80,18 @@ def test_the_documented_code_gives_the_logits_of_the_run(name, folder):
     logits, card = read_as_documented(target, backbone_file(folder, "micro_vit"))
     torch.testing.assert_close(logits(PICTURES), expected, rtol=1e-4, atol=1e-4)
     assert card["classnames"] == list(predictor.classnames)
+    loaded = predict.tuned_predictor(target, None, torch.device("cpu"))
+    assert name != "AMU" or card["templates"] == ["a photo of a {}."]
+    torch.testing.assert_close(
+        loaded.logits(loaded.pixels(PICTURES)), expected, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_an_uncertainty_that_no_bundle_holds_is_named():
+    method = AuxiliaryBias(torch.eye(3), 4, AMUSettings(uncent_type="entropy"))
+
+    with pytest.raises(ValueError, match="UNCENT_TYPE is entropy. Write a program"):
+        method.exported(None)
 
 
 def test_a_residual_of_image_features_is_exported(bundle):

@@ -89,6 +89,26 @@ class AuxiliaryBias(Method):
         clip_logits, factor, aux_logits = self.branches(clip, image_features, text_features)
         return torch.addcmul(clip_logits, factor, aux_logits, value=self.alpha)  # s0 + alpha r z
 
+    def exported(self, clip: CLIP) -> dict[str, Tensor]:
+        """W_c, W, alpha and the exponent of r, which is 0 for r = 1.
+
+        Raises:
+            ValueError: r is of another kind than a bundle's.
+        """
+        kind, scale = self.settings.uncent_type, self.settings.clip_scale
+        if kind not in ("moment", "none"):
+            raise ValueError(
+                f"A bundle holds the uncertainties moment and none; TRAINER.AMU.UNCENT_TYPE is "
+                f"{kind}. Write a program: --output FILE.pt2."
+            )
+        return {
+            "weight": self.clip_classifier,
+            "scale": torch.tensor(scale) if scale else clip.logit_scale.exp(),
+            "auxiliary_weight": self.fc.weight,
+            "alpha": torch.tensor(float(self.alpha)),
+            "power": torch.tensor(self.settings.uncent_power if kind == "moment" else 0.0),
+        }
+
     def losses(self, clip: CLIP, raw_image_features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """loss = lambda CE(s, y) + (1 - lambda) CE(z, y), and both branches."""
         features = self.image_features(raw_image_features)

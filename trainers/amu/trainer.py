@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,9 +65,12 @@ class AMU(FeatureTrainer):
     def auxiliary(cls, cfg: CfgNode, device: torch.device) -> Encoder:
         """The frozen second network."""
         settings = AMUSettings.of(cfg)
-        encoder = load_auxiliary(settings.aux, settings.aux_weights)
-        encoder.to(device)
-        return encoder
+        return cls.second_network(settings.aux, settings.aux_weights, device)
+
+    @staticmethod
+    def second_network(name: str, weights: str, device: torch.device) -> Encoder:
+        """The same by the values of AUX and AUX_WEIGHTS."""
+        return load_auxiliary(name, weights).to(device)
 
     def build_bank(self) -> PairedBank:
         augmentation = Augmentation.from_cfg(self.cfg)
@@ -83,6 +87,10 @@ class AMU(FeatureTrainer):
         return self.constant_loader(items, lambda raw: self.method.constants(self.clip, raw))
 
     @classmethod
+    def templates(cls, cfg: CfgNode) -> list[str]:
+        return notebook_templates(cfg)
+
+    @classmethod
     def build_method(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> Method:
         aux_dim = cls.auxiliary(cfg, clip.logit_scale.device).dim
         return cls._build(cfg, clip, classnames, aux_dim)
@@ -92,9 +100,9 @@ class AMU(FeatureTrainer):
         aux_dim = self.bank.parts[1].encoder.dim
         return self._build(self.cfg, self.clip, self.classnames, aux_dim)
 
-    @staticmethod
-    def _build(cfg: CfgNode, clip: CLIP, classnames: Sequence[str], aux_dim: int) -> Method:
-        classifier = zero_shot_classifier(clip, classnames, notebook_templates(cfg))
+    @classmethod
+    def _build(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str], aux_dim: int) -> Method:
+        classifier = zero_shot_classifier(clip, classnames, cls.templates(cfg))
         return AuxiliaryBias(classifier.float(), aux_dim, AMUSettings.of(cfg))
 
     def param_groups(self) -> list[dict]:
@@ -148,6 +156,19 @@ class AMU(FeatureTrainer):
         """[0, 1] pixels (B, 3, H, W) -> raw features of both networks, side by side."""
         raw = method.raw_image_features(clip, normalise_pixels(clip, pixels)).float()
         return torch.cat([raw, cls.auxiliary(cfg, pixels.device)(pixels)], dim=1)
+
+    @classmethod
+    def about_bundle(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Also the second network; one of several joined normalises each part for itself."""
+        settings, encoder = AMUSettings.of(cfg), cls.auxiliary(cfg, torch.device("cpu"))
+        auxiliary = {
+            "network": settings.aux,
+            "weights": settings.aux_weights,
+            "digest": encoder.digest,
+            "mean": encoder.mean,
+            "std": encoder.std,
+        }
+        return {**super().about_bundle(cfg), "auxiliary": auxiliary}
 
     @property
     def total_parameters(self) -> int:

@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from clip import load_backbone
+from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.predictor import Predictor
 from dassl.evaluation.calibration import taken_calibration
+from dassl.features.encoder import Encoder
 from dassl.features.views import Augmentation, Transform
 from dassl.utils import weights_digest
 from dassl.utils.text_files import read_json
@@ -32,7 +34,13 @@ def is_bundle(folder: Path) -> bool:
 
 
 def features_of(tensors: Mapping[str, Tensor], raw: Tensor) -> Tensor:
-    """(B, D) raw image features -> (B, D) what the classifier compares."""
+    """(B, D) raw image features -> (B, D) what the classifier compares.
+
+    With a second network (AMU) its features stand beside CLIP's: (B, D + D_a).
+    """
+    if "auxiliary_weight" in tensors:
+        parts = raw.split([tensors["weight"].shape[1], tensors["auxiliary_weight"].shape[1]], dim=1)
+        return torch.cat([F.normalize(part, dim=-1) for part in parts], dim=1)
     features = raw
     if "image_residual" in tensors:  # TaskRes
         features = features + tensors["image_residual"]
@@ -46,13 +54,25 @@ def logits_of(tensors: Mapping[str, Tensor], features: Tensor) -> Tensor:
     """(B, D) of ``features_of`` -> (B, C) logits.
 
     s = scale * f W^T [+ bias of a linear probe] [+ alpha exp(-beta (1 - f F^T)) V of Tip-Adapter]
+    [+ alpha (kurtosis(softmax(s)) / 250)^-power zscore(a W_a^T) of AMU]
     """
+    dim = tensors["weight"].shape[1]
+    features, auxiliary = features[:, :dim], features[:, dim:]
     logits = tensors["scale"] * features @ tensors["weight"].T + tensors.get("bias", 0.0)
     if "keys" in tensors:
         values = F.one_hot(tensors["key_labels"], len(tensors["weight"])).to(features)
         closeness = torch.exp(tensors["beta"] * (features @ tensors["keys"].T - 1))
         logits = logits + tensors["alpha"] * closeness @ values
+    if "auxiliary_weight" in tensors:
+        kurtosis = _standardise(logits.softmax(dim=1)).pow(4).mean(dim=1, keepdim=True)
+        factor = tensors["alpha"] * (kurtosis / 250) ** -tensors["power"]
+        logits = logits + factor * _standardise(auxiliary @ tensors["auxiliary_weight"].T)
     return logits
+
+
+def _standardise(scores: Tensor) -> Tensor:
+    """(B, C) -> (score - mean) / std of each row, with divisor C - 1."""
+    return (scores - scores.mean(dim=1, keepdim=True)) / scores.std(dim=1, keepdim=True)
 
 
 def view_of(preprocessing: Mapping[str, Any]) -> Transform:
@@ -81,17 +101,14 @@ def load_bundle(folder: Path, device: torch.device) -> Predictor:
     size = card["preprocessing"]["size"]
     tensors = load_file(folder / TENSORS, device=str(device))
     clip = load_backbone(card["backbone"], device=device, activation=card["activation"])
-    digest = weights_digest(clip.visual)
-    if digest != card["backbone_digest"]:
-        raise ValueError(
-            f"{folder} belongs to a backbone {card['backbone']} with other weights than those "
-            f"found here (digest {card['backbone_digest'][:12]} against {digest[:12]}). Use the "
-            "weights of the training."
-        )
+    network = f"backbone {card['backbone']}"
+    _check_digest(folder, network, weights_digest(clip.visual), card["backbone_digest"])
+    second = _second_network(folder, card, device)
 
     def features(pixels: Tensor) -> Tensor:
-        images = normalise_pixels(clip, pixels.to(device)).to(clip.dtype)
-        return features_of(tensors, clip.encode_image(images).float())
+        pixels = pixels.to(device)
+        raw = clip.encode_image(normalise_pixels(clip, pixels).to(clip.dtype)).float()
+        return features_of(tensors, torch.cat([raw, second(pixels)], dim=1) if second else raw)
 
     return Predictor(
         names,
@@ -101,3 +118,23 @@ def load_bundle(folder: Path, device: torch.device) -> Predictor:
         features,
         calibration=taken_calibration(card.get("calibration")),
     )
+
+
+def _second_network(folder: Path, card: Mapping[str, Any], device: torch.device) -> Encoder | None:
+    """The network that a card names beside CLIP, by the trainer that the card names."""
+    about = card.get("auxiliary")
+    if about is None:
+        return None
+    trainer: Any = TRAINER_REGISTRY.get(card["method"])
+    encoder = trainer.second_network(about["network"], about["weights"], device)
+    _check_digest(folder, f"network {about['network']}", encoder.digest, about["digest"])
+    return encoder
+
+
+def _check_digest(folder: Path, network: str, found: str, expected: str) -> None:
+    """ValueError if a network has other weights than the training's."""
+    if found != expected:
+        raise ValueError(
+            f"{folder} belongs to a {network} with other weights than those found here (digest "
+            f"{expected[:12]} against {found[:12]}). Use the weights of the training."
+        )

@@ -348,6 +348,11 @@ class ClipTrainer(MixedPrecision):
         return method.raw_image_features(clip, normalise_pixels(clip, pixels))
 
     @classmethod
+    def about_bundle(cls, cfg: CfgNode) -> dict[str, Any]:
+        """What the card of a bundle says of this method beside backbone and preprocessing."""
+        return {"templates": cls.templates(cfg)}
+
+    @classmethod
     def load_predictor(cls, checkpoint: dict, device: torch.device) -> Predictor:
         """A classifier from a checkpoint's contents; reads no dataset."""
         return clip_predictor(cls, checkpoint, device)
