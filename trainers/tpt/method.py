@@ -53,10 +53,11 @@ class Episode:
 
 
 class TestTimePrompt(ContextPrompt):
-    """t_c = normalise(T([SOS, ctx, name_c, "."])); per image, ctx takes AdamW steps from its reset.
+    """t_c(ctx) = normalise(T([SOS, ctx, name_c, "."])).
 
-    Loss: entropy of the mean prediction of the k lowest-entropy views. ``ctx`` (M, W) itself never
-    changes: it is the value that every image begins with.
+    Per image with views f_v: p_v = softmax(s f_v . t(ctx)); S = the k views of the lowest H(p_v);
+    ctx' = AdamW(ctx, dL/dctx), L = H(mean_{v in S} p_v); the answer is argmax_c f_0 . t_c(ctx').
+    ``ctx`` (M, W) itself never changes: it is the value that every image begins with.
     """
 
     __test__ = False  # not a test of pytest's
@@ -162,8 +163,8 @@ class Adapter:
         """
         leaf, text = (self.start, self.text) if start is None else self._graph(start)
         with torch.no_grad():
-            before = self.scale * views @ text.t()
-            selected = least_entropy_views(view_entropies(before), self.confident)
+            before = self.scale * views @ text.t()  # s f_v . t(ctx)
+            selected = least_entropy_views(view_entropies(before), self.confident)  # S
         episode = Episode(before, selected, logits=before[0])
         if not self.steps:
             return episode
@@ -174,21 +175,21 @@ class Adapter:
                 leaf, text = self._graph(ctx)
             loss, gradient = self._gradient(leaf, text, views[selected])
             ctx.grad = gradient.float()
-            self.scaler.step(optimizer)
+            self.scaler.step(optimizer)  # ctx' = AdamW(ctx, dL/dctx)
             self.scaler.update()
             episode.losses.append(loss)
             episode.gradients.append(ctx.grad)
             episode.contexts.append(ctx.detach().clone())
         with torch.no_grad(), self.autocast():
             adapted = self.method.text_of(self.clip, ctx)
-            episode.logits = self.scale * views[0] @ adapted.t()
+            episode.logits = self.scale * views[0] @ adapted.t()  # s f_0 . t(ctx')
         return episode
 
     def _gradient(self, leaf: Tensor, text: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
         """Loss, and its scaled gradient w.r.t. the context, through the kept text graph."""
         with torch.enable_grad():
             features = text.detach().requires_grad_(True)
-            loss = average_entropy(self.scale * views @ features.t())
+            loss = average_entropy(self.scale * views @ features.t())  # L = H(mean_{v in S} p_v)
             (cotangent,) = torch.autograd.grad(self.scaler.scale(loss), features)
         (gradient,) = torch.autograd.grad(text, leaf, cotangent, retain_graph=True)
         return loss.detach(), gradient
