@@ -11,9 +11,10 @@ protocol that tests the wrong classes. They are data (tools/mutation/faults.yaml
 a file, what stands there instead, and the tests that must notice.
 
 Not part of CI: all of it takes about an hour. The same command resumes: outcomes are kept in
---results and count as long as no file of the tree and no fault changes. The working tree is never
-touched, so that nothing has to be repaired after a kill. The exit status is 0 where every fault was
-noticed, 1 where one was not, 2 where the faults or the arguments are wrong.
+--results and count as long as no file of the tree and no fault changes. In a changed tree the test
+that noticed a fault before is tried first, alone, which takes a third of the time. The working tree
+is never touched, so that nothing has to be repaired after a kill. The exit status is 0 where every
+fault was noticed, 1 where one was not, 2 where the faults or the arguments are wrong.
 
 Why no library: mutmut and cosmic-ray change operators and constants everywhere, thousands of times,
 and ask whether any test of the suite fails. One run of the tests of a method takes half a minute
@@ -108,24 +109,52 @@ def run_all(found: Sequence[Fault], args: argparse.Namespace, folder: Path) -> d
     copy = Copy(args.root, folder)
     results = Results(args.results, copy.digest)
     outcomes: dict[str, Outcome] = {}
+    tests = {f.name: WHOLE_SUITE if args.all_tests else f.tests for f in found}
+    keys = {f.name: _digest(f.digest, *tests[f.name]) for f in found}
+    waiting = [fault for fault in found if results.get(keys[fault.name]) is None]
+    witnesses = find_witnesses(waiting, copy, results, limit=SUITE_LIMIT)
     for number, fault in enumerate(found, 1):
-        tests = WHOLE_SUITE if args.all_tests else fault.tests
-        key = _digest(fault.digest, *tests)
-        print(f"[{number}/{len(found)}] {fault.name}: ", end="", flush=True)
-        outcome = results.get(key)
+        name = fault.name
+        print(f"[{number}/{len(found)}] {name}: ", end="", flush=True)
+        outcome = results.get(keys[name])
         note = " (found before)" if outcome else ""
         if outcome is None:
-            outcome = run_one(copy, fault, tests, results, limit=limit)
-            results.keep(key, fault.name, outcome)
-        outcomes[fault.name] = outcome
+            outcome = run_one(copy, fault, tests[name], results, witnesses.get(name), limit=limit)
+            results.keep(keys[name], name, outcome)
+        outcomes[name] = outcome
         print(f"{described(outcome)}{note}", flush=True)
     return outcomes
 
 
+def find_witnesses(
+    found: Sequence[Fault], copy: Copy, results: Results, *, limit: float
+) -> dict[str, str]:
+    """Fault -> the one of its tests that noticed it in an earlier tree, and that passes in this."""
+    known = {
+        fault.name: witness
+        for fault in found
+        if (witness := results.witnesses.get(fault.name))
+        and witness.split("::")[0] in [test.split()[0].split("::")[0] for test in fault.tests]
+    }
+    passing = copy.passing(list(known.values()), limit=limit)
+    return {name: witness for name, witness in known.items() if witness in passing}
+
+
 def run_one(
-    copy: Copy, fault: Fault, tests: Sequence[str], results: Results, *, limit: float
+    copy: Copy,
+    fault: Fault,
+    tests: Sequence[str],
+    results: Results,
+    witness: str | None,
+    *,
+    limit: float,
 ) -> Outcome:
-    """The outcome of a fault; its tests must pass without it."""
+    """The outcome of a fault; its tests must pass without it, as the witness does."""
+    if witness is not None:
+        with copy.planted(fault):
+            outcome = copy.test([witness], limit=limit)
+        if outcome.kind == NOTICED:
+            return outcome
     key = _digest("without a fault", *tests)
     clean = results.get(key)
     if clean is None:

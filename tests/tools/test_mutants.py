@@ -79,6 +79,32 @@ def test_an_outcome_is_kept_until_the_tree_changes(project, capsys):
 
 
 @needs_git
+def test_in_a_changed_tree_the_test_that_noticed_before_is_tried_first(project, capsys):
+    mutants(project, "--only", "adds_*")
+    tests = project / "tests" / "test_sums.py"
+    slow = "def test_add_slowly():\n    import time\n    time.sleep(60)\n"
+    tests.write_text(f"{slow}\n\n{tests.read_text()}")
+    capsys.readouterr()
+
+    status = mutants(project, "--only", "adds_*", "--limit", "50")
+
+    assert status == 0
+    assert "noticed by tests/test_sums.py::test_add, " in capsys.readouterr().out
+
+
+@needs_git
+def test_a_test_that_noticed_before_and_is_gone_is_not_asked_for(project, capsys):
+    mutants(project, "--only", "adds_*")
+    tests = project / "tests" / "test_sums.py"
+    tests.write_text(tests.read_text().replace("def test_add", "def test_add_two"))
+
+    status = mutants(project, "--only", "adds_*")
+
+    assert status == 0
+    assert "noticed by tests/test_sums.py::test_add_two, " in capsys.readouterr().out
+
+
+@needs_git
 def test_the_whole_suite_notices_what_the_own_tests_do_not(project, capsys):
     status = mutants(project, "--all-tests", "--only", "halves_*")
 

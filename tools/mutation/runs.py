@@ -22,9 +22,11 @@ from tools.mutation.faults import Fault
 
 NOTICED, SURVIVED, TIMED_OUT, NOT_RUN = "noticed", "survived", "timed out", "not run"
 OUTCOMES = {0: SURVIVED, 1: NOTICED, 2: NOTICED}  # by pytest's exit status; 2: a file fails to load
+MISSING = re.compile(r"^ERROR: not found: .*?(\S+::.+)$", re.MULTILINE)
+PASSED = re.compile(r"^PASSED (.+)$", re.MULTILINE)
 FIRST_FAILURE = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 NOT_IN_DIGEST = ("tools/mutation/", ".md")  # what neither tests nor the faults' files read
-OPTIONS = ("-x", "-q", "--tb=no", "-rfE", "-p", "no:cacheprovider")
+OPTIONS = ("-q", "--tb=no", "-p", "no:cacheprovider")
 # bytecode of a fault must not stay; plugins that happen to be installed have no part in this
 ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 LATER = 10  # seconds by which a planted file is newer: Python never takes old bytecode for it
@@ -78,9 +80,7 @@ class Copy:
     def test(self, tests: Sequence[str], *, limit: float) -> Outcome:
         """Run pytest up to the first failure, for at most ``limit`` seconds."""
         start = time.monotonic()
-        command = [sys.executable, "-B", "-m", "pytest", *OPTIONS, *pytest_arguments(tests)]
-        environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(self.folder)}
-        status, printed = _run(command, self.folder, environment, limit)
+        status, printed = self._pytest(["-x", "-rfE", *pytest_arguments(tests)], limit)
         seconds = round(time.monotonic() - start, 1)
         if status is None:
             return Outcome(TIMED_OUT, f"no end after {limit:.0f} s", seconds)
@@ -89,6 +89,20 @@ class Copy:
         last = printed.strip().splitlines()[-1:] or ["nothing was printed"]
         by = failure[1] if failure else last[0]
         return Outcome(kind, "" if kind == SURVIVED else by, seconds)
+
+    def passing(self, tests: Sequence[str], *, limit: float) -> set[str]:
+        """Those of some tests (``file::name``) that are there and pass, found in one run."""
+        asked = list(dict.fromkeys(tests))
+        printed = self._pytest(["-rA", *asked], limit)[1] if asked else ""
+        if missing := [name for path in MISSING.findall(printed) for name in asked if name in path]:
+            return self.passing([name for name in asked if name not in missing], limit=limit)
+        return {name for name in PASSED.findall(printed) if name in asked}
+
+    def _pytest(self, arguments: Sequence[str], limit: float) -> tuple[int | None, str]:
+        """Exit status (None after the limit), and what was printed."""
+        command = [sys.executable, "-B", "-m", "pytest", *OPTIONS, *arguments]
+        environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(self.folder)}
+        return _run(command, self.folder, environment, limit)
 
 
 def repository_files(root: Path) -> list[str]:
@@ -146,15 +160,24 @@ def _run(
 class Results:
     """Outcomes by a key, kept in a file as they come; they count as long as the tree is the same.
 
-    What did not decide anything (a time limit, a run that could not start) is tried again.
+    What did not decide anything (a time limit, a run that could not start) is tried again. The test
+    that noticed a fault in an earlier tree is remembered: it is the first to try in another.
     """
 
     def __init__(self, path: Path, tree: str) -> None:
         self.path = path
         kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        self.content: dict[str, Any] = (
-            kept if kept.get("tree") == tree else {"tree": tree, "outcomes": {}}
-        )
+        is_same = kept.get("tree") == tree
+        self.content: dict[str, Any] = {
+            "tree": tree,
+            "outcomes": kept["outcomes"] if is_same else {},
+            "witnesses": kept.get("witnesses", {}),
+        }
+
+    @property
+    def witnesses(self) -> dict[str, str]:
+        """Fault -> the test that noticed it last."""
+        return self.content["witnesses"]
 
     def get(self, key: str) -> Outcome | None:
         """What was found before, if anything."""
@@ -166,6 +189,8 @@ class Results:
         if outcome.kind not in (NOTICED, SURVIVED):
             return
         self.content["outcomes"][key] = {"name": name, "outcome": asdict(outcome)}
+        if outcome.kind == NOTICED and "::" in outcome.by:
+            self.witnesses[name] = outcome.by
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         temporary.write_text(json.dumps(self.content, indent=1), encoding="utf-8")
