@@ -84,26 +84,20 @@ def _held_temporary(path: Path) -> tuple[int | None, str]:
         os.close(handle)  # taken for a leftover before it was held
 
 
-@contextmanager
-def no_trace_of_failure(folder: Path, unless: Callable[[], bool]) -> Iterator[None]:
-    """Remove the files and folders that a block which raises has made in and around ``folder``.
-
-    Args:
-        unless: whether something there is worth keeping.
-    """
+def undo_of(folder: Path) -> Callable[[], None]:
+    """A function that removes the files and folders that came in and around ``folder`` since."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     before = set() if made else {*folder.iterdir()}
-    try:
-        yield
-    except BaseException:
-        if not unless():
-            with suppress(OSError):  # in use, or another run has come there
-                for path in {*folder.iterdir()} - before:
-                    if not path.is_dir():
-                        path.unlink()
-                for path in made:
-                    path.rmdir()
-        raise
+
+    def undo() -> None:
+        with suppress(OSError):  # in use, or another run has come there
+            for path in {*folder.iterdir()} - before:
+                if not path.is_dir():
+                    path.unlink()
+            for path in made:
+                path.rmdir()
+
+    return undo
 
 
 def take_space(path: Path) -> None:

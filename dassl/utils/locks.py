@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
@@ -26,14 +26,25 @@ def only_writer(folder: Path) -> Iterator[None]:
     The lock only saves double work: on a file system without locks, two processes write the same
     files. It ends with its process.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+b") as file:
-        is_locked = _lock(file, folder)
-        try:
-            yield
-        finally:
-            if is_locked:
-                _unlock(file)
+    is_current = False
+    while not is_current:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("a+b") as file:
+            is_locked = _lock(file, folder)
+            # a run that failed at once has removed the file while this process waited for it
+            if is_current := not is_locked or _is_there(file, folder / ".lock"):
+                try:
+                    yield
+                finally:
+                    if is_locked:
+                        _unlock(file)
+
+
+def _is_there(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file is the one that a path names now."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
 
 
 def is_in_use(folder: Path) -> bool:

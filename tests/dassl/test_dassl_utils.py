@@ -118,6 +118,24 @@ def test_a_place_without_locks_is_said_once(tmp_path, monkeypatch, caplog):
     assert said.startswith(f"The file system of {tmp_path} has no locks (No locks available): two")
 
 
+def test_a_lock_file_that_was_removed_while_one_waited_for_it_locks_nobody_out(
+    tmp_path, monkeypatch
+):
+    folder, locked = tmp_path / "run", []
+
+    def lock(handle):
+        locked.append(os.fstat(handle))
+        if len(locked) == 1:  # a run that failed at once takes its folder along
+            (folder / ".lock").unlink()
+            folder.rmdir()
+
+    monkeypatch.setattr(locks, "try_lock", lock)
+
+    with locks.only_writer(folder):
+        assert len(locked) == 2
+        assert os.path.samestat((folder / ".lock").stat(), locked[1])
+
+
 def test_a_temporary_file_that_was_taken_for_a_leftover_is_made_again(tmp_path, monkeypatch):
     def lock(handle):
         if taken:

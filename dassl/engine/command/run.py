@@ -27,7 +27,7 @@ from dassl.utils import (
     write_json,
     write_text,
 )
-from dassl.utils.files import cache_dir, no_trace_of_failure, remove_leftovers
+from dassl.utils.files import cache_dir, remove_leftovers, undo_of
 from dassl.utils.text_files import read_text
 
 from ..build import TRAINER_REGISTRY, build_trainer
@@ -123,12 +123,15 @@ def run_or_find(args: argparse.Namespace, cfg: CfgNode, *, start: float) -> dict
 @contextmanager
 def alone_in(output: Path, args: argparse.Namespace) -> Iterator[None]:
     """Keep other writers out; what fails before it has a model leaves nothing behind."""
-
-    def has_begun() -> bool:
-        return keeps_anything(output) or not args.eval_only and (output / CONFIG_FILE).is_file()
-
-    with no_trace_of_failure(output, unless=has_begun), only_writer(output):
-        yield
+    undo = undo_of(output)
+    with only_writer(output):
+        try:
+            yield
+        except BaseException:
+            has_model = not args.eval_only and (output / CONFIG_FILE).is_file()
+            if not has_model and not keeps_anything(output):
+                undo()
+            raise
 
 
 def check_settings(cfg: CfgNode) -> "type[TrainerBase] | None":
