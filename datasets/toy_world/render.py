@@ -1,4 +1,4 @@
-"""Scenes -> 64 x 64 RGB images, vectorised over a batch.
+"""Scenes -> 64 x 64 RGB images, vectorised over a batch; colours are planes, (3, N, 64, 64).
 
 Only additions, products, quotients, square roots, comparisons and table look-ups are used: IEEE
 arithmetic gives the same float32 results on every machine, and the final rounding to bytes hides
@@ -8,8 +8,9 @@ nothing.
 from collections.abc import Callable
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
-from .factors import NOISE_PERIOD, STYLES, Scenes
+from .factors import STYLES, Scenes
 from .shapes import ANGLES, radius_tables
 from .tiles import (
     PERIOD,
@@ -23,11 +24,11 @@ from .tiles import (
 )
 
 IMAGE_SIZE = 64
-BATCH = 32  # images per batch; small enough for the cache
+BATCH = 16  # images per batch; small enough for the cache
 _AXIS = ((np.arange(IMAGE_SIZE) + 0.5) * (2.0 / IMAGE_SIZE) - 1.0).astype(np.float32)
 _PIXELS = np.arange(IMAGE_SIZE)
 _PAPER = np.float32(0.95)
-_OCHRE = np.array((0.80, 0.62, 0.36), dtype=np.float32)
+_OCHRE = np.array((0.80, 0.62, 0.36), dtype=np.float32)[:, None, None, None]
 
 
 def _angle_bins(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -53,6 +54,11 @@ def _column(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32)[:, None, None]
 
 
+def _colour(rgb: np.ndarray) -> np.ndarray:
+    """(N, 3) -> (3, N, 1, 1) float32."""
+    return rgb.T.astype(np.float32)[:, :, None, None]
+
+
 def _local(scenes: Scenes, center: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Object coordinates (N, 64, 64) u, v in radii, turned with the object."""
     dx = _AXIS[None, None, :] - _column(center[:, 0])
@@ -74,12 +80,17 @@ def _coverage(
     return np.clip(depth + np.float32(0.5), 0.0, 1.0), depth
 
 
-def _look_up(
-    bank: np.ndarray, kind: np.ndarray, rows: np.ndarray, columns: np.ndarray
+def _windows(
+    bank: np.ndarray, phase: np.ndarray, kind: np.ndarray | slice = slice(None)
 ) -> np.ndarray:
-    """bank[kind, rows % 64, columns % 64] as one flat look-up."""
-    flat = (rows & (TILE - 1)) * TILE + (columns & (TILE - 1))
-    return bank.ravel()[(kind * TILE * TILE)[:, None, None] + flat]
+    """(N, 64, 64) windows of periodic tiles (K, P, P), from the phases (N, 2) x, y on.
+
+    Without a kind per image, of every tile: (K, N, 64, 64).
+    """
+    x, y = (phase % bank.shape[-1]).T
+    sides = [(0, 0), (0, IMAGE_SIZE), (0, IMAGE_SIZE)]
+    repeated = np.pad(bank, sides, mode="wrap")
+    return sliding_window_view(repeated, (IMAGE_SIZE, IMAGE_SIZE), axis=(1, 2))[kind, y, x]
 
 
 def _texture(scenes: Scenes, u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -88,24 +99,17 @@ def _texture(scenes: Scenes, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     far = np.float32(16 * TILE)  # keeps truncation on the positive side
     columns = (u * scale + far).astype(np.int32) + scenes.texture_phase[:, 0, None, None]
     rows = (v * scale + far).astype(np.int32) + scenes.texture_phase[:, 1, None, None]
-    return _look_up(texture_bank(), scenes.texture, rows, columns)
+    flat = (rows & (TILE - 1)) * TILE + (columns & (TILE - 1))
+    return texture_bank().ravel()[(scenes.texture * TILE * TILE)[:, None, None] + flat]
 
 
 def _background(scenes: Scenes, *, flat: bool) -> np.ndarray:
-    """(N, 64, 64, 3) colours."""
-    first = scenes.background_rgb[:, 0].astype(np.float32)[:, None, None]
-    step = scenes.background_rgb[:, 1].astype(np.float32)[:, None, None] - first
+    """(3, N, 64, 64) colours."""
+    first = _colour(scenes.background_rgb[:, 0])
+    step = _colour(scenes.background_rgb[:, 1]) - first
     if flat:
-        return np.broadcast_to(
-            first + np.float32(0.3) * step, (len(scenes), IMAGE_SIZE, IMAGE_SIZE, 3)
-        )
-    phase = scenes.background_phase
-    rows, columns = (
-        _PIXELS[:, None] + phase[:, 1, None, None],
-        _PIXELS[None, :] + phase[:, 0, None, None],
-    )
-    mix = _look_up(background_bank(), scenes.background, rows, columns)
-    return first + step * mix[..., None]
+        return np.tile(first + np.float32(0.3) * step, (IMAGE_SIZE, IMAGE_SIZE))
+    return first + step * _windows(background_bank(), scenes.background_phase, scenes.background)
 
 
 def _second_tone(rgb: np.ndarray) -> np.ndarray:
@@ -114,65 +118,63 @@ def _second_tone(rgb: np.ndarray) -> np.ndarray:
     return np.where(bright[:, None], rgb * 0.35, rgb + (1.0 - rgb) * 0.62)
 
 
+def _distract(image: np.ndarray, scenes: Scenes) -> None:
+    """Paint a second, small object into the images that have one."""
+    rows = np.flatnonzero(scenes.distractor)
+    few, part = scenes[rows], image[:, rows]
+    u, v = _local(few, few.distractor_center, few.distractor_radius)
+    cover, _ = _coverage(few.distractor_shape, u, v, few.distractor_radius)
+    image[:, rows] = part + cover * (_colour(few.distractor_rgb) - part)
+
+
 def _compose(scenes: Scenes, *, flat: bool = False) -> tuple[np.ndarray, ...]:
-    """Unstyled image (N, 64, 64, 3), object coverage, outline depth and texture (N, 64, 64)."""
+    """Unstyled image (3, N, 64, 64), object coverage, outline depth and texture (N, 64, 64)."""
     image = _background(scenes, flat=flat)
-    u, v = _local(scenes, scenes.distractor_center, scenes.distractor_radius)
-    cover, _ = _coverage(scenes.distractor_shape, u, v, scenes.distractor_radius)
-    cover = (cover * _column(scenes.distractor))[..., None]
-    image = image + cover * (scenes.distractor_rgb.astype(np.float32)[:, None, None] - image)
+    _distract(image, scenes)
     u, v = _local(scenes, scenes.center, scenes.radius)
     cover, depth = _coverage(scenes.shape, u, v, scenes.radius)
     texture = _texture(scenes, u, v)
-    rgb = scenes.rgb.astype(np.float32)[:, None, None]
-    tone = _second_tone(scenes.rgb).astype(np.float32)[:, None, None]
-    fill = rgb + (np.float32(0.8) * texture[..., None]) * (tone - rgb)
+    rgb, tone = _colour(scenes.rgb), _colour(_second_tone(scenes.rgb))
+    fill = rgb + (np.float32(0.8) * texture) * (tone - rgb)
     if not flat:
         light = u * _column(scenes.light[:, 0]) + v * _column(scenes.light[:, 1])
-        fill = fill * (np.float32(1.0) + light)[..., None]
-    return image + cover[..., None] * (fill - image), cover, depth, texture
+        fill = fill * (np.float32(1.0) + light)
+    return image + cover * (fill - image), cover, depth, texture
 
 
 def _photo(scenes: Scenes) -> np.ndarray:
-    image = _compose(scenes)[0] * _column(scenes.brightness)[..., None]
-    rows = (_PIXELS[:, None] + scenes.noise_phase[:, 1, None, None]) % NOISE_PERIOD
-    columns = (_PIXELS[None, :] + scenes.noise_phase[:, 0, None, None]) % NOISE_PERIOD
-    return image + noise_bank()[rows, columns] * _column(scenes.noise)[..., None]
+    image = _compose(scenes)[0] * _column(scenes.brightness)
+    noise = _windows(noise_bank(), scenes.noise_phase)
+    return image + noise * _column(scenes.noise)
 
 
 def _painting(scenes: Scenes) -> np.ndarray:
     image = _compose(scenes)[0]
-    phase = scenes.noise_phase
-    rows = (_PIXELS[:, None] + phase[:, 1, None, None]) & (TILE - 1)
-    columns = (_PIXELS[None, :] + phase[:, 0, None, None]) & (TILE - 1)
-    shift = displacement_bank()[:, rows, columns]  # (2, N, 64, 64)
-    y = np.clip(_PIXELS[:, None] + shift[0], 0, IMAGE_SIZE - 1)
-    x = np.clip(_PIXELS[None, :] + shift[1], 0, IMAGE_SIZE - 1)
-    image = image[np.arange(len(scenes))[:, None, None], y, x]
+    dy, dx = _windows(displacement_bank(), scenes.noise_phase)
+    y = np.clip(_PIXELS[:, None] + dy, 0, IMAGE_SIZE - 1)
+    x = np.clip(_PIXELS[None, :] + dx, 0, IMAGE_SIZE - 1)
+    image = image[:, np.arange(len(scenes))[:, None, None], y, x]
     levels = np.floor(image * np.float32(4.0) + np.float32(0.5)) * np.float32(0.25)
     image = levels + np.float32(0.18) * (_OCHRE - levels)
-    return image + np.float32(0.07) * stroke_bank()[rows, columns][..., None]
+    return image + np.float32(0.07) * _windows(stroke_bank()[None], scenes.noise_phase)
 
 
 def _cartoon(scenes: Scenes) -> np.ndarray:
     image, _, depth, _ = _compose(scenes, flat=True)
-    grey = (image[..., :1] + image[..., 1:2] + image[..., 2:]) * np.float32(1.0 / 3.0)
+    grey = (image[0] + image[1] + image[2]) * np.float32(1.0 / 3.0)
     image = np.clip(grey + np.float32(1.5) * (image - grey), 0.0, 1.0)
     image = np.floor(image * np.float32(2.0) + np.float32(0.5)) * np.float32(0.5)
-    line = np.clip(np.float32(2.0) - np.abs(depth), 0.0, 1.0)[..., None]
+    line = np.clip(np.float32(2.0) - np.abs(depth), 0.0, 1.0)
     return image * (np.float32(1.0) - line)
 
 
 def _sketch(scenes: Scenes) -> np.ndarray:
     image, cover, depth, texture = _compose(scenes)
-    phase = scenes.noise_phase
-    rows = (_PIXELS[:, None] + phase[:, 1, None, None]) & (TILE - 1)
-    columns = (_PIXELS[None, :] + phase[:, 0, None, None]) & (TILE - 1)
-    hatch = hatch_bank()[rows, columns]
+    hatch = _windows(hatch_bank()[None], scenes.noise_phase)[0]
     line = np.clip(np.float32(2.2) - np.abs(depth), 0.0, 1.0)
     ink = np.maximum(line, cover * np.maximum(np.float32(0.30) * hatch, np.float32(0.55) * texture))
     paper = _PAPER + np.float32(0.22) * (image - _PAPER)
-    return paper * (np.float32(1.0) - np.float32(0.85) * ink)[..., None]
+    return paper * (np.float32(1.0) - np.float32(0.85) * ink)
 
 
 _PAINTERS: tuple[Callable[[Scenes], np.ndarray], ...] = (_photo, _painting, _cartoon, _sketch)
@@ -186,5 +188,6 @@ def render(scenes: Scenes) -> np.ndarray:
         for start in range(0, len(rows), BATCH):
             part = rows[start : start + BATCH]
             image = np.clip(_PAINTERS[style](scenes[part]), 0.0, 1.0)
-            images[part] = (image * np.float32(255.0) + np.float32(0.5)).astype(np.uint8)
+            pixels = (image * np.float32(255.0) + np.float32(0.5)).astype(np.uint8)
+            images[part] = np.moveaxis(pixels, 0, -1)
     return images

@@ -145,7 +145,7 @@ def hatch_bank() -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def noise_bank() -> np.ndarray:
-    """(256, 256, 3) float32 of mean 0 and deviation 1 from integer draws."""
+    """(3, 256, 256) float32 of mean 0 and deviation 1 from integer draws."""
     rng = np.random.RandomState(_SEED + 4)
     total = rng.randint(256, size=(4, NOISE_PERIOD, NOISE_PERIOD, 3)).sum(axis=0)
-    return ((total - 510.0) / 147.8).astype(np.float32)
+    return ((total - 510.0) / 147.8).astype(np.float32).transpose(2, 0, 1)
