@@ -38,7 +38,7 @@ from tools.campaigns.attempts import Attempt, Disturbance, attempt
 from tools.campaigns.subjects import SUBJECTS, Subject
 
 KINDS = {  # signals of one trial
-    "kills": ("SIGKILL",) * 3,
+    "kills": ("SIGKILL",) * 5,
     "signals": ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"),
 }
 SCENES = ("soak", "nodes", "places", "hosts")  # modules of tools/campaigns

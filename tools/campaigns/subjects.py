@@ -1,4 +1,8 @@
-"""The small commands that a campaign disturbs; each takes seconds."""
+"""The small commands that a campaign disturbs; each takes seconds.
+
+Their images are few, so that a command spends its time on what a disturbance may spoil: starting,
+training and keeping its state, not testing.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from PIL import Image, ImageColor
+
 ROOT = Path(__file__).resolve().parents[2]
-FEW_SHOT = ("DATASET.NUM_SHOTS", "1", "OPTIM.MAX_EPOCH", "4")
-MANY = ("--dataset", "toy_colors", "--shots", "1", "--no-check", "--workers", "2")
+COLORS = ("black", "red", "lime", "blue")  # the classes
+IMAGES = 12  # of each
+MANY = ("--shots", "2", "--no-check", "--workers", "2", "--recipe", "toy", "--backbone", "toy/ViT")
+EPOCHS = ("OPTIM.MAX_EPOCH", "12")
 
 
 @dataclass(frozen=True)
@@ -33,9 +42,21 @@ class Subject:
         return [sys.executable, *self.words(output)]
 
 
+def _images(output: Path) -> str:
+    """The dataset of all trials of a campaign, as train.py names it; made by the first."""
+    folder = output.parents[1] / "images"
+    for number, color in enumerate(COLORS if not folder.is_dir() else ()):
+        (folder / color).mkdir(parents=True)
+        noise = np.random.default_rng(number).integers(0, 64, (IMAGES, 32, 32, 3), dtype=np.uint8)
+        for name, pixels in enumerate(noise | np.array(ImageColor.getrgb(color), np.uint8)):
+            Image.fromarray(pixels).save(folder / color / f"{name}.png")
+    return f"folder:{folder}"
+
+
 def _train(output: Path) -> list[str]:
-    words = [str(ROOT / "train.py"), "--dataset", "toy_colors", "--seed", "1"]
-    return [*words, "--trainer", "MMA", "--output-dir", str(output / "run"), *FEW_SHOT]
+    words = [str(ROOT / "train.py"), "--dataset", _images(output), "--seed", "1", "--recipe", "toy"]
+    words += ["--trainer", "MMA", "--output-dir", str(output / "run"), "--backbone", "toy/ViT"]
+    return [*words, "DATASET.NUM_SHOTS", "2", *EPOCHS]
 
 
 def _ranks(output: Path) -> list[str]:
@@ -45,13 +66,13 @@ def _ranks(output: Path) -> list[str]:
 def _protocol(output: Path) -> list[str]:
     words = [str(ROOT / "tools" / "protocol.py"), "fewshot", "--trainer", "TaskRes", *MANY]
     words += ["--seeds", "1 2", "--no-zeroshot", "--output", str(output)]
-    return [*words, "OPTIM.MAX_EPOCH", "4"]
+    return [*words, "--dataset", _images(output), *EPOCHS]
 
 
 def _sweep(output: Path) -> list[str]:
     words = [str(ROOT / "tools" / "sweep.py"), "--executor", "ray", "--trainer", "TaskRes", *MANY]
     words += ["--seeds", "1", "--output", str(output), "--grid", "OPTIM.LR=0.001,0.002"]
-    return [*words, "OPTIM.MAX_EPOCH", "4"]
+    return [*words, "--dataset", _images(output), *EPOCHS]
 
 
 SUBJECTS = {
