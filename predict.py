@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from dassl.flags import FlagParser
 from dassl.terminal import as_script, log_safely, printable, show_anything
 from dassl.utils.image_files import IMAGE_SUFFIXES, LeftOut, images_below
+from dassl.utils.interrupts import exit_status
 from dassl.utils.text import did_you_mean
 from dassl.utils.text_files import is_text_file, read_json, read_lines, read_names
 from tools.predicted_rows import Row, ranked, shown, streaming, write_rows
@@ -401,11 +402,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         classify(args)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as err:
         target = {"-": "stdout"}.get(stream := args.csv or args.json or "", stream)
         kept = f"all rows in {target} are whole" if target else "nothing was written"
         print(f"\nInterrupted; {kept}.", file=sys.stderr)
-        return 130  # what a shell reports for Ctrl-C
+        return exit_status(err)
     return 0
 
 

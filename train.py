@@ -133,6 +133,8 @@ def command(argv: Sequence[str] | None = None, run: Callable[..., Any] = main) -
             terminal.log_safely()
             result = terminal.piped(lambda: run(argv))
     except KeyboardInterrupt as err:
+        from dassl.utils import interrupts  # it may have come before that import
+
         logger.info("\n%s", interrupts.farewell(err))
         return interrupts.exit_status(err)
     except ERRORS as err:

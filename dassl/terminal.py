@@ -106,13 +106,21 @@ def _reader_has_left() -> bool:
 
 
 def as_script(main: Callable[[], object], *others: type[Exception]) -> NoReturn:
-    """Run a program and exit with its status.
+    """Run a program and exit with its status, also where a signal ends it.
 
     Args:
         main: of the program.
         others: what wrong input raises beside OSError and ValueError.
     """
-    sys.exit(piped(lambda: answered(main, (OSError, ValueError, *others))))
+    from .utils import interrupts
+
+    try:
+        with interrupts.watching():
+            status = piped(lambda: answered(main, (OSError, ValueError, *others)))
+    except KeyboardInterrupt as err:
+        print(f"\n{interrupts.farewell(err)}", file=sys.stderr)
+        status = interrupts.exit_status(err)
+    sys.exit(status)
 
 
 def log_safely() -> None:

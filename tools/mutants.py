@@ -39,6 +39,7 @@ from tabulate import tabulate
 
 from dassl.flags import FlagParser
 from dassl.terminal import as_script
+from dassl.utils.interrupts import exit_status
 from tools.mutation import faults as faults_module
 from tools.mutation.faults import Fault, StaleFault, chosen, read_faults
 from tools.mutation.runs import NOT_RUN, NOTICED, SURVIVED, Copy, Outcome, Results
@@ -80,9 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, RuntimeError, ValueError) as err:
         print(f"Error: {err}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as err:
         print("\nInterrupted. Run the same command again to resume.", file=sys.stderr)
-        return 130
+        return exit_status(err)
     print(f"\n{table(found, outcomes)}")
     return int(any(outcome.kind != NOTICED for outcome in outcomes.values()))
 

@@ -2,8 +2,9 @@
 
 A terminal sends SIGINT (Ctrl-C), SLURM, Ray and clouds SIGTERM or SIGUSR1 before they take a
 machine away, a closed terminal SIGHUP. Where nothing is under way that resuming would miss, a
-signal ends the run at once; within ``deferred`` the run ends at its next safe point, or when the
-grace time is over. A second Ctrl-C ends it at once.
+signal ends the run at once, or as soon as modules have loaded: an exception out of the import of
+torch would abort the process. Within ``deferred`` the run ends at its next safe point, or when
+the grace time is over. A second Ctrl-C ends it at once.
 """
 
 import contextlib
@@ -26,6 +27,11 @@ MACHINE = 71  # the machine failed (EX_OSERR): the same command may work later o
 
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 SECONDS_TO_SECOND = 1.0  # a terminal and a driver may both pass one Ctrl-C on
+SECONDS_OF_IMPORTS = 60.0  # for which a signal waits while modules load
+SECONDS_HELD = 60.0  # for which it waits for another package
+SECONDS_BETWEEN = 0.05  # between two looks at whether they still do
+IMPORTS = "<frozen importlib._bootstrap>"  # the file of frames in which a module loads
+HAS_TIMER = hasattr(signal, "setitimer")
 PR_SET_PDEATHSIG = 1
 ERRNOS_OF_MACHINE = {
     getattr(errno, name)
@@ -82,67 +88,90 @@ class _Watch:
     def handle(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self.pid:  # a fork that has not settled its own signals yet
             return
-        if signum == getattr(signal, "SIGALRM", None):
-            raise Interruption(self.pending or signal.SIGTERM)
-        if not self.depth:
-            raise Interruption(signum)
         now = time.monotonic()
+        if signum == getattr(signal, "SIGALRM", None):
+            if now - self.since < self.grace + SECONDS_OF_IMPORTS and _is_importing(frame):
+                _start_timer(SECONDS_BETWEEN)
+                return
+            raise Interruption(self.pending or signal.SIGTERM)
+        is_importing = HAS_TIMER and _is_importing(frame)
+        if not (self.depth or is_importing):
+            raise Interruption(signum)
         if not self.pending:
             self.pending, self.since = signum, now
-            if hasattr(signal, "setitimer"):
-                signal.setitimer(signal.ITIMER_REAL, max(self.grace, 0.001))
-        elif signum == signal.SIGINT and now - self.since > SECONDS_TO_SECOND:
+            _start_timer(self.grace if self.depth else SECONDS_BETWEEN)
+        elif signum == signal.SIGINT and now - self.since > SECONDS_TO_SECOND and not is_importing:
             raise Interruption(signum)
 
 
 _watch = _Watch()
 
 
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != IMPORTS:
+        frame = frame.f_back
+    return frame is not None
+
+
 def watch() -> None:
     """Take signals in this process, if its main thread calls this.
 
-    What the process was told to ignore (``nohup``) stays ignored.
+    What the process was told to ignore (``nohup``) stays ignored; what waits for this is taken.
     """
     if threading.current_thread() is not threading.main_thread():
         return
     _watch.begin(os.getpid())
-    for name in (*NAMES, "SIGALRM"):
-        signum = getattr(signal, name, None)
-        if signum is not None and signal.getsignal(signum) is not signal.SIG_IGN:
-            signal.signal(signum, _watch.handle)
+    numbers = [getattr(signal, name) for name in (*NAMES, "SIGALRM") if hasattr(signal, name)]
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _watch.handle)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 @contextlib.contextmanager
-def handlers_kept() -> Iterator[None]:
-    """After the block signals are handled as before, whatever it does to them."""
+def watching() -> Iterator[None]:
+    """``watch`` within the block; then signals are what they were before."""
     numbers = [getattr(signal, name) for name in (*NAMES, "SIGALRM") if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
+    before, pid = {number: signal.getsignal(number) for number in numbers}, _watch.pid
     try:
+        watch()
         yield
     finally:
+        _stop_timer()
+        _watch.begin(pid)
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
                 signal.signal(number, handler)
 
 
 @contextlib.contextmanager
-def watching() -> Iterator[None]:
-    """``watch`` within the block; then signals are what they were before."""
-    pid = _watch.pid
-    with handlers_kept():
-        watch()
-        try:
+def held() -> Iterator[None]:
+    """Within the block, which another package must end in order, a signal waits; nothing takes it.
+
+    A second Ctrl-C does not wait.
+    """
+
+    def refuse(signalnum: int, handler: object) -> Any:
+        return signal.getsignal(signalnum)
+
+    set_handler, signal.signal = signal.signal, refuse
+    try:
+        with deferred(SECONDS_HELD, is_run=False):
             yield
-        finally:
-            _stop_timer()
-            _watch.begin(pid)
+    finally:
+        signal.signal = set_handler
 
 
 @contextlib.contextmanager
-def deferred(grace_seconds: float) -> Iterator[None]:
-    """Within the block, a signal waits for ``stop_if_pending``, at most ``grace_seconds``."""
+def deferred(grace_seconds: float, *, is_run: bool = True) -> Iterator[None]:
+    """Within the block, a signal waits for ``stop_if_pending``, at most ``grace_seconds``.
+
+    Args:
+        is_run: the same command resumes what the block begins.
+    """
     _watch.depth += 1
-    _watch.has_begun = True
+    _watch.has_begun |= is_run
     _watch.grace = grace_seconds
     try:
         yield
@@ -184,8 +213,13 @@ def stop(where: str = "") -> NoReturn:
     raise Interruption(signum, where)
 
 
+def _start_timer(seconds: float) -> None:
+    if HAS_TIMER:
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+
+
 def _stop_timer() -> None:
-    if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
+    if HAS_TIMER and threading.current_thread() is threading.main_thread():
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 

@@ -711,11 +711,12 @@ def test_weights_that_cannot_be_read_end_with_the_reason_and_where_it_was_raised
     assert re.fullmatch(where, said.splitlines()[-1])
 
 
-def test_ctrl_c_ends_with_one_line_and_no_traceback(monkeypatch, capsys):
+@pytest.mark.parametrize("place", ["importlib.util.find_spec", "dassl.engine.command.run.run"])
+def test_ctrl_c_ends_with_one_line_and_no_traceback(place, monkeypatch, capsys):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["dassl.engine.command.run"], "run", interrupt)
+    monkeypatch.setattr(place, interrupt)
 
     status = exit_status(monkeypatch, "--trainer", "TaskRes")
 

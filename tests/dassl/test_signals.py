@@ -1,6 +1,7 @@
 """A signal ends a run at a safe point; the same command again gives the same bits."""
 
 import errno
+import importlib
 import multiprocessing
 import os
 import signal
@@ -12,6 +13,7 @@ import torch
 
 from dassl.engine import build_trainer
 from dassl.engine.state.resume import RESUME_FILE
+from dassl.terminal import as_script
 from dassl.utils import interrupts, load_checkpoint, set_random_seed
 from dassl.utils.interrupts import Interruption, exit_status, farewell
 
@@ -124,6 +126,35 @@ def test_ctrl_c_before_anything_is_under_way_speaks_of_no_checkpoint(watched):
     assert farewell(caught.value) == (
         "Interrupted. No run was under way: the same command starts again."
     )
+
+
+def test_a_signal_that_comes_while_a_module_loads_waits_for_the_end_of_it(
+    tmp_path, watched, monkeypatch
+):
+    code = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nis_loaded = True\n"
+    (tmp_path / "signalled.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(Interruption):
+        module = importlib.import_module("signalled")
+        time.sleep(10)
+
+    assert module.is_loaded
+
+
+@pytest.mark.parametrize(
+    ("signum", "status", "text"),
+    [
+        (signal.SIGINT, 130, "Interrupted. No run was under way: the same command starts again."),
+        (signal.SIGHUP, 75, "Stopped by SIGHUP (exit status 75: start again). No run was under"),
+    ],
+)
+def test_a_signal_ends_every_program_with_one_line(signum, status, text, watched, capsys):
+    with pytest.raises(SystemExit) as caught:
+        as_script(lambda: [os.kill(os.getpid(), signum), time.sleep(10)])
+
+    assert caught.value.code == status
+    assert capsys.readouterr().err.strip().startswith(text)
 
 
 def test_a_signal_during_an_evaluation_waits_for_the_end_of_the_epoch(images, tmp_path, watched):
