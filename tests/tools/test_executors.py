@@ -1,11 +1,13 @@
 """Many runs: which may start, what is tried again, and the same results on every executor."""
 
+import _thread
 import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,7 @@ from dassl.utils.locks import is_in_use
 from tools.protocol import execute, main, make_requests, parse_args, plan_all
 from tools.protocols import launcher as launcher_module
 from tools.protocols import ray_agents
-from tools.protocols.executors import RayExecutor, SlurmExecutor, slurm_options
+from tools.protocols.executors import Elsewhere, RayExecutor, SlurmExecutor, slurm_options
 from tools.protocols.launcher import Launcher, Share, shares
 from tools.protocols.plan import Run
 from tools.protocols.schedule import LOST, Schedule, State
@@ -239,6 +241,15 @@ def test_a_signal_to_the_driver_reaches_every_run(tmp_path):
     assert [(tmp_path / f"{n}").read_text() for n in (1, 2)] == ["begun kept"] * 2
 
 
+def test_a_signal_to_a_run_that_has_just_been_forked_is_not_lost(tmp_path):
+    launcher = Launcher()
+    launcher.start(1, script(tmp_path), [str(tmp_path / "1"), "20"])
+
+    os.kill(launcher._running[1][0].pid, signal.SIGTERM)
+
+    assert launcher.wait() == {1: 75}
+
+
 def test_runs_end_with_a_driver_that_is_killed(tmp_path):
     driver = multiprocessing.get_context("spawn").Process(
         target=drive_one, args=(script(tmp_path), str(tmp_path / "1"))
@@ -257,6 +268,25 @@ def drive_one(script, path):
 
 
 # --------------------------------------------------------------------- other machines
+def test_a_task_that_ray_cancels_ends_its_run(tmp_path, monkeypatch):
+    """Ray asks for it with interrupt_main, which does not wake what waits in the system."""
+    job = Elsewhere("", [])
+    job.words = [script(tmp_path), str(tmp_path / "1"), "60"]
+    monkeypatch.setattr("tools.protocols.executors.SECONDS_BETWEEN", 0.1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def cancel():
+        wait_for(tmp_path / "1", "begun")
+        _thread.interrupt_main()
+
+    threading.Thread(target=cancel).start()
+    with pytest.raises(KeyboardInterrupt):
+        job()
+    signal.signal(signal.SIGINT, before)
+
+    assert (tmp_path / "1").read_text() == "begun kept"
+
+
 def test_slurm_jobs_answer_with_their_exit_status(tmp_path):
     pytest.importorskip("submitit")
     executor = SlurmExecutor(2, tmp_path / "jobs", options={"timeout_min": 1}, cluster="local")

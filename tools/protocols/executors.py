@@ -26,7 +26,8 @@ from tools.protocols.launcher import HOME, OURS, Launcher
 from tools.protocols.schedule import LOST
 
 EXECUTORS = ("local", "ray", "slurm")
-SECONDS_BETWEEN = 1.0  # between two looks at jobs
+SECONDS_BETWEEN = 1.0  # between two looks at jobs, or at whether one is cancelled
+SECONDS_OF_RAY = 0.1  # between two looks at its tasks
 SHOWN = 2000  # last characters of a failed run's messages
 
 
@@ -145,11 +146,13 @@ class Elsewhere:
             errors="replace",
         )
         try:
-            text = self.process.communicate()[1]
-        except BaseException:  # cancelled: the run keeps its state
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    text = self.process.communicate(timeout=SECONDS_BETWEEN)[1]
+                    return self.process.returncode, text[-SHOWN:]
+        except BaseException:  # cancelled, which Ray says between two calls; the state is kept
             self.end()
             raise
-        return self.process.returncode, text[-SHOWN:]
 
     def end(self) -> None:
         """End the run, which keeps its state."""
@@ -164,6 +167,14 @@ class Elsewhere:
         self.end()
         self.process = None
         return DelayedSubmission(self)
+
+
+def _found(look: Callable[[], list[Any]], timeout: float | None, pause: float) -> list[Any]:
+    """What ``look`` finds, as soon as it finds something, or within ``timeout`` seconds."""
+    deadline = float("inf") if timeout is None else time.monotonic() + timeout
+    while not (found := look()) and (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(pause, left))
+    return found
 
 
 def _told(number: int, answer: tuple[int, str]) -> int:
@@ -190,16 +201,16 @@ class RayExecutor:
         import ray
 
         self.ray, self.slots = ray, slots
-        if not ray.is_initialized():
-            address = os.environ.get("RAY_ADDRESS")
-            self._watcher = None if address else ray_agents.watch()
-            with interrupts.handlers_kept():  # Ray takes SIGTERM: runs would be left to themselves
+        with interrupts.held():  # Ray would take SIGTERM, and leave runs to themselves
+            if not ray.is_initialized():
+                address = os.environ.get("RAY_ADDRESS")
+                self._watcher = None if address else ray_agents.watch()
                 ray.init(
                     address=address,
                     log_to_driver=False,
                     runtime_env={"env_vars": {"PYTHONPATH": str(HOME)}},
                 )
-        have = ray.cluster_resources()
+            have = ray.cluster_resources()
         self.resources: dict[str, Any] = {
             "num_cpus": _part(have.get("CPU", 1.0), slots),
             "num_gpus": _part(have.get("GPU", 0.0), slots),
@@ -217,25 +228,34 @@ class RayExecutor:
     def start(self, number: int, script: str, arguments: Sequence[str]) -> None:
         """Begin a run."""
         task = self.ray.remote(max_retries=0, **self.resources)(_call)
-        self._running[task.remote(Elsewhere(script, arguments))] = number
+        with interrupts.held():
+            self._running[task.remote(Elsewhere(script, arguments))] = number
 
     def wait(self, timeout: float | None = None) -> dict[int, int]:
         """Wait until something ends; number -> exit status."""
         ended = {}
-        for task in self.ray.wait(list(self._running), timeout=timeout)[0]:
+        for task in _found(self._ended, timeout, SECONDS_OF_RAY):
             number = self._running.pop(task)
             try:
-                ended[number] = _told(number, self.ray.get(task))
+                with interrupts.held():
+                    answer = self.ray.get(task)
             except self.ray.exceptions.RayError as err:
-                ended[number] = _told(number, (LOST, f"Lost: {type(err).__name__}"))
+                answer = LOST, f"Lost: {type(err).__name__}"
+            ended[number] = _told(number, answer)
         return ended
+
+    def _ended(self) -> list[Any]:
+        with interrupts.held():  # within its calls Ray makes one exception of all signals
+            return self.ray.wait(list(self._running), timeout=0)[0]
 
     def stop(self, signum: int) -> None:
         """End all runs; they keep their state."""
-        for task in self._running:
-            self.ray.cancel(task, force=False)
+        with interrupts.held():
+            for task in self._running:
+                self.ray.cancel(task, force=False)
         while self._running:
-            self.wait()
+            for task in _found(self._ended, None, SECONDS_OF_RAY):
+                del self._running[task]
 
 
 def _call(job: Elsewhere) -> tuple[int, str]:
@@ -279,15 +299,11 @@ class SlurmExecutor:
 
     def wait(self, timeout: float | None = None) -> dict[int, int]:
         """Wait until something ends; number -> exit status."""
-        deadline = float("inf") if timeout is None else time.monotonic() + timeout
-        while True:
-            ended = {n: job for n, job in self._running.items() if job.done()}
-            if ended or time.monotonic() >= deadline:
-                break
-            time.sleep(min(SECONDS_BETWEEN, max(deadline - time.monotonic(), 0.0)))
-        for number in ended:
-            del self._running[number]
-        return {number: self._status(number, job) for number, job in ended.items()}
+        ended = _found(self._ended, timeout, SECONDS_BETWEEN)
+        return {number: self._status(number, self._running.pop(number)) for number in ended}
+
+    def _ended(self) -> list[int]:
+        return [number for number, job in self._running.items() if job.done()]
 
     @staticmethod
     def _status(number: int, job: Any) -> int:

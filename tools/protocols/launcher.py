@@ -165,9 +165,6 @@ def run_script(
         prefix: begins each line on the console.
         said: where warnings of all runs are noted, so that each is printed once.
     """
-    interrupts.watch()
-    interrupts.follow_parent()
-    share.take()
     sys.argv = [script, *arguments]
     if str(HOME) not in sys.path:
         sys.path.insert(0, str(HOME))
@@ -182,6 +179,9 @@ def run_script(
         for name in QUIET:
             logging.getLogger(name).setLevel(logging.WARNING)
     try:
+        interrupts.watch()
+        interrupts.follow_parent()
+        share.take()
         runpy.run_path(str(ROOT / script), run_name="__main__")
     except KeyboardInterrupt as err:  # not within what the script guards
         sys.exit(interrupts.exit_status(err))
