@@ -13,7 +13,7 @@ import time
 
 import torch.distributed as dist
 
-from .interrupts import MACHINE, RESUME
+from .interrupts import MACHINE, RESUME, parent
 
 logger = logging.getLogger(__name__)
 BEAT = 2.0  # seconds between two signs
@@ -26,7 +26,7 @@ class Heartbeat(threading.Thread):
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.rank = 0
-        self._parent = os.getppid()
+        self._parent = parent()
         self._orphan_since = float("inf")
         self._heard: dict[int, tuple[int, float]] = {}  # rank -> its last count, and when
         self._ended = threading.Event()
@@ -67,7 +67,8 @@ class Heartbeat(threading.Thread):
                 os.kill(os.getpid(), signal.SIGTERM)  # time to keep the state
             if self._heard or self._is_answered():
                 answered = now
-            if now - self._orphan_since > SILENCE or now - answered > SILENCE:
+            grace = SILENCE if self._heard else BEAT  # before they are joined nothing is kept
+            if now - self._orphan_since > grace or now - answered > SILENCE:
                 self._give_up("The process that started this one has ended")
             silent = [other for other, (_, heard) in self._heard.items() if now - heard > SILENCE]
             if silent:

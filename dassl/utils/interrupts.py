@@ -78,7 +78,7 @@ class _Watch:
 
     def begin(self, pid: int) -> None:
         """Forget what came, and watch for a process; a fork of it does not watch."""
-        self.pid = pid
+        self.pid, self.parent = pid, os.getppid()
         self.depth = 0
         self.has_begun = False
         self.grace = 0.0
@@ -181,6 +181,11 @@ def deferred(grace_seconds: float, *, is_run: bool = True) -> Iterator[None]:
             _stop_timer()
     if not _watch.depth:
         stop_if_pending()
+
+
+def parent() -> int:
+    """The process that started this one, as it was when this one began to watch."""
+    return _watch.parent if _watch.pid == os.getpid() else os.getppid()
 
 
 def is_pending() -> bool:

@@ -205,6 +205,22 @@ def test_a_process_does_not_wait_to_join_where_torchrun_has_ended(tmp_path, monk
     assert in_ranks(TWO, act, tmp_path) == [interrupts.MACHINE] * TWO
 
 
+def test_a_process_whose_torchrun_ended_during_its_imports_ends_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(heartbeat, "BEAT", 0.1)
+
+    def act(rank):
+        logging.basicConfig(force=True)
+        interrupts.watch()
+        monkeypatch.setattr(os, "getppid", lambda: 1)
+        if rank == 1:
+            return  # the first waits for it in vain
+        with ranks.joined(uses_cuda=False):
+            pass
+
+    assert in_ranks(TWO, act, tmp_path) == [interrupts.MACHINE, 0]
+    assert "The process that started this one has ended" in (tmp_path / "rank0.txt").read_text()
+
+
 @pytest.fixture
 def launched(monkeypatch):
     """As in a process that torchrun has started."""
