@@ -27,7 +27,7 @@ from test_page_commands import COMMANDS, OWN_FOLDERS, variables_of  # noqa: E402
 from tools.protocols.plan import KEY  # noqa: E402
 
 SHORT = ("OPTIM.MAX_EPOCH", "1", "DATALOADER.TEST.BATCH_SIZE", "1000")
-STEPS = ("STEPS.N", "4", "STEPS.EVAL_EVERY", "2")
+STEPS = ("STEPS.N", "4", "STEPS.FREQ", "2")
 # what needs data, weights or a program that is not here, takes long by its nature, or never ends
 LEFT_OUT = (
     *("/data", "/reliability", "get_data.py", "teacher_", "their_", "NAME", "RUN", "MyMethod"),

@@ -193,7 +193,7 @@ def draw(
         path: PNG, PDF or SVG.
         metric: on the other axis, in percent.
         width: of the figure, inches; None: what the panels need.
-        caption: a line below.
+        caption: a line above the panels.
     """
     from matplotlib.figure import Figure
 
@@ -202,7 +202,7 @@ def draw(
     width = 4.2 * columns if width is None else width
     size = 7 if width <= NARROW else 8
     methods = {c.label: c.trainer for members in curves.values() for c in members}
-    height = max(0.8 * width / columns, 2.0) * rows + 0.6
+    height = max(0.8 * width / columns, 2.0) * rows + 0.3
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     looks = styles([(methods[label], label) for label in sorted(methods)])
@@ -254,8 +254,8 @@ def caption_of(records: Sequence[Record], metric: str) -> str:
     trained = [record for record in records if record.shots > 0] or list(records)
     seeds = sorted({record.seed for record in trained})
     rules = ", ".join(sorted({record.rule for record in trained if record.rule}))
-    words = f"Test {metric.replace('_', ' ')}, mean over the seeds {', '.join(map(str, seeds))}"
-    bars = "; bars: ± std (n − 1)" if len(seeds) > 1 else "; one seed, so no bars"
+    words = f"Test {metric.replace('_', ' ')}, mean over seeds {', '.join(map(str, seeds))}"
+    bars = "; bars: ± std (n\u00a0−\u00a01)" if len(seeds) > 1 else "; one seed, so no bars"
     return words + bars + (f"; selection rule: {rules}." if rules else ".")
 
 

@@ -54,7 +54,7 @@ def report(folders: Sequence[Path], *, details: int, mistakes: int) -> str:
     records = found.records
     parts = [page.section("Results", *_tables(records))]
     parts += _curves(records)
-    rows = [_row(record, found.warnings) for record in records]
+    rows = [_row(record, found.warnings) for record in sorted(records, key=_place)]
     parts.append(page.section("Runs", page.table(RUN_COLUMNS, rows, name="runs")))
     parts.append(page.section("Details", *_details(records, details, mistakes)))
     if found.warnings:
@@ -91,6 +91,11 @@ def _curves(records: Sequence[Record]) -> list[str]:
     return [page.section("Curves", page.notes([caption_of(records, "accuracy")]), side)]
 
 
+def _place(record: Record) -> tuple:
+    of_set = record.protocol, record.part, record.dataset, record.target
+    return (*of_set, paper_name(record.trainer), record.recipe, record.shots, record.seed)
+
+
 def _row(record: Record, warnings: list[str]) -> list[str]:
     """One line of the table of runs; damaged predictions are named in ``warnings``."""
     test, data = record.metrics.get("test", {}), record.details
@@ -103,7 +108,7 @@ def _row(record: Record, warnings: list[str]) -> list[str]:
         "method": paper_name(record.trainer),
         "recipe": record.recipe,
         "backbone": record.backbone,
-        "shots": record.shots,
+        "shots": "all" if record.trains_on_all else record.shots,
         "seed": record.seed,
         "accuracy": test.get("accuracy"),
         "95 % (test images)": found.get("interval", ""),

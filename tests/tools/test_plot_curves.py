@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from matplotlib.figure import Figure
 
-from tools.plot_curves import averaged, caption_of, main, read_curves
-from tools.results.figures import ORDER, styles, width_in_inches
+from tools.plot_curves import Curve, _panel, averaged, caption_of, main, read_curves
+from tools.results.figures import ORDER, legend_below, styles, width_in_inches
 from tools.results.records import load_records
 
 
@@ -83,18 +84,47 @@ def test_a_method_has_the_same_colour_whatever_stands_beside_it():
 
 def test_the_caption_names_seeds_bars_and_rule(output):
     assert caption_of(load_records([output]).records, "accuracy") == (
-        "Test accuracy, mean over the seeds 1, 2; bars: ± std (n − 1); selection rule: last."
+        "Test accuracy, mean over seeds 1, 2; bars: ± std (n\u00a0−\u00a01); selection rule: last."
     )
 
 
-@pytest.mark.parametrize("suffix", ["pdf", "svg"])
-def test_vector_figures_of_a_column_s_width_are_written(output, tmp_path, suffix):
-    path = tmp_path / f"curves.{suffix}"
+def test_a_pdf_is_written(output, tmp_path):
+    main([str(output), "--output", str(tmp_path / "curves.pdf")])
 
-    main([str(output), "--output", str(path), "--width", "column"])
+    assert (tmp_path / "curves.pdf").read_bytes().startswith(b"%PDF")
 
-    head = path.read_bytes()[:200]
-    assert head.startswith(b"%PDF") or b"<?xml" in head
+
+def test_a_figure_of_a_column_s_width_holds_names_and_caption_as_text(output, tmp_path):
+    main([str(output), "--output", str(tmp_path / "curves.svg"), "--width", "column"])
+
+    text = (tmp_path / "curves.svg").read_text(encoding="utf-8")
+    assert 'width="241.2pt"' in text  # 3.35 inches
+    assert "selection rule: last." in text and "CLIP (zero-shot)" in text
+
+
+def test_shots_lie_on_a_log_axis_and_zero_shot_one_step_below():
+    axis = Figure().subplots()
+    curves = [Curve("A", "CoOp", {1: (50.0, 1.0), 16: (60.0, 1.0)}), Curve("Z", "ZeroshotCLIP")]
+    curves[1].points[0] = (40.0, 0.0)
+
+    _panel(axis, "dtd", curves, styles([("CoOp", "A"), ("ZeroshotCLIP", "Z")]), 8)
+
+    assert axis.get_xscale() == "log" and list(axis.get_xticks()) == [0.5, 1, 16]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "1", "16"]
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_a_legend_covers_nothing(count):
+    figure = Figure(figsize=(3.35, 3), layout="constrained")
+    axis = figure.subplots()
+    labels = [f"AMU-Tuning with settings {number}" for number in range(count)]
+    handles = [axis.plot([0, 1], [0, number], label=labels[number])[0] for number in range(count)]
+
+    legend_below(figure, handles, labels, size=8)
+    figure.draw_without_rendering()
+
+    assert figure.legends[0].get_window_extent().y1 <= axis.get_tightbbox().y0
+    assert axis.get_window_extent().height > 100  # pixels, one inch
 
 
 def test_a_width_or_a_file_that_no_figure_can_have_is_refused(output, tmp_path):

@@ -50,7 +50,7 @@ def test_the_page_asks_for_nothing_from_elsewhere(page):
     text = page.read_text(encoding="utf-8")
 
     assert "default-src &#x27;none&#x27;" in text
-    assert not re.search(r"""(?:src|href)=["'](?!data:)""", text)
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", text)
     assert "http://" not in re.sub(r"data:[^\"]*", "", text)
 
 
@@ -62,6 +62,13 @@ def test_damaged_predictions_of_one_run_are_named_and_the_page_is_written(page, 
 
     text = (tmp_path / "x.html").read_text(encoding="utf-8")
     assert text.count("predictions.npz is damaged") == 1 and "Left out" in text
+
+
+def test_the_sections_are_linked(page):
+    text = page.read_text(encoding="utf-8")
+
+    for name in ("results", "runs", "details"):
+        assert f'<a href="#{name}">{name.title()}</a>' in text and f'<h2 id="{name}">' in text
 
 
 def test_foreign_text_is_escaped(page):

@@ -103,11 +103,16 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def legend_below(figure: Figure, handles: Sequence, labels: Sequence[str], *, size: float) -> None:
-    """A legend under the panels, in as many columns as the width has room for."""
+    """A legend under the panels, in as many columns as the width has room for.
+
+    The figure grows by its height, so that it covers nothing.
+    """
     if not labels:
         return
     longest = max(map(len, labels)) * size * 0.6 / 72 + 0.5  # inches
     columns = max(1, min(len(labels), int(figure.get_figwidth() / longest)))
+    lines = -(-len(labels) // columns)
+    figure.set_figheight(figure.get_figheight() + (lines * 1.5 + 1) * size / 72)
     shown = [plain(label) for label in labels]
     figure.legend(handles, shown, fontsize=size, loc="outside lower center", ncols=columns,
                   frameon=False)  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -11,6 +12,7 @@ POLICY = (
     "base-uri 'none'; form-action 'none'"
 )
 
+HEADING = re.compile(r'<h2 id="(.+?)">(.+?)</h2>')
 NUMBER = ' class="number"'  # of a cell, and of the head of a column with such cells
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #5b6675; --paper: #fff;
@@ -32,6 +34,7 @@ h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
   color: inherit; background: var(--paper); border: 1px solid var(--line); border-radius: 6px; }
 button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer;
   text-align: inherit; }
+nav { display: flex; gap: .8rem; } a { color: var(--accent); } h2 { scroll-margin-top: 7rem; }
 .bar button { border: 1px solid var(--line); border-radius: 6px; padding: .4rem .8rem; }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 .wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
@@ -49,7 +52,8 @@ details { border: 1px solid var(--line); border-radius: 6px; margin: .5rem 0;
 summary { cursor: pointer; font-weight: 600; overflow-wrap: anywhere; }
 figure { margin: .6rem 0; } figcaption { color: var(--soft); font-size: .85rem; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
-.side { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); }
+.side { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); }
 .mistakes { display: grid; gap: .8rem;
   grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); }
 .mistakes figure { margin: 0; overflow-wrap: anywhere; }
@@ -109,6 +113,8 @@ filterBy("");
 
 def page(title: str, sections: Iterable[str]) -> str:
     """A whole page; sections are HTML, the title is text."""
+    body = "".join(sections)
+    links = "".join(f'<a href="#{n}">{t}</a>\n' for n, t in re.findall(HEADING, body))
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -125,9 +131,10 @@ def page(title: str, sections: Iterable[str]) -> str:
 <input id="filter" type="search" placeholder="Filter: method, dataset, seed ..."
  aria-label="Filter rows and runs">
 <span id="count" role="status"></span>
+<nav>{links}</nav>
 <button id="theme" type="button">Light / dark</button>
 </div>
-{"".join(sections)}
+{body}
 <script>{SCRIPT}</script>
 </body>
 </html>
@@ -136,7 +143,8 @@ def page(title: str, sections: Iterable[str]) -> str:
 
 def section(title: str, *parts: str) -> str:
     """A headed section of HTML parts."""
-    return f"<section>\n<h2>{escape(title)}</h2>\n{''.join(parts)}</section>\n"
+    name = title.lower().replace(" ", "-")
+    return f'<section>\n<h2 id="{name}">{escape(title)}</h2>\n{"".join(parts)}</section>\n'
 
 
 def table(

@@ -61,6 +61,12 @@ class Record:
         return (seen, count) if seen < count else None
 
     @property
+    def trains_on_all(self) -> bool:
+        """Whether all training images were used: no shots were drawn, yet labels were read."""
+        labelled = self.details.get("labelled_images") or {}
+        return self.shots == 0 and labelled.get("train", 0) > 0
+
+    @property
     def model_folder(self) -> Path | None:
         """Where an evaluated model lies; a relative path counts from the folder of the run tree."""
         if not self.model_dir:

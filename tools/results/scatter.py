@@ -118,8 +118,16 @@ def log_scale(axis: Axes, span: float) -> None:
     axis.set_xscale("log")
     steps = (1, 2, 5) if span < 50 else (1,)
     axis.xaxis.set_major_locator(LogLocator(subs=steps, numticks=8))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 1 else f"{x:g}"))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
     axis.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _short(number: float) -> str:
+    """0.5, 5,000, 50k, 5M."""
+    for unit, sign in ((1e6, "M"), (1e3, "k")):
+        if number >= max(unit, 1e4):
+            return f"{number / unit:g}{sign}"
+    return f"{number:,.0f}" if number >= 1 else f"{number:g}"
 
 
 def draw_points(
@@ -135,7 +143,7 @@ def draw_points(
 
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.6 * columns, 2.9 * rows + 0.6), layout="constrained")
+    figure = Figure(figsize=(3.6 * columns, 2.9 * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     trainers = sorted({trainer for _, points in panels for trainer in points})
     looks = styles([(trainer, trainer) for trainer in trainers])

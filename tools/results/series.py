@@ -62,9 +62,8 @@ class Series:
 
     @property
     def trains_on_all(self) -> bool:
-        """Whether all training images were used: no shots were drawn, yet labels were read."""
-        labelled = self.records[0].details.get("labelled_images") or {}
-        return self.key.shots == 0 and labelled.get("train", 0) > 0
+        """Whether all training images were used."""
+        return self.records[0].trains_on_all
 
     @property
     def is_partial(self) -> bool:
