@@ -16,6 +16,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dassl.flags import FlagParser
 from dassl.terminal import as_script, as_typed
+from dassl.utils.digests import DigestRecord
 from tools.data_sources.catalog import IMAGENET_TERMS, RECIPES, split_file
-from tools.data_sources.digests import DigestRecord
 from tools.data_sources.extras import EXTRAS
 from tools.data_sources.sources import GIGABYTE, Source
 
@@ -34,6 +35,7 @@ FAILURES = (OSError, ValueError, RuntimeError, tarfile.TarError, zipfile.BadZipF
             http.client.HTTPException)  # fmt: skip
 
 
+@cache
 def reader_of(name: str) -> Any:
     """The class that reads a dataset."""
     import datasets  # noqa: F401  (registers the classes)
@@ -117,7 +119,7 @@ def _from_first(
             place.mkdir(parents=True, exist_ok=True)
             source.fetch(place, record, names)
             if not source.is_unpacked:
-                arrange.unpack_all(place)
+                arrange.unpack_all(place, record)
             if name in arrange.PREPARE:
                 arrange.PREPARE[name](place)
             arrange.place(pieces, place, RECIPES[name].other_names)

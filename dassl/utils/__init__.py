@@ -4,7 +4,7 @@ registry.py, plugins.py                      names -> classes; files that fill a
 files.py, text_files.py, places.py, locks.py    writing, reading and locking files; refused paths
 checkpoint.py, integrity.py, torchtools.py   checkpoint files; helpers on networks
 image.py, image_files.py, file_index.py      reading images; which files are images, and known ones
-downloads.py, archives.py                    fetching and unpacking
+downloads.py, digests.py, archives.py        fetching, what came first, unpacking
 interrupts.py, ranks.py, heartbeat.py        signals; one run in several processes
 logger.py, meters.py, text.py, tools.py      log.txt, averages, near misses, seeds
 

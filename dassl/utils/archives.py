@@ -1,14 +1,17 @@
 """Unpack zip and tar archives that were downloaded: nothing outside the folder, no bombs."""
 
+import lzma
 import stat
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 MOST_BYTES = 500 * 10**9  # unpacked
 MOST_ENTRIES = 5_000_000
 MOST_TIMES = 200  # unpacked bytes per byte of the archive, above GENEROUS
 GENEROUS = 10**9  # bytes that any archive may unfold to
+DAMAGED = (EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 def unpack(path: str | Path, folder: str | Path) -> None:
@@ -16,9 +19,16 @@ def unpack(path: str | Path, folder: str | Path) -> None:
 
     Raises:
         ValueError: not an archive, or one with an entry that leaves the folder, a link, a device,
-            or that unfolds to much more than it holds. Nothing is unpacked then.
+            or that unfolds to much more than it holds: nothing is unpacked then. A damaged one.
     """
     path = Path(path)
+    try:
+        _unpack(path, folder)
+    except DAMAGED as err:
+        raise ValueError(f"{path} is damaged ({err}). Delete it to download it again.") from err
+
+
+def _unpack(path: Path, folder: str | Path) -> None:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -39,7 +49,9 @@ def unpack(path: str | Path, folder: str | Path) -> None:
             _check_size(path, entries)
             tar.extractall(folder, filter="data")
     else:
-        raise ValueError(f"{path} is neither a zip nor a tar archive; download it again.")
+        raise ValueError(
+            f"{path} is neither a zip nor a tar archive. Delete it to download it again."
+        )
 
 
 def _check_entry(path: Path, name: str, *, is_special: bool) -> None:

@@ -12,10 +12,10 @@ from download_server import serving
 from torchvision.datasets import Flowers102
 
 from dassl.utils import downloads
+from dassl.utils.digests import DigestRecord
 from tools import check_data, get_data
 from tools.data_sources import arrange, drive, sources
 from tools.data_sources.catalog import RECIPES, Recipe, split_file
-from tools.data_sources.digests import DigestRecord
 from tools.data_sources.extras import EXTRAS
 from tools.data_sources.selection import camera_places, remove_duplicates, sort_camera_images
 from tools.data_sources.sources import Files, HubRepository, RemoteFile, Torchvision, is_named

@@ -189,6 +189,18 @@ def test_missing_moco_weights_are_explained(monkeypatch):
         load_auxiliary("moco_v3_rn50")
 
 
+def test_another_moco_file_than_the_first_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("VLTUNE_CACHE", str(tmp_path))
+    monkeypatch.setattr(auxiliary, "download_url", lambda url, path: path.write_bytes(b"first"))
+
+    path = auxiliary.moco_weights("100")
+    assert auxiliary.moco_weights("100") == path
+    path.write_bytes(b"other")
+
+    with pytest.raises(OSError, match=r"when it first came from https://dl\..*Delete the file"):
+        auxiliary.moco_weights("100")
+
+
 def test_an_unknown_auxiliary_lists_the_known_ones():
     with pytest.raises(ValueError, match="TRAINER.AMU.AUX.*moco_v3_rn50"):
         load_auxiliary("moco_rn50")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dassl.utils.archives import unpack
+from dassl.utils.digests import DigestRecord
 from datasets.files import Piece
 
 from .selection import camera_places, remove_duplicates, sort_camera_images
@@ -17,18 +18,22 @@ DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")  #
 UNPACKED = "unpacked"  # folder beside the archives
 
 
-def unpack_all(folder: Path) -> None:
+def unpack_all(folder: Path, record: DigestRecord) -> None:
     """Unpack every archive directly in `folder`, or in a folder of it, into `folder/unpacked`.
 
     Raises:
-        ValueError: not an archive, or not a safe one.
+        ValueError: not an archive, a damaged one, or not a safe one; `record` forgets it.
     """
     target = folder / UNPACKED
     shutil.rmtree(target, ignore_errors=True)  # an interrupted run's
     archives = [*folder.glob("*"), *folder.glob("*/*")]
     for path in sorted(path for path in archives if path.suffix in ARCHIVES and path.is_file()):
         target.mkdir(exist_ok=True)
-        unpack(path, target)
+        try:
+            unpack(path, target)
+        except ValueError:
+            record.forget(path)
+            raise
 
 
 def find(tree: Path, names: Sequence[str]) -> Path | None:

@@ -1,15 +1,18 @@
 """Kinds of sources. `fetch` puts archives or folders into a folder of downloads."""
 
 import re
+import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from unittest import mock
 
+from dassl.utils.archives import DAMAGED
+from dassl.utils.digests import DigestRecord
 from dassl.utils.downloads import download_url
 
-from .digests import DigestRecord
 from .drive import download_from_drive
 
 GIGABYTE = 10**9
@@ -195,7 +198,7 @@ def is_named(path: str, names: Iterable[str]) -> bool:
 
 @dataclass(frozen=True)
 class Torchvision:
-    """A dataset class of torchvision, which checks MD5 sums; constructed once per setting."""
+    """A dataset class of torchvision, which checks MD5 sums and unpacks; we download for it."""
 
     name: str
     settings: tuple[tuple[str, str], ...] = ()
@@ -208,13 +211,34 @@ class Torchvision:
         return f"torchvision's {self.name}"
 
     def fetch(self, folder: Path, record: DigestRecord, names: Iterable[str]) -> None:
-        """As `Source.fetch`."""
+        """As `Source.fetch`; what an interrupted run has unpacked is unpacked again."""
         from torchvision import datasets as sources
 
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if path.is_dir():
+                with suppress(OSError):  # it holds a download
+                    path.rmdir()
+            elif path.suffix not in (*ARCHIVES, ".part", ".version"):
+                path.unlink()
         try:
-            getattr(sources, self.name)(str(folder), download=True, **dict(self.settings))
+            with mock.patch.multiple(sources.utils, **_DOWNLOADS):
+                getattr(sources, self.name)(str(folder), download=True, **dict(self.settings))
+        except DAMAGED as err:
+            shutil.rmtree(folder)
+            raise OSError(f"it sent a damaged archive ({err}), which was deleted") from err
         except RuntimeError as err:  # a file that is not what torchvision expects
             raise OSError(str(err)) from err
         for path in sorted(folder.rglob("*")):
             if path.suffix in ARCHIVES and path.is_file():
                 record.check(path, self.title)
+
+
+def _retrieve(url: str, filename: str, chunk_size: int = 0) -> None:
+    download_url(url.replace("http://", "https://"), filename)
+
+
+# what torchvision.datasets.utils has in their place neither resumes nor ends when a server is mute
+_DOWNLOADS: dict[str, Any] = {
+    "_urlretrieve": _retrieve,
+    "_get_redirect_url": lambda url, max_hops=3: url,
+}

@@ -5,7 +5,6 @@ short names of ``SHORT_NAMES``, and every image network by name (dassl/modeling/
 joined by ``+`` are read side by side. Source of the MoCo layout: amu_tuning section 1.
 """
 
-import urllib.error
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +25,7 @@ from dassl.modeling.networks import (
 )
 from dassl.utils import cache_dir, did_you_mean, download_url, load_checkpoint
 from dassl.utils.checkpoint import state_of
+from dassl.utils.digests import DigestRecord
 
 SEE = "See DATASETS.md, section Auxiliary networks."
 MOCO = "moco_v3_rn50"
@@ -142,20 +142,21 @@ def moco_weights(epochs: str = "1000") -> Path:
 
     Raises:
         FileNotFoundError: if it cannot be downloaded; says where to get and put it.
+        OSError: if it is another file than the first one there.
     """
     url, path = MOCO_URL.format(epochs=epochs), moco_place(epochs)
-    if path.is_file():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        download_url(url, path)
-    except (urllib.error.URLError, OSError) as err:
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            download_url(url, path)
+    except OSError as err:
         raise FileNotFoundError(
             f"The weights of the auxiliary encoder moco_v3_rn50 are not at {path}, and {url} "
             f"cannot be downloaded ({err}). Fetch that file on another machine and put it there, "
             "or name it: TRAINER.AMU.AUX_WEIGHTS PATH. Without network, TRAINER.AMU.AUX toy works. "
             f"{SEE}"
         ) from err
+    DigestRecord(path.parent).check(path, url)
     return path
 
 

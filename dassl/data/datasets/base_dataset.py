@@ -5,12 +5,14 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from yacs.config import CfgNode
 
 from dassl.config.conditions import Condition, idle_settings
 from dassl.utils.archives import unpack
+from dassl.utils.digests import DigestRecord
 from dassl.utils.downloads import download_url
 from dassl.utils.text import did_you_mean
 
@@ -197,7 +199,7 @@ class DatasetBase:
                 )
 
     def download_data(self, url: str, dst: str, from_gdrive: bool = True) -> None:
-        """Download an archive to `dst` and unpack it into the same folder.
+        """Download an archive to `dst`, record its digest, and unpack it into the same folder.
 
         Google Drive links need the gdown package.
         """
@@ -209,12 +211,13 @@ class DatasetBase:
                     raise ImportError(
                         f"{url} is on Google Drive: pip install gdown, or download it to {dst}."
                     ) from err
-                os.makedirs(os.path.dirname(dst) or ".", exist_ok=True)
+                Path(dst).parent.mkdir(parents=True, exist_ok=True)
                 gdown.download(url, dst, quiet=False)
             else:
                 download_url(url, dst)
         print("Extracting file ...")
-        folder = os.path.dirname(dst) or "."
+        folder = Path(dst).parent
+        DigestRecord(folder).check(Path(dst), url)
         unpack(dst, folder)
         print(f"File extracted to {folder}")
 

@@ -1,10 +1,11 @@
 """The SHA-256 of every file as it was first downloaded: the same file must come again."""
 
-import json
+import os
 from pathlib import Path
 
-from dassl.utils import write_json
-from dassl.utils.downloads import sha256_of
+from .downloads import sha256_of
+from .files import write_json
+from .text_files import read_json
 
 
 class DigestRecord:
@@ -23,6 +24,7 @@ class DigestRecord:
 
         Raises:
             OSError: if the digests differ.
+            ValueError: if the record is damaged.
         """
         digest, name = sha256_of(file), file.relative_to(self.folder).as_posix()
         known = self._read()
@@ -32,6 +34,8 @@ class DigestRecord:
                 "download it again"
             )
         if name not in known:
+            if not os.access(self.folder, os.W_OK):  # a cache that others may only read
+                return
             entry = {"sha256": digest, "bytes": file.stat().st_size, "source": source}
             write_json({**known, name: entry}, self.path)
         elif known[name]["sha256"] != digest:
@@ -41,7 +45,17 @@ class DigestRecord:
                 f"source published a new version, delete its entry in {self.path}"
             )
 
+    def forget(self, file: Path) -> None:
+        """Take a file out of the record: it was not what it should have been."""
+        known = self._read()
+        if known.pop(file.relative_to(self.folder).as_posix(), None):
+            write_json(known, self.path)
+
     def _read(self) -> dict[str, dict]:
-        if not self.path.is_file():
-            return {}
-        return json.loads(self.path.read_text(encoding="utf-8"))
+        known = read_json(self.path) if self.path.is_file() else {}
+        if not isinstance(known, dict) or not all(
+            isinstance(entry, dict) and {"sha256", "source"} <= entry.keys()
+            for entry in known.values()
+        ):
+            raise ValueError(f"{self.path} is not a record of downloads. Delete it to begin anew")
+        return known
