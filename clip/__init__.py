@@ -8,6 +8,7 @@ model.py, vision.py, blocks.py          CLIP, its image towers, blocks and the h
 two_towers.py                           what every backbone offers
 simple_tokenizer.py, tokens.py          texts as token ids
 open_clip_models.py, foreign            backbones of open_clip
+hub_tokenizers.py                       the tokenizers that these take from the hub
 """
 
 from .clip import (

@@ -100,7 +100,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        if width % heads:
+        if heads < 1 or width % heads:
             raise ValueError(f"Width {width} is not a multiple of the number of heads, {heads}.")
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))

@@ -255,8 +255,13 @@ def load_backbone(
         model = load_open_clip(
             name, precision=storage, cache_dir=download_root, activation=activation
         )
-    elif is_open_clip_folder(Path(name)):
-        model = load_open_clip(f"local-dir:{name}", precision=storage, activation=activation)
+    elif is_open_clip_folder(place := Path(name)) or (
+        is_open_clip_folder(place.parent) and place.is_file()
+    ):
+        folder, file = (place, None) if place.is_dir() else (place.parent, place)
+        model = load_open_clip(
+            f"local-dir:{folder}", precision=storage, activation=activation, file=file
+        )
     else:
         model = load_file(Path(_known_path(name)), precision=storage, activation=activation)
     model.backbone_name = full_name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from .activation import (
     section,
 )
 from .checkpoint import INDEX, read_weights
-from .layouts import check_numbers, to_openai_layout
+from .layouts import BY_ARCHITECTURE, check_numbers, to_openai_layout
 from .model import CLIP, build_clip
 
 WEIGHTS_FILES = (  # of a folder, in order of preference
@@ -33,6 +33,8 @@ WEIGHTS_FILES = (  # of a folder, in order of preference
     f"model.safetensors{INDEX}",  # of weights in several files
     f"pytorch_model.bin{INDEX}",
 )
+OPEN_CLIP_FIRST = sorted(WEIGHTS_FILES, key=lambda name: not name.startswith("open_clip"))
+VOCABULARY = 49408  # tokens of CLIP's byte pairs
 PREPROCESSING = "preprocessor_config.json"  # of Hugging Face folders
 
 
@@ -61,6 +63,12 @@ def load_file(path: Path, *, precision: str = "fp32", activation: str = "") -> C
         raise ValueError(
             f"{file} is one of several parts of a model. Give {file.with_name(whole)}."
         )
+    try:
+        check_numbers(found.tensors)
+        weights = to_openai_layout(found.tensors)
+        _check_vocabulary(weights)
+    except ValueError as err:
+        raise _named(file, err) from err
     told = activation_of(file, found.classes, known_digests=published_activations())
     if activation and told and activation != told:
         raise ValueError(
@@ -69,18 +77,36 @@ def load_file(path: Path, *, precision: str = "fp32", activation: str = "") -> C
         )
     name = activation or told or guess_activation(file)
     try:
-        check_numbers(found.tensors)
-        weights = to_openai_layout(found.tensors)
-        options = _heads(file.parent, weights)
+        options = _heads(file.parent)
         model = build_clip(weights, precision=precision, activation=ACTIVATIONS[name], **options)
     except (ValueError, RuntimeError) as err:
-        reason = " ".join(str(err).split())
-        raise type(err)(f"{file}: {reason[:600]}{'...' if len(reason) > 600 else ''}") from err
+        raise _named(file, err) from err
     statistics = read_json(file.parent / PREPROCESSING)
     if "image_mean" in statistics and "image_std" in statistics:
         model.image_mean = _channels(file.parent, statistics, "image_mean")
         model.image_std = _channels(file.parent, statistics, "image_std")
     return model
+
+
+def _named(file: Path, err: ValueError | RuntimeError) -> ValueError | RuntimeError:
+    """The same error, short, with the name of the file."""
+    reason = " ".join(str(err).split())
+    return type(err)(f"{file}: {reason[:600]}{'...' if len(reason) > 600 else ''}")
+
+
+def _check_vocabulary(weights: Mapping[str, Tensor]) -> None:
+    """Refuse a model in CLIP's layout whose tokenizer, and often more, is another one.
+
+    Raises:
+        ValueError: with the number of tokens.
+    """
+    rows = len(weights.get("token_embedding.weight", ())) or VOCABULARY
+    if rows != VOCABULARY:
+        raise ValueError(
+            f"This model has {rows} tokens, CLIP's tokenizer {VOCABULARY}: its texts, and perhaps "
+            "its towers, are read in another way (CLIPA, MetaCLIP 2, SigLIP). Name its "
+            f"architecture: {BY_ARCHITECTURE}."
+        )
 
 
 def _channels(folder: Path, statistics: Mapping[str, Any], name: str) -> tuple[float, float, float]:
@@ -101,13 +127,13 @@ def _channels(folder: Path, statistics: Mapping[str, Any], name: str) -> tuple[f
     return red, green, blue
 
 
-def weights_in(folder: Path) -> Path:
-    """The weights file of a folder.
+def weights_in(folder: Path, names: Iterable[str] = WEIGHTS_FILES) -> Path:
+    """The weights file of a folder, the first of `names` that is there.
 
     Raises:
         RuntimeError: if it holds none; lists what is there.
     """
-    for name in WEIGHTS_FILES:
+    for name in names:
         if (folder / name).is_file():
             return folder / name
     held = sorted(entry.name for entry in folder.iterdir())
@@ -141,8 +167,8 @@ def published_activations() -> dict[str, str]:
     return known
 
 
-def _heads(folder: Path, weights: Mapping[str, Tensor]) -> dict[str, int]:
-    """Head counts that a Hugging Face config gives; without one, OpenAI's head width holds."""
+def _heads(folder: Path) -> dict[str, int]:
+    """Head counts that a Hugging Face config gives; without one, the width of heads decides."""
     config = read_json(folder / CONFIG)
     towers = {"vision_heads": "vision_config", "transformer_heads": "text_config"}
     found = {name: section(config, key).get("num_attention_heads") for name, key in towers.items()}

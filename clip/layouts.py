@@ -39,6 +39,7 @@ _WHOLE = {
     "text_model.final_layer_norm": "ln_final",
 }
 _SIGLIP = ("logit_bias", "vision_model.head.probe")  # entries that no CLIP has
+BY_ARCHITECTURE = "open_clip:<architecture>/<path>"  # or /<folder>
 _OTHERS = (  # entries of files without a CLIP: what these are, and what to do
     (
         r"\.lora_[AB]\b|\.lora_(up|down)\.",
@@ -47,8 +48,8 @@ _OTHERS = (  # entries of files without a CLIP: what these are, and what to do
     ),
     (
         r"^(visual\.trunk|text)\.",
-        "an open_clip model whose towers are not OpenAI's. Name its architecture: "
-        "open_clip:<architecture>/<path>",
+        f"an open_clip model whose towers are not OpenAI's. Name its architecture: "
+        f"{BY_ARCHITECTURE}",
     ),
     (
         r"^(cls_token|patch_embed\.proj\.weight|blocks\.\d+\.attn\.qkv\.weight)$",
@@ -59,6 +60,10 @@ _OTHERS = (  # entries of files without a CLIP: what these are, and what to do
         r"^(layer1\.0\.conv1\.weight|features\.0\.0?\.?weight)$",
         "an image network, without a text tower. Students take it: --backbone "
         "torchvision:<model> MODEL.BACKBONE.WEIGHTS <path>",
+    ),
+    (
+        r"^image_encoder\.model\.",
+        "a MobileCLIP of Apple. Name its architecture, such as open_clip:MobileCLIP-S2/<path>",
     ),
     (
         r"^(prompt_learner\.)?(ctx|token_prefix|text_residuals?)$",
@@ -97,7 +102,8 @@ def _refuse_others(weights: Mapping[str, Tensor]) -> None:
             "These are the weights of a SigLIP. Take it from open_clip, which has its tokenizer, "
             "too: open_clip:<architecture>/<tag or path>."
         )
-    is_clip = _HUGGING_FACE in weights or "token_embedding.weight" in weights
+    is_foreign = any(name.startswith("visual.trunk.") for name in weights)  # timm's image tower
+    is_clip = _HUGGING_FACE in weights or "token_embedding.weight" in weights and not is_foreign
     for pattern, what in () if is_clip else _OTHERS:
         found = next((name for name in weights if re.search(pattern, name)), None)
         if found:

@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 HEAD_DIM = 64  # of every attention in OpenAI's models
+HEAD_DIMS = {1280: 80}  # width of an image tower -> of its attention: ViT-H (open_clip's configs)
 PLAIN_DETAILS = ("trainer", "vision_ctx", "language_ctx")  # of design_details: alone change nothing
 
 
@@ -67,7 +68,7 @@ class CLIP(TwoTowers):
         transformer_width: width W of the text tower.
         transformer_heads: heads of the text tower.
         transformer_layers: blocks of the text tower.
-        vision_heads: heads of the image tower (default: OpenAI's head width of 64).
+        vision_heads: heads of the image tower (default: a head width of 64, in a ViT-H of 80).
         activation: class of the activation in every MLP.
     """
 
@@ -97,7 +98,7 @@ class CLIP(TwoTowers):
                 vision_patch_size,
                 vision_width,
                 vision_layers,
-                vision_heads or vision_width // HEAD_DIM,
+                vision_heads or vision_width // HEAD_DIMS.get(vision_width, HEAD_DIM),
                 embed_dim,
                 activation=activation,
             )

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from .activation import OPEN_CLIP_CONFIG, activation_of, check_activation, read_json, section
 from .checkpoint import read_weights
-from .files import is_open_clip_folder, published_activations, weights_in
+from .files import OPEN_CLIP_FIRST, is_open_clip_folder, published_activations, weights_in
 from .foreign import OpenCLIP
 from .foreign.image import same_features
 from .hub import cached_only_when_offline
+from .hub_tokenizers import LOCAL, load_tokenizer, text_config
 from .layouts import check_numbers, to_openai_layout
 from .model import CLIP, QuickGELU, build_clip
 from .tokens import ForeignTokens
@@ -31,9 +32,10 @@ from .two_towers import TwoTowers
 logger = logging.getLogger(__name__)
 
 PREFIX = "open_clip:"
-SCHEMAS = ("hf-hub:", "local-dir:")  # names with which open_clip finds config and weights at once
+SCHEMAS = ("hf-hub:", LOCAL)  # names with which open_clip finds config and weights at once
 NAMES = (PREFIX, *SCHEMAS)
 NUMPY = (".npz", ".npy")  # of big_vision, which open_clip reads itself
+IMAGE_KEYS = ("mean", "std", "interpolation", "resize_mode")  # of open_clip's preprocessing
 RESIZE_MODES = ("shortest", "squash")
 
 
@@ -43,14 +45,16 @@ def load_open_clip(
     precision: str = "fp32",
     cache_dir: str | os.PathLike | None = None,
     activation: str = "",
+    file: Path | None = None,
 ) -> CLIP | OpenCLIP:
     """Load `open_clip:<architecture>/<pretrained>`, `hf-hub:<repository>` or `local-dir:<folder>`.
 
     Args:
-        name: pretrained is a tag of open_clip, or the path of a weights file.
+        name: pretrained is a tag of open_clip, or the path of a weights file or its folder.
         precision: "fp32", or "fp16" for OpenAI's mixed storage (converted models only).
         cache_dir: folder of downloaded weights (default: the package's).
         activation: "quick_gelu" or "gelu": refuse weights or architectures with the other one.
+        file: of a `local-dir:` that holds several; default: open_clip's.
 
     Raises:
         ValueError: if the architecture, the tag, the activation or its resizing does not fit.
@@ -62,12 +66,15 @@ def load_open_clip(
         raise RuntimeError(f"{name} needs a package: pip install open_clip_torch") from err
     check_activation(activation)
     arch, pretrained = _split(name)
-    file = Path(pretrained) if pretrained and Path(pretrained).is_file() else None
-    is_here = file is not None or arch.startswith("local-dir:")
-    with nullcontext(True) if is_here else cached_only_when_offline() as is_online:
+    file = file or _weights_file(arch, pretrained)
+    text_model = text_config(arch).get("hf_model_name", "")  # its configuration is the hub's
+    is_here = file is not None and not text_model
+    with (
+        nullcontext(True) if is_here else cached_only_when_offline() as is_online,
+        _without_notes(),
+    ):
         try:
             inner, classes = _create(arch, pretrained, file, cache_dir)
-            tokenizer = open_clip.get_tokenizer(arch)
         except ImportError as err:
             raise RuntimeError(
                 f"{name} needs a further package ({err}): pip install 'vltune[backbones]'"
@@ -76,7 +83,10 @@ def load_open_clip(
             reason = " ".join(str(err).split())[:400]
             if is_here:
                 raise RuntimeError(f"{name} could not be loaded: {reason}") from err
-            raise RuntimeError(_not_loaded(name, arch, reason, is_online=is_online)) from err
+            raise RuntimeError(
+                _not_loaded(name, arch, reason, is_online=is_online, text_model=text_model)
+            ) from err
+    tokenizer = load_tokenizer(name, arch, file and file.parent)
     is_quick = _is_quick(inner)
     if activation and is_quick is not None and is_quick != (activation == "quick_gelu"):
         raise ValueError(
@@ -84,7 +94,7 @@ def load_open_clip(
             f"{'quick_gelu' if is_quick else 'gelu'}. Leave it out, or name the architecture "
             f"{'without' if is_quick else 'with'} -quickgelu."
         )
-    if file is not None:
+    if file is not None and not arch.startswith(LOCAL):
         _check_file(arch, file, classes, is_quick)
     inner.eval()
     resize = open_clip.get_model_preprocess_cfg(inner).get("resize_mode") or "shortest"
@@ -137,12 +147,33 @@ def _split(name: str) -> tuple[str, str]:
     return arch, pretrained
 
 
+def _weights_file(arch: str, pretrained: str) -> Path | None:
+    """The local file that a name means; None: open_clip finds the weights."""
+    place = Path(arch.removeprefix(LOCAL) if arch.startswith(LOCAL) else pretrained)
+    if arch.startswith(LOCAL) or pretrained and place.is_dir():
+        return weights_in(place, OPEN_CLIP_FIRST)
+    return place if pretrained and place.is_file() else None
+
+
+@contextmanager
+def _without_notes() -> Iterator[None]:
+    """Without what open_clip logs at the root: that a model which is filled here is random."""
+
+    def is_ours(record: logging.LogRecord) -> bool:
+        return "open_clip" not in Path(record.pathname).parts
+
+    logging.root.addFilter(is_ours)
+    try:
+        yield
+    finally:
+        logging.root.removeFilter(is_ours)
+
+
 def _check_folder(folder: Path) -> None:
-    """Refuse a folder whose configuration or weights are not whole.
+    """Refuse a folder whose configuration is not whole.
 
     Raises:
         ValueError: naming the configuration and what it lacks.
-        RuntimeError: if the folder holds no weights.
     """
     config = section(read_json(folder / OPEN_CLIP_CONFIG), "model_cfg")
     missing = [name for name in ("embed_dim", "vision_cfg", "text_cfg") if name not in config]
@@ -151,7 +182,6 @@ def _check_folder(folder: Path) -> None:
             f"{folder / OPEN_CLIP_CONFIG} is not a configuration of open_clip: its model_cfg has "
             f"no {', '.join(missing)}. Download it again."
         )
-    weights_in(folder)
 
 
 def _create(
@@ -160,6 +190,7 @@ def _create(
     """The model, and the module classes that a TorchScript archive names."""
     import open_clip
 
+    # the schema of a folder names its weights, too; big_vision's arrays are read by open_clip
     if file is None or file.suffix in NUMPY:
         folder = None if cache_dir is None else str(cache_dir)
         inner = open_clip.create_model(
@@ -168,15 +199,40 @@ def _create(
         return inner, set()
     found = read_weights(file)
     check_numbers(found.tensors)
-    inner = open_clip.create_model(arch, pretrained=None)
+    images = {} if arch.startswith(LOCAL) else _preprocessing(arch, file)
+    inner = open_clip.create_model(
+        arch, pretrained=None, load_weights=False, force_preprocess_cfg=images
+    )
     _fill(inner, to_openai_layout(found.tensors) if _is_ours(inner) else found.tensors)
     return inner, found.classes
 
 
-def _is_ours(inner: nn.Module) -> bool:
+def _preprocessing(arch: str, file: Path) -> dict[str, Any]:
+    """How images are prepared for a file of an architecture: as for its published weights."""
     import open_clip
 
-    return type(inner) is open_clip.CLIP
+    ways: dict[tuple, list[str]] = {}
+    for tag in open_clip.list_pretrained_tags_by_model(arch):
+        published = open_clip.get_pretrained_cfg(arch, tag)
+        ways.setdefault(tuple(published.get(key) for key in IMAGE_KEYS), []).append(tag)
+    if not ways:
+        return {}
+    way, *others = sorted(ways, key=lambda way: -len(ways[way]))
+    if others:
+        logger.warning(
+            "%s does not tell how its images are prepared: as those of %s (%s). If it is one of "
+            "%s, name the tag, or a folder with its %s.",
+            *(file, ways[way][0], dict(zip(IMAGE_KEYS, way))),
+            *(", ".join(tag for other in others for tag in ways[other]), OPEN_CLIP_CONFIG),
+        )
+    return dict(zip(IMAGE_KEYS, way))
+
+
+def _is_ours(inner: nn.Module) -> bool:
+    """Whether weights in OpenAI's layout, or one that is renamed into it, may belong to a model."""
+    import open_clip
+
+    return type(inner) is open_clip.CLIP and not hasattr(inner.visual, "trunk")
 
 
 def _fill(inner: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -195,8 +251,14 @@ def _fill(inner: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     inner.load_state_dict(weights)
 
 
-def _not_loaded(name: str, arch: str, reason: str, *, is_online: bool) -> str:
+def _not_loaded(name: str, arch: str, reason: str, *, is_online: bool, text_model: str) -> str:
     state = "" if is_online else "The Hugging Face hub does not answer. "
+    if text_model:
+        return (
+            f"{name} could not be loaded: {state}{reason}\nIts text tower is built from the "
+            f"configuration of {text_model}: hf download {text_model} config.json on a machine "
+            "with network, and copy the Hugging Face cache (environment variable HF_HOME)."
+        )
     return (
         f"The weights of {name} could not be loaded: {state}{reason}\nopen_clip keeps them in the "
         "Hugging Face cache (environment variable HF_HOME); download them on a machine with "
@@ -218,6 +280,8 @@ def _check_file(arch: str, file: Path, classes: set[str], is_quick: bool | None)
     Raises:
         ValueError: if they differ.
     """
+    import open_clip
+
     told = activation_of(file, classes, known_digests=published_activations())
     built = {True: "quick_gelu", False: "gelu", None: ""}[is_quick]
     if told and built and told != built:
@@ -227,14 +291,12 @@ def _check_file(arch: str, file: Path, classes: set[str], is_quick: bool | None)
             f"{file} was trained with {told}, {arch} is built with {built}: every number would be "
             f'wrong. Use "{PREFIX}{fitting}/{file}".'
         )
-    if not told and built:
+    other = arch.removesuffix("-quickgelu") if is_quick else f"{arch}-quickgelu"
+    if not told and built and other in open_clip.list_models():
         logger.warning(
             "%s does not tell its activation: it is run with %s, as %s says. If it was trained "
             "with the other one, name the architecture %s.",
-            file,
-            built,
-            arch,
-            arch.removesuffix("-quickgelu") if is_quick else f"{arch}-quickgelu",
+            *(file, built, arch, other),
         )
 
 
@@ -256,7 +318,12 @@ def _check_name(name: str, arch: str, pretrained: str) -> None:
         )
     tag = open_clip.get_pretrained_cfg(arch, pretrained)
     if not tag:
-        return  # a file: open_clip says so if it is missing
+        if not Path(pretrained).exists():
+            raise ValueError(
+                f"{name}: {pretrained} is neither a file or folder nor a tag of {arch} "
+                f"({', '.join(tags) or 'which has none'})."
+            )
+        return
     is_quick, wants_quick = config.get("quick_gelu", False), tag.get("quick_gelu", False)
     if is_quick != wants_quick:
         base = arch.removesuffix("-quickgelu")

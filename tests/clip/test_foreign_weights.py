@@ -16,12 +16,13 @@ import torch
 from safetensors.torch import save_file
 
 import clip
-import trainers.common.networks  # noqa: F401  (registers clip:)
 from clip.checkpoint import read_weights
 from clip.files import load_file, weights_in
 from clip.layouts import check_numbers, to_openai_layout
+from clip.model import CLIP
 from dassl.modeling.networks import build_network
 from golden_checks import tiny_clip
+from trainers.common.networks import tower_like  # registers clip:, too
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,10 @@ def test_numbers_that_are_not_weights_are_refused(value, message):
         ("logit_bias", "weights of a SigLIP.*open_clip:"),
         ("visual.trunk.cls_token", "towers are not OpenAI's.*open_clip:<architecture>/<path>"),
         ("text.transformer.resblocks.0.ln_1.bias", "open_clip:<architecture>/<path>"),
+        (
+            "image_encoder.model.conv_exp.conv.weight",
+            "MobileCLIP of Apple.*open_clip:MobileCLIP-S2",
+        ),
         ("blocks.3.attn.qkv.weight", "image network of timm.*--backbone timm:"),
         ("layer1.0.conv1.weight", "image network.*--backbone torchvision:"),
         ("prompt_learner.ctx", "tuning method learned.*--model-dir"),
@@ -124,6 +129,26 @@ def test_numbers_that_are_not_weights_are_refused(value, message):
 def test_weights_of_other_models_are_called_what_they_are(name, message):
     with pytest.raises(ValueError, match=message):
         to_openai_layout({name: torch.ones(1)})
+
+
+def test_an_image_tower_of_timm_beside_clips_text_tower_names_its_architecture():
+    with pytest.raises(ValueError, match=r"visual\.trunk.*open_clip:<architecture>/<path>"):
+        to_openai_layout(dict.fromkeys(["token_embedding.weight", "visual.trunk.x"], torch.ones(1)))
+
+
+def test_a_model_with_another_vocabulary_is_not_read_as_openais(tmp_path, few):
+    torch.save({**few, "token_embedding.weight": torch.ones(32000, 2)}, tmp_path / "w.pt")
+
+    with pytest.raises(ValueError, match=r"w\.pt: This model has 32000 tokens.*CLIPA.*open_clip:<"):
+        load_file(tmp_path / "w.pt")
+
+
+def test_a_vit_h_has_heads_of_80_without_a_configuration():
+    with torch.device("meta"):
+        tower = CLIP(8, 28, 1, 1280, 14, 77, 9, 64, 1, 1).visual
+        twin = tower_like(tower.state_dict(), 28)
+
+    assert tower.transformer.block(0).attn.heads == twin.transformer.block(0).attn.heads == 16
 
 
 def packed(write) -> bytes:

@@ -10,12 +10,12 @@ from clip import load_backbone
 from clip.activation import split_activation
 from clip.blocks import QuickGELU
 from clip.formats import foreign_format
+from clip.model import HEAD_DIM, HEAD_DIMS
 from clip.vision import ModifiedResNet, VisionTransformer
 from dassl.modeling.networks import ImageNetwork, Source, register_source
 from dassl.utils.checkpoint import FORMATS
 from datasets.toy_world.nets import load_toy_net
 
-HEAD_WIDTH = 64  # of every attention head in OpenAI's towers
 ACTIVATIONS = {kind.__name__: kind for kind in (QuickGELU, nn.GELU)}  # of CLIP's towers
 
 
@@ -30,7 +30,7 @@ def tower_options(network: nn.Module) -> dict[str, Any]:
 def tower_like(
     state: Mapping[str, Tensor], input_size: int, *, heads: int = 0, activation: str = "QuickGELU"
 ) -> VisionTransformer | ModifiedResNet:
-    """An untrained CLIP image tower with the shapes of ``state``; 0 heads: as many as OpenAI's."""
+    """An untrained CLIP image tower with the shapes of ``state``; 0 heads: as CLIP has."""
     if "class_embedding" in state:
         width, _, patch, _ = state["conv1.weight"].shape
         depth = sum(key.endswith(".ln_1.weight") for key in state)
@@ -39,7 +39,7 @@ def tower_like(
             patch,
             width,
             depth,
-            heads or width // HEAD_WIDTH,
+            heads or width // HEAD_DIMS.get(width, HEAD_DIM),
             state["proj"].shape[1],
             activation=ACTIVATIONS[activation],
         )
@@ -49,7 +49,7 @@ def tower_like(
     ]
     width = state["conv3.weight"].shape[0]
     dimension = state["attnpool.c_proj.weight"].shape[0]
-    return ModifiedResNet(depths, dimension, heads or width * 32 // HEAD_WIDTH, input_size, width)
+    return ModifiedResNet(depths, dimension, heads or width * 32 // HEAD_DIM, input_size, width)
 
 
 def _clip(model: str, pretrained: bool, weights: str) -> ImageNetwork:
