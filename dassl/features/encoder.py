@@ -103,7 +103,9 @@ class Encoder(ABC):
         return next((p.device for p in self.weights().parameters()), torch.device("cpu"))
 
     def to(self, device: torch.device | str) -> "Encoder":
-        """Move the network."""
+        """Move the network; its weights are digested before they leave the CPU."""
+        if torch.device(device).type != self.device.type:
+            _ = self.digest
         self.network.to(device)
         return self
 

@@ -27,6 +27,7 @@ from dassl.engine.state.resume import ResumeFile
 from dassl.engine.steps import stages
 from dassl.engine.steps.domains import DomainBatches, SeededViews, StepLoader
 from dassl.engine.trainer import SimpleTrainer, TrainerBase
+from dassl.features import encoder
 from dassl.utils import load_checkpoint, set_random_seed
 from trainers.amu.auxiliary import load_auxiliary
 from trainers.common.clip_encoder import ClipEncoder
@@ -150,6 +151,22 @@ def test_a_step_waits_for_the_device_at_log_lines_only(name, folder):
 
     assert own
     assert own[-1].waits.total() <= WAITS.get(name, 0), own[-1].waits
+
+
+@pytest.mark.parametrize("name", ["TaskRes", "AMU", "TPT", "CoOp"])
+def test_weights_are_digested_before_they_move_to_the_device(name, folder, monkeypatch):
+    devices: list[str] = []
+    monkeypatch.setattr(
+        encoder,
+        "weights_digest",
+        lambda model: devices.append(next(model.parameters()).device.type) or str(len(devices)),
+    )
+    load_auxiliary.cache_clear()
+
+    with PretendedGPU(), _counting(PretendedGPU(), []):
+        build_trainer(short_config(name, folder))
+
+    assert devices == ["cpu"] * (2 if name == "AMU" else 1)
 
 
 # --------------------------------------------------------------------- the text tower

@@ -75,7 +75,7 @@ class AMU(FeatureTrainer):
     def build_bank(self) -> PairedBank:
         augmentation = Augmentation.from_cfg(self.cfg)
         auxiliary = self.given_networks.get("auxiliary") or self.auxiliary(self.cfg, self.device)
-        encoders = ClipEncoder(self.clip), auxiliary
+        encoders = ClipEncoder(self.clip, digest=self.backbone_digest), auxiliary
         options = {
             "workers": self.cfg.DATALOADER.NUM_WORKERS,
             "device": self.device,

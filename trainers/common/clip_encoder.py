@@ -36,6 +36,7 @@ class ClipEncoder(Encoder):
         mean: pixel mean; default: the backbone's own.
         std: pixel deviation; default: the backbone's own.
         precision: see ``Encoder``.
+        digest: of the image tower's weights, where it is known.
     """
 
     network: CLIP
@@ -47,6 +48,7 @@ class ClipEncoder(Encoder):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         precision: str = "fp32",
+        digest: str = "",
     ) -> None:
         super().__init__(
             clip,
@@ -57,6 +59,7 @@ class ClipEncoder(Encoder):
             dim=clip.visual.output_dim,
             precision=precision,
         )
+        self._digest = digest
 
     def weights(self) -> nn.Module:
         """The image tower alone: changes of the text tower leave stored features valid."""

@@ -6,7 +6,6 @@ stages (``trainers/common/method.py``).
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,12 +27,11 @@ from dassl.engine.updating.step_losses import logged
 from dassl.features.encoder import AUTOCAST
 from dassl.modeling.compiled import compile_layers
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import weights_digest
 from trainers.common.text.class_words import warn_of_same_words, words_of
 from trainers.common.text.templates import check_templates
 
 from .checkpoints import load_method, start_from
-from .clip_encoder import backbone_input
+from .clip_encoder import ClipEncoder, backbone_input
 from .method import Method, Names, State
 from .predictor import clip_predictor, normalise_pixels
 
@@ -133,6 +131,8 @@ class ClipTrainer(MixedPrecision):
         self.precision = self.effective_precision()
         self.clip = self._backbone("fp16" if self.precision == "fp16" else "fp32")
         self._check_backbone(self.clip)
+        self.backbone_digest = ClipEncoder(self.clip).digest  # while the weights are on the CPU
+        self.clip.to(self.device)
         compile_layers(self.cfg, self.clip, device=self.device)
         close_with_backbone(self.cfg, self.image_input())
         super().build_data_loader()
@@ -149,7 +149,6 @@ class ClipTrainer(MixedPrecision):
             return load_backbone(
                 self.cfg.MODEL.BACKBONE.NAME,
                 precision=precision,
-                device=self.device,
                 activation=self.cfg.MODEL.BACKBONE.ACTIVATION,
             )
         dtype = torch.float16 if precision == "fp16" else torch.float32
@@ -160,7 +159,7 @@ class ClipTrainer(MixedPrecision):
             )
         with unfrozen(self.cfg):
             self.cfg.MODEL.BACKBONE.NAME = given.backbone_name
-        return given.eval().requires_grad_(False).to(self.device)
+        return given.eval().requires_grad_(False)
 
     def image_input(self) -> dict[str, Any]:
         """How images are prepared: values of INPUT.SIZE, PIXEL_MEAN, ...; the backbone's own."""
@@ -308,11 +307,6 @@ class ClipTrainer(MixedPrecision):
         if self.cfg.OPTIM.STEP_PER == "batch" or (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
 
-    def before_train(self) -> None:
-        """Note which backbone a checkpoint belongs to before anything can change it."""
-        _ = self.backbone_digest
-        super().before_train()
-
     def after_train(self) -> None:
         """Keep the method of a training-free run as epoch 0, then deploy and test."""
         if self.max_epoch == 0:
@@ -373,11 +367,6 @@ class ClipTrainer(MixedPrecision):
             "input_size": int(self.cfg.INPUT.SIZE[0]),
             "config": self.cfg.dump(),
         }
-
-    @cached_property
-    def backbone_digest(self) -> str:
-        """Digest of the image tower's weights."""
-        return weights_digest(self.clip.visual)
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load the method of ``<directory>/<model_name>``, for this run's classes.

@@ -82,16 +82,13 @@ class FeatureTrainer(ClipTrainer):
                 mean=self.cfg.INPUT.PIXEL_MEAN,
                 std=self.cfg.INPUT.PIXEL_STD,
                 precision=self.encoding,
+                digest=self.backbone_digest,
             ),
             Augmentation.from_cfg(self.cfg),
             workers=self.cfg.DATALOADER.NUM_WORKERS,
             device=self.device,
             skip_bad_images=self.cfg.DATALOADER.SKIP_BAD_IMAGES,
         )
-
-    @property
-    def backbone_digest(self) -> str:
-        return self.bank.encoder.digest  # known already: stored features belong to it
 
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         """A training batch -> (raw features, labels, domains) on the device."""

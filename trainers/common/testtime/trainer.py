@@ -136,7 +136,7 @@ class StreamTrainer(FeatureTrainer):
 
     def _bank(self, augmentation: Augmentation) -> FeatureBank:
         return FeatureBank(
-            ClipEncoder(self.clip, precision=self.encoding),
+            ClipEncoder(self.clip, precision=self.encoding, digest=self.backbone_digest),
             augmentation,
             workers=self.cfg.DATALOADER.NUM_WORKERS,
             device=self.device,
@@ -266,7 +266,7 @@ class StreamTrainer(FeatureTrainer):
             "number of images": len(items),
             "list of images": images_digest(items, self.cfg.DATASET.ROOT),
             "class names": self.classnames,
-            "backbone": self.bank.encoder.digest,
+            "backbone": self.backbone_digest,
             "order's seed": self.stream_seed,
             "views' seed": self.view_seed,
             **shaping_settings(self.cfg, self.settings.section),
