@@ -5,6 +5,7 @@ by a rename, so that any number of processes may ask for it together.
 """
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -120,7 +121,9 @@ def _write(name: str, folder: Path) -> None:
         counts = [0] * len(classes)
         for label, image in zip(labels.tolist(), images):
             path = folder / split / classes[label] / f"{counts[label]:04d}.png"
-            Image.fromarray(image).save(path, compress_level=0)
+            png = io.BytesIO()  # one write per file
+            Image.fromarray(image).save(png, "PNG", compress_level=0)
+            path.write_bytes(png.getvalue())
             counts[label] += 1
     if sha.hexdigest() != digests()[name]:
         raise RuntimeError(
