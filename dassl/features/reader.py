@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dassl.data.seeding import seeded
+from dassl.data.seeding import kept_generators, reseed
 from dassl.data.workers import worker_options
 from dassl.utils import BadImageError, read_image
 from dassl.utils.file_index import image_digest, stat_digest
@@ -102,7 +102,8 @@ class _Reader(Dataset):
     def __getitem__(self, chunk: tuple) -> tuple:
         pipelines, requests = chunk
         transforms = [self._transform(pipeline) for pipeline in pipelines]
-        answers = [self._read(request, transforms) for request in requests]
+        with kept_generators():
+            answers = [self._read(request, transforms) for request in requests]
         # one tensor per pipeline travels between processes, not one per view
         stacks: list[list[Tensor]] = [[] for _ in pipelines]
         for answer in answers:
@@ -131,11 +132,9 @@ class _Reader(Dataset):
         identity = image_digest(data)
         views = []
         for pipeline, label in request.views:
-            if label is None:
-                views.append(transforms[pipeline](image))
-                continue
-            with seeded(view_seed(label, identity)):
-                views.append(transforms[pipeline](image))
+            if label is not None:
+                reseed(view_seed(label, identity))
+            views.append(transforms[pipeline](image))
         return Pixels(request, identity, stat, views)
 
 
