@@ -9,8 +9,6 @@ import math
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -18,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from battery import CLASSNAMES, backbone_file, made_image, made_trainer
+from served import run_python
 from small_configs import MICRO, TRAINERS, is_step_based
 from torch import Tensor
 from watched_runs import (
@@ -283,14 +282,10 @@ def answers(request, battery, tmp_path_factory):
     tasks = {name: files_of(name, battery, place) for name in names}
     (place / "tasks.json").write_text(json.dumps(tasks))
     (place / "cache").mkdir()
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "VLTUNE_CACHE": str(place / "cache"),
-    }
-    command = [sys.executable, ROOT / "tests/support/predict_alone.py", "tasks.json", "answers.pt"]
+    words = [ROOT / "tests/support/predict_alone.py", place / "tasks.json", place / "answers.pt"]
     with everything_else_moved_away(battery, place / "away"):
-        subprocess.run(command, cwd=place, env=environment, check=True)
+        done = run_python([*map(str, words)], place, VLTUNE_CACHE=str(place / "cache"))
+    assert done.returncode == 0, done.stderr
     return torch.load(place / "answers.pt")
 
 

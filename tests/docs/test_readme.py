@@ -1,14 +1,12 @@
 """What the README and the documentation name is there; its example method runs."""
 
 import importlib
-import os
 import re
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
+from served import run_python
 
 from dassl.config import get_cfg_default
 from dassl.config.files import find_yaml
@@ -143,15 +141,7 @@ def test_the_example_method_trains_as_written(tmp_path):
     program += "print('picked up' if 'MyMethod' in TRAINERS else TRAINERS)\n"
     (tmp_path / "example.py").write_text(program, encoding="utf-8")
 
-    folders = (".", "tests", "tests/support")
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "example.py")],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / name) for name in folders)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python([str(tmp_path / "example.py")], tmp_path)
 
     assert done.returncode == 0, done.stderr
     assert "accuracy" in done.stdout.splitlines()[-2]

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from served import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
@@ -83,11 +84,12 @@ def test_the_printed_command_classifies_an_image_of_ones_own(output, tmp_path):
     shutil.copy(image, tmp_path / "mine.png")
     command = next_command(output, "your own images")
 
-    printed = run(*command[:-1], str(tmp_path / "mine.png"), output=output)
+    done = run_python([*command[1:-1], str(tmp_path / "mine.png")], tmp_path)
 
-    assert command[-1] == "IMAGE_OR_FOLDER"
-    assert "mine.png" in printed
-    assert "%" in printed
+    assert done.returncode == 0, done.stderr
+    assert (command[0], command[-1]) == (sys.executable, "IMAGE_OR_FOLDER")
+    assert "mine.png" in done.stdout
+    assert "%" in done.stdout
 
 
 def test_a_dataset_that_is_not_there_stops_with_what_is_missing(tmp_path):

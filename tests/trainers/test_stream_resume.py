@@ -2,13 +2,13 @@
 
 import importlib
 import json
-import multiprocessing
 import os
 import signal
 
 import pytest
 import torch
 from battery import backbone_file
+from served import served
 
 import train
 from trainers.common.testtime import report
@@ -137,10 +137,7 @@ def test_trained_offsets_read_the_same_memory_after_an_interruption(tmp_path):
 @pytest.mark.parametrize("trainer", ["DMN", "TPT"])
 def test_a_killed_evaluation_goes_on_when_it_is_started_again(tmp_path, trainer):
     length = [f"TRAINER.{trainer}.STREAM_LENGTH", "40"]
-    # a fork needs no second import of torch, but gradients do not survive one
-    start = multiprocessing.get_context("spawn" if trainer == "TPT" else "fork")
-    command = words(tmp_path / "killed", trainer, *length)
-    child = start.Process(target=die_in_the_fourth_chunk, args=(command,))
+    child = served(die_in_the_fourth_chunk, words(tmp_path / "killed", trainer, *length))
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
