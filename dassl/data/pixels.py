@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from yacs.config import CfgNode
 
 Statistics = Sequence[float] | Tensor  # one number per channel
 
@@ -23,6 +24,18 @@ def normalise(pixels: Tensor, mean: Statistics, std: Statistics) -> Tensor:
         std: likewise.
     """
     return (pixels - _channels(mean, pixels)).div_(_channels(std, pixels))
+
+
+def network_pixels(batch: Tensor, node: CfgNode) -> Tensor:
+    """A loader's tensor where it is to be used: bytes become normalised pixels, the rest passes.
+
+    Args:
+        batch: (B, 3, H, W) uint8 (INPUT.NORMALIZE_ON_DEVICE), or a tensor of another type.
+        node: INPUT, for its statistics.
+    """
+    if batch.dtype != torch.uint8:
+        return batch
+    return normalise(unit_pixels(batch), node.PIXEL_MEAN, node.PIXEL_STD)
 
 
 def unnormalise(images: Tensor, mean: Statistics, std: Statistics) -> Tensor:

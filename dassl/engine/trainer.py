@@ -24,16 +24,11 @@ from yacs.config import CfgNode
 from dassl.config import check_settings, check_value, one_of
 from dassl.data import DataManager, GivenData
 from dassl.data.checks import warn_of_shared_images
+from dassl.data.pixels import network_pixels
 from dassl.evaluation import build_evaluator
 from dassl.modeling.compiled import compile_layers
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import (
-    AverageMeter,
-    MetricMeter,
-    count_num_param,
-    load_pretrained_weights,
-    ranks,
-)
+from dassl.utils import AverageMeter, MetricMeter, count_num_param, load_pretrained_weights, ranks
 
 from .base import TrainerBase
 from .records.writer import MetricsLog, SummaryWriter, is_terminal, peak_memory_bytes
@@ -321,10 +316,10 @@ class SimpleTrainer(TrainerBase):
         return self.to_device(batch["img"]), self.to_device(batch["label"])
 
     def to_device(self, value: Any) -> Any:
-        """A tensor, or a list of tensors (several views), on the device."""
+        """A tensor, or a list of tensors (several views), on the device; see network_pixels."""
         if isinstance(value, list):
             return [self.to_device(item) for item in value]
-        return value.to(self.device, non_blocking=True)
+        return network_pixels(value.to(self.device, non_blocking=True), self.cfg.INPUT)
 
     # ----------------------------------------------------------------- epochs
     def _train_on(self, batches: Iterable[tuple[Any, ...]]) -> None:

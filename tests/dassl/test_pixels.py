@@ -8,6 +8,7 @@ import pytest
 import torch
 from battery import made_config, made_image, made_trainer
 from PIL import Image
+from pretend_device import GPU, PretendedGPU
 from tiny_open_clip import tiny_open_clip
 from torchvision import transforms as T
 
@@ -15,13 +16,14 @@ from clip import load, load_backbone
 from dassl.config import get_cfg_default
 from dassl.config.files import CONFIGS, config_names, read_layers
 from dassl.config.pixels import OPEN, close, in_words, leave_open, open_keys
-from dassl.data.pixels import normalise, unit_pixels, unnormalise
+from dassl.data.pixels import network_pixels, normalise, unit_pixels, unnormalise
+from dassl.data.transforms import build_transform
 from dassl.engine import build_trainer
 from dassl.engine.command.cli import make_config, make_parser
 from dassl.engine.records.report import images_in_words
 from dassl.engine.state.checkpoints import find_checkpoint
 from dassl.engine.state.resume import config_differences
-from dassl.utils import load_checkpoint
+from dassl.utils import load_checkpoint, set_random_seed
 from trainers.common import clip_trainer, predictor
 from trainers.common.predictor import normalise_pixels
 
@@ -299,3 +301,48 @@ def test_keys_are_left_open_and_closed_once():
 
     assert (cfg.INPUT.INTERPOLATION, cfg.INPUT.SIZE) == ("nearest", (7, 7))
     assert open_keys(cfg) == ["PIXEL_MEAN", "PIXEL_STD", "RESIZE"]
+
+
+# --------------------------------------------------------------------- normalised on the device
+def first_batch(trainer, loader):
+    """In an order that depends on nothing that was drawn before."""
+    set_random_seed(1)
+    return next(iter(getattr(trainer, loader)))
+
+
+@pytest.mark.parametrize("name", ["MMA", "VPT"])
+def test_bytes_become_the_pixels_that_loaders_make_once_they_are_on_the_device(world, name):
+    for_loaders = trainer_on(world, name)
+    for_device = trainer_on(world, name, "INPUT.NORMALIZE_ON_DEVICE", "True")
+
+    for loader in ("train_loader_x", "test_loader"):
+        expected, batch = (first_batch(t, loader) for t in (for_loaders, for_device))
+        images, labels = for_device.parse_batch_test(batch)
+        assert batch["img"].dtype == torch.uint8
+        assert batch["img"].nbytes * 4 == expected["img"].nbytes
+        assert images.equal(expected["img"])
+        assert labels.equal(expected["label"])
+
+
+def test_bytes_are_normalised_where_they_have_arrived():
+    node = get_cfg_default().INPUT
+    with PretendedGPU():
+        images = network_pixels(torch.zeros(2, 3, 4, 4, dtype=torch.uint8).to(GPU), node)
+
+        assert (images.device, images.dtype) == (GPU, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("transforms", "named"),
+    [
+        ([], "nothing"),
+        (["cutout", "normalize"], "cutout .*, normalization"),
+        (["normalize", "instance_norm"], "normalization .*, instance normalization"),
+    ],
+)
+def test_bytes_are_refused_where_more_than_the_normalisation_works_on_tensors(transforms, named):
+    cfg = get_cfg_default()
+    cfg.INPUT.TRANSFORMS, cfg.INPUT.NORMALIZE_ON_DEVICE = transforms, True
+
+    with pytest.raises(ValueError, match=f"NORMALIZE_ON_DEVICE is True, .* gives: {named}"):
+        build_transform(cfg)

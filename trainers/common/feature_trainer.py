@@ -40,6 +40,7 @@ class FeatureTrainer(ClipTrainer):
             ("DATALOADER.SEEDING", "DATALOADER.TEST.SAMPLER"),
             "features have an order and seeds of their own",
         ),
+        never("INPUT.NORMALIZE_ON_DEVICE", "the encoder normalises, always on its device"),
     )
 
     @classmethod

@@ -105,10 +105,28 @@ def build_transform(
         return None
     names = cfg.INPUT.TRANSFORMS if choices is None else choices
     steps = transform_steps(cfg.INPUT, names, is_train=is_train)
+    if cfg.INPUT.NORMALIZE_ON_DEVICE:
+        steps = _as_bytes(steps)
     print(f"Building transform_{'train' if is_train else 'test'}")
     for description, _ in steps:
         print(f"+ {description}")
     return T.Compose([step for _, step in steps])
+
+
+def _as_bytes(steps: Sequence[_Step]) -> list[_Step]:
+    """The same without what ``dassl.data.pixels.network_pixels`` does to a batch.
+
+    Raises:
+        ValueError: another step works on scaled pixels, or none normalises them.
+    """
+    if [type(step) for _, step in steps[-2:]] != [T.ToTensor, Normalise]:
+        last = next(i for i, (_, step) in enumerate(steps) if isinstance(step, T.ToTensor))
+        named = ", ".join(description for description, _ in steps[last + 1 :]) or "nothing"
+        raise ValueError(
+            "INPUT.NORMALIZE_ON_DEVICE is True, which needs pixels that are normalised and nothing "
+            f"else once they are tensors, but INPUT.TRANSFORMS gives: {named}. Set it to False."
+        )
+    return [*steps[:-2], ("to bytes, normalised on the device", T.PILToTensor())]
 
 
 def transform_steps(cfg: CfgNode, choices: Collection[str], *, is_train: bool) -> list[_Step]:
