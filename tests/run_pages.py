@@ -55,11 +55,11 @@ def shortened(words: list[str]) -> list[str]:
     """A command with less to train."""
     text = shlex.join(words)
     trains = "scripts/" in text or "train.py" in text or "protocol.py" in text
-    if not trains or "--list" in text or "zeroshot" in text:
+    if not trains or "--list" in text:
         return words
     steps = any(word in text for word in ("lodo", "vl2v_adip", "ERM", "MIRO"))
     own = ("--backbone", "toy/ViT") if "my_birds" in text or "class_folder" in text else ()
-    keys = STEPS if steps else SHORT
+    keys = STEPS if steps else SHORT[2:] if "zeroshot" in text else SHORT
     place = next((i for i, word in enumerate(words) if KEY.match(word)), len(words))
     return [*words[:place], *own, *keys, *words[place:]]
 

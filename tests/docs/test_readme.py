@@ -23,9 +23,12 @@ MADE = {  # what the reader is told to make
     "datasets/my_birds.py",
     "configs/trainers/MyMethod/toy.yaml",
 }
-SOURCES = [path for folder in ("", *FOLDERS[:3], "tools", "trainers", "scripts")
-           for path in [*(ROOT / folder).glob("*.py"), *(ROOT / folder).glob("*/*.py"),
-                        *(ROOT / folder).glob("*.sh")]]  # fmt: skip
+SOURCES = [*ROOT.glob("*.py")] + [
+    path
+    for folder in (*FOLDERS[:4], "scripts", "tools", "trainers", "vltune")
+    for path in (ROOT / folder).rglob("*.*")
+    if path.suffix in (".py", ".sh")
+]
 FILE_NAMES = {"LICENSE.md", *(path.name for path in ROOT.iterdir())}
 MADE_UP_KEYS = ("TRAINER.MYMETHOD", "TRAINER.X", "TRAINER.THEIRMETHOD")
 PAGES = [

@@ -580,16 +580,19 @@ def test_the_console_shows_progress_at_intervals_and_what_takes_time(monkeypatch
     assert shown.getvalue() == f"  Extracting toy ...\n  {progress(1)}"
 
 
-def test_messages_of_a_worker_begin_with_its_run_and_a_warning_is_said_once():
+def test_messages_of_a_worker_begin_with_its_run_and_what_holds_for_all_is_said_once():
     shown, said = io.StringIO(), multiprocessing.Array("Q", 4)
     workers = [Labelled(shown, f"[{number}] ", SaidOnce(said)) for number in (1, 2)]
 
     for worker in workers:
-        worker.write("WARNING: drawings\nERROR: dis")
+        worker.write("WARNING: drawings\nfolder:a: read so\nERROR: dis")
     for worker in workers:
         worker.write("k\n")
 
-    assert shown.getvalue() == "[1] WARNING: drawings\n[1] ERROR: disk\n[2] ERROR: disk\n"
+    assert shown.getvalue().splitlines() == [
+        *("[1] WARNING: drawings", "[1] folder:a: read so"),
+        *("[1] ERROR: disk", "[2] ERROR: disk"),
+    ]
 
 
 def test_every_run_is_told_in_two_lines(tmp_path, capsys):

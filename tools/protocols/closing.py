@@ -36,7 +36,9 @@ def closing_text(requests: Sequence[Request], runs: Sequence[Run]) -> str:
     if request.protocol in TRANSFER:  # its table repeats the zero-shot and source runs
         own = PROTOCOL_TITLES[request.protocol]
         tables = [table for table in tables if table.title.startswith(own)] or tables
-    parts = [as_text(tables), _files(finished), _chance(finished), _next_steps(request, finished)]
+    has_chance = any("chance" in table.headers for table in tables)
+    chance = "" if has_chance else _chance(finished)
+    parts = [as_text(tables), chance, _files(finished), _next_steps(request, finished)]
     return "\n\n".join(filter(None, parts))
 
 

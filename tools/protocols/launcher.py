@@ -43,6 +43,7 @@ PROGRESS = re.compile(r"epoch \[(\d+)/(\d+)\] batch \[(\d+)/(\d+)\]")
 NEWS = ("Extracting ", "Continue the interrupted run")  # what else is shown
 SECONDS_BETWEEN = 10.0  # between two progress lines
 MOST_WARNINGS = 256  # that are remembered
+ONCE = ("WARNING", "folder:", "csv:")  # lines that begin so; the others say how a set is read
 # what these tell is in results.json, and the same for every run
 QUIET = tuple(
     f"{OURS}{name}"
@@ -103,17 +104,17 @@ class Progress:
 
 
 class SaidOnce:
-    """Whether a line is shown: not a warning that another run of this launcher has printed.
+    """Whether a line is shown: no line of ``ONCE`` that another run of this launcher has printed.
 
     Args:
-        said: digests of the warnings, shared by all runs; 0: free.
+        said: digests of these lines, shared by all runs; 0: free.
     """
 
     def __init__(self, said: Any) -> None:
         self.said = said
 
     def __call__(self, line: str) -> bool:
-        if not line.startswith("WARNING"):
+        if not line.startswith(ONCE):
             return bool(line)
         digest = zlib.crc32(line.encode(errors="replace")) or 1
         with self.said.get_lock():
