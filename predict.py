@@ -22,8 +22,9 @@ from dassl.flags import FlagParser
 from dassl.terminal import as_script, log_safely, printable, show_anything
 from dassl.utils.image_files import IMAGE_SUFFIXES, LeftOut, images_below
 from dassl.utils.interrupts import exit_status
+from dassl.utils.name_lists import read_names
 from dassl.utils.text import did_you_mean
-from dassl.utils.text_files import is_text_file, read_json, read_lines, read_names
+from dassl.utils.text_files import is_text_file, read_json, read_lines
 from tools.predicted_rows import Row, ranked, shown, streaming, write_rows
 
 if TYPE_CHECKING:  # torch is imported once the command line is known to be sound

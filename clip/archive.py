@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .formats import is_zip
+
 MAX_PICKLE_BYTES = 64 << 20  # data.pkl holds names and shapes; OpenAI's largest has 0.4 MB
 MAX_DEPTH = 64  # of nested modules
 SMALL, MOST_TIMES = 2**26, 20  # bytes that any file may unfold to; above, bytes per byte of it
@@ -62,7 +64,7 @@ class _Script:
 
 def is_script_archive(path: Path) -> bool:
     """Whether a file is a zip archive with TorchScript code or constants."""
-    if not zipfile.is_zipfile(path):
+    if not is_zip(path):
         return False
     with zipfile.ZipFile(path) as archive:
         inner = (name.split("/")[1:2] for name in archive.namelist())
@@ -80,7 +82,7 @@ def check_unfolded(path: Path, tensors: Iterable[Tensor] = ()) -> None:
         ValueError: naming both sizes.
     """
     size, unfolded = path.stat().st_size, sum(t.numel() * t.element_size() for t in tensors)
-    if not unfolded and zipfile.is_zipfile(path):
+    if not unfolded and is_zip(path):
         with zipfile.ZipFile(path) as archive:
             unfolded = sum(info.file_size for info in archive.infolist())
     if unfolded > max(SMALL, MOST_TIMES * size):

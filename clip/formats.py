@@ -34,7 +34,7 @@ def foreign_format(path: Path) -> str:
         return told
     if head[257:262] == b"ustar":
         return "is a tar archive. Unpack it first"
-    if head.startswith(b"PK") and not zipfile.is_zipfile(path):
+    if head.startswith(b"PK") and not is_zip(path):
         return "is a zip archive without its end: it is truncated. Download or copy it again"
     if head.startswith(b"PK") and (inner := _foreign_entries(path)):
         return f"is a zip archive with {inner}, not weights of PyTorch. Unpack it first"
@@ -43,6 +43,14 @@ def foreign_format(path: Path) -> str:
     if b"\0" not in head and _is_text(head):
         return "is a text file, not weights"
     return "is in no known format for weights: expected one of PyTorch or safetensors"
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a file is one whole zip archive."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # says that it is a part of several
+        return False
 
 
 def starts_as_safetensors(path: Path) -> bool:

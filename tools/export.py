@@ -41,7 +41,7 @@ from dassl.flags import FlagParser
 from dassl.modeling.heads import TextHead
 from dassl.terminal import as_script
 from dassl.utils import atomic_write
-from dassl.utils.text_files import read_names
+from dassl.utils.name_lists import read_names
 from predict import trained
 from tools.bundles import accuracy_in, citation_of, clip_bundle, write_bundle
 from trainers.common import ClipTrainer

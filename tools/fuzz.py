@@ -75,7 +75,7 @@ def targets() -> dict[str, Target]:
     from dassl.engine.records.writer import MetricsLog
     from dassl.utils import load_checkpoint
     from dassl.utils.checkpoint import read_tensors
-    from dassl.utils.text_files import read_names
+    from dassl.utils.name_lists import read_names
     from datasets.imagenet_names import read_classnames
     from datasets.records import read_split_file
     from datasets.sampling import _read as read_draw

@@ -22,7 +22,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from dassl.flags import FlagParser
 from dassl.terminal import as_script
 from dassl.utils import read_image
-from dassl.utils.text_files import read_names
+from dassl.utils.name_lists import read_names
 from trainers.common.teachers.http import HttpTeacher
 from trainers.common.teachers.teacher import class_embeddings
 from trainers.common.teachers.transport import TOKEN_VARIABLE

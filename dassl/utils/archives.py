@@ -1,17 +1,16 @@
 """Unpack zip and tar archives that were downloaded: nothing outside the folder, no bombs."""
 
-import lzma
 import stat
 import tarfile
 import zipfile
-import zlib
 from pathlib import Path, PurePosixPath
+
+from .integrity import BROKEN
 
 MOST_BYTES = 500 * 10**9  # unpacked
 MOST_ENTRIES = 5_000_000
 MOST_TIMES = 200  # unpacked bytes per byte of the archive, above GENEROUS
 GENEROUS = 10**9  # bytes that any archive may unfold to
-DAMAGED = (EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 def unpack(path: str | Path, folder: str | Path) -> None:
@@ -19,12 +18,17 @@ def unpack(path: str | Path, folder: str | Path) -> None:
 
     Raises:
         ValueError: not an archive, or one with an entry that leaves the folder, a link, a device,
-            or that unfolds to much more than it holds: nothing is unpacked then. A damaged one.
+            or that unfolds to much more than it holds: nothing is unpacked then. A damaged one, or
+            one with a password.
     """
     path = Path(path)
     try:
         _unpack(path, folder)
-    except DAMAGED as err:
+    except (*BROKEN, tarfile.TarError) as err:
+        if str(path) in str(err) or isinstance(err, OSError) and err.errno is not None:
+            raise
+        if isinstance(err, RuntimeError):  # a password, a compression that is not known
+            raise ValueError(f"{path} cannot be unpacked here ({err}). Unpack it by hand.") from err
         raise ValueError(f"{path} is damaged ({err}). Delete it to download it again.") from err
 
 

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +24,27 @@ MARKS = (  # longest first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 FALLBACK = "cp1252"  # a superset of the printable part of latin-1
-INVISIBLE = str.maketrans("", "", "\u200b\u2060\ufeff")  # of no width and no meaning
+INVISIBLE = (
+    dict.fromkeys(  # of no width and no meaning: separators, marks of direction, soft hyphens
+        (0xAD, 0x200B, 0x200E, 0x200F, 0xFEFF, *range(0x202A, 0x202F), *range(0x2060, 0x206A))
+    )
+)
+JOINERS = "\u200c\u200d"  # which mean something between two letters alone
 NEWLINE = re.compile(r"\r\n|\r|\n")
-NAME_COLUMNS = ("name", "classname", "class_name", "class", "label_name", "label", "category")
-PATH_LIKE = re.compile(r"[^,\n]+\.(txt|csv|tsv|json|names|lst|list)", re.IGNORECASE)
-WNID = re.compile(r"n\d{8}")
-TABLES = {".csv": ",", ".tsv": "\t"}
+QUOTES = ('""', "''", "\u201c\u201d", "\u2018\u2019", "\u00ab\u00bb")
+BRACKET = re.compile(r"(\w+\s*=\s*)?[\[({]|[\])}],?")  # a line around a pasted list
+FOREIGN = (  # how files begin that are something else than the text that was asked for
+    (b"PK\3\4", "is a zip archive or an Office document. Save it as text or CSV (UTF-8)"),
+    (b"\xd0\xcf\x11\xe0", "is an Office document. Save it as text or CSV (UTF-8)"),
+    (b"{\\rtf", "is a document with formats. Save it as plain text (UTF-8)"),
+    (b"%pdf-", "is a PDF file. Save its text (UTF-8)"),
+    (b"\x1f\x8b", "is compressed (gzip). Unpack it first"),
+    (b"version https://git-lfs", "is a Git LFS pointer, not the file. Run git lfs pull"),
+    (b"<!doctype html", "is a web page, not the file. Download the file itself"),
+    (b"<html", "is a web page, not the file. Download the file itself"),
+    (b"<?xml", "is an XML file, which is not read here. Save its content as text"),
+)
+CONFLICT = re.compile(r"^<{7} ", re.MULTILINE)
 
 
 class Line(NamedTuple):
@@ -50,7 +65,8 @@ def read_text(path: str | os.PathLike) -> str:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a folder, a pipe, a file of more than 256 MB, or one that is not text.
+        ValueError: a folder, a pipe, a file of more than 256 MB, one that is not text or evidently
+            another text, or that holds a merge conflict.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
@@ -59,6 +75,9 @@ def read_text(path: str | os.PathLike) -> str:
     if size > LARGEST_TEXT:
         raise ValueError(f"{path} has {size:,} bytes; a text file may have {LARGEST_TEXT:,}.")
     data = path.read_bytes()
+    start = data[:64].removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    if what := next((what for begin, what in FOREIGN if start.startswith(begin.lower())), ""):
+        raise ValueError(f"{path} {what}.")
     encoding = next((name for mark, name in MARKS if data.startswith(mark)), _unmarked(data))
     try:
         text = data.decode(encoding)
@@ -74,6 +93,11 @@ def read_text(path: str | os.PathLike) -> str:
         )
     if "\0" in text:
         raise ValueError(f"{path} is not a text file: it holds zero bytes.")
+    if "<<<<<<< " in text and (conflict := CONFLICT.search(text)):
+        line = text.count("\n", 0, conflict.start()) + 1
+        raise ValueError(
+            f"{path}, line {line}: a merge conflict. Keep one side, without its marks."
+        )
     return text
 
 
@@ -119,47 +143,15 @@ def is_text_file(given: str) -> bool:
     return os.path.isfile(given)  # False, not an error, for text that no path can be
 
 
-def text_or_file(given: str, flag: str) -> list[str]:
-    """Entries of an argument: one per line of the file that it names, or the text between commas.
-
-    Args:
-        given: text, or the path of a file.
-        flag: how errors call it.
-
-    Raises:
-        FileNotFoundError: it looks like a path, and nothing is there.
-        ValueError: as ``read_text``.
-    """
-    if is_text_file(given):
-        return [line.text for line in read_lines(given)]
-    if os.path.isdir(given):
-        raise ValueError(f"{flag} {given} is a folder. Expected a text file, or text.")
-    if PATH_LIKE.fullmatch(given.strip()):
-        raise FileNotFoundError(f"{flag} {given}: there is no such file.")
-    return _pasted(given)
-
-
-def _pasted(text: str) -> list[str]:
-    """The entries of text between commas or line ends, without what surrounds a pasted list."""
-    text = text.translate(INVISIBLE).strip()
-    if text[:1] == "[" and text[-1:] == "]":
-        try:
-            entries = json.loads(text)
-        except (ValueError, RecursionError):  # not JSON: single quotes, no quotes
-            entries, text = None, text[1:-1]
-        if isinstance(entries, list) and all(isinstance(entry, str) for entry in entries):
-            return [entry.strip() for entry in entries if entry.strip()]
-    parts = (_unquoted(part) for part in re.split(r"[,\r\n]", text))
-    return [part for part in parts if part]
-
-
 def plain_name(name: str) -> str:
     """A class name without what lists spell differently: case, ``_``, ``-``, later synonyms."""
     return " ".join(re.split(r"[\s_-]+", name.partition(",")[0].strip().casefold()))
 
 
 def read_entries(path: str | os.PathLike) -> list[str]:
-    """One entry per line, or a JSON list of strings; what surrounds a pasted list is left out.
+    """One entry per line, or a JSON list of strings.
+
+    What surrounds a pasted list, and lines that begin with ``# ``, are left out.
 
     Raises:
         FileNotFoundError, ValueError: as ``read_lines``; JSON that is not a list of strings.
@@ -169,75 +161,28 @@ def read_entries(path: str | os.PathLike) -> list[str]:
         if isinstance(content, list) and all(isinstance(entry, str) for entry in content):
             return content
         raise ValueError(f"{path} is not a JSON list of strings.")
-    texts = (line.text.strip("[]").strip().rstrip(",").strip() for line in read_lines(path))
-    return [_unquoted(text) for text in texts if text]
+    lines = (line.text for line in read_lines(path))
+    texts = (line for line in lines if not line.startswith("# ") and not BRACKET.fullmatch(line))
+    bare = (text.strip("[]").strip().rstrip(",").strip() for text in texts)
+    return [unquoted(text) for text in bare if text]
 
 
-def read_names(given: str, flag: str) -> list[str]:
-    """Class names of an argument: text between commas, or a file of one of the public forms.
-
-    A file holds a name per line; WordNet ids and the labels 0, 1, ... beside the names are left out
-    (the labels give the order), of synonyms between commas the first is taken. JSON lists and
-    objects (index to name, index to [id, name], name to index, name to sentences) and CSV tables
-    with a column of names are read too.
-
-    Raises:
-        FileNotFoundError, ValueError: as ``text_or_file``; JSON of another form.
-    """
-    if not is_text_file(given):
-        return text_or_file(given, flag)
-    names = (name.translate(INVISIBLE).strip() for name in _names_of_file(given))
-    return [name for name in names if name]
-
-
-def _names_of_file(given: str) -> list[str]:
-    suffix = Path(given).suffix.lower()
-    if suffix == ".json":
-        return _names_of_json(read_json(given), given)
-    if suffix in TABLES and (column := _named_column(read_lines(given), TABLES[suffix])):
-        return column
-    texts = _without_numbers(read_entries(given))
-    if len(texts) == 1:
-        return [part.strip() for part in texts[0].split(",") if part.strip()]
-    if several := [text for text in texts if "," in text]:
-        logger.warning(
-            'The first of several names between commas is used in %d lines of %s, as of "%s".',
-            len(several),
-            given,
-            several[0],
-        )
-    return [text.partition(",")[0].strip() for text in texts]
-
-
-def _names_of_json(content: Any, path: str) -> list[str]:
-    """The names in a list, or in an object whose keys or values are numbers or names."""
-    entries = content
-    if isinstance(content, dict):
-        if all(isinstance(value, int) for value in content.values()):
-            entries = sorted(content, key=content.__getitem__)
-        elif all(map(_is_count, content)):
-            entries = [content[key] for key in sorted(content, key=int)]
-        else:
-            entries = list(content)  # sentences per name
-    if isinstance(entries, list):  # ["n01440764", "tench"] in Keras' file
-        entries = [entry[-1] if isinstance(entry, list) and entry else entry for entry in entries]
-        if entries and all(isinstance(entry, str) and entry.strip() for entry in entries):
-            return [entry.strip() for entry in entries]
-    raise ValueError(
-        f"{path} holds no class names: expected a JSON list of names, or an object "
-        '{"0": "first name", "1": ...}.'
-    )
-
-
-def table_rows(
-    lines: Sequence[str], separator: str, path: str | os.PathLike
-) -> Iterator[tuple[int, list[str]]]:
+def table_rows(text: str, path: str | os.PathLike) -> Iterator[tuple[int, list[str]]]:
     """(number of its last line, cells without blanks around) of the rows that are not empty.
+
+    Between cells stands a tab, else a semicolon, else a comma, as the first line shows, or what
+    Excel's first line ``sep=;`` says.
 
     Raises:
         ValueError: a row that no table has; names file and line.
     """
-    reader = csv.reader(lines, delimiter=separator)
+    lines = [f"{line}\n" for line in NEWLINE.split(text)]
+    at = next((at for at, line in enumerate(lines) if line.strip()), 0)
+    said = re.fullmatch(r'"?sep=(.)"?', lines[at].strip(), re.IGNORECASE)
+    if said:
+        lines[at] = "\n"
+    mark = "\t" if "\t" in lines[at] else ";" if "," not in lines[at] and ";" in lines[at] else ","
+    reader = csv.reader(lines, delimiter=said[1] if said else mark)
     try:
         for row in reader:
             if any(cells := [cell.strip() for cell in row]):
@@ -246,62 +191,14 @@ def table_rows(
         raise ValueError(f"{path}, line {reader.line_num}: not a row of a table ({err}).") from err
 
 
-def _named_column(lines: Sequence[Line], separator: str) -> list[str]:
-    """The column of names of a table with a header; empty for a table without one."""
-    reader = csv.reader((line.text for line in lines), delimiter=separator)
-    rows: list[list[str]] = []
-    header: list[str] = []
-    try:
-        for row in reader:
-            header = header or [cell.strip().lower() for cell in row]
-            if set(header) & set(NAME_COLUMNS) and len(row) != len(header):
-                line = lines[reader.line_num - 1]  # a cell in quotes may hold line ends
-                raise line.fault(f"a row of {len(header)} columns ({', '.join(header)})")
-            rows.append(row)
-    except csv.Error as err:
-        raise lines[max(reader.line_num, 1) - 1].fault(f"a row of a table ({err})") from err
-    for name in NAME_COLUMNS:
-        cells = [row[header.index(name)].strip() for row in rows[1:]] if name in header else []
-        if not all(cell.isdecimal() for cell in cells):
-            return cells
-    return []
+def visible(text: str) -> str:
+    """A text without characters that cannot be seen, and without blanks around it."""
+    return text.translate(INVISIBLE).strip().strip(JOINERS).strip()
 
 
-def _without_numbers(texts: list[str]) -> list[str]:
-    """Leave out the columns of WordNet ids and labels; the latter give the order."""
-    for _ in range(3):
-        for cut in (_first_word, _last_word):
-            pairs = [cut(text) for text in texts]
-            words, rests = [word for word, _ in pairs], [rest for _, rest in pairs]
-            if len(set(rests)) < max(2, len(texts) / 2) or not all(rests):
-                continue
-            if all(map(WNID.fullmatch, words)):
-                texts = rests
-                break
-            counts = [int(word) if _is_count(word) else -1 for word in words]
-            first = min(counts)
-            if first in (0, 1) and sorted(counts) == list(range(first, first + len(counts))):
-                texts = [rest for _, rest in sorted(zip(counts, rests, strict=True))]
-                break
-        else:
-            break
-    return texts
-
-
-def _is_count(word: str) -> bool:
-    return word.isdecimal() and len(word) < 10
-
-
-def _first_word(text: str) -> tuple[str, str]:
-    match = re.match(r"[\"'{]*(\w+)[\"']?[\s,:;]+(.*)", text)
-    return (match[1], _unquoted(match[2])) if match else ("", "")
-
-
-def _last_word(text: str) -> tuple[str, str]:
-    match = re.match(r"(.*?)[\s,:;]+[\"']?(\w+)[\"'}]*$", text)
-    return (match[2], _unquoted(match[1])) if match else ("", "")
-
-
-def _unquoted(text: str) -> str:
-    text = text.strip().rstrip("}").strip()
-    return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] in "\"'" else text
+def unquoted(text: str) -> str:
+    """A text without blanks and quotes around it."""
+    text = text.strip()
+    around = len(text) > 1 and text[0] + text[-1] in QUOTES
+    is_one = around and text[0] not in text[1:-1] and text[-1] not in text[1:-1]
+    return text[1:-1].strip() if is_one else text

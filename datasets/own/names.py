@@ -10,7 +10,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from dassl.utils.text_files import TABLES, read_json, read_lines, table_rows
+from dassl.utils.text_files import (
+    INVISIBLE,
+    read_json,
+    read_lines,
+    read_text,
+    table_rows,
+    visible,
+)
 
 from .listing import Listing, listed
 
@@ -65,9 +72,9 @@ def _names_in(path: Path, labels: Sequence[str], listing: Listing) -> dict[str, 
     known = set(labels)
     if path.suffix.lower() == ".json":
         names = _of_json(path, labels)
-    elif separator := TABLES.get(path.suffix.lower()):
-        lines = [line.text for line in read_lines(path)]
-        names = _of_pairs([row for _, row in table_rows(lines, separator, path)], path, labels)
+    elif path.suffix.lower() in (".csv", ".tsv"):
+        rows = [row for _, row in table_rows(read_text(path), path)]
+        names = _of_pairs(rows, path, labels)
     else:
         texts = [line.text for line in read_lines(path)]
         names = _of_pairs([_pair(text, known) for text in texts], path, labels)
@@ -75,7 +82,7 @@ def _names_in(path: Path, labels: Sequence[str], listing: Listing) -> dict[str, 
         listing.notes.append(f"{path.name} names classes without images: {listed(unknown)}")
     if unnamed := sorted(known - set(names)):
         listing.notes.append(f"{path.name} has no name for {listed(unnamed)}: called as they are")
-    return {label: name for label, name in names.items() if label in known}
+    return {label: visible(name) for label, name in names.items() if label in known}
 
 
 def _pair(text: str, known: set[str]) -> list[str]:
@@ -114,7 +121,7 @@ def _of_json(path: Path, labels: Sequence[str]) -> dict[str, str]:
 
 def plain(name: str) -> str:
     """A name as the text encoder reads it: in one case, ``_`` as a blank."""
-    return re.sub(r"[\s_]+", " ", name).strip().casefold()
+    return re.sub(r"[\s_]+", " ", name.translate(INVISIBLE)).strip().casefold()
 
 
 def _check_different(listing: Listing) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dassl.utils.text import did_you_mean
-from dassl.utils.text_files import NEWLINE, read_text, table_rows
+from dassl.utils.text_files import read_text, table_rows
 
 from ..near_miss import SPLIT_OF
 from .listing import Entry, Listing, listed
@@ -44,12 +44,9 @@ def list_table(table: Path) -> Listing:
 
 def _read_rows(table: Path, listing: Listing) -> dict[int, dict[str, str]]:
     """Line number -> its cells by column, stripped; empty with a problem for another form."""
-    lines = NEWLINE.split(read_text(table))
-    header = next((line for line in lines if line.strip()), "")
-    separator = next((mark for mark in "\t;" if mark in header and "," not in header), ",")
     columns: list[str] = []
     rows: dict[int, dict[str, str]] = {}
-    for number, cells in table_rows(lines, separator, table):
+    for number, cells in table_rows(read_text(table), table):
         if not columns:
             columns = [cell.lower() for cell in cells]
         else:

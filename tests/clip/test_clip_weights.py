@@ -290,6 +290,11 @@ def test_without_network_a_hub_name_fails_at_once_and_says_so(monkeypatch, tmp_p
 
 
 # --------------------------------------------------------------------- files that are no weights
+ONE_OF_SEVERAL_DISKS = b"".join(  # what the end of such a zip archive says
+    (b"PK\6\6", bytes(52), b"PK\6\7", bytes(12), b"\2\0\0\0PK\5\6", b"\xff" * 16, bytes(2))
+)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -300,6 +305,7 @@ def test_without_network_a_hub_name_fails_at_once_and_says_so(monkeypatch, tmp_p
         (b'{"state_dict": {}}', "is a text file"),
         (b"\x80\x02c__builtin__\neval\nq\x00X\x01\x00\x00\x001\x85R.", "cannot be read as weights"),
         (bytes(range(255, 1, -1)) * 4, "in no known format"),
+        (ONE_OF_SEVERAL_DISKS, "is a zip archive without its end"),
     ],
 )
 def test_other_files_are_named_for_what_they_are(tmp_path, content, message):

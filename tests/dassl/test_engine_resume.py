@@ -196,8 +196,33 @@ def test_a_resume_file_that_lacks_an_entry_is_refused_by_its_name(images, tmp_pa
 
     for name in ("config", "optimizers", "rng", "epoch", "extra"):
         torch.save({key: value for key, value in whole.items() if key != name}, path)
-        with pytest.raises(ValueError, match=f"{RESUME_FILE} is not whole: it has no '{name}'"):
+        with pytest.raises(ValueError, match=f"{RESUME_FILE} is damaged: it has no '{name}'"):
             trained(images, tmp_path)
+
+
+def test_a_resume_file_with_an_entry_of_another_form_is_refused_with_what_to_do(images, tmp_path):
+    interrupted(images, tmp_path, at_epoch=1)
+    path = tmp_path / RESUME_FILE
+    whole = torch.load(path, weights_only=True)
+    wrong = {
+        "epoch": [("2", "its epoch is of type str"), (9, "its epoch is 9 of 3")],
+        "stop": [("yes", "its stop is of type str")],
+        "config": [("a: [1", "its config is not valid YAML")],
+        "models": [
+            ({"toy": {"2.bias": torch.ones(3)}}, "Missing key.s. in state_dict: .2.weight"),
+            ({"toy": {3: torch.ones(3)}}, "'int' object has no attribute"),
+        ],
+        "optimizers": [({}, "it has no 'toy'"), ({"toy": {"state": {}}}, "no 'param_groups'")],
+        "rng": [({**whole["rng"], "torch": torch.ones(3)}, "RNG state must be")],
+        "attributes": [({"noise": torch.ones(3, dtype=torch.uint8)}, "size 5056 but")],
+        "within": [("x", "string indices must be integers")],
+    }
+
+    for name, cases in wrong.items():
+        for value, said in cases:
+            torch.save({**whole, name: value}, path)
+            with pytest.raises(ValueError, match=rf"{RESUME_FILE} is damaged: .*{said}.*Delete it"):
+                trained(images, tmp_path)
 
 
 def test_a_foreign_file_in_place_of_the_resume_file_is_refused(images, tmp_path):

@@ -127,6 +127,48 @@ BAD = {
 }
 
 
+def cut(path, *, keep):
+    path.write_bytes(path.read_bytes()[:keep])
+    return path
+
+
+def with_password(path):
+    zip_of(path, a=b"1" * 50)
+    data = bytearray(path.read_bytes())
+    data[6] |= 1
+    data[data.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(data)
+    return path
+
+
+def one_of_several(path):
+    record = b"PK\6\6" + bytes(52) + b"PK\6\7" + bytes(12) + b"\2\0\0\0"
+    path.write_bytes(record + b"PK\5\6" + b"\xff" * 16 + b"\0\0")
+    return path
+
+
+DAMAGED = {
+    "tar cut": lambda path: cut(tar_of(path, (entry("x"), os.urandom(5000))), keep=3000),
+    "tar cut early": lambda path: cut(tar_of(path, (entry("x"), b"1")), keep=30),
+    "zip changed": lambda path: path.write_bytes(
+        zip_of(path, x=b"1").read_bytes()[:30] + bytes(90)
+    ),
+    "zip cut": lambda path: cut(zip_of(path, x=os.urandom(5000)), keep=3000),
+    "zip with a password": with_password,
+    "zip of several files": one_of_several,
+    "web page": lambda path: path.write_text("<html>Sign in</html>"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_an_archive_that_is_cut_or_damaged_is_named(tmp_path, kind):
+    path = tmp_path / "x.bin"
+    DAMAGED[kind](path)
+
+    with pytest.raises(ValueError, match=r"x\.bin .*(to download it again|Unpack it by hand)"):
+        unpack(path, tmp_path / "here")
+
+
 @pytest.mark.parametrize("kind", BAD)
 def test_an_archive_that_reaches_out_of_its_folder_is_not_unpacked(tmp_path, kind):
     path = BAD[kind](tmp_path / "x.bin")

@@ -7,6 +7,8 @@ is read with ``weights_only=True``.
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +20,10 @@ from dassl.config.pixels import open_keys
 from dassl.config.settings import NEUTRAL_KEYS, flat
 from dassl.config.yaml_files import config_of
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import load_checkpoint, ranks, write_tensors
+from dassl.utils import interrupts, load_checkpoint, ranks, write_tensors
 from dassl.utils.files import errors_of_writing
 
+from ..anomaly import refuse_nonfinite
 from ..build import TRAINER_REGISTRY
 from .plain import plain
 from .rng import load_rng_state, loader_generators, rng_state
@@ -36,6 +39,14 @@ RESUME_FORMAT = "vltune-resume-1"
 WITHIN_FORMAT = "vltune-resume-2"  # of a file that was written within an epoch
 INTERVAL_VARIABLE = "VLTUNE_RESUME_SECONDS"
 DEFAULT_INTERVAL = 30.0  # seconds between two resume files, at least
+DAMAGED = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError)
+NUMBER = (int, float)
+FORMS: dict[str, type | tuple[type, ...]] = {  # of the entries of a resume file
+    **dict.fromkeys(("models", "optimizers", "schedulers", "attributes", "generators"), dict),
+    **dict.fromkeys(("selected_metrics", "results", "extra", "rng"), dict),
+    **{"epoch": int, "config": str, "stop": bool, "best_result": NUMBER, "elapsed": NUMBER},
+    "selected_epoch": (int, type(None)),
+}
 
 
 class ResumeFile:
@@ -138,21 +149,37 @@ def restore(trainer: "TrainerBase", state: dict[str, Any], path: Path) -> int:
 
     Raises:
         ValueError: if the file belongs to another config or other models (names what differs), or
-            lacks an entry.
+            lacks an entry or has one of another form.
+    """
+    with errors_of_state(path):
+        for name, kinds in FORMS.items():
+            is_bool = isinstance(state[name], bool) and kinds is not bool
+            if is_bool or not isinstance(state[name], kinds):
+                raise TypeError(f"its {name} is of type {type(state[name]).__name__}")
+        if not 0 <= state["epoch"] <= trainer.max_epoch:
+            raise ValueError(f"its epoch is {state['epoch']} of {trainer.max_epoch}")
+        return _restore(trainer, state, path)
+
+
+@contextmanager
+def errors_of_state(path: str | Path) -> Iterator[None]:
+    """Let a state that lacks an entry, or has one of another form, be said with its path.
+
+    Raises:
+        ValueError: in place of what reading such a state raises.
     """
     try:
-        return _restore(trainer, state, path)
-    except KeyError as err:
-        raise ValueError(incomplete(path, err)) from err
-
-
-def incomplete(path: Path, err: KeyError) -> str:
-    """The text for a resume file that lacks an entry."""
-    return f"{path} is not whole: it has no {err.args[0]!r}. Delete it to start over."
+        yield
+    except DAMAGED as err:
+        if str(path) in str(err) or interrupts.is_of_machine(err):
+            raise
+        lacks = isinstance(err, KeyError)
+        reason = f"it has no {err.args[0]!r}" if lacks else " ".join(str(err).split())[:200]
+        raise ValueError(f"{path} is damaged: {reason}. Delete it to start over.") from err
 
 
 def _restore(trainer: "TrainerBase", state: dict[str, Any], path: Path) -> int:
-    check_same_config(trainer.cfg, config_of(state["config"], path), path)
+    check_same_config(trainer.cfg, config_of(state["config"], "its config"), path)
     names = trainer.get_model_names()
     if set(state["models"]) != set(names):
         raise ValueError(
@@ -161,10 +188,12 @@ def _restore(trainer: "TrainerBase", state: dict[str, Any], path: Path) -> int:
         )
     for name in names:
         trainer._models[name].load_state_dict(state["models"][name])
+        refuse_nonfinite(trainer._models[name], path)
     owners: dict[str, dict] = {"optimizers": trainer._optims, "schedulers": trainer._scheds}
     for part, owner in owners.items():
-        for name, value in state[part].items():
-            owner[name].load_state_dict(value)
+        for name, own in owner.items():
+            if own is not None:
+                own.load_state_dict(state[part][name])
     attributes = dict(_stateful_attributes(trainer))
     for name, value in state["attributes"].items():
         if name in attributes:

@@ -25,12 +25,13 @@ from dassl.engine.state.resume import (
     DEFAULT_INTERVAL,
     INTERVAL_VARIABLE,
     check_same_config,
-    incomplete,
+    errors_of_state,
 )
 from dassl.utils import interrupts, load_checkpoint, write_tensors
 
+from .stream import Stream
+
 if TYPE_CHECKING:
-    from .stream import Stream
     from .trainer import StreamTrainer
 
 logger = logging.getLogger(__name__)
@@ -184,11 +185,11 @@ class StreamResume:
         self.save(stream, force=interrupts.is_pending())
         interrupts.stop_if_pending(f"image {stream.position}; state saved in {self.path}")
 
-    def load(self) -> dict | None:
-        """The state to resume from, put into the trainer; None without a file.
+    def load(self) -> Stream | None:
+        """The stream to resume, its method's state put into the trainer; None without a file.
 
         Raises:
-            ValueError: for a file of another stream; names what differs.
+            ValueError: for a damaged file, or one of another stream; names what differs.
         """
         if not self.path.is_file():
             return None
@@ -198,18 +199,16 @@ class StreamResume:
                 f"{self.path} is not a resume file of this version (expected format "
                 f"{RESUME_FORMAT}). Delete it to start the stream over."
             )
-        try:
+        with errors_of_state(self.path):
             self._check(state)
             self.trainer.load_stream_state(state["method"])
             self.earlier_seconds = state["seconds"]
             self.trainer.earlier_seconds += state["seconds"]
-            return state["stream"]
-        except KeyError as err:
-            raise ValueError(incomplete(self.path, err)) from err
+            return Stream.from_state(state["stream"])
 
     def _check(self, state: dict) -> None:
         trainer, fix = self.trainer, "Delete it to start over, or choose another --output-dir."
-        check_same_config(trainer.cfg, config_of(state["config"], self.path), self.path)
+        check_same_config(trainer.cfg, config_of(state["config"], "its config"), self.path)
         if trainer.cfg.SEED < 0:
             torch.manual_seed(state["run_seed"])  # run_seed, order and views follow it
         check_same_stream(state["belongs_to"], self.belongs_to(), self.path, fix=fix)

@@ -92,9 +92,17 @@ class Stream:
 
     @classmethod
     def from_state(cls, state: dict) -> "Stream":
-        """The stream that ``state`` was taken from."""
+        """The stream that ``state`` was taken from.
+
+        Raises:
+            ValueError: its order is not one of all images, or answers are missing.
+        """
         stream = cls(0, state["seed"], keeps_scores=state["keeps_scores"])
         stream.order, stream.position = state["order"], state["position"]
+        if not torch.equal(stream.order.sort().values, torch.arange(len(stream.order))):
+            raise ValueError("its order is not one of all images")
+        if {len(rows) for rows in state["columns"].values()} - {stream.position}:
+            raise ValueError(f"it does not hold one answer for each of {stream.position} images")
         stream.parts = {name: [rows] for name, rows in state["columns"].items()}
         return stream
 

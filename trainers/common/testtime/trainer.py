@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 
 from dassl.config import Condition, never
 from dassl.data.datasets import Datum
+from dassl.engine.resume import errors_of_state
 from dassl.evaluation.predictions import ScoredImages, log_probabilities
 from dassl.features.bank import AUGMENTATION_SEED, FeatureBank
 from dassl.features.encoder import AUTOCAST
@@ -204,8 +205,8 @@ class StreamTrainer(FeatureTrainer):
         length = self.settings.stream_length
         stop = len(items) if length < 0 or split == "val" else stream.position + length
         resume = StreamResume(self, split, items, first=stream.position)
-        if (state := resume.load()) is not None:
-            stream = Stream.from_state(state)
+        if (resumed := resume.load()) is not None:
+            stream = resumed
             logger.info("Resuming after image %d: %s", stream.position, resume.path)
         views = self.test_views(items)
         try:
@@ -242,15 +243,16 @@ class StreamTrainer(FeatureTrainer):
                 f"with {self.settings.key('stream_length')} N writes <output>/{STATE_FILE}."
             )
         fix = "Continue with the settings and files that the stream began with."
-        check_same_stream(state["belongs_to"], self.belongs_to(items), path, fix=fix)
-        check_same_weights(state.get("fingerprint"), self.method, path, fix=fix)
-        if keeps and not state["stream"]["keeps_scores"]:
-            raise ValueError(
-                f"{path} was written without the classifiers' probabilities. Begin the stream with "
-                "TEST.SELECT_ON test if its weights are to be searched on it."
-            )
-        self.load_stream_state(state["method"])
-        return Stream.from_state(state["stream"])
+        with errors_of_state(path):
+            check_same_stream(state["belongs_to"], self.belongs_to(items), path, fix=fix)
+            check_same_weights(state.get("fingerprint"), self.method, path, fix=fix)
+            if keeps and not state["stream"]["keeps_scores"]:
+                raise ValueError(
+                    f"{path} was written without the classifiers' probabilities. Begin the stream "
+                    "with TEST.SELECT_ON test if its weights are to be searched on it."
+                )
+            self.load_stream_state(state["method"])
+            return Stream.from_state(state["stream"])
 
     @property
     def stream_seed(self) -> int:

@@ -8,14 +8,16 @@ import logging
 from collections.abc import Sequence
 
 from clip.clip import default_tokenizer
+from dassl.utils.text_files import INVISIBLE
 
 logger = logging.getLogger(__name__)
 SHOWN = 5  # groups of equal classes that a warning names
 
 
 def words_of(classname: str, *, replace_underscores: bool = True) -> str:
-    """The words of a class name: ``_`` becomes a blank unless told otherwise."""
-    return classname.replace("_", " ") if replace_underscores else classname
+    """The words of a class name, as they are seen: ``_`` is a blank unless told otherwise."""
+    name = classname.translate(INVISIBLE)
+    return name.replace("_", " ") if replace_underscores else name
 
 
 def same_words(words: Sequence[str]) -> list[list[int]]:
