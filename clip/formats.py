@@ -19,6 +19,12 @@ BEGINNINGS = (  # of files that people take for weights, and what to do with the
     (b"gguf", "is a GGUF file. Take the safetensors file of that model"),
     (b"\x89hdf", "is an HDF5 file (Keras). Take the PyTorch weights of that model"),
     (b"\x93numpy", "is an array of NumPy. Take the PyTorch weights of that model"),
+    (b"7z\xbc\xaf", "is compressed (7z). Unpack it first"),
+    (b"rar!", "is compressed (RAR). Unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "is compressed (zstd). Unpack it first"),
+    (b"\x89png", "is an image, not weights"),
+    (b"\xff\xd8\xff", "is an image, not weights"),
+    (b"\0\x05\x16\x07", "is what macOS keeps beside a file. Take the file without ._ in its name"),
 )  # fmt: skip
 
 

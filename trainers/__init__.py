@@ -10,8 +10,17 @@ imported does not disturb the others; asking for its trainer gives the error.
 from pathlib import Path
 
 from dassl.engine import TRAINER_REGISTRY
+from dassl.utils.files import FORMATS
 from dassl.utils.plugins import import_files
 
+
+def _foreign_format(path: Path) -> str:
+    from clip.formats import foreign_format  # imports torch, which a failure has done before
+
+    return foreign_format(path)
+
+
+FORMATS.append(_foreign_format)
 _here = list(__path__)
 # searched last: a file of that name in this folder comes first
 __path__ += [str(Path(folder, "compat")) for folder in _here]

@@ -12,7 +12,7 @@ import struct
 import zipfile
 from argparse import Namespace
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from .files import atomic_write, write_text
+from .files import FORMATS, atomic_write, write_text
 from .integrity import CHECKSUM, BombError, check_archive, check_content, check_size, checksum_of
 
 _SCHEDULERS = (
@@ -45,8 +45,6 @@ _MAX_WRAPPERS = 4  # dictionaries inside one another
 _PREFIXES = ("module.", "_orig_mod.")
 _MEMBERS = ("model", "net", "network", "backbone", "encoder", "student")  # of Lightning modules
 _COUNTERS = ("n_averaged", "num_updates", "global_step")  # beside the weights of averages
-# what a file is that is not torch's, the end of a sentence, or ""; whoever knows formats adds to it
-FORMATS: list[Callable[[Path], str]] = []
 READ_ERRORS = (  # what torch and safetensors raise for files of other programs
     pickle.UnpicklingError,
     SafetensorError,
@@ -187,9 +185,14 @@ def _starts_as_safetensors(fpath: str | os.PathLike) -> bool:
 def _unreadable(fpath: str | os.PathLike, err: Exception) -> ValueError:
     """One line about a file that is not a checkpoint, by what its first bytes are."""
     what = next(filter(None, (describe(Path(fpath)) for describe in FORMATS)), "") or (
-        "is truncated, not a torch file, or holds objects that a checkpoint has no need of "
-        f"({_reason(err)}). Copy it again, or delete it and train again"
+        f"is truncated, or not a torch file ({_reason(err)}). Copy it again, or delete it and "
+        "train again"
     )
+    if asked := re.search(r"GLOBAL (\S+)", str(err)):
+        what = (
+            f"holds more than tensors, as it asks for {asked[1]}. Have the program that wrote it "
+            "save its tensors alone: torch.save(model.state_dict(), path)"
+        )
     size = os.path.getsize(fpath)
     return ValueError(f'"{fpath}" ({size} bytes) cannot be read as a checkpoint: it {what}.')
 
@@ -198,10 +201,7 @@ def _reason(err: Exception) -> str:
     """What torch found, without its advice to load the file unsafely."""
     lines = str(err).strip().splitlines() or ["no details"]
     line = next((line.strip() for line in lines if "Unsupported" in line), lines[0])
-    asked = re.search(r"GLOBAL (\S+)", str(err))
-    if asked:
-        line = f"it asks for {asked[1]}"
-    elif "weights_only" in line:
+    if "weights_only" in line:
         line = "its pickle is not one of tensors"
     return f"{type(err).__name__}: {line[:200]}"
 
@@ -227,7 +227,7 @@ def read_tensors(fpath: str | os.PathLike) -> dict[str, torch.Tensor]:
     Raises:
         FileNotFoundError: no such file.
         ValueError: a truncated or foreign file, one without tensors, or with some that are
-            quantised, sparse, infinite or NaN.
+            quantised, sparse, complex, of 8 bits, without values, infinite or NaN.
     """
     state = state_of(load_checkpoint(fpath))
     tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
@@ -237,8 +237,16 @@ def read_tensors(fpath: str | os.PathLike) -> dict[str, torch.Tensor]:
     if not tensors:
         raise ValueError(f"{fpath} holds no weights: expected names with tensors.")
     for name, tensor in tensors.items():
-        if tensor.layout is not torch.strided or tensor.is_quantized:
-            raise ValueError(f"{fpath}: {name} is sparse or quantised. Take the original weights.")
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise ValueError(
+                f"{fpath}: {name} is sparse, quantised or without values. Take the original "
+                "weights."
+            )
+        if tensor.is_complex() or tensor.dtype.is_floating_point and tensor.element_size() < 2:
+            raise ValueError(
+                f"{fpath}: {name} holds numbers of type {tensor.dtype}, which no network of ours "
+                "has. Take the original weights."
+            )
         if not tensor.isfinite().all():
             raise ValueError(
                 f"{fpath}: {name} holds NaN or infinity: the file is damaged, or its training "

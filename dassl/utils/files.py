@@ -20,6 +20,8 @@ CACHE_VARIABLE = "VLTUNE_CACHE"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SECONDS_OF_LEFTOVERS = 60.0  # since a temporary file was written that no process holds
 SECONDS_WITHOUT_LOCKS = 86_400.0  # the same where the file system does not tell who holds one
+# what a file is that holds no weights, the end of a sentence, or ""; who knows formats adds to it
+FORMATS: list[Callable[[Path], str]] = []
 TORCH_WRITERS = ("inline_container", "PytorchStreamWriter", "iostream error")  # in their errors
 
 

@@ -1,11 +1,13 @@
 """Checkpoints of other programs, and paths that are nearly those of a run."""
 
 import gzip
+import importlib
 import io
 import re
 import struct
 import zipfile
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,10 +17,11 @@ from torch import nn
 from dassl.engine.state.checkpoints import find_checkpoint, read_checkpoint
 from dassl.engine.state.near_runs import runs_near
 from dassl.utils import load_checkpoint, load_pretrained_weights, peek_checkpoint, read_tensors
-from dassl.utils.checkpoint import FORMATS, state_of
-from trainers.common import networks as _networks  # noqa: F401
+from dassl.utils.checkpoint import state_of
+from dassl.utils.files import FORMATS
 
-assert FORMATS, "importing the networks of trainers adds the formats that clip knows"
+importlib.import_module("trainers")
+assert FORMATS, "importing the trainers adds the formats that clip knows"
 STATE = {"fc.weight": torch.eye(2), "fc.bias": torch.ones(2)}
 
 
@@ -93,6 +96,11 @@ def legacy_pickle():
     return file.getvalue()
 
 
+def saved(content):
+    torch.save(content, stream := io.BytesIO())
+    return stream.getvalue()
+
+
 BYTES = {
     "empty": (b"", "it is empty"),
     "one letter": (b"r", "it is a text file"),
@@ -108,7 +116,19 @@ BYTES = {
     "cut pickle": (legacy_pickle()[:200], "it is truncated"),
     "cut safetensors": (struct.pack("<Q", 900) + b'{"fc": {', "it is truncated"),
     "long header": (struct.pack("<Q", 2**62) + b'{"fc": {}}', "it is truncated"),
-    "object": (b"\x80\x02cposix\nsystem\nq\0.", "it is truncated, not a torch file, or holds obj"),
+    "object": (b"\x80\x02cposix\nsystem\nq\0.", "more than tensors, as it asks for posix.system"),
+    "whole module": (
+        saved(nn.Linear(2, 3)),
+        r"asks for torch.nn.modules.linear.Linear.*state_dict",
+    ),
+    "path among settings": (saved({**STATE, "path": Path("x")}), "as it asks for pathlib"),
+    "7z": (b"7z\xbc\xaf\x27\x1c" + b"\0" * 60, r"compressed \(7z\). Unpack it first"),
+    "zstd": (b"\x28\xb5\x2f\xfd" + b"\0" * 60, r"compressed \(zstd\)"),
+    "image": (b"\x89PNG\r\n\x1a\n" + b"\0" * 60, "it is an image"),
+    "beside a file": (
+        b"\0\x05\x16\x07\0\2\0\0Mac OS X" + b"\0" * 60,
+        "what macOS keeps beside a file",
+    ),
     "noise": (bytes(range(256)), "it is in no known format"),
     "gzip": (gzip.compress(b"x" * 99), r"it is compressed \(gzip\). Unpack it first"),
     "tar": (b"\0" * 257 + b"ustar" + b"\0" * 250, "it is a tar archive. Unpack it first"),
@@ -165,6 +185,23 @@ def test_a_folder_above_the_runs_lists_them(runs):
         find_checkpoint(runs, "prompt_learner")
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_pointer_that_windows_saved_is_followed(runs, mark):
+    folder = runs / "TaskRes" / "seed1" / "prompt_learner"
+    (folder / "checkpoint").write_bytes(mark + b"model.pth.tar-2\r\n")
+
+    assert find_checkpoint(folder.parent) == folder / "model.pth.tar-2"
+
+
+@pytest.mark.parametrize("name", ["model.pth.tar-2.crdownload", "model.pth.tar-2 (1)"])
+def test_what_lies_in_the_place_of_a_checkpoint_is_named(runs, name):
+    folder = runs / "TaskRes" / "seed1" / "prompt_learner"
+    (folder / "model.pth.tar-2").rename(folder / name)
+
+    with pytest.raises(FileNotFoundError, match=rf"holds no checkpoint, but {re.escape(name)};"):
+        find_checkpoint(folder.parent)
+
+
 def test_a_path_far_from_any_run_gets_no_list(tmp_path):
     assert runs_near(tmp_path / "nothing") == ""
 
@@ -181,7 +218,10 @@ def test_the_settings_of_a_training_program_are_read_as_a_dictionary(tmp_path):
     [
         (torch.tensor([1.0, float("nan")]), "fc.bias holds NaN or infinity"),
         (torch.tensor([1.0, float("inf")]), "fc.bias holds NaN or infinity"),
-        (torch.ones(2).to_sparse(), "fc.bias is sparse or quantised"),
+        (torch.ones(2).to_sparse(), "fc.bias is sparse, quantised or without values"),
+        (torch.ones(2, device="meta"), "fc.bias is sparse, quantised or without values"),
+        (torch.ones(2).to(torch.float8_e4m3fn), "fc.bias holds numbers of type torch.float8_e4m3"),
+        (torch.ones(2, dtype=torch.complex64), "fc.bias holds numbers of type torch.complex64"),
     ],
 )
 def test_weights_that_would_give_wrong_numbers_are_refused(tmp_path, bad, said):

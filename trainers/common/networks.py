@@ -9,11 +9,9 @@ from torch import Tensor, nn
 from clip import load_backbone
 from clip.activation import split_activation
 from clip.blocks import QuickGELU
-from clip.formats import foreign_format
 from clip.model import HEAD_DIM, HEAD_DIMS
 from clip.vision import ModifiedResNet, VisionTransformer
 from dassl.modeling.networks import ImageNetwork, Source, register_source
-from dassl.utils.checkpoint import FORMATS
 from datasets.toy_world.nets import load_toy_net
 
 ACTIVATIONS = {kind.__name__: kind for kind in (QuickGELU, nn.GELU)}  # of CLIP's towers
@@ -89,4 +87,3 @@ def _toy(model: str, pretrained: bool, weights: str) -> ImageNetwork:
 
 register_source("clip", Source(_clip, "clip:<backbone>", tower_options, _empty_clip))
 register_source("toy", Source(_toy, "toy:<name>"))
-FORMATS.append(foreign_format)

@@ -131,7 +131,7 @@ def last_of(folder: Path) -> list[Path]:
     pointer = folder / "checkpoint"
     if not pointer.is_file():
         return []
-    text = pointer.read_bytes()[:LONGEST_NAME].decode("utf-8", "replace").strip()
+    text = pointer.read_bytes()[:LONGEST_NAME].decode("utf-8-sig", "replace").strip()
     name = text.splitlines()[0] if text else ""
     is_name = name.isprintable() and "\ufffd" not in name and Path(name).name == name
     if not is_name or not 0 < len(name) < LONGEST_NAME:
@@ -151,7 +151,9 @@ def _other_checkpoints(folder: Path, epoch: int | None) -> str:
         return f"There is {best}, and {listed}." if present else f"There is {best}."
     if not present:
         near = runs_near(folder.parent)
-        return f"{folder} holds no checkpoint; check the path. {near}".rstrip()
+        held = sorted(path.name for path in folder.glob("*") if path.name != "checkpoint")
+        others = f", but {', '.join(held[:3])}" if held else ""
+        return f"{folder} holds no checkpoint{others}; check the path. {near}".rstrip()
     if epoch is None:
         return (
             "Only runs with TEST.FINAL_MODEL best_val (TEST.SELECT_ON val) write it; this run "

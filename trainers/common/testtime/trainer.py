@@ -17,7 +17,7 @@ from yacs.config import CfgNode
 
 from dassl.config import Condition, never
 from dassl.data.datasets import Datum
-from dassl.engine.resume import errors_of_state
+from dassl.engine.state.resume import errors_of_state
 from dassl.evaluation.predictions import ScoredImages, log_probabilities
 from dassl.features.bank import AUGMENTATION_SEED, FeatureBank
 from dassl.features.encoder import AUTOCAST
