@@ -5,6 +5,7 @@ Nothing is guessed: a tree that could be read in two ways is named, with both.
 
 import logging
 import os
+import re
 import shlex
 from collections.abc import Iterable
 from functools import cache
@@ -19,6 +20,12 @@ SPLIT_WORDS = {
     "test": ("test", "testing"),
 }
 SPLIT_OF = {word: split for split, words in SPLIT_WORDS.items() for word in words}
+OTHER_WORDS = {"dev": "val", "eval": "test", "evaluation": "test", "holdout": "test"}
+LIKE_A_SPLIT = re.compile(  # 1. Train, train_set, test2017, images-val
+    rf"[\W\d_]*(?:(?:set|data|images|imgs)[\W_]+)?({'|'.join((*SPLIT_OF, *OTHER_WORDS))})"
+    r"[\W_]*(?:set|data|images|imgs)?[\W\d_]*",
+    re.IGNORECASE,
+)
 
 
 def visible(folder: Path) -> list[str]:
@@ -77,6 +84,21 @@ def check_split_folders(folder: Path, names: Iterable[str]) -> bool:
     return True
 
 
+def like_splits(folder: Path, names: Iterable[str]) -> str:
+    """What is wrong with folders that seem to be splits under other names; "" if they do not."""
+    found = {name: match[1].lower() for name in names if (match := LIKE_A_SPLIT.fullmatch(name))}
+    splits = {name: {**SPLIT_OF, **OTHER_WORDS}[word] for name, word in found.items()}
+    if len(set(splits.values())) < 2:
+        return ""
+    moves = [(folder / name, folder / split) for name, split in splits.items() if name != split]
+    is_plain = len(set(splits.values())) == len(splits)
+    way = f" Run: {' && '.join(_move(*move) for move in moves)}" if is_plain else ""
+    return (
+        f"{folder} holds {', '.join(splits)}, which seem to be splits; expected folders called "
+        f"train, val and test.{way}"
+    )
+
+
 def _move(source: Path, target: Path) -> str:
     return f"mv {shlex.quote(str(source))} {shlex.quote(str(target))}"
 
@@ -95,6 +117,8 @@ def way_to_classes(folder: Path) -> str:
     if len(names) == 1 and _holds_classes(folder / names[0]):
         inner = shlex.quote(str(folder / names[0]))
         return f"Its class folders lie one level deeper: pass --root {inner}"
+    if like := like_splits(folder, names):
+        return like
     if len(names) > 1 and all(_holds_classes(folder / name) for name in names):
         return (
             f"It looks like folders of domains ({', '.join(names[:4])}) that hold class folders: "

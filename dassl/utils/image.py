@@ -17,8 +17,11 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .text_files import another_file
+
 logger = logging.getLogger(__name__)
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "DIB", "GIF", "TIFF", "WEBP", "JPEG2000")
+HEIF = (b"heic", b"heix", b"mif1", b"msf1", b"hevc", b"avif", b"avis")  # kinds of photographs
 PIXELS_VARIABLE = "VLTUNE_MAX_PIXELS"
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 2**30  # of a file
@@ -83,8 +86,7 @@ def open_image(source: str | os.PathLike | IO[bytes]) -> Image.Image:
         try:
             image = Image.open(source, formats=FORMATS)
         except UnidentifiedImageError:  # whose text is the repr of an open file
-            known = ", ".join(FORMATS)
-            raise UnidentifiedImageError(f"it is not one of {known}, or damaged") from None
+            raise UnidentifiedImageError(_what_else(source)) from None
     if image.width * image.height > limit:
         pixels = image.width * image.height
         image.close()
@@ -93,6 +95,21 @@ def open_image(source: str | os.PathLike | IO[bytes]) -> Image.Image:
             f"environment variable {PIXELS_VARIABLE}"
         )
     return image
+
+
+def _what_else(source: str | os.PathLike | IO[bytes]) -> str:
+    """What a file is that holds no image."""
+    known = f"it is not one of {', '.join(FORMATS)}, or damaged"
+    if isinstance(source, (str, os.PathLike)):
+        return known
+    source.seek(0)
+    start = source.read(64)
+    if not start:
+        return "it is empty: copy or download it again"
+    if start[4:8] == b"ftyp" and start[8:12] in HEIF:
+        return "it is a HEIC or AVIF photograph: convert it to JPEG"
+    what = another_file(start)
+    return f"it {what}" if what else known
 
 
 def read_image(path: str | os.PathLike) -> Image.Image:

@@ -75,10 +75,9 @@ def read_text(path: str | os.PathLike) -> str:
     if size > LARGEST_TEXT:
         raise ValueError(f"{path} has {size:,} bytes; a text file may have {LARGEST_TEXT:,}.")
     data = path.read_bytes()
-    start = data[:64].removeprefix(codecs.BOM_UTF8).lstrip().lower()
-    if what := next((what for begin, what in FOREIGN if start.startswith(begin.lower())), ""):
+    if what := another_file(data[:64]):
         raise ValueError(f"{path} {what}.")
-    encoding = next((name for mark, name in MARKS if data.startswith(mark)), _unmarked(data))
+    encoding = encoding_of(data)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as err:
@@ -101,8 +100,16 @@ def read_text(path: str | os.PathLike) -> str:
     return text
 
 
-def _unmarked(data: bytes) -> str:
-    """The encoding of text without a mark: UTF-16 shows by the zero bytes of its ASCII letters."""
+def another_file(start: bytes) -> str:
+    """What a file is that begins so and is hardly what was asked for, with advice; or ""."""
+    start = start.removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    return next((what for begin, what in FOREIGN if start.startswith(begin.lower())), "")
+
+
+def encoding_of(data: bytes) -> str:
+    """The encoding of text, by its mark; UTF-16 without one shows by zeros in its ASCII letters."""
+    if marked := next((name for mark, name in MARKS if data.startswith(mark)), ""):
+        return marked
     head = data[:1024]
     if head and len(data) % 2 == 0:
         for encoding, zeros, letters in (

@@ -68,6 +68,11 @@ def _look_at_names(listing: Listing, found: Audit) -> None:
             "Write readable ones into a file (a line per class, as: n01530575 brambling) and give "
             "--classnames FILE"
         )
+    if unseen := [name for name in names if not name.isprintable()]:
+        found.notes.append(
+            f"class names with characters that cannot be seen, which prompts leave out: "
+            f"{listed(map(ascii, unseen))}. Rename the folders, or give --classnames FILE"
+        )
     if len(names) == 1:
         found.problems.append(
             f'{listing.spec} has one class, "{names[0]}"; expected at least two, as every answer '

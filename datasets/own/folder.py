@@ -11,9 +11,10 @@ from pathlib import Path
 
 from dassl.utils.image_files import IMAGE_SUFFIXES, LeftOut, images_below, is_image
 
-from ..near_miss import SPLIT_OF, holds_images, visible
+from ..near_miss import SPLIT_OF, holds_images, like_splits, visible
 from .listing import Entry, Listing, listed
 
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar")
 CLASSES_EXPECTED = "expected <class>/*.jpg, <split>/<class>/*.jpg or <domain>/<class>/*.jpg"
 
 
@@ -44,6 +45,12 @@ def _read(listing: Listing) -> None:
     folder = _unwrapped(listing)
     names = visible(folder)
     loose = _loose_images(folder)
+    if packed := [] if names else _archives(folder):
+        listing.problems.append(
+            f"{folder} holds {listed(packed)} and no class folders; {CLASSES_EXPECTED}. Unpack it "
+            "first"
+        )
+        return
     if not names:
         listing.problems.append(
             f"{folder} holds {loose} images and no class folders; {CLASSES_EXPECTED}. Sort them "
@@ -58,6 +65,8 @@ def _read(listing: Listing) -> None:
         for split, name in splits.items():
             _add_classes(listing, folder / name, left_out, split=split)
         listing.said.append(f"read as {', '.join(splits)} folders of classes")
+    elif not listing.problems and (like := like_splits(folder, names)):
+        listing.problems.append(like)
     elif not listing.problems and _are_domains(folder, names):
         for name in names:
             _add_classes(listing, folder / name, left_out, domain=name)
@@ -85,6 +94,10 @@ def _unwrapped(listing: Listing) -> Path:
     if folder != listing.root:
         listing.said.append(f"stepped into {folder.relative_to(listing.root).as_posix()}")
     return folder
+
+
+def _archives(folder: Path) -> list[str]:
+    return [name for name in sorted(os.listdir(folder)) if name.lower().endswith(ARCHIVES)]
 
 
 def _loose_images(folder: Path) -> int:

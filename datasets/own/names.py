@@ -7,6 +7,7 @@ classes and none of the folders, a name per class in the order of the sorted fol
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -97,17 +98,26 @@ def _pair(text: str, known: set[str]) -> list[str]:
 
 def _of_pairs(rows: list[list[str]], path: Path, labels: Sequence[str]) -> dict[str, str]:
     """Names from [folder, name] rows, or from a column of names in the labels' order."""
-    pairs = {row[0]: row[1] for row in rows if len(row) > 1 and row[1]}
-    if set(pairs) & set(labels):
+    known, width = set(labels), max(map(len, rows), default=0)
+    hits = [sum(row[at] in known for row in rows if len(row) > at) for at in range(width)]
+    if width > 1 and any(hits):
+        at = hits.index(max(hits))  # the column of folders; a name stands beside it, or before
+        pairs = {row[at]: _name_beside(row, at) for row in rows if len(row) > max(at, 1)}
         others = (row[0] for row in rows if len(row) == 1)
-        return pairs | {text.split()[0]: text for text in others if text}
+        return {k: v for k, v in pairs.items() if v} | {t.split()[0]: t for t in others if t}
     column = [row[0] for row in rows if row[0]]
-    if len(column) == len(labels):
+    if width == 1 and len(column) == len(labels):
         return dict(zip(labels, column))
     raise ValueError(
         f"{path} has {len(rows)} lines and names none of the {len(labels)} classes "
         f"({listed(labels)}); expected {FORM}, or as many names as classes."
     )
+
+
+def _name_beside(row: list[str], at: int) -> str:
+    """The first cell after the folder's, or else before it, that is neither empty nor a number."""
+    cells = [cell for cell in (*row[at + 1 :], *row[:at]) if cell]
+    return next((cell for cell in cells if not cell.isdecimal()), *cells[:1])
 
 
 def _of_json(path: Path, labels: Sequence[str]) -> dict[str, str]:
@@ -120,8 +130,9 @@ def _of_json(path: Path, labels: Sequence[str]) -> dict[str, str]:
 
 
 def plain(name: str) -> str:
-    """A name as the text encoder reads it: in one case, ``_`` as a blank."""
-    return re.sub(r"[\s_]+", " ", name.translate(INVISIBLE)).strip().casefold()
+    """A name as the text encoder reads it: in one case and spelling, ``_`` as a blank."""
+    name = unicodedata.normalize("NFC", name.translate(INVISIBLE))
+    return re.sub(r"[\s_]+", " ", name).strip().casefold()
 
 
 def _check_different(listing: Listing) -> None:

@@ -58,10 +58,10 @@ def _read_rows(table: Path, listing: Listing) -> dict[int, dict[str, str]]:
             f"{' and '.join(missing)} into its first line."
         )
         return {}
-    for name in columns:
-        if name not in COLUMNS:
-            close = did_you_mean(name, COLUMNS)
-            listing.notes.append(f"the column {name} of {table.name} is not read. {close}")
+    if unread := [name for name in columns if name and name not in COLUMNS]:
+        which = f"column{'s' * (len(unread) > 1)} {listed(unread)} of {table.name}"
+        close = did_you_mean(unread[0], COLUMNS)
+        listing.notes.append(f"not read: the {which}. {close}")
     if not rows:
         listing.problems.append(f"{table} has a header and no images; expected {FORM}.")
     return rows
@@ -78,7 +78,7 @@ def _check_rows(listing: Listing, table: Path, rows: dict[int, dict[str, str]]) 
         other = seen.setdefault(entry.path, entry)
         for kind, is_fault in {
             "path": not path or not label,
-            "missing": bool(path) and not (listing.root / path).is_file(),
+            "missing": bool(path) and not os.path.isfile(listing.path(entry)),
             "split": bool(row.get("split")) and not split,
             "twice": other.label != label,
             "mixed": other.split != split,

@@ -207,7 +207,7 @@ def test_one_damaged_file_of_results_does_not_end_a_table(tmp_path, damage):
 
     assert [record.seed for record in findings.records] == [1]
     (warning,) = findings.warnings
-    assert "seed2/results.json ignored: " in warning
+    assert "seed2/results.json ignored: it" in warning and ".. " not in warning
 
 
 @pytest.mark.parametrize("value", [171.3, -1.0, float("nan"), float("inf"), "71", 10**400])
@@ -224,12 +224,32 @@ def test_a_value_that_cannot_be_measured_enters_no_mean(tmp_path, value):
 
 
 def test_a_line_of_a_log_that_nothing_measured_is_named_and_passed_over(tmp_path, caplog):
-    for value in ("1.2.3", "nan", "170", "-3", "1e999"):
+    for value in ("1.2.3", "nan", "170", "-3", "1e999", "71,5"):
         log_of(tmp_path / "seed1", "60.0", value)
         caplog.clear()
 
         assert "* accuracy: 60.00% +- 0.00%" in legacy_report(tmp_path, style="coop")
         assert f'log.txt, line 3, is passed over: "* accuracy: {value}%"' in caplog.text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-8"])
+def test_a_log_that_a_console_saved_is_read(tmp_path, encoding):
+    text = "\x1b[32mFinish training\x1b[0m\r\n\x1b[1m* accuracy: 60.0%\x1b[0m\r\n"
+    (tmp_path / "seed1").mkdir()
+    (tmp_path / "seed1" / "log.txt").write_bytes(text.encode(encoding))
+
+    (record,) = load_records([tmp_path]).records
+
+    assert record.metrics == {"test": {"accuracy": 60.0}}
+
+
+def test_a_run_whose_results_hold_no_number_is_named(tmp_path):
+    finished_run(tmp_path / "seed1", seed=1, accuracy=60.0)
+    finished_run(tmp_path / "seed2", seed=2, accuracy=0.0, metrics={"test": {}})
+
+    (warning,) = load_records([tmp_path]).warnings
+
+    assert "seed2/results.json: test holds no number, left out of every mean." in warning
 
 
 def test_the_parser_of_coop_reads_a_run_that_was_interrupted_once(tmp_path, caplog):

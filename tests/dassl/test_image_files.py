@@ -214,6 +214,23 @@ def test_what_is_not_an_image_file_is_refused_at_once(tmp_path, kind):
     assert str(path) in answer.error
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "it is a Git LFS pointer"),
+        (b"<!DOCTYPE html><title>403</title>", "it is a web page"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC or AVIF photograph: convert it to JPEG"),
+        (b"\x89PNG\r\n\x1a\n", "it is not one of JPEG, PNG"),
+    ],
+)
+def test_a_file_in_the_place_of_an_image_is_called_what_it_is(tmp_path, content, said):
+    (tmp_path / "a.jpg").write_bytes(content)
+
+    with pytest.raises(BadImageError, match=f"a.jpg is not a readable image .*{said}"):
+        read_image(tmp_path / "a.jpg")
+
+
 def test_a_file_that_is_not_an_image_is_said_without_the_repr_of_a_file_object(tmp_path):
     (tmp_path / "x.jpg").write_text("hello")
 

@@ -53,6 +53,7 @@ def test_the_command_for_a_nearly_divided_tree_makes_it_one(tmp_path, kind):
         (["train/cat", "Train/cat", "test/cat"], "holds Train and train. Keep one"),
         (["birds/cat", "birds/dog"], r"one level deeper: pass --root .*/birds"),
         (["photo/cat", "photo/dog", "sketch/cat"], "domains .photo, sketch.*--dataset domain_fold"),
+        (["train_set/cat", "test_set/cat"], "seem to be splits.* Run: mv .*test_set .*test && mv"),
         (["."], r"holds 5 images itself.*pass the folder above, --root"),
     ],
 )  # fmt: skip

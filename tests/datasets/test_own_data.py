@@ -14,6 +14,7 @@ import train
 from dassl.config.own_data import dataset_name, not_a_dataset, own_set, split_datasets
 from dassl.data.datasets import build_dataset
 from dassl.engine.command.cli import make_config, make_parser
+from datasets.own.audit import audit
 from datasets.own.divide import divide
 from datasets.own.folder import list_folder
 from datasets.own.read import read_own
@@ -317,6 +318,42 @@ def test_a_test_class_that_training_does_not_have_is_named(tmp_path):
         build_dataset(make_cfg(tmp_path, NAME))
 
 
+@pytest.mark.parametrize(
+    ("folders", "command"),
+    [
+        (["train_set/a", "train_set/b", "test_set/a", "test_set/b"], "mv .*test_set .*/test && mv"),
+        (["1. Train/a", "1. Train/b", "2. Test/a", "2. Test/b"], "mv '.*/1. Train' .*/train"),
+        (["train/a", "train/b", "dev/a", "dev/b", "eval/a", "eval/b"], "mv .*/dev .*/val && mv "),
+        (["train/a", "train/b", "holdout/a", "holdout/b"], "mv .*/holdout .*/test"),
+        (["train2017", "val2017"], "mv .*/train2017 .*/train && mv .*/val2017 .*/val"),
+    ],
+)
+def test_splits_under_other_names_are_no_domains_and_no_classes(tmp_path, folders, command):
+    tree(tmp_path, *folders)
+
+    text = problem(read_own(tmp_path))
+
+    assert "which seem to be splits; expected folders called train, val and test" in text
+    assert re.search(f"Run: {command}", text)
+
+
+def test_an_archive_in_the_place_of_images_is_to_be_unpacked(tmp_path):
+    (tmp_path / "birds.tar.gz").touch()
+
+    assert "holds birds.tar.gz and no class folders; expected" in (
+        text := problem(read_own(tmp_path))
+    )
+    assert text.endswith("Unpack it first")
+
+
+def test_names_that_cannot_be_seen_are_noted(tmp_path):
+    tree(tmp_path, "cat\x07", "dog\u202e")
+
+    note = audit(read_own(tmp_path)).notes[0]
+
+    assert re.search(r"cannot be seen.*'cat\\x07', 'dog\\u202e'", note)
+
+
 def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
     folder, scandir = tree(tmp_path, "cat", "dog") / "dog", os.scandir
 
@@ -359,6 +396,38 @@ def test_a_table_gives_labels_splits_and_domains(tmp_path):
     assert dict(cfg.DATASET, TABLE=str(file)) == dict(cfg.DATASET)
     assert cfg.RUN.DATASET == "birds"
     assert build_dataset(make_cfg(tmp_path, NAME, TABLE=str(file))).num_classes == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sep=;\r\npath;label\r\nx/0.jpg;cat, kitty\r\nx/1.jpg;dog\r\n",
+        "path\tlabel\nx/0.jpg\tcat, kitty\nx/1.jpg\tdog\n",
+        'path,label\nx\\0.jpg,"cat, kitty"\nx\\1.jpg,dog\n',
+    ],
+)
+def test_a_table_that_a_windows_program_saved_is_read(tmp_path, text):
+    tree(tmp_path, "x", count=2)
+    file = table(tmp_path)
+    file.write_bytes(text.encode())
+
+    assert list(read_own(tmp_path, table=str(file)).usable().names) == ["cat, kitty", "dog"]
+
+
+def test_columns_that_are_not_read_are_one_note(tmp_path):
+    tree(tmp_path, "x", count=2)
+    more = [f"c{n}" for n in range(999)]
+    line = "," * len(more)
+    file = table(
+        tmp_path,
+        f"x/0.jpg,cat,{line}",
+        f"x/1.jpg,dog,{line}",
+        header=f"path,label,,{','.join(more)}",
+    )
+
+    (note,) = read_own(tmp_path, table=str(file)).notes
+
+    assert note.startswith("not read: the columns c0, c1, c2, c3, c4 and 994 more of birds.csv")
 
 
 def test_a_table_may_name_images_anywhere(tmp_path):
@@ -433,6 +502,10 @@ def test_what_several_lines_lack_is_one_problem_and_the_others_are_counted(tmp_p
         ("classnames.json", json.dumps({"n1": "brambling", "n2": "robin"})),
         ("classnames.json", json.dumps(["brambling", "robin"])),
         ("classnames.csv", "folder,name\nn1,brambling\nn2,robin\n"),
+        ("classnames.csv", "sep=;\nn1;brambling\nn2;robin\n"),
+        ("classnames.csv", "name,folder\nrobin,n2\nbrambling,n1\n"),
+        ("classnames.csv", "0,n1,brambling\n1,n2,robin\n"),
+        ("classnames.csv", "n1,,brambling\nn2,,robin\u200b\n"),
     ],
 )
 def test_a_file_beside_the_data_names_the_classes(tmp_path, file, text):
@@ -463,6 +536,9 @@ def test_a_given_file_of_names_goes_before_the_one_beside_the_data(tmp_path):
     ("files", "message"),
     [
         ({"classnames.txt": "n1 jay\nn2 Jay\n"}, 'Classes "n1" and "n2" have the same name; exp'),
+        ({"classnames.csv": "0,jay\n1,owl\n"}, "names none of the 2 classes"),
+        ({"classnames.txt": "n1 caf\u00e9\nn2 cafe\u0301\n"}, "have the same name"),
+        ({"classnames.txt": "n1 jay\nn2 ja\u200by\n"}, "have the same name"),
         ({"classnames.txt": "only\n"}, "has 1 lines and names none of the 2 classes"),
         ({"classnames.json": "[1, 2]"}, "is of another form; expected .*folder"),
         ({"classnames.txt": "n1 a", "classnames.csv": "n1,a"}, "expected one of them. Delete"),

@@ -11,9 +11,12 @@ import math
 import re
 from pathlib import Path
 
+from dassl.utils.text_files import encoding_of
+
 logger = logging.getLogger(__name__)
 TRAIN_END_SIGNALS = ("Finish training", "Finished training")  # Dassl 0.6 / Dassl 0.5
 TEST_END_SIGNALS = ("=> result",)
+COLOURS = re.compile(r"\x1b\[[\d;]*m")
 PERCENTAGES = re.compile(r"(\w+_)?(accuracy|macro_f1|error|error_rate)")
 
 
@@ -24,7 +27,7 @@ def is_possible(metric: str, value: float) -> bool:
 
 def metric_pattern(keyword: str) -> re.Pattern[str]:
     """Regular expression of a result line, e.g. `* accuracy: 71.3%`."""
-    return re.compile(rf"\* {re.escape(keyword)}: ([\w.+-]+)%")
+    return re.compile(rf"\* {re.escape(keyword)}: ([\w.,+-]+)%")
 
 
 def read_result(folder: Path, keyword: str, *, test_log: bool = False) -> tuple[Path, float | None]:
@@ -70,8 +73,9 @@ def read_metric(path: Path, keyword: str, *, test_log: bool = False) -> float | 
 
 
 def _text(path: Path) -> str:
-    """A log, without what is not Unicode; empty for a pipe or a folder of that name."""
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    """A log, without colours and what is not Unicode; empty for a pipe or folder of that name."""
+    data = path.read_bytes() if path.is_file() else b""
+    return COLOURS.sub("", data.decode(encoding_of(data), errors="replace"))
 
 
 def _number(text: str) -> float:

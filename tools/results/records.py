@@ -158,7 +158,8 @@ def _read_results(folder: Path, findings: Findings) -> None:
             findings.warnings += [f"{path}: {fault}" for fault in faults]
             findings.records.append(record)
     except (OSError, ValueError, TypeError) as err:
-        findings.warnings.append(f"{path} ignored: {err}. Delete it and run again.")
+        reason = str(err).replace(str(path), "it", 1).rstrip(".")
+        findings.warnings.append(f"{path} ignored: {reason}. Delete it and run again.")
 
 
 def _measured(metrics: dict) -> tuple[dict[str, dict[str, float]], list[str]]:
@@ -170,6 +171,8 @@ def _measured(metrics: dict) -> tuple[dict[str, dict[str, float]], list[str]]:
             faults.append(f"{split} is {reprlib.repr(values)}, left out of every mean.")
             continue
         found[split] = {}
+        if not values:
+            faults.append(f"{split} holds no number, left out of every mean.")
         for name, value in values.items():
             if _is_number(value) and is_possible(name, value):
                 found[split][name] = float(value)
@@ -248,7 +251,10 @@ def _read_log(folder: Path, findings: Findings, *, test_log: bool) -> None:
             metrics["error_rate" if name == "error" else name] = value
     if not metrics:
         hint = "" if test_log or is_new else " A log of --eval-only? Then add --test-log."
-        findings.warnings.append(f"{path} ignored: no result after an end signal.{hint}")
+        findings.warnings.append(
+            f'{path} ignored: no result after an end signal ("* accuracy: 71.5%" below a line '
+            f'"Finish training").{hint}'
+        )
         return
     findings.records.append(_from_log(folder, metrics))
 
