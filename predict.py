@@ -22,7 +22,6 @@ from dassl.flags import FlagParser
 from dassl.terminal import as_script, log_safely, printable, show_anything
 from dassl.utils.image_files import IMAGE_SUFFIXES, LeftOut, images_below
 from dassl.utils.interrupts import exit_status
-from dassl.utils.name_lists import read_names
 from dassl.utils.text import did_you_mean
 from dassl.utils.text_files import is_text_file, read_json, read_lines
 from tools.predicted_rows import Row, ranked, shown, streaming, write_rows
@@ -307,6 +306,8 @@ def names_given(args: argparse.Namespace) -> list[str]:
         raise ValueError(
             '--backbone needs --classnames, as "cat,dog,red panda", or a file with one per line.'
         )
+    from dassl.config.name_lists import read_names
+
     classnames = read_names(args.classnames, "--classnames")
     if len(classnames) < 2:
         kind = "holds" if is_text_file(args.classnames) else "is not a file and gives"

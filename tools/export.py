@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dassl.config.name_lists import read_names
 from dassl.engine.predictor import Predictor
 from dassl.engine.state.checkpoints import errors_name
 from dassl.engine.steps.files import interpolation_of
@@ -41,7 +42,6 @@ from dassl.flags import FlagParser
 from dassl.modeling.heads import TextHead
 from dassl.terminal import as_script
 from dassl.utils import atomic_write
-from dassl.utils.name_lists import read_names
 from predict import trained
 from tools.bundles import accuracy_in, citation_of, clip_bundle, write_bundle
 from trainers.common import ClipTrainer

@@ -70,12 +70,12 @@ class Target:
 def targets() -> dict[str, Target]:
     """Every reader by name."""
     from clip.checkpoint import read_weights
+    from dassl.config.name_lists import read_names
     from dassl.config.yaml_files import read_config, read_yaml
     from dassl.engine.command.finished import find_finished
     from dassl.engine.records.writer import MetricsLog
     from dassl.utils import load_checkpoint
     from dassl.utils.checkpoint import read_tensors
-    from dassl.utils.name_lists import read_names
     from datasets.imagenet_names import read_classnames
     from datasets.records import read_split_file
     from datasets.sampling import _read as read_draw

@@ -19,10 +19,10 @@ import torch
 from tabulate import tabulate
 from torchvision.transforms.functional import pil_to_tensor
 
+from dassl.config.name_lists import read_names
 from dassl.flags import FlagParser
 from dassl.terminal import as_script
 from dassl.utils import read_image
-from dassl.utils.name_lists import read_names
 from trainers.common.teachers.http import HttpTeacher
 from trainers.common.teachers.teacher import class_embeddings
 from trainers.common.teachers.transport import TOKEN_VARIABLE

@@ -5,7 +5,8 @@ declared.py, ranges.py             a method's settings: one field per key, what 
 conditions.py, settings.py         which keys a run reads, and which make its numbers
 files.py, yaml_files.py            config files, and what they are based on
 recipes.py, official.py            recipes of the package, names of the official repositories
-own_data.py, tools.py              datasets of one's own; helpers on a whole config
+own_data.py, name_lists.py         datasets of one's own, lists of class names
+tools.py                           helpers on a whole config
 """
 
 from .conditions import Condition, idle_settings, never, only_if

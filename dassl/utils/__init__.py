@@ -2,7 +2,6 @@
 
 registry.py, plugins.py                      names -> classes; files that fill a registry
 files.py, text_files.py, places.py, locks.py    writing, reading and locking files; refused paths
-name_lists.py                                lists of class names in the forms of other programs
 checkpoint.py, integrity.py, torchtools.py   checkpoint files; helpers on networks
 image.py, image_files.py, file_index.py      reading images; which files are images, and known ones
 downloads.py, digests.py, archives.py        fetching, what came first, unpacking

@@ -1,16 +1,22 @@
 """Unpack zip and tar archives that were downloaded: nothing outside the folder, no bombs."""
 
+import gzip
+import lzma
 import stat
+import struct
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
-
-from .integrity import BROKEN
 
 MOST_BYTES = 500 * 10**9  # unpacked
 MOST_ENTRIES = 5_000_000
 MOST_TIMES = 200  # unpacked bytes per byte of the archive, above GENEROUS
 GENEROUS = 10**9  # bytes that any archive may unfold to
+DAMAGED = (
+    *(EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(gzip.BadGzipFile, struct.error),
+)
 
 
 def unpack(path: str | Path, folder: str | Path) -> None:
@@ -24,12 +30,10 @@ def unpack(path: str | Path, folder: str | Path) -> None:
     path = Path(path)
     try:
         _unpack(path, folder)
-    except (*BROKEN, tarfile.TarError) as err:
-        if str(path) in str(err) or isinstance(err, OSError) and err.errno is not None:
-            raise
-        if isinstance(err, RuntimeError):  # a password, a compression that is not known
-            raise ValueError(f"{path} cannot be unpacked here ({err}). Unpack it by hand.") from err
+    except DAMAGED as err:
         raise ValueError(f"{path} is damaged ({err}). Delete it to download it again.") from err
+    except RuntimeError as err:  # a password, a compression that is not known
+        raise ValueError(f"{path} cannot be unpacked here ({err}). Unpack it by hand.") from err
 
 
 def _unpack(path: Path, folder: str | Path) -> None:

@@ -23,7 +23,7 @@ TIED = ("classnames", "class_ids")  # lists whose order is that of the rows of t
 _CHUNK = 2**20  # bytes
 SMALL, MOST_TIMES = 2**26, 20  # bytes that any file may unfold to; above, bytes per byte of it
 MOST_VALUES, DEEPEST = 10**6, 100  # of a checkpoint's lists and dictionaries, and their levels
-BROKEN = (  # what zipfile raises for archives whose structure is damaged
+_BROKEN = (  # what zipfile raises for archives whose structure is damaged
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
@@ -60,7 +60,7 @@ def check_archive(fpath: str | os.PathLike) -> None:
                             pass  # zipfile compares at the end
     except BombError:
         raise
-    except BROKEN as err:
+    except _BROKEN as err:
         raise ValueError(
             f'"{fpath}" is damaged: its record {name} is not what was written ({err}). '
             "Copy it again, or delete it and train again."

@@ -5,9 +5,9 @@ import os
 
 import pytest
 
+from dassl.config.name_lists import read_names, text_or_file
 from dassl.config.yaml_files import read_yaml
 from dassl.utils import read_json
-from dassl.utils.name_lists import read_names, text_or_file
 from dassl.utils.text_files import read_entries, read_lines, read_text
 from datasets.imagenet_classes import default_classnames
 from datasets.imagenet_names import read_classnames

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .text_files import (
+from dassl.utils.text_files import (
     is_text_file,
     read_entries,
     read_json,
@@ -24,6 +24,8 @@ from .text_files import (
     unquoted,
     visible,
 )
+
+from .yaml_files import parse_yaml
 
 logger = logging.getLogger(__name__)
 NAME_COLUMNS = ("name", "classname", "class_name", "class", "label_name", "label", "category")
@@ -115,8 +117,6 @@ def _checked(name: str, where: str) -> str:
 def _names_of_file(path: Path) -> list[str]:
     text, suffix = read_text(path), path.suffix.lower()
     if suffix in YAMLS:
-        from dassl.config.yaml_files import parse_yaml
-
         return _names_of(parse_yaml(text, path), path)
     if (content := _parsed(text)) is not None or suffix == ".json":
         return _names_of(read_json(path) if content is None else content, path)
