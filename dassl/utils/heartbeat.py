@@ -20,6 +20,11 @@ BEAT = 2.0  # seconds between two signs
 SILENCE = 40.0  # seconds without a sign after which a process counts as lost
 
 
+def of_this_start(store: dist.Store) -> dist.Store:
+    """A store without what it holds of processes that torchrun has started again since."""
+    return dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
 class Heartbeat(threading.Thread):
     """Watches the process that started this one and, once they are joined, the other ranks."""
 
@@ -45,7 +50,7 @@ class Heartbeat(threading.Thread):
     def _exchange(self) -> None:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         try:
-            store = dist.TCPStore(address, port, is_master=False)
+            store = of_this_start(dist.TCPStore(address, port, is_master=False))
             while not self._ended.wait(BEAT):
                 store.add(f"sign of {self.rank}", 1)
                 for other, (count, _) in list(self._heard.items()):

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .heartbeat import Heartbeat
+from .heartbeat import Heartbeat, of_this_start
 
 T = TypeVar("T")
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
@@ -73,11 +73,14 @@ def joined(*, uses_cuda: bool) -> Iterator[None]:
     if uses_cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"
-    seconds = float(os.environ.get(TIMEOUT_VARIABLE, TIMEOUT))
+    timeout = datetime.timedelta(seconds=float(os.environ.get(TIMEOUT_VARIABLE, TIMEOUT)))
     heartbeat = Heartbeat()
     heartbeat.start()
     try:
-        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=seconds))
+        store, number, count = next(dist.rendezvous("env://", timeout=timeout))
+        dist.init_process_group(
+            backend, store=of_this_start(store), rank=number, world_size=count, timeout=timeout
+        )
         _is_joined = True
         heartbeat.listen(rank(), size())
         with contextlib.nullcontext() if is_writer() else _silence():

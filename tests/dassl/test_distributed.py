@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 import torch
+import torch.distributed as dist
 from pretend_device import GPU, PretendedGPU
 from rank_runs import in_ranks, losses_of, weights_of, whole_run
 from small_configs import small_config
@@ -219,6 +220,21 @@ def test_a_process_whose_torchrun_ended_during_its_imports_ends_at_once(tmp_path
 
     assert in_ranks(TWO, act, tmp_path) == [interrupts.MACHINE, 0]
     assert "The process that started this one has ended" in (tmp_path / "rank0.txt").read_text()
+
+
+def test_processes_that_torchrun_starts_again_find_each_other(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    kept = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+    def act(rank):
+        os.environ["MASTER_PORT"] = str(kept.port)
+        time.sleep(0.0 if rank else 0.5)  # the address of the first one before is still there
+        with ranks.joined(uses_cuda=False):
+            pass
+
+    for start in ("0", "1"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", start)
+        assert in_ranks(TWO, act, tmp_path / start) == [0, 0]
 
 
 @pytest.fixture
