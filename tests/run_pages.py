@@ -28,6 +28,8 @@ from tools.protocols.plan import KEY  # noqa: E402
 
 SHORT = ("OPTIM.MAX_EPOCH", "1", "DATALOADER.TEST.BATCH_SIZE", "1000")
 STEPS = ("STEPS.N", "4", "STEPS.FREQ", "2")
+SAVED = ("STEPS.MODEL_SAVE", "2")
+STAGES = ("TRAINER.VL2V.MODEL_SAVE.ALIGN", "2", "TRAINER.VL2V.MODEL_SAVE.DISTILL", "2")
 # what needs data, weights or a program that is not here, takes long by its nature, or never ends
 LEFT_OUT = (
     *("/data", "/reliability", "get_data.py", "teacher_", "their_", "NAME", "RUN", "MyMethod"),
@@ -59,7 +61,9 @@ def shortened(words: list[str]) -> list[str]:
         return words
     steps = any(word in text for word in ("lodo", "vl2v_adip", "ERM", "MIRO"))
     own = ("--backbone", "toy/ViT") if "my_birds" in text or "class_folder" in text else ()
-    keys = STEPS if steps else SHORT[2:] if "zeroshot" in text else SHORT
+    keys = SHORT[2:] if "zeroshot" in text else SHORT
+    if steps:
+        keys = (*STEPS, *(STAGES if "vl2v_adip" in text else SAVED))
     place = next((i for i, word in enumerate(words) if KEY.match(word)), len(words))
     return [*words[:place], *own, *keys, *words[place:]]
 
@@ -72,9 +76,9 @@ def make_own_folders(folder: Path) -> None:
     for name, classes in OWN_FOLDERS.items():
         for place, each in enumerate(classes):
             (folder / name / each).mkdir(parents=True)
-            for number in range(6):
+            for number in range(40):  # 16 shots and more
                 path = folder / name / each / f"{number}.jpg"
-                Image.new("RGB", (40, 40), (40 * place, 40 * number, 90)).save(path)
+                Image.new("RGB", (40, 40), (40 * place, 6 * number, 90)).save(path)
                 if name == "my_birds":
                     rows.append(f"{path.relative_to(folder)},{each}")
     (folder / "my_birds.csv").write_text("\n".join(rows), encoding="utf-8")
