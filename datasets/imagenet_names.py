@@ -1,5 +1,6 @@
 """Class names of ImageNet and its variants, and records of their id folders."""
 
+import logging
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from dassl.utils.text_files import Line, plain_name, read_lines
 from .imagenet_classes import default_classnames
 from .records import Record
 
+logger = logging.getLogger(__name__)
 WNID = re.compile(r"\bn\d+\b")
 LABEL = re.compile(r"^\d+[\s,:]+(?=\S)|[\s,:]+\d+$")  # what some lists have beside the name
 MOST = 0.5  # of the names must be ImageNet's, in any spelling
@@ -20,11 +22,17 @@ def read_classnames(text_file: Path) -> dict[str, str]:
     names the first is taken.
 
     Raises:
-        ValueError: a line without id or name, or a list whose names belong to other ids than those
-            of ImageNet.
+        ValueError: a line without id or name, an id with two names, or a list whose names belong to
+            other ids than those of ImageNet.
     """
     rows = [(line, *_id_and_names(line)) for line in read_lines(text_file)]
-    names = {wnid: synonyms.partition(",")[0].strip() for _, wnid, synonyms in rows}
+    names: dict[str, str] = {}
+    for line, wnid, synonyms in rows:
+        name = synonyms.partition(",")[0].strip()
+        if names.setdefault(wnid, name) != name:
+            raise line.fault(
+                f'"{wnid} {names[wnid]}", which an earlier line says; expected one of them'
+            )
     published = default_classnames()
     known = [row for row in rows if row[1] in published]
     others = [row for row in known if not _is_called(published[row[1]], row[2])]
@@ -34,6 +42,13 @@ def read_classnames(text_file: Path) -> dict[str, str]:
             f"{text_file} disagrees with ImageNet on {len(others)} of {len(known)} class names, "
             f'first in line {line.number}: {wnid} is "{published[wnid]}", not "{synonyms}". Its '
             "names seem to belong to other lines. Delete it to use the published names."
+        )
+    if others:
+        line, wnid, synonyms = others[0]
+        logger.warning(
+            '%s, line %d: "%s" is not what ImageNet calls %s, "%s" (%d such names). They are used '
+            "as they are.",
+            *(text_file, line.number, synonyms, wnid, published[wnid], len(others)),
         )
     return names
 

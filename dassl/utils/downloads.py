@@ -19,6 +19,9 @@ ATTEMPTS = 10  # each must bring something
 LARGEST_DOWNLOAD = 100 * 10**9  # bytes
 PAGE_BYTES = 2**18  # of a web page that came in place of the file
 PAGES = (b"<!doctype html", b"<html")  # how they begin
+BINARY = re.compile(  # files that are never text
+    r"\.(zip|tar|tgz|gz|bz2|xz|7z|pth|pt|bin|safetensors|npz|npy|mat|h5|onnx|jpe?g|png)$", re.I
+)
 
 
 class WebPageError(OSError):
@@ -70,8 +73,9 @@ def download_url(
     Raises:
         ValueError: another protocol than https.
         WebPageError: the server sent a page, such as a login or a quota notice.
-        OSError: no connection, 60 s without a byte, fewer bytes than announced (the part is kept),
-            more than allowed or than fit on the disk, or another digest (nothing is kept).
+        OSError: text (a notice in JSON or XML) in place of an archive or weights, no connection,
+            60 s without a byte, fewer bytes than announced (the part is kept), more than
+            allowed or than fit on the disk, or another digest (nothing is kept).
     """
     if not url.startswith(ALLOWED):
         raise ValueError(f"{url} is not fetched: downloads use https://.")
@@ -132,6 +136,9 @@ def _transfer(url: str, part: Path, most: int) -> None:
     if start[:100].lstrip().lower().startswith(PAGES):  # whatever it calls itself
         _forget(part)
         raise WebPageError(url, start.decode("utf-8", "replace"))
+    if size < PAGE_BYTES and BINARY.search(part.stem) and (said := _text_in(start)):
+        _forget(part)
+        raise OSError(f'{url} answered with text, not with the file: "{said[:100]}"')
     if total is not None and size != total:
         raise ConnectionError(f"the connection to {url} ended after {size} of {total} bytes")
 
@@ -175,6 +182,15 @@ def _refuse_page(url: str, reply: http.client.HTTPResponse) -> None:
     kind = (reply.headers.get("Content-Type") or "").lower()
     if kind.startswith(("text/html", "application/xhtml")):
         raise WebPageError(url, reply.read(PAGE_BYTES).decode("utf-8", "replace"))
+
+
+def _text_in(data: bytes) -> str:
+    """The text that a file holds, in one line; "" for any other content."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        return ""
+    return "" if "\0" in text else " ".join(text.split())
 
 
 def _check_room(url: str, part: Path, total: int | None, have: int, most: int) -> None:

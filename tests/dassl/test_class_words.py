@@ -1,11 +1,19 @@
 """Classes that a text encoder cannot tell apart: found, named once, kept apart in answers."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from trainers.clap import CLAP
-from trainers.common.checkpoints import select_rows
+from trainers.common.checkpoints import check_rows, select_rows
 from trainers.common.text.class_words import same_words, warn_of_same_words, words_of
 from trainers.zeroshot import ZeroshotCLIP
+
+
+def test_what_cannot_be_seen_of_a_name_is_not_in_its_words():
+    assert [words_of(f"blue{c}jay") for c in "\u200b\u00ad\u202e\u2066\ufeff"] == ["bluejay"] * 5
+    assert words_of("blue_jay\u200f", replace_underscores=False) == "blue_jay"
 
 
 def test_case_blanks_and_underscores_do_not_make_another_class():
@@ -45,3 +53,16 @@ def test_rows_of_classes_with_one_name_are_not_guessed():
         select_rows(["crane", "fox", "crane"], ["fox", "crane"])
 
     assert select_rows(["crane", "fox", "crane"], ["fox"]) == [1]
+
+
+@pytest.mark.parametrize("names", [["cat", "dog"], ["cat", "dog", "owl", "fox"]])
+def test_a_list_of_classes_that_was_changed_after_training_is_refused(names):
+    method = SimpleNamespace(per_class=("weight",), per_known_class=("rows",))
+    state = {"weight": torch.ones(3, 5), "ctx": torch.ones(16, 5)}
+
+    check_rows(method, state, ["cat", "dog", "owl"], "file")
+    check_rows(method, state, None, "file")
+    with pytest.raises(
+        ValueError, match=rf"file names {len(names)} classes, but weight has 3 rows"
+    ):
+        check_rows(method, state, names, "file")

@@ -278,6 +278,18 @@ def test_a_list_whose_names_belong_to_other_ids_is_refused(tmp_path, form):
         read_classnames(file)
 
 
+def test_an_id_with_two_names_is_refused_and_an_odd_name_is_said(tmp_path, caplog):
+    file = tmp_path / "classnames.txt"
+    file.write_text("n01440764 tench\nn01443537 goldfish\nn02119022 red f\nn02119022 red fox\n")
+
+    with pytest.raises(ValueError, match='line 4: "n02119022 red fox" is not "n02119022 red f"'):
+        read_classnames(file)
+    file.write_text("n01440764 ten\nn01443537 goldfish\nn02119022 red fox\n")
+
+    assert read_classnames(file)["n01440764"] == "ten"
+    assert 'line 1: "ten" is not what ImageNet calls n01440764, "tench" (1 such' in caplog.text
+
+
 @pytest.mark.parametrize("line", ["tench", "n01440764", "n01440764 \t", "01440764 tench"])
 def test_a_line_without_id_or_name_is_shown(tmp_path, line):
     file = tmp_path / "classnames.txt"

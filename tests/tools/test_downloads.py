@@ -1,6 +1,7 @@
 """Downloads from a server on the loopback that drops, truncates, changes and answers with pages."""
 
 import hashlib
+import re
 
 import pytest
 from download_server import serving
@@ -100,6 +101,34 @@ def test_a_web_page_in_place_of_the_file_is_named_and_not_kept(server, tmp_path)
         download_url(f"{server.url}/file.zip", tmp_path / "file.zip")
 
     assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "notice",
+    [
+        b'{"error": "Rate limit exceeded", "status": 429}',
+        b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
+        b"Not Found\n",
+    ],
+)
+@pytest.mark.parametrize("name", ["file.zip", "moco.pth.tar"])
+def test_a_notice_in_place_of_weights_is_shown_and_not_kept(server, tmp_path, notice, name):
+    server.files[f"/{name}"] = notice
+
+    with pytest.raises(
+        OSError, match=f'answered with text, not with the file: "{re.escape(notice[:9].decode())}'
+    ):
+        download_url(f"{server.url}/{name}", tmp_path / name)
+
+    assert left(tmp_path) == []
+
+
+def test_a_list_is_text_and_kept(server, tmp_path):
+    server.files["/split.json"] = b'{"train": []}'
+
+    download_url(f"{server.url}/split.json", tmp_path / "split.json")
+
+    assert left(tmp_path) == ["split.json"]
 
 
 def test_a_dead_link_is_said_with_its_status(server, tmp_path):

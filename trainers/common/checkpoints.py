@@ -86,7 +86,25 @@ def _take(trainer: "ClipTrainer", checkpoint: dict, path: Path) -> None:
     """Load ``trainer.method`` from a file's contents."""
     source, target = class_keys(trainer, checkpoint)
     state = state_of(checkpoint, trainer.method.state_dict())
+    check_rows(trainer.method, state, checkpoint.get("classnames"), path)
     load_state(trainer.method, state, source, target, path)
+
+
+def check_rows(
+    method: "Method", state: dict[str, Any], names: Sequence[str] | None, path: Path
+) -> None:
+    """Refuse a checkpoint that names more or fewer classes than its tensors have rows for.
+
+    Raises:
+        ValueError: naming the tensor.
+    """
+    for key in (*method.per_class, *method.per_known_class):
+        rows = len(state[key]) if key in state else None
+        if names is not None and rows not in (None, len(names)):
+            raise ValueError(
+                f"{path} names {len(names)} classes, but {key} has {rows} rows, one per class: the "
+                "list was changed after training. Copy the file again, or train again."
+            )
 
 
 def class_keys(trainer: "ClipTrainer", checkpoint: dict) -> tuple[list[str] | None, list[str]]:
