@@ -33,7 +33,8 @@ class Attempt:
     Attributes:
         status: its exit status; negative: the signal that ended it; None: it had to be killed.
         seconds: until it ended.
-        hit: what got the signal: "command", "child" or "group"; empty: it had ended before.
+        hit: what got the signal: "command", "group" or another process of it, by its command line;
+            empty: it had ended before.
         others: seconds that other processes of it lived on.
         orphans: command lines of those that had to be killed.
     """
@@ -150,12 +151,12 @@ def _send(process: subprocess.Popen, signum: int, mark: str, rng: random.Random)
     SIGKILL ends the command or one of its processes, SIGINT reaches all, as from a terminal, or
     the command alone; other signals reach the command alone.
     """
-    others = [pid for pid, line in marked(mark).items() if not _is_daemon(line)]
-    others = [pid for pid in others if pid != process.pid]
+    others = {pid: line for pid, line in marked(mark).items() if not _is_daemon(line)}
+    others.pop(process.pid, None)
     is_other = rng.random() < 0.5
     if signum == signal.SIGKILL and others and is_other:
-        _kill(rng.choice(sorted(others)), signum)
-        return "child"
+        _kill(pid := rng.choice(sorted(others)), signum)
+        return others[pid] or "child"
     if signum == signal.SIGINT and is_other:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signum)
