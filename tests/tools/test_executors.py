@@ -333,13 +333,14 @@ def test_agents_of_ray_end_with_the_driver_and_nothing_else_does(monkeypatch):
     monkeypatch.setenv(ray_agents.VARIABLE, "")
     watcher = ray_agents.watch(seconds=0.0)
     sleep = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
-    agent, run = (subprocess.Popen([*sleep, name]) for name in ("ray::RuntimeEnvAgent", "train.py"))
+    names = ("ray::RuntimeEnvAgent", "/a/ray/dashboard/agent.py", "train.py")
+    agent, starting, run = (subprocess.Popen([*sleep, name]) for name in names)
     monkeypatch.setenv(ray_agents.VARIABLE, "another driver")
     other = subprocess.Popen([*sleep, "ray::RuntimeEnvAgent"])
 
     watcher.communicate()
 
-    assert agent.wait(10) == -signal.SIGKILL
+    assert [agent.wait(10), starting.wait(10)] == [-signal.SIGKILL] * 2
     assert run.poll() is None and other.poll() is None
     for process in (run, other):
         process.kill()

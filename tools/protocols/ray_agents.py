@@ -18,8 +18,12 @@ import time
 from pathlib import Path
 
 VARIABLE = "VLTUNE_RAY_DRIVER"  # what the driver starts inherits it
-NAMES = (b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
+NAMES = (
+    *(b"ray::DashboardAgent", b"ray::RuntimeEnvAgent"),
+    *(b"ray/dashboard/agent.py", b"ray/_private/runtime_env/agent/main.py"),  # while they start
+)
 SECONDS = 5.0  # in which they may end by themselves
+LOOKS = 3  # a raylet may still have started one
 
 
 def watch(seconds: float = SECONDS) -> subprocess.Popen | None:
@@ -46,5 +50,6 @@ def end_agents(mark: str) -> None:
 
 if __name__ == "__main__":
     sys.stdin.buffer.read()
-    time.sleep(float(sys.argv[2]))
-    end_agents(sys.argv[1])
+    for _ in range(LOOKS):
+        time.sleep(float(sys.argv[2]))
+        end_agents(sys.argv[1])
