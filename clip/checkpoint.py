@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import re
 import struct
 import zipfile
 from argparse import Namespace
@@ -38,9 +39,11 @@ READ_ERRORS = (
     MemoryError,
 )
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "ema", "ema_state_dict")
-PREFIXES = ("module.", "_orig_mod.", "model.", "clip_model.", "clip.")  # of every key of a file
+PREFIXES = ("module.", "model.", "clip_model.", "clip.")  # of every key of a file
 # one entry that every CLIP has, OpenAI's and Hugging Face's: what precedes it precedes all others
 MARKS = ("visual.conv1.weight", "vision_model.embeddings.patch_embedding.weight")
+# what torch.compile, FSDP and activation checkpointing put into names, at any depth
+WRAPPED = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 MAX_WRAPPERS = 4  # dictionaries inside one another
 INDEX = ".index.json"  # of weights that are divided among several files
 
@@ -145,7 +148,11 @@ def _named(content: Any) -> dict[str, Tensor]:
         if not named:
             break
         content = named[0]
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    return {
+        WRAPPED.sub("", str(key)): value
+        for key, value in content.items()
+        if isinstance(value, Tensor)
+    }
 
 
 def _of_one_model(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

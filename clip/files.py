@@ -66,7 +66,7 @@ def load_file(path: Path, *, precision: str = "fp32", activation: str = "") -> C
     try:
         check_numbers(found.tensors)
         weights = to_openai_layout(found.tensors)
-        _check_vocabulary(weights)
+        _check_is_clip(weights)
     except ValueError as err:
         raise _named(file, err) from err
     told = activation_of(file, found.classes, known_digests=published_activations())
@@ -94,12 +94,20 @@ def _named(file: Path, err: ValueError | RuntimeError) -> ValueError | RuntimeEr
     return type(err)(f"{file}: {reason[:600]}{'...' if len(reason) > 600 else ''}")
 
 
-def _check_vocabulary(weights: Mapping[str, Tensor]) -> None:
-    """Refuse a model in CLIP's layout whose tokenizer, and often more, is another one.
+def _check_is_clip(weights: Mapping[str, Tensor]) -> None:
+    """Refuse a model in CLIP's layout whose tokenizer, or more, is another one.
 
     Raises:
-        ValueError: with the number of tokens.
+        ValueError: with the number of tokens, or the width of its MLPs.
     """
+    for tower in ("", "visual."):
+        layer = weights.get(f"{tower}transformer.resblocks.0.mlp.c_fc.weight")
+        if layer is not None and len(layer) != 4 * layer.shape[1]:
+            raise ValueError(
+                f"The MLPs of {tower}transformer are {len(layer)} wide, CLIP's four times "
+                f"{layer.shape[1]} (not so ViT-g and ViT-bigG). Name its architecture: "
+                f"{BY_ARCHITECTURE}."
+            )
     rows = len(weights.get("token_embedding.weight", ())) or VOCABULARY
     if rows != VOCABULARY:
         raise ValueError(
@@ -137,10 +145,11 @@ def weights_in(folder: Path, names: Iterable[str] = WEIGHTS_FILES) -> Path:
         if (folder / name).is_file():
             return folder / name
     held = sorted(entry.name for entry in folder.iterdir())
+    snapshots = sorted(map(str, (folder / "snapshots").glob("*")))  # of the Hugging Face cache
+    what = " or ".join(snapshots) or "the folder of a Hugging Face or open_clip download"
     raise RuntimeError(
         f"{folder} holds no weights of a CLIP{_lora(folder)}: expected {', '.join(WEIGHTS_FILES)}, "
-        f"found {', '.join(held[:8]) or 'nothing'}. Give the folder of a Hugging Face or open_clip "
-        "download, or a weights file."
+        f"found {', '.join(held[:8]) or 'nothing'}. Give {what}, or a weights file."
     )
 
 

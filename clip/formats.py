@@ -43,6 +43,8 @@ def foreign_format(path: Path) -> str:
     if head.startswith(b"PK") and not is_zip(path):
         return "is a zip archive without its end: it is truncated. Download or copy it again"
     if head.startswith(b"PK") and (inner := _foreign_entries(path)):
+        if inner.endswith(".npy"):
+            return "is an archive of NumPy. Take the PyTorch weights of that model"
         return f"is a zip archive with {inner}, not weights of PyTorch. Unpack it first"
     if head.startswith((b"PK", b"\x80")) or starts_as_safetensors(path):
         return ""

@@ -40,12 +40,12 @@ _WHOLE = {
 }
 _SIGLIP = ("logit_bias", "vision_model.head.probe")  # entries that no CLIP has
 BY_ARCHITECTURE = "open_clip:<architecture>/<path>"  # or /<folder>
+_LORA = (
+    r"\.lora_[AB]\b|\.lora_(up|down)\.",
+    "the matrices of a LoRA (PEFT). Merge them into their model (merge_and_unload) and save that "
+    "model",
+)
 _OTHERS = (  # entries of files without a CLIP: what these are, and what to do
-    (
-        r"\.lora_[AB]\b|\.lora_(up|down)\.",
-        "the matrices of a LoRA alone (PEFT). Merge them into their model (merge_and_unload) and "
-        "save that model",
-    ),
     (
         r"^(visual\.trunk|text)\.",
         f"an open_clip model whose towers are not OpenAI's. Name its architecture: "
@@ -66,11 +66,16 @@ _OTHERS = (  # entries of files without a CLIP: what these are, and what to do
         "a MobileCLIP of Apple. Name its architecture, such as open_clip:MobileCLIP-S2/<path>",
     ),
     (
-        r"^(prompt_learner\.)?(ctx|token_prefix|text_residuals?)$",
+        r"^image_encoder\.(conv1\.weight|class_embedding|layer1\.)",
+        "the towers of a prompt learner (CoOp's CustomCLIP), without token embeddings. Give its "
+        "run: --model-dir <folder>, or the weights that it began with",
+    ),
+    (
+        r"^(prompt_learner\..*|ctx|token_prefix|text_residuals?)$",
         "what a tuning method learned, without its backbone. Give its run: --model-dir <folder>",
     ),
     (
-        r"^text_model\.",
+        r"^text_model\.(embeddings\.token_embedding|final_layer_norm)\.",
         "the text tower of a Hugging Face CLIP alone. Use the whole model (CLIPModel)",
     ),
 )
@@ -104,7 +109,7 @@ def _refuse_others(weights: Mapping[str, Tensor]) -> None:
         )
     is_foreign = any(name.startswith("visual.trunk.") for name in weights)  # timm's image tower
     is_clip = _HUGGING_FACE in weights or "token_embedding.weight" in weights and not is_foreign
-    for pattern, what in () if is_clip else _OTHERS:
+    for pattern, what in (_LORA, *(() if is_clip else _OTHERS)):
         found = next((name for name in weights if re.search(pattern, name)), None)
         if found:
             raise ValueError(f"This file (it has {found}) holds {what}.")

@@ -223,6 +223,21 @@ def does_not_fit(name: str, weights: str, why: str) -> ValueError:
     return ValueError(f"{weights} holds no weights of {name}: {reason}")
 
 
+def _difference(state: Mapping[str, Tensor], network: nn.Module) -> str:
+    """What a file's entries and a network's do not share, in words."""
+    own = network.state_dict()
+    told = [
+        f"{key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ][:1]
+    if missing := [key for key in own if key not in state]:
+        told.append(f"it lacks {len(missing)} entries ({', '.join(missing[:3])})")
+    if unknown := [key for key in state if key not in own]:
+        told.append(f"has {len(unknown)} others ({', '.join(unknown[:3])})")
+    return f"{', '.join(told)}."
+
+
 # --------------------------------------------------------------------- torchvision
 def _torchvision(model: str, pretrained: bool, weights: str) -> ImageNetwork:
     from torchvision import models
@@ -242,10 +257,11 @@ def _torchvision(model: str, pretrained: bool, weights: str) -> ImageNetwork:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise not_available(name, f"{url} -> {folder}", error) from error
     if weights:
+        tensors = read_tensors(weights)
         try:
-            network.load_state_dict(read_tensors(weights))
+            network.load_state_dict(tensors)
         except RuntimeError as error:
-            raise does_not_fit(name, weights, str(error)) from error
+            raise does_not_fit(name, weights, _difference(tensors, network)) from error
     remove_classifier(network, name)
     if getattr(network, "aux_logits", False):
         raise ValueError(
@@ -292,8 +308,10 @@ def _timm_network(model: str, pretrained: bool, weights: str) -> Any:
                 pretrained_cfg_overlay=overlay,
             )
     except (OSError, RuntimeError, KeyError, AttributeError, ValueError) as error:
-        if weights:
-            raise does_not_fit(f"timm:{model}", weights, str(error)) from error
+        if tensors is not None:
+            untrained = timm.create_model(model, pretrained=False, num_classes=0)
+            why = _difference(tensors, untrained)
+            raise does_not_fit(f"timm:{model}", weights, why) from error
         if not pretrained:
             raise
         hub = f"https://huggingface.co/timm/{model} -> the Hugging Face cache (HF_HOME)"

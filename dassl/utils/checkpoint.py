@@ -43,6 +43,8 @@ _WRAPPERS = (  # of weights in public files
 )
 _MAX_WRAPPERS = 4  # dictionaries inside one another
 _PREFIXES = ("module.", "_orig_mod.")
+# what torch.compile, FSDP and activation checkpointing put into names, at any depth
+_WRAPPED = re.compile(r"(?<=\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _MEMBERS = ("model", "net", "network", "backbone", "encoder", "student")  # of Lightning modules
 _COUNTERS = ("n_averaged", "num_updates", "global_step")  # beside the weights of averages
 READ_ERRORS = (  # what torch and safetensors raise for files of other programs
@@ -235,7 +237,11 @@ def read_tensors(fpath: str | os.PathLike) -> dict[str, torch.Tensor]:
     if first in _MEMBERS and all(key.startswith(f"{first}.") for key in tensors):
         tensors = _unwrapped({k.removeprefix(f"{first}."): v for k, v in tensors.items()})
     if not tensors:
-        raise ValueError(f"{fpath} holds no weights: expected names with tensors.")
+        found = ", ".join(list(state)[:6]) or "nothing"
+        raise ValueError(
+            f"{fpath} holds no weights: expected names with tensors, found {found}. Save the state "
+            "dict of one model alone."
+        )
     for name, tensor in tensors.items():
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
             raise ValueError(
@@ -284,11 +290,13 @@ def state_of(content: Any, own: Collection[str] = ()) -> dict[str, Any]:
 
 
 def _unwrapped(state: Mapping[str, Any], own: Collection[str] = ()) -> dict[str, Any]:
-    """Names without the prefixes of DataParallel and torch.compile."""
+    """Names without what DataParallel, torch.compile, FSDP and the like add."""
 
     def name(key: str) -> str:
         prefix = next((p for p in _PREFIXES if key.startswith(p) and key not in own), "")
-        return name(key.removeprefix(prefix)) if prefix else key
+        if prefix:
+            return name(key.removeprefix(prefix))
+        return key if key in own else _WRAPPED.sub("", key)
 
     return {name(key): value for key, value in state.items()}
 

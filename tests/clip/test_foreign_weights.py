@@ -46,6 +46,11 @@ FORMS = {
     "with arguments": lambda w: {"state_dict": w, "hyper_parameters": Namespace(lr=0.1)},
     "DDP and optimiser": lambda w: {"epoch": 3, "model": below("module.", w), "optimizer": {}},
     "the only dictionary": lambda w: {"params": w, "step": 7},
+    "compiled blocks": lambda w: {k.replace(".", "._orig_mod.", 1): v for k, v in w.items()},
+    "FSDP": lambda w: {f"_fsdp_wrapped_module.module.{k}": v for k, v in w.items()},
+    "checkpointed": lambda w: {
+        k.replace(".", "._checkpoint_wrapped_module.", 1): v for k, v in w.items()
+    },
     "a loss beside it": lambda w: {"state_dict": {**below("model.", w), "loss.a": torch.ones(1)}},
 }
 
@@ -112,7 +117,10 @@ def test_numbers_that_are_not_weights_are_refused(value, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("base_model.model.vision_model.q_proj.lora_A.weight", "LoRA alone.*merge_and_unload"),
+        (
+            "base_model.model.vision_model.q_proj.lora_A.weight",
+            "matrices of a LoRA.*merge_and_unload",
+        ),
         ("logit_bias", "weights of a SigLIP.*open_clip:"),
         ("visual.trunk.cls_token", "towers are not OpenAI's.*open_clip:<architecture>/<path>"),
         ("text.transformer.resblocks.0.ln_1.bias", "open_clip:<architecture>/<path>"),
@@ -123,6 +131,8 @@ def test_numbers_that_are_not_weights_are_refused(value, message):
         ("blocks.3.attn.qkv.weight", "image network of timm.*--backbone timm:"),
         ("layer1.0.conv1.weight", "image network.*--backbone torchvision:"),
         ("prompt_learner.ctx", "tuning method learned.*--model-dir"),
+        ("prompt_learner.text_feature_residuals", "tuning method learned.*--model-dir"),
+        ("image_encoder.conv1.weight", "towers of a prompt learner.*--model-dir"),
         ("text_model.final_layer_norm.bias", "text tower of a Hugging Face CLIP alone"),
     ],
 )
@@ -141,6 +151,47 @@ def test_a_model_with_another_vocabulary_is_not_read_as_openais(tmp_path, few):
 
     with pytest.raises(ValueError, match=r"w\.pt: This model has 32000 tokens.*CLIPA.*open_clip:<"):
         load_file(tmp_path / "w.pt")
+
+
+def test_the_matrices_of_a_lora_within_a_whole_model_are_not_left_out(weights):
+    with pytest.raises(ValueError, match="matrices of a LoRA.*merge_and_unload"):
+        to_openai_layout({**weights, "visual.conv1.lora_A.default.weight": torch.ones(2, 2)})
+
+
+def test_mlps_of_another_width_name_the_architecture(tmp_path, few):
+    name = "visual.transformer.resblocks.0.mlp.c_fc.weight"
+    torch.save({**few, name: torch.ones(523, 128)}, tmp_path / "w.pt")
+
+    with pytest.raises(ValueError, match=r"MLPs of visual.* are 523 wide.*ViT-g.*open_clip:<arch"):
+        load_file(tmp_path / "w.pt")
+
+
+def test_the_cache_of_the_hub_names_its_snapshot(tmp_path):
+    (tmp_path / "snapshots" / "abc").mkdir(parents=True)
+
+    with pytest.raises(RuntimeError, match=rf"Give {tmp_path}/snapshots/abc, or a weights file"):
+        weights_in(tmp_path)
+
+
+def test_an_archive_of_openai_as_a_student_names_its_place(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.ReLU()), tmp_path / "ViT-B-16.pt")
+
+    with pytest.raises(ValueError, match=r"TorchScript archive.* clip:.*ViT-B-16\.pt"):
+        build_network("timm:test_vit", weights=str(tmp_path / "ViT-B-16.pt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "message"),
+    [
+        ("timm:test_resnet", "conv1.0.weight", "conv1.0.weight is .2,., not .*, it lacks "),
+        ("torchvision:resnet18", "layer9.weight", "it lacks 122 entries .conv1.weight, "),
+    ],
+)
+def test_a_student_of_another_file_hears_what_differs(tmp_path, name, entry, message):
+    torch.save({entry: torch.ones(2), "odd": torch.ones(1)}, tmp_path / "w.pt")
+
+    with pytest.raises(ValueError, match=rf"w.pt holds no weights of {name}: {message}.*odd"):
+        build_network(name, weights=str(tmp_path / "w.pt"))
 
 
 def test_a_vit_h_has_heads_of_80_without_a_configuration():

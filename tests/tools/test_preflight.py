@@ -124,9 +124,18 @@ def test_a_damaged_weights_file_is_found_before_the_first_run(offline, tmp_path)
     (tmp_path / "clip").mkdir()
     (tmp_path / "clip" / "RN50.pt").write_bytes(b"half a download")
 
-    (problem,) = preflight.weights_problems(["RN50"], may_download=True)
+    for may_download in (True, False):  # beside missing data, too
+        (problem,) = preflight.weights_problems(["RN50"], may_download=may_download)
 
-    assert "RN50.pt are damaged (another SHA-256 than published)" in problem
+        assert "RN50.pt" in problem and "damaged (another SHA-256 than published)" in problem
+
+
+def test_missing_weights_of_clip_are_found_with_their_address(offline, tmp_path):
+    for may_download, message in ((True, "could not be downloaded"), (False, "How to get them")):
+        (problem,) = preflight.weights_problems(["RN50"], may_download=may_download)
+
+        assert message in problem and str(tmp_path / "clip" / "RN50.pt") in problem
+        assert "https://openaipublic.azureedge.net" in problem
 
 
 def few_shot_dmn(folder, root):

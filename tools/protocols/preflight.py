@@ -32,6 +32,7 @@ STUDENTS = ("toy:", "timm:", "torchvision:")  # the trainer knows their files
 ZEROSHOT_ONLY = "Zero-shot rows need it (--no-zeroshot leaves them out)."
 CACHE_SIZE = "VLTUNE_CACHE_SIZE"
 LESS_CACHE = " With STEPS.CACHE_GB 0 no resized images are kept (slower)."
+DAMAGED = ", which is damaged (another SHA-256 than published)"
 SPARE = 20_000_000  # bytes that are kept free
 
 
@@ -222,7 +223,7 @@ def weights_problems(backbones: Iterable[str], *, may_download: bool) -> list[st
     Files that are there are checked against their SHA-256, as every run does.
     """
     from clip import clip
-    from clip.download import weights_dir
+    from clip.download import sha256, weights_dir
     from dassl.modeling.networks import SHORT_NAMES
 
     names = [SHORT_NAMES.get(name, name) for name in backbones]
@@ -236,15 +237,19 @@ def weights_problems(backbones: Iterable[str], *, may_download: bool) -> list[st
             if may_download:
                 clip.fetch_weights(name)
                 continue
-            if path is None or path.exists():
+            if path is None:
+                continue
+            is_published = "://" in url and path.is_file()
+            state = DAMAGED if is_published and sha256(path) not in url else ""
+            if path.exists() and not state:
                 continue
         except (RuntimeError, ValueError) as err:
             problems.append(f"Weights of {name}: {err}")
             continue
         problems.append(
-            f"Weights of {name}:\n  Looked for: {path}\n  How to get them: they are downloaded "
-            f"from {url} at the first start with a network; or put the file into {weights_dir()}. "
-            "See DATASETS.md, section CLIP's weights."
+            f"Weights of {name}:\n  Looked for: {path}{state}\n  How to get them: they are "
+            f"downloaded from {url} at the first start with a network; or put the file into "
+            f"{weights_dir()}. See DATASETS.md, section CLIP's weights."
         )
     return problems
 

@@ -28,6 +28,7 @@ from dassl.utils.checkpoint import state_of
 from dassl.utils.digests import DigestRecord
 
 SEE = "See DATASETS.md, section Auxiliary networks."
+GET = "python tools/get_data.py moco_v3"
 MOCO = "moco_v3_rn50"
 MOCO_URL = "https://dl.fbaipublicfiles.com/moco-v3/r-50-{epochs}ep/r-50-{epochs}ep.pth.tar"
 MOCO_EPOCHS = ("100", "300", "1000")
@@ -152,9 +153,9 @@ def moco_weights(epochs: str = "1000") -> Path:
     except OSError as err:
         raise FileNotFoundError(
             f"The weights of the auxiliary encoder moco_v3_rn50 are not at {path}, and {url} "
-            f"cannot be downloaded ({err}). Fetch that file on another machine and put it there, "
-            "or name it: TRAINER.AMU.AUX_WEIGHTS PATH. Without network, TRAINER.AMU.AUX toy works. "
-            f"{SEE}"
+            f"cannot be downloaded ({err}). Fetch that file on another machine "
+            f"(its 1000 epochs: {GET}) and put it there, or name it: TRAINER.AMU.AUX_WEIGHTS PATH. "
+            f"Without network, TRAINER.AMU.AUX toy works. {SEE}"
         ) from err
     DigestRecord(path.parent).check(path, url)
     return path

@@ -1,17 +1,21 @@
 """CLIP's image towers and the toy world's networks among the image networks by name."""
 
 import copy
+import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from clip import load_backbone
 from clip.activation import split_activation
+from clip.archive import is_script_archive
 from clip.blocks import QuickGELU
 from clip.model import HEAD_DIM, HEAD_DIMS
 from clip.vision import ModifiedResNet, VisionTransformer
 from dassl.modeling.networks import ImageNetwork, Source, register_source
+from dassl.utils.files import FORMATS
 from datasets.toy_world.nets import load_toy_net
 
 ACTIVATIONS = {kind.__name__: kind for kind in (QuickGELU, nn.GELU)}  # of CLIP's towers
@@ -80,6 +84,16 @@ def _tower(tower: Any, **statistics: Any) -> ImageNetwork:
     return ImageNetwork(tower, tower.output_dim, tower.input_resolution, **statistics)
 
 
+def _script_format(path: Path) -> str:
+    """That a file is TorchScript, which a CLIP alone is read from; "" for any other."""
+    try:
+        is_script = is_script_archive(path)
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return ""
+    what = "is a TorchScript archive, as OpenAI publishes CLIP: take it as a backbone, or as clip:"
+    return f"{what}{path}" if is_script else ""
+
+
 def _toy(model: str, pretrained: bool, weights: str) -> ImageNetwork:
     network = load_toy_net(model, pretrained=pretrained, weights=weights)
     return ImageNetwork(network, network.width, network.input_size)
@@ -87,3 +101,4 @@ def _toy(model: str, pretrained: bool, weights: str) -> ImageNetwork:
 
 register_source("clip", Source(_clip, "clip:<backbone>", tower_options, _empty_clip))
 register_source("toy", Source(_toy, "toy:<name>"))
+FORMATS.append(_script_format)

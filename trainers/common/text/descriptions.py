@@ -102,7 +102,8 @@ def find_cupl_file(cfg: CfgNode, given: str) -> Path:
     looked = ", ".join(str(path) for path in candidates)
     raise FileNotFoundError(
         f"TEXT_PROMPT tip_cupl needs the CuPL sentences of {cfg.DATASET.NAME}. Looked for: "
-        f"{looked}. Put the file there, give its place with TRAINER.DMN.CUPL_FILE, {way_out}"
+        f"{looked}. Run python tools/get_data.py cupl --root {root}, give its "
+        f"place with TRAINER.DMN.CUPL_FILE, {way_out}"
     )
 
 
