@@ -256,13 +256,16 @@ def _torchvision(model: str, pretrained: bool, weights: str) -> ImageNetwork:
         url = models.get_model_weights(model)["IMAGENET1K_V1"].url
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise not_available(name, f"{url} -> {folder}", error) from error
+    remove_classifier(network, name)
     if weights:
-        tensors = read_tensors(weights)
+        own = network.state_dict()  # a file may hold a classifier, of any number of classes
+        heads = tuple(f"{head}." for head in _HEADS)
+        found = read_tensors(weights).items()
+        tensors = {key: value for key, value in found if key in own or not key.startswith(heads)}
         try:
             network.load_state_dict(tensors)
         except RuntimeError as error:
             raise does_not_fit(name, weights, _difference(tensors, network)) from error
-    remove_classifier(network, name)
     if getattr(network, "aux_logits", False):
         raise ValueError(
             f"{name} returns auxiliary logits besides its features while it trains, so that it "

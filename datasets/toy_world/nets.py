@@ -89,7 +89,8 @@ def load_toy_net(name: str, *, pretrained: bool = True, weights: str = "") -> To
     try:
         net.load_state_dict({key: _whole(value) for key, value in state.items()})
     except RuntimeError as error:
-        raise ValueError(f"{path} holds no weights of toy:{name}: {str(error)[:500]}") from error
+        why = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path} holds no weights of toy:{name}: {why}") from error
     return net
 
 

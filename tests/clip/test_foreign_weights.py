@@ -14,6 +14,7 @@ from argparse import Namespace
 import pytest
 import torch
 from safetensors.torch import save_file
+from torchvision.models import resnet18
 
 import clip
 from clip.checkpoint import read_weights
@@ -184,7 +185,7 @@ def test_an_archive_of_openai_as_a_student_names_its_place(tmp_path):
     ("name", "entry", "message"),
     [
         ("timm:test_resnet", "conv1.0.weight", "conv1.0.weight is .2,., not .*, it lacks "),
-        ("torchvision:resnet18", "layer9.weight", "it lacks 122 entries .conv1.weight, "),
+        ("torchvision:resnet18", "layer9.weight", "it lacks 120 entries .conv1.weight, "),
     ],
 )
 def test_a_student_of_another_file_hears_what_differs(tmp_path, name, entry, message):
@@ -192,6 +193,18 @@ def test_a_student_of_another_file_hears_what_differs(tmp_path, name, entry, mes
 
     with pytest.raises(ValueError, match=rf"w.pt holds no weights of {name}: {message}.*odd"):
         build_network(name, weights=str(tmp_path / "w.pt"))
+
+
+@pytest.mark.parametrize("classes", [0, 5])
+def test_a_torchvision_file_may_hold_any_classifier(tmp_path, classes):
+    state = resnet18().state_dict()
+    del state["fc.weight"], state["fc.bias"]
+    head = {"fc.weight": torch.ones(classes, 512), "fc.bias": torch.ones(classes)}
+    torch.save({**state, **(head if classes else {})}, tmp_path / "w.pt")
+
+    network = build_network("torchvision:resnet18", weights=str(tmp_path / "w.pt")).module
+
+    torch.testing.assert_close(network.state_dict()["conv1.weight"], state["conv1.weight"])
 
 
 def test_a_vit_h_has_heads_of_80_without_a_configuration():
