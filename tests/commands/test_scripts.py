@@ -10,6 +10,8 @@ from script_stub import BASH, ROOT, protocol_calls
 
 from dassl.config.recipes import TRAINERS_DIR
 from tools.protocol import WITH_SHOTS, main, parse_args
+from tools.protocols import preflight
+from tools.protocols.launcher import Launcher
 
 SCRIPTS = sorted((ROOT / "scripts").glob("*/*.sh"))
 
@@ -143,33 +145,49 @@ def test_seeds_come_from_the_environment():
     assert re.findall(r"TaskRes/toy_16shots/seed(\d)", answer.stdout) == ["4", "5"]
 
 
-def test_a_run_without_data_and_weights_says_all_that_is_missing(tmp_path):
-    answer = run(
-        ROOT / "scripts" / "taskres" / "main.sh",
+@pytest.fixture
+def begun(recorder, monkeypatch):
+    """Do in this process what a script has checked before its first run; returns the status."""
+
+    def check(launcher, script, words):
+        assert script == "tools/protocols/preflight.py"
+        return preflight.main(words)
+
+    def begin(*words, **environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, str(value))
+        (call,) = recorder(ROOT / "scripts" / "taskres" / "main.sh", *words)
+        return main(call)
+
+    monkeypatch.setattr(Launcher, "call", check)
+    return begin
+
+
+def test_a_run_without_data_and_weights_says_all_that_is_missing(tmp_path, begun, capsys):
+    status = begun(
         "imagenet",
         "16",
-        DATA=str(tmp_path / "nowhere"),
-        OUTPUT=str(tmp_path / "output"),
-        CLIP_CACHE=str(tmp_path / "weights"),
+        DATA=tmp_path / "nowhere",
+        OUTPUT=tmp_path / "output",
+        CLIP_CACHE=tmp_path / "weights",
     )
 
-    assert answer.returncode != 0
-    assert str(tmp_path / "nowhere") in answer.stderr
-    assert "DATASETS.md" in answer.stderr
-    assert str(tmp_path / "weights") in answer.stderr and "RN50.pt" in answer.stderr
-    assert "https://" in answer.stderr
+    said = capsys.readouterr().err
+    assert status == 1
+    assert str(tmp_path / "nowhere") in said
+    assert "DATASETS.md" in said
+    assert str(tmp_path / "weights") in said and "RN50.pt" in said
+    assert "https://" in said
     assert not (tmp_path / "output").exists()
 
 
-def test_a_misspelt_key_stops_a_script_before_its_first_run(tmp_path):
-    output = tmp_path / "output"
-    script = ROOT / "scripts" / "taskres" / "main.sh"
+def test_a_misspelt_key_stops_a_script_before_its_first_run(tmp_path, begun, capsys):
+    status = begun("toy_objects", "1", "OPTIM.LRR", "0.1", OUTPUT=tmp_path / "output")
 
-    answer = run(script, "toy_objects", "1", "OPTIM.LRR", "0.1", OUTPUT=str(output))
-
-    assert answer.returncode == 1
-    assert 'Non-existent config key: "OPTIM.LRR". Did you mean "OPTIM.LR"' in answer.stderr
-    assert not output.exists()
+    said = capsys.readouterr().err
+    assert status == 1
+    assert 'Non-existent config key: "OPTIM.LRR". Did you mean "OPTIM.LR"' in said
+    assert not (tmp_path / "output").exists()
 
 
 @pytest.mark.parametrize("name", ["zeroshot/main.sh", "taskres/zeroshot.sh"])

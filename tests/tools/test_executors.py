@@ -2,7 +2,6 @@
 
 import _thread
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -251,20 +250,15 @@ def test_a_signal_to_a_run_that_has_just_been_forked_is_not_lost(tmp_path):
 
 
 def test_runs_end_with_a_driver_that_is_killed(tmp_path):
-    driver = multiprocessing.get_context("spawn").Process(
-        target=drive_one, args=(script(tmp_path), str(tmp_path / "1"))
-    )
-    driver.start()
-    wait_for(tmp_path / "1", "begun")
+    program = "import sys; from tools.protocols.launcher import Launcher; "
+    program += "Launcher(preload=()).call(sys.argv[1], [sys.argv[2], '60'])"  # a server of its own
+    words = [sys.executable, "-c", program, script(tmp_path), str(tmp_path / "1")]
+    with subprocess.Popen(words, cwd=launcher_module.ROOT) as driver:
+        wait_for(tmp_path / "1", "begun")
 
-    driver.kill()
+        driver.kill()
 
     wait_for(tmp_path / "1", "kept")
-
-
-def drive_one(script, path):
-    launcher = Launcher()
-    launcher.call(script, [path, "60"])
 
 
 # --------------------------------------------------------------------- other machines
