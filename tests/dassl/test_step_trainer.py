@@ -388,6 +388,16 @@ def test_the_number_of_workers_changes_nothing(domains, tmp_path):
     assert losses[0] == losses[1]
 
 
+def test_bytes_that_are_normalised_on_the_device_train_the_same_student(domains, tmp_path):
+    losses = []
+    for value in ("False", "True"):
+        words = ("STEPS.N", "2", "STEPS.FREQ", "1", "INPUT.NORMALIZE_ON_DEVICE", value)
+        step_run(domains, tmp_path / value, "ERM", *words)
+        losses.append([line["tr_outloss"] for line in read_lines(tmp_path / value)])
+
+    assert losses[0] and losses[0] == losses[1]
+
+
 def test_evaluation_loads_what_is_deployed(domains, tmp_path):
     trained = step_run(domains, tmp_path, "ERM", "SWAD.ENABLED", "True")
     trainer = build_trainer(step_config(domains, tmp_path / "eval", "ERM"))
