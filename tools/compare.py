@@ -1,6 +1,6 @@
 r"""Compare methods: two that have run, pair by pair, or many, running what is missing.
 
-python tools/compare.py output/fewshot/toy_objects/MMA output/fewshot/toy_objects/TaskRes
+python tools/compare.py output/fewshot/dtd/TipAdapterF output/fewshot/dtd/TaskRes
 python tools/compare.py --trainers ZeroshotCLIP,TipAdapterF,TaskRes --datasets toy_objects \
     --shots 1,4,16 --seeds 1,2,3
 
