@@ -75,7 +75,11 @@ def _held_temporary(path: Path) -> tuple[int | None, str]:
     What is not held any more has been left by a process that was killed.
     """
     while True:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        except OSError as err:
+            err.filename = str(path)  # nobody knows the temporary file
+            raise
         if sys.platform == "win32":  # there, an open file cannot be renamed
             os.close(handle)
             return None, name
@@ -157,8 +161,18 @@ def _is_abandoned(path: Path, age: float) -> bool:
 
 
 def cache_dir() -> Path:
-    """Return the folder for banks, renders and listings: $VLTUNE_CACHE or ~/.cache/vltune."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "vltune")
+    """Return the folder for banks, renders and listings: $VLTUNE_CACHE or ~/.cache/vltune.
+
+    Raises:
+        ValueError: there is neither, as for an unknown user in a container.
+    """
+    try:
+        return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "vltune")
+    except RuntimeError as err:
+        raise ValueError(
+            "This user has no home folder, in which caches are kept: set the environment variable "
+            f"{CACHE_VARIABLE} to a folder."
+        ) from err
 
 
 def mkdir_if_missing(dirname: str | os.PathLike) -> None:

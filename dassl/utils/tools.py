@@ -68,7 +68,11 @@ def collect_env_info() -> str:
         return path.read_text(encoding="utf-8")
     from torch.utils.collect_env import get_pretty_env_info
 
-    report = f"{get_pretty_env_info()}\n        Pillow ({PIL.__version__})"
+    pillow = f"        Pillow ({PIL.__version__})"
+    try:
+        report = f"{get_pretty_env_info()}\n{pillow}"
+    except OSError as err:  # a program that this user may not start
+        return f"torch {torch.__version__} gives no report of this machine ({err})\n{pillow}"
     # a folder that cannot be written costs the next run a few seconds
     with contextlib.suppress(OSError):
         write_text(path, report)

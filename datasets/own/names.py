@@ -35,6 +35,8 @@ def name_classes(listing: Listing, given: str = "") -> None:
         given: DATASET.CLASSNAMES, a file; "" takes the one that lies beside the data.
     """
     labels = sorted({entry.label for entry in listing.entries})
+    if not labels:  # nothing to name; the folder may be closed
+        return
     found = [Path(given)] if given else [p for name in FILES if (p := listing.root / name).exists()]
     if len(found) > 1:
         listing.problems.append(
@@ -42,13 +44,13 @@ def name_classes(listing: Listing, given: str = "") -> None:
             f"them. Delete the others, or name one: --classnames {found[0]}"
         )
     listing.names = dict(zip(labels, labels))
-    if found and labels:
+    if found:
         try:
             listing.names |= _names_in(found[0], labels, listing)
             listing.said.append(f"class names from {found[0].name}")
         except (ValueError, OSError) as err:
             listing.problems.append(_fault(found[0], err))
-    elif listing.spec.startswith("csv:") and labels and all(map(str.isdecimal, labels)):
+    elif listing.spec.startswith("csv:") and all(map(str.isdecimal, labels)):
         listing.problems.append(
             f'{listing.spec.removeprefix("csv:")}: the labels are numbers, as "{labels[0]}"; '
             f"expected names of classes, which the text encoder reads. {GIVE_NAMES}"

@@ -432,6 +432,19 @@ def test_the_environment_report_is_kept_until_the_environment_changes(monkeypatc
     assert len(asked) == 2
 
 
+def test_a_machine_that_gives_no_report_does_not_end_a_run(monkeypatch, tmp_path):
+    def refuse():
+        raise PermissionError(13, "Permission denied", "/opt/python")
+
+    monkeypatch.setenv("VLTUNE_CACHE", str(tmp_path))
+    monkeypatch.setattr("torch.utils.collect_env.get_pretty_env_info", refuse)
+
+    report = collect_env_info()
+
+    assert "gives no report of this machine ([Errno 13] Permission denied: '/opt/python')" in report
+    assert "Pillow (" in report and not list(tmp_path.rglob("*.txt"))
+
+
 def test_the_environment_report_needs_no_writable_cache(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("VLTUNE_CACHE", str(tmp_path / "file"))

@@ -45,6 +45,15 @@ def test_the_same_command_is_answered_with_the_results(run_folder):
     assert folder == run_folder and results["metrics"]["test"]["accuracy"] == 60.0
 
 
+def test_a_finished_run_is_one_where_its_note_cannot_be_kept(run_folder, monkeypatch, tmp_path):
+    (tmp_path / "closed").touch()
+    monkeypatch.setenv("VLTUNE_CACHE", str(tmp_path / "closed"))
+
+    note_of(run_folder)
+
+    assert finished.recall(arguments()) is None
+
+
 @pytest.mark.parametrize("words", [["--seed", "2"], ["OPTIM.LR", "1.0"], ["--precision", "tf32"]])
 def test_another_command_is_not_answered(run_folder, words):
     assert finished.recall(arguments(*words)) is None

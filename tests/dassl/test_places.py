@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -98,6 +99,29 @@ def test_the_log_names_itself_where_its_disk_is_full(tmp_path):
 @pytest.mark.parametrize("error", [ValueError("a"), OSError("b"), OSError(errno.EIO, "c", "d")])
 def test_other_errors_keep_their_text(error):
     assert explain(error) == str(error)
+
+
+def test_a_closed_folder_is_said_with_the_file_that_was_to_be_written(tmp_path, monkeypatch):
+    def refuse(dir, prefix, suffix):
+        raise refusal(errno.EACCES, f"{dir}/{prefix}x{suffix}")
+
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+
+    with pytest.raises(OSError) as caught, atomic_write(tmp_path / "table.csv"):
+        pass
+
+    assert explain(caught.value).startswith(f"{tmp_path}/table.csv cannot be opened or written")
+
+
+def test_a_user_without_a_home_is_told_to_name_a_cache(monkeypatch):
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("VLTUNE_CACHE", raising=False)
+    monkeypatch.setattr(Path, "home", unknown)
+
+    with pytest.raises(ValueError, match="no home folder, .* set the environment variable VLT"):
+        cache_dir()
 
 
 def test_a_write_that_names_no_file_gets_the_name_of_the_one_that_was_to_be_written(tmp_path):

@@ -159,6 +159,9 @@ def _read_results(folder: Path, findings: Findings) -> None:
             findings.records.append(record)
     except (OSError, ValueError, TypeError) as err:
         reason = str(err).replace(str(path), "it", 1).rstrip(".")
+        if isinstance(err, OSError) and err.strerror:
+            findings.warnings.append(f"{path} ignored: it cannot be read ({err.strerror}).")
+            return
         findings.warnings.append(f"{path} ignored: {reason}. Delete it and run again.")
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,8 @@ def remember(args: argparse.Namespace, cfg: CfgNode) -> None:
     is_known = (output / CONFIG_FILE).is_file()
     if os.environ.get("WORLD_SIZE") or cfg.DATASET.NAME in SETS_IN_ROOT or not is_known:
         return
-    write_json({"output": str(output), "config": _digest_of_config(output)}, _note(args))
+    with suppress(OSError):  # a cache that cannot be written: the next start takes longer
+        write_json({"output": str(output), "config": _digest_of_config(output)}, _note(args))
 
 
 def recall(args: argparse.Namespace) -> tuple[Path, dict[str, Any]] | None:
