@@ -55,11 +55,23 @@ def _unpack(path: Path, folder: str | Path) -> None:
                 entries.append(entry.size)
                 _check_size(path, entries if len(entries) % 1000 == 0 else entries[-1:])
             _check_size(path, entries)
+            _check_end(tar)
             tar.extractall(folder, filter="data")
     else:
         raise ValueError(
             f"{path} is neither a zip nor a tar archive. Delete it to download it again."
         )
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Refuse a tar archive that stops after whole entries, which tarfile takes for its end.
+
+    Raises:
+        tarfile.ReadError: if no block of zeros was read after the last entry.
+    """
+    assert tar.fileobj is not None
+    if tar.fileobj.tell() < tar.offset + tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it is truncated: it has no end after its last entry")
 
 
 def _check_entry(path: Path, name: str, *, is_special: bool) -> None:

@@ -1,5 +1,6 @@
 """Downloads, archives, cells and terminals: what comes from elsewhere is held in bounds."""
 
+import gzip
 import io
 import logging
 import os
@@ -206,6 +207,24 @@ def test_what_is_not_an_archive_is_named(tmp_path):
 
     with pytest.raises(ValueError, match="x.zip is neither a zip nor a tar archive"):
         unpack(tmp_path / "x.zip", tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize("kept", [1024, 1536])
+def test_a_tar_archive_that_ends_after_a_whole_entry_is_truncated(tmp_path, mode, kept):
+    with tarfile.open(tmp_path / "whole.tar", "w") as archive:
+        for name in ("a", "b"):
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+    data = (tmp_path / "whole.tar").read_bytes()
+    assert len(data) > 2048 and not any(data[1024:])  # two headers, then the end
+    pack = gzip.compress if mode == "w:gz" else bytes
+    (tmp_path / "x.tar").write_bytes(pack(data[: kept - 512]))
+
+    with pytest.raises(ValueError, match="x.tar is damaged .it is truncated.*Delete it to downl"):
+        unpack(tmp_path / "x.tar", tmp_path)
+    (tmp_path / "x.tar").write_bytes(pack(data[:1536]))
+    unpack(tmp_path / "x.tar", tmp_path)
+    assert (tmp_path / "b").exists()
 
 
 # --------------------------------------------------------------------- cells and terminals
