@@ -77,6 +77,7 @@ def targets() -> dict[str, Target]:
     from dassl.utils import load_checkpoint
     from dassl.utils.checkpoint import read_tensors
     from datasets.imagenet_names import read_classnames
+    from datasets.own.table import list_table
     from datasets.records import read_split_file
     from datasets.sampling import _read as read_draw
     from tools.results.legacy import legacy_report
@@ -95,6 +96,7 @@ def targets() -> dict[str, Target]:
     lists = (b'["a", "b"]', b'{"0": "a", "1": "b"}', b'{"a": 0, "b": 1}')
     cupl = (_json({"cat": ["A cat."], "dog": ["A dog.", "It barks."]}),)
     names = (b"cat\ndog\n", b"0 cat\n1 dog\n", b"id,name\n0,cat\n1,dog\n", b"cat, kitty\ndog\n")
+    yolo = (b"nc: 2\nnames: [cat, dog]\n", b"names:\n  0: cat\n  1: dog\n")
     wnids = b"n01440764 tench\nn01443537 goldfish\n"
     log = b"* accuracy: 1.0%\nFinish training\n* accuracy: 71.5%\n* macro_f1: 70.1%\n"
     return {
@@ -113,6 +115,10 @@ def targets() -> dict[str, Target]:
         "names.txt": Target("names.txt", names, lambda p: read_names(str(p), "--classnames")),
         "names.csv": Target("names.csv", names[2:3], lambda p: read_names(str(p), "--classnames")),
         "names.json": Target("names.json", lists, lambda p: read_names(str(p), "--classnames")),
+        "names.yaml": Target("n.yaml", yolo, lambda p: read_names(str(p), "--classnames")),
+        "table": Target(
+            "t.csv", (b"path,label,split\na.jpg,cat,train\nb.jpg,dog,test\n",), list_table
+        ),
         "classnames": Target("classnames.txt", (wnids,), read_classnames),
         "cupl": Target("cupl.json", cupl, lambda p: read_cupl(p, ["cat", "dog"])),
     }
