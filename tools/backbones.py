@@ -76,6 +76,11 @@ A weights file or folder is named by its path. Where it does not tell whether it
 QuickGELU (OpenAI) or GELU, a warning says so: `--activation gelu`, or `<path>@gelu` wherever a
 backbone, a `clip:` student or a teacher is named.
 
+Models of other layouts (SigLIP, CLIPA, CoCa, MobileCLIP, ...) load from this machine, too: a
+folder with its `open_clip_config.json`, a weights file in it, or
+`open_clip:<architecture>/<file or folder>`. Without a network, the files of a tokenizer from the
+Hugging Face hub belong beside the weights; an error names it and the command that fetches it.
+
 """
 TAIL = """
 The tags are those of open_clip_torch {version}. ResNets, ConvNeXt and the FastViT towers of
