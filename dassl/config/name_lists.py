@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dassl.utils.text_files import (
+    entries_in,
     is_text_file,
     read_entries,
     read_json,
@@ -124,7 +125,7 @@ def _names_of_file(path: Path) -> list[str]:
         return column
     if "\n" not in text.strip():
         return _pasted(text)
-    texts = _without_marks(read_entries(path))
+    texts = _without_marks(entries_in(text))
     if several := [text for text in texts if "," in text]:
         logger.warning(
             'The first of several names between commas is used in %d lines of %s, as of "%s".',

@@ -168,7 +168,12 @@ def read_entries(path: str | os.PathLike) -> list[str]:
         if isinstance(content, list) and all(isinstance(entry, str) for entry in content):
             return content
         raise ValueError(f"{path} is not a JSON list of strings.")
-    lines = (line.text for line in read_lines(path))
+    return entries_in(read_text(path))
+
+
+def entries_in(text: str) -> list[str]:
+    """The entries of a text, one per line, as ``read_entries`` reads them."""
+    lines = (line.strip() for line in NEWLINE.split(text))
     texts = (line for line in lines if not line.startswith("# ") and not BRACKET.fullmatch(line))
     bare = (text.strip("[]").strip().rstrip(",").strip() for text in texts)
     return [unquoted(text) for text in bare if text]
