@@ -28,8 +28,8 @@ from tools.protocols.plan import KEY  # noqa: E402
 
 SHORT = ("OPTIM.MAX_EPOCH", "1", "DATALOADER.TEST.BATCH_SIZE", "1000")
 STEPS = ("STEPS.N", "4", "STEPS.FREQ", "2")
-SAVED = ("STEPS.MODEL_SAVE", "2")
-STAGES = ("TRAINER.VL2V.MODEL_SAVE.ALIGN", "2", "TRAINER.VL2V.MODEL_SAVE.DISTILL", "2")
+SAVED = ("STEPS.MODEL_SAVE", "0")
+STAGES = ("TRAINER.VL2V.MODEL_SAVE.ALIGN", "0", "TRAINER.VL2V.MODEL_SAVE.DISTILL", "0")
 # what needs data, weights or a program that is not here, takes long by its nature, or never ends
 LEFT_OUT = (
     *("/data", "/reliability", "get_data.py", "teacher_", "their_", "NAME", "RUN", "MyMethod"),
