@@ -9,6 +9,7 @@ import random
 import tarfile
 import zipfile
 from dataclasses import replace
+from functools import cache
 
 import pytest
 from dataset_trees import image_bytes
@@ -26,6 +27,7 @@ from tools.data_sources.selection import LOCATIONS
 from tools.data_sources.sources import HubRepository
 
 IMAGE = image_bytes()
+KNOWN = cache(check_data.known_datasets)  # forty files, read once
 SPLITS = ("train", "val", "test")
 CLASSES = {  # the folders of two classes, or two names; below the reader's folder of images
     "caltech101": ("101_ObjectCategories/ant", "101_ObjectCategories/crab"),
@@ -208,6 +210,7 @@ def world(monkeypatch):
     """A server that all addresses lead to; digests and MD5 sums of the real files are not asked."""
     monkeypatch.setattr(downloads, "ALLOWED", ("https://", "http://127.0.0.1:"))
     monkeypatch.setattr(torchvision_utils, "check_md5", lambda *_, **__: True)
+    monkeypatch.setattr(check_data, "known_datasets", KNOWN)
     check = DigestRecord.check
     monkeypatch.setattr(
         DigestRecord, "check", lambda self, *place, published="": check(self, *place)
