@@ -176,7 +176,8 @@ def _check_folder(folder: Path) -> None:
         ValueError: naming the configuration and what it lacks.
     """
     config = section(read_json(folder / OPEN_CLIP_CONFIG), "model_cfg")
-    missing = [name for name in ("embed_dim", "vision_cfg", "text_cfg") if name not in config]
+    kinds = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
+    missing = [name for name, kind in kinds.items() if not isinstance(config.get(name), kind)]
     if missing:
         raise ValueError(
             f"{folder / OPEN_CLIP_CONFIG} is not a configuration of open_clip: its model_cfg has "

@@ -25,6 +25,11 @@ def explain(err: Exception) -> str:
             f"No space is left for {place}. Make room there, or {_elsewhere(place)}, and run the "
             "same command again: what is finished is kept."
         )
+    if err.errno in CLOSED and os.path.isfile(place) and not os.access(place, os.R_OK):
+        return (
+            f"{place} cannot be read ({err.strerror}). Change its permissions, or copy it to a "
+            "place of your own."
+        )
     if err.errno in CLOSED:
         return (
             f"{place} cannot be opened or written ({err.strerror}). Change its permissions, or "

@@ -287,7 +287,15 @@ def test_a_wrong_configuration_beside_the_weights_is_named(
         load_file(tmp_path / "w.pt", activation=activation)
 
 
-@pytest.mark.parametrize("content", ["{broken", "[]", '{"model_cfg": {"embed_dim": 8}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{broken",
+        "[]",
+        '{"model_cfg": {"embed_dim": 8}}',
+        '{"model_cfg": {"embed_dim": null, "vision_cfg": {}, "text_cfg": null}}',
+    ],
+)
 def test_an_open_clip_folder_with_another_configuration_is_refused(tmp_path, content):
     (tmp_path / "open_clip_config.json").write_text(content)
 

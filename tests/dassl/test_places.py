@@ -37,6 +37,19 @@ def test_a_place_that_cannot_be_written_is_named_with_the_flag_for_another(tmp_p
     assert "--output-dir" in text
 
 
+def test_a_file_that_may_not_be_read_needs_no_other_output_folder(tmp_path, monkeypatch):
+    path = tmp_path / "model.pth.tar"
+    path.touch()
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may read all
+
+    text = explain(refusal(errno.EACCES, path))
+
+    assert text == (
+        f"{path} cannot be read (Permission denied). Change its permissions, or copy it to a "
+        "place of your own."
+    )
+
+
 def test_the_cache_has_a_variable_of_its_own():
     assert "environment variable VLTUNE_CACHE" in explain(
         refusal(errno.EACCES, cache_dir() / "features")
