@@ -84,7 +84,11 @@ def code_of(page: Path) -> list[str]:
     return [*blocks, *re.findall(r"`([^`]+)`", without), *re.findall(r"^    (.+)$", without, re.M)]
 
 
-OTHERS_FLAGS = {"--dist", "--nproc"}  # of pytest-xdist and torchrun (--nproc_per_node)
+OTHERS_FLAGS = {
+    "--dist",
+    "--nproc",
+    "--max-restarts",
+}  # of pytest-xdist, torchrun (--nproc_per_node)
 MADE_FLAGS = {f"--{name}" for name in (*FORMATS, *compare.LISTS)}  # made by loops
 
 
