@@ -38,7 +38,7 @@ def closing_text(requests: Sequence[Request], runs: Sequence[Run]) -> str:
         tables = [table for table in tables if table.title.startswith(own)] or tables
     has_chance = any("chance" in table.headers for table in tables)
     chance = "" if has_chance else _chance(finished)
-    parts = [as_text(tables), chance, _files(finished), _next_steps(request, finished)]
+    parts = [as_text(tables), _files(finished), chance, _next_steps(request, finished)]
     return "\n\n".join(filter(None, parts))
 
 
