@@ -11,7 +11,20 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from .seeding import EpochSampler, SeededDataset
 
 
-class LastingLoader(DataLoader):
+class EndableLoader(DataLoader):
+    """A loader whose worker processes can be ended."""
+
+    def end_workers(self) -> None:
+        """End the worker processes, also of a pass that was given up.
+
+        Left to the garbage collector, torch waits five seconds for each: its queues are gone first.
+        """
+        iterator, self._iterator = self._iterator, None
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()
+
+
+class LastingLoader(EndableLoader):
     """Keeps its worker processes between passes, as long as nobody can tell.
 
     torch's persistent workers work on the dataset as it was when they started, serve one pass at a
@@ -30,7 +43,7 @@ class LastingLoader(DataLoader):
         if is_under_way or self._changes != self.dataset.changes:
             self._iterator = None  # a pass under way holds its own; idle processes end
         self._changes = self.dataset.changes
-        latest = _Pass(super().__iter__())
+        latest = _Pass(super().__iter__(), self)
         self._pass = weakref.ref(latest)
         return latest
 
@@ -41,14 +54,9 @@ class LastingLoader(DataLoader):
         assert isinstance(batch_sampler.sampler, EpochSampler)
         batch_sampler.sampler.skipped = batches * batch_sampler.batch_size
 
-    def end_workers(self) -> None:
-        """End the worker processes, also of a pass that was given up.
-
-        Left to the garbage collector, torch waits five seconds for each: its queues are gone first.
-        """
-        iterator, self._iterator = self._iterator, None
-        if isinstance(iterator, _MultiProcessingDataLoaderIter):
-            iterator._shutdown_workers()
+    def __del__(self) -> None:
+        if hasattr(self, "_iterator"):
+            self.end_workers()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_iterator": None, "_pass": None, "generator": None}
@@ -64,8 +72,8 @@ class _Batches(Sized, Iterator[Any], Protocol):
 class _Pass:
     """One pass: yields its batches and knows whether it is over."""
 
-    def __init__(self, batches: _Batches):
-        self.batches = batches
+    def __init__(self, batches: _Batches, loader: LastingLoader):
+        self.batches, self.loader = batches, loader  # which ends the processes when it goes
         self.is_over = False
 
     def __iter__(self) -> "_Pass":

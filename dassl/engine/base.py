@@ -16,7 +16,7 @@ from dassl.config.conditions import Condition, idle_settings
 from dassl.config.declared import declared_conditions
 from dassl.data import samplers, transforms
 from dassl.data.given import GivenData
-from dassl.data.loader import LastingLoader
+from dassl.data.loader import EndableLoader
 from dassl.data.seeding import set_epoch
 from dassl.evaluation.predictions import ScoredImages
 from dassl.optim import lr_scheduler, optimizer
@@ -352,7 +352,7 @@ class TrainerBase(Updates):
             self._train()
         finally:
             for loader in vars(self).values():
-                if isinstance(loader, LastingLoader):
+                if isinstance(loader, EndableLoader):
                     loader.end_workers()
 
     def _train(self) -> None:

@@ -342,9 +342,12 @@ def test_a_corrupt_image_stops_the_run_with_its_path(cfg, tmp_path, workers):
     cfg.DATALOADER.NUM_WORKERS = workers
     cfg.DATALOADER.TRAIN_X.BATCH_SIZE = 5  # of 15: no image is dropped
 
-    with pytest.raises(BadImageError) as info:
-        list(DataManager(cfg).train_loader_x)
+    loader = DataManager(cfg).train_loader_x
 
+    with pytest.raises(BadImageError) as info:
+        list(loader)
+
+    loader.end_workers()  # which the traceback keeps alive otherwise
     assert str(info.value).startswith(f"{tmp_path / '2_1.png'} is not a readable image")
     assert "\n" not in str(info.value)
 

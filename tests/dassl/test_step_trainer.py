@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -386,6 +387,7 @@ def test_the_number_of_workers_changes_nothing(domains, tmp_path):
 
     losses = [[x["loss"] for x in read_lines(tmp_path / run)] for run in ("none", "two")]
     assert losses[0] == losses[1]
+    assert not [child for child in multiprocessing.active_children() if child.daemon]
 
 
 def test_bytes_that_are_normalised_on_the_device_train_the_same_student(domains, tmp_path):

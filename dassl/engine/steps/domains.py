@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dassl.data import DatasetWrapper
 from dassl.data.datasets import Datum
+from dassl.data.loader import EndableLoader
 from dassl.data.seeding import seeded
 from dassl.data.workers import WORTH_WORKERS, worker_options
 from dassl.features.views import whole_image
@@ -92,7 +93,7 @@ class SeededViews(Dataset):
             return self.items[row]
 
 
-class StepLoader(DataLoader):
+class StepLoader(EndableLoader):
     """Endless training stream over domains; workers survive evaluations."""
 
     def __init__(
