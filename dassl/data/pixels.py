@@ -30,10 +30,10 @@ def network_pixels(batch: Tensor, node: CfgNode) -> Tensor:
     """A loader's tensor where it is to be used: bytes become normalised pixels, the rest passes.
 
     Args:
-        batch: (B, 3, H, W) uint8 (INPUT.NORMALIZE_ON_DEVICE), or a tensor of another type.
-        node: INPUT, for its statistics.
+        batch: (B, 3, H, W) uint8 where INPUT.NORMALIZE_ON_DEVICE is on, or another tensor.
+        node: INPUT, for that key and the statistics.
     """
-    if batch.dtype != torch.uint8:
+    if not node.NORMALIZE_ON_DEVICE or batch.dtype != torch.uint8:
         return batch
     return normalise(unit_pixels(batch), node.PIXEL_MEAN, node.PIXEL_STD)
 
