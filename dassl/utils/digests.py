@@ -57,5 +57,5 @@ class DigestRecord:
             isinstance(entry, dict) and {"sha256", "source"} <= entry.keys()
             for entry in known.values()
         ):
-            raise ValueError(f"{self.path} is not a record of downloads. Delete it to begin anew")
+            raise ValueError(f"{self.path} is not a record of downloads. Delete it to start over")
         return known

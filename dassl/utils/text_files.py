@@ -24,10 +24,8 @@ MARKS = (  # longest first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 FALLBACK = "cp1252"  # a superset of the printable part of latin-1
-INVISIBLE = (
-    dict.fromkeys(  # of no width and no meaning: separators, marks of direction, soft hyphens
-        (0xAD, 0x200B, 0x200E, 0x200F, 0xFEFF, *range(0x202A, 0x202F), *range(0x2060, 0x206A))
-    )
+INVISIBLE = dict.fromkeys(  # of no width and no meaning: separators, marks of direction, hyphens
+    (0xAD, 0x200B, 0x200E, 0x200F, 0xFEFF, *range(0x202A, 0x202F), *range(0x2060, 0x206A))
 )
 JOINERS = "\u200c\u200d"  # which mean something between two letters alone
 NEWLINE = re.compile(r"\r\n|\r|\n")
