@@ -154,13 +154,15 @@ class Campaign:
     def faults(self, record: dict[str, Any]) -> list[str]:
         """What is wrong with a trial; empty if nothing is."""
         found = [f"{kind}: {', '.join(names)}" for kind, names in record["leftovers"].items()]
-        attempts = [Attempt(**{k: e[k] for k in vars(_EMPTY)}) for e in record["attempts"]]
+        attempts = [
+            Attempt(**{k: e[k] for k in vars(_EMPTY) if k in e}) for e in record["attempts"]
+        ]
         if attempts[-1].status != 0:
             found.append(f"did not end in {len(attempts)} attempts")
         for entry, each in zip(record["attempts"], attempts):
             if each.orphans:
                 found.append(f"left processes after {entry['signal']}: {'; '.join(each.orphans)}")
-            if not _is_documented(entry["signal"], each, self.subject.status):
+            if not _is_documented(entry["signal"], each, self.subject.statuses):
                 found.append(f"exit status {each.status} after {entry['signal']}")
             late = each.seconds - entry["moment"]
             if self.kind == "signals" and each.hit and each.status == 0 and late > LATE:
@@ -191,13 +193,13 @@ class Campaign:
 _EMPTY = Attempt(None, 0.0, "", 0.0, [])
 
 
-def _is_documented(name: str, ended: Attempt, other: int = 0) -> bool:
+def _is_documented(name: str, ended: Attempt, others: Sequence[int] = ()) -> bool:
     """Whether an exit status is one that the pages name for a signal."""
     if not (name and ended.hit) or name == "SIGKILL":
         return True
-    before_start = -signal.Signals[name].value  # Python has not begun yet
-    expected = INTERRUPTED if name == "SIGINT" else REQUEUE
-    return ended.status in (0, expected, before_start, other)
+    if ended.status in (0, INTERRUPTED if name == "SIGINT" else REQUEUE, *others):
+        return True
+    return ended.status == -signal.Signals[name].value and not ended.began  # Python was starting
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -78,6 +78,26 @@ def test_exit_statuses_are_those_of_the_pages(name, status, is_expected):
     assert campaign._is_documented(name, ended) == is_expected
 
 
+@pytest.mark.parametrize(
+    ("code", "began"),
+    [("", False), ("print(1, flush=True); ", True), ("open('a', 'w').close(); ", True)],
+)
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGINT"])
+def test_a_signal_may_end_python_itself_before_a_command_has_begun(name, code, began, tmp_path):
+    code = f"import os, signal; os.chdir({str(tmp_path)!r}); {code}os.kill(0, signal.{name})"
+
+    ended = attempt(
+        [sys.executable, "-S", "-c", code],
+        log=tmp_path / "log.txt",
+        cache=tmp_path,
+        rng=random.Random(0),
+    )
+    ended.hit = "command"
+
+    assert ended.status == -signal.Signals[name].value
+    assert campaign._is_documented(name, ended) != began
+
+
 def test_a_command_that_ignores_a_signal_is_named(tmp_path, monkeypatch):
     trial = campaign.Campaign("run", "signals", folder=tmp_path, seed=1)
     monkeypatch.setattr(trial, "records", lambda: [{"digests": {}}])

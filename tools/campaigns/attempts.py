@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import secrets
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from tools.campaigns.subjects import ROOT
 MARK = "VLTUNE_CAMPAIGN"
 SECONDS = 600.0  # that a command may take
 SECONDS_OF_OTHERS = 60.0  # that its other processes may take to end after it
+CTRL_C = re.compile(r"^Traceback .*\n(?:[ \t].*\n)*KeyboardInterrupt\n", re.MULTILINE)
 DAEMONS = ("/ray/core/src/", "ray/_private/", "ray/dashboard/", "resource_tracker")
 
 
@@ -37,6 +39,7 @@ class Attempt:
             empty: it had ended before.
         others: seconds that other processes of it lived on.
         orphans: command lines of those that had to be killed.
+        began: whether it wrote a file, or a word other than the traceback of Python's own Ctrl-C.
     """
 
     status: int | None
@@ -44,6 +47,7 @@ class Attempt:
     hit: str
     others: float
     orphans: list[str]
+    began: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,14 @@ def attempt(
     disturbance: Disturbance | None = None,
     rng: random.Random,
 ) -> Attempt:
-    """Start a command, disturb it, and wait until all its processes have ended."""
+    """Start a command, disturb it, and wait until all its processes have ended.
+
+    Args:
+        log: what it prints; all that it writes is beside this file or below.
+    """
     mark = f"{MARK}={secrets.token_hex(8)}"
     environment = {**_settings(cache), **dict([mark.split("=")])}
+    before = _written(log)
     start = time.monotonic()
     with log.open("ab") as file:
         process = subprocess.Popen(
@@ -84,12 +93,24 @@ def attempt(
         ended = time.monotonic()
         while marked(mark) and time.monotonic() - ended < SECONDS_OF_OTHERS and status is not None:
             time.sleep(0.1)
-        orphans = marked(mark)
-        return Attempt(status, ended - start, hit, time.monotonic() - ended, list(orphans.values()))
+        orphans = list(marked(mark).values())
+        others, began = time.monotonic() - ended, _written(log) != before
+        return Attempt(status, ended - start, hit, others, orphans, began)
     finally:
         for pid in marked(mark):
             _kill(pid, signal.SIGKILL)
         process.wait()
+
+
+def _written(log: Path) -> tuple[str, dict[Path, int]]:
+    """What commands have said, and when each file beside the log and below was written."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    times = {}
+    for path in log.parent.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # of a process that lives on
+            if path.is_file() and path != log:
+                times[path] = path.stat().st_mtime_ns
+    return CTRL_C.sub("", text), times
 
 
 def start(

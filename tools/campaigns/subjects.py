@@ -6,6 +6,7 @@ training and keeping its state, not testing.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,13 +30,13 @@ class Subject:
         what: in words, for the table.
         words: the arguments of python.
         needs: a package that it needs.
-        status: of its own, where something else than our commands gets the signals.
+        statuses: of its own, where something else than our commands gets the signals.
     """
 
     what: str
     words: Callable[[Path], Sequence[str]]
     needs: str = "torch"
-    status: int = 0
+    statuses: tuple[int, ...] = ()
 
     def command(self, output: Path) -> list[str]:
         """The whole command."""
@@ -79,5 +80,9 @@ SUBJECTS = {
     "run": Subject("a run (MMA)", _train),
     "protocol": Subject("a protocol, 2 local workers (TaskRes)", _protocol),
     "ray": Subject("a sweep on Ray, 2 workers (TaskRes)", _sweep, needs="ray"),
-    "ranks": Subject("a run of 2 processes (MMA, gloo)", _ranks, status=1),  # torchrun's
+    "ranks": Subject(
+        "a run of 2 processes (MMA, gloo)",
+        _ranks,
+        statuses=(1, -signal.SIGUSR1),  # torchrun's (docs/distributed.md)
+    ),
 }
