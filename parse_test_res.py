@@ -8,6 +8,11 @@ python parse_test_res.py DIRECTORY --style coop          the lines of CoOp's par
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from dassl.utils.interrupts import stand_by
+
+    stand_by()
+
 import argparse
 import logging
 from pathlib import Path

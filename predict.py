@@ -7,6 +7,11 @@ find photos -name "*.jpg" | python predict.py --model-dir RUN --csv - - > answer
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from dassl.utils.interrupts import stand_by
+
+    stand_by()
+
 import argparse
 import contextlib
 import importlib

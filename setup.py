@@ -44,7 +44,7 @@ setup(
     },
     include_package_data=False,  # the list above is complete
     cmdclass={"build_py": BuildBelowVltune, "editable_wheel": EditableAsCloned},
-    entry_points={"console_scripts": ["vltune = vltune.cli:main"]},
+    entry_points={"console_scripts": ["vltune = vltune.__main__:main"]},
     install_requires=[
         "torch>=2.10",  # older ones can be made to run code in spite of weights_only
         "torchvision>=0.25",

@@ -6,6 +6,14 @@
 Flags are those of CoOp's train.py and a few more: python train.py --help.
 """
 
+import contextlib
+
+if __name__ == "__main__":
+    with contextlib.suppress(ImportError):  # of another package dassl, which `command` names
+        from dassl.utils.interrupts import stand_by
+
+        stand_by()
+
 import importlib
 import importlib.util
 import logging

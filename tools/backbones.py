@@ -7,20 +7,26 @@ Each cell is a run: the method trains an epoch on six random images of three cla
 on a tiny random variant of the family (tools/tiny_backbones.py).
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from dassl.utils.interrupts import stand_by
+
+    stand_by()
+
 import contextlib
 import io
 import logging
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
 
 import open_clip
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import datasets  # noqa: F401  registers what it holds
 import trainers  # noqa: F401  registers what it holds

@@ -6,17 +6,23 @@ python tools/benchmark.py all --json bench.json
 python tools/benchmark.py gpu --json gpu.json    # on a machine with a GPU, at most 6 minutes
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from dassl.utils.interrupts import stand_by
+
+    stand_by()
+
 import argparse
 import importlib
 import json
 import os
 import pkgutil
 import platform
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from tabulate import tabulate

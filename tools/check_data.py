@@ -11,19 +11,25 @@ Exit status: 0 when every dataset asked for is ready (without names: always), 1 
 unknown name.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from dassl.utils.interrupts import stand_by
+
+    stand_by()
+
 import argparse
 import importlib
 import logging
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import yaml
 from tqdm import tqdm

@@ -13,12 +13,18 @@ with --protocols fewshot,base2new. Other options: those of tools/protocol.py.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from dassl.utils.interrupts import stand_by
+
+    stand_by()
+
+import argparse
+from collections.abc import Sequence
 
 import tools.protocol as tools_protocol
 from dassl.config.own_data import split_datasets

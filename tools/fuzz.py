@@ -12,6 +12,16 @@ reach: what makes a reader take a new branch is spoiled further.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from dassl.utils.interrupts import stand_by
+
+    stand_by()
+
 import hashlib
 import importlib
 import inspect
@@ -25,7 +35,6 @@ import random
 import re
 import resource
 import signal
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -33,12 +42,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NoReturn
 
 from tabulate import tabulate
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dassl.flags import FlagParser
 from dassl.terminal import as_script

@@ -8,19 +8,25 @@ What is in place is not fetched again. A run that was interrupted resumes. An ar
 fetched in another way is used from `downloads/<dataset>/files/` below the data root.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from dassl.utils.interrupts import stand_by
+
+    stand_by()
+
 import argparse
 import http.client
 import os
 import shutil
-import sys
 import tarfile
 import zipfile
 from collections.abc import Iterable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dassl.flags import FlagParser
 from dassl.terminal import as_script, as_typed

@@ -8,14 +8,20 @@ Writes layers.csv (every seed), summary.csv (mean, standard deviation, derived m
 layers.png, and suggests where adapters should start.
 """
 
-import argparse
-import csv
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from dassl.utils.interrupts import stand_by
+
+    stand_by()
+
+import argparse
+import csv
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tabulate import tabulate

@@ -11,13 +11,19 @@ the run fitted on its validation images, macro-F1, and a bootstrap interval over
 
 from __future__ import annotations
 
-import argparse
-import csv
 import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from dassl.utils.interrupts import stand_by
+
+    stand_by()
+
+import argparse
+import csv
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from tabulate import tabulate

@@ -25,15 +25,21 @@ go with each.
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import shlex
 import sys
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from dassl.utils.interrupts import stand_by
+
+    stand_by()
+
+import argparse
+import hashlib
+import shlex
+import tempfile
+from collections.abc import Sequence
 
 from tabulate import tabulate
 

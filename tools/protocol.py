@@ -12,16 +12,22 @@ Recipes are found by configs/trainers/<Trainer>/recipes.yaml (format: dassl/conf
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from dassl.utils.interrupts import stand_by
+
+    stand_by()
+
 import argparse
 import json
 import os
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dassl.config.own_data import is_own, own_set, split_datasets
 from dassl.flags import FlagParser, add_class_flags

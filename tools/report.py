@@ -11,15 +11,21 @@ each method, up to --details runs.
 
 from __future__ import annotations
 
-import argparse
-import io
 import sys
-import tempfile
-from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from dassl.utils.interrupts import stand_by
+
+    stand_by()
+
+import argparse
+import io
+import tempfile
+from collections.abc import Sequence
+from html import escape
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 

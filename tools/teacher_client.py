@@ -7,13 +7,19 @@ Failed requests are repeated with growing pauses, answers are kept on disk, and 
 to be paid for are counted: a second call costs nothing.
 """
 
-import argparse
-import logging
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from dassl.utils.interrupts import stand_by
+
+    stand_by()
+
+import argparse
+import logging
+from collections.abc import Sequence
 
 import torch
 from tabulate import tabulate

@@ -8,20 +8,26 @@ normalised with ImageNet's statistics (--norm clip: with CLIP's own), at the siz
 With VLTUNE_TEACHER_TOKEN in the environment only requests that carry the token are answered.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from dassl.utils.interrupts import stand_by
+
+    stand_by()
+
 import argparse
 import base64
 import hmac
 import io
 import json
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Lock, Timer
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch

@@ -5,18 +5,20 @@ machine away, a closed terminal SIGHUP. Where nothing is under way that resuming
 signal ends the run at once, or as soon as modules have loaded: an exception out of the import of
 torch would abort the process. Within ``deferred`` the run ends at its next safe point, or when
 the grace time is over. A second Ctrl-C ends it at once.
+
+Outside of that, from the first statement of a program (``stand_by``) to the end of its process,
+signals are noted and nothing more. Imports nothing heavy: it is what programs import first.
 """
 
+import atexit
 import contextlib
-import ctypes
 import errno
-import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -26,6 +28,13 @@ REQUEUE = 75  # preempted (EX_TEMPFAIL): the same command resumes
 MACHINE = 71  # the machine failed (EX_OSERR): the same command may work later or elsewhere
 
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+NUMBERS = {name: getattr(signal, name) for name in NAMES if hasattr(signal, name)}
+# what executors read like REQUEUE and INTERRUPTED: a signal that comes before a program's first
+# statement ends Python itself; a shell adds 128
+REQUEUES = {REQUEUE}.union(
+    *({-number, 128 + number} for name, number in NUMBERS.items() if name != "SIGINT")
+)
+INTERRUPTS = {INTERRUPTED, -signal.SIGINT}
 SECONDS_TO_SECOND = 1.0  # a terminal and a driver may both pass one Ctrl-C on
 SECONDS_OF_IMPORTS = 60.0  # for which a signal waits while modules load
 SECONDS_HELD = 60.0  # for which it waits for another package
@@ -74,6 +83,7 @@ class _Watch:
     """What this process knows of signals; one per process."""
 
     def __init__(self) -> None:
+        self.noted = 0
         self.begin(0)
 
     def begin(self, pid: int) -> None:
@@ -84,6 +94,9 @@ class _Watch:
         self.grace = 0.0
         self.pending = 0
         self.since = 0.0
+
+    def note(self, signum: int, frame: FrameType | None) -> None:
+        self.noted = self.noted or signum
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self.pid:  # a fork that has not settled its own signals yet
@@ -113,26 +126,46 @@ def _is_importing(frame: FrameType | None) -> bool:
     return frame is not None
 
 
+def stand_by() -> None:
+    """In a program's first statement: signals wait for ``watching``, and change nothing after it.
+
+    Once the work is done, the exit status stays: while Python ends, too, which takes handlers away
+    but not that a signal is ignored. What hangs there is left to SIGQUIT and SIGKILL.
+    """
+    _take(NUMBERS.values(), _watch.note)
+    atexit.register(_take, NUMBERS.values(), signal.SIG_IGN)
+
+
 def watch() -> None:
     """Take signals in this process, if its main thread calls this.
 
     What the process was told to ignore (``nohup``) stays ignored; what waits for this is taken.
+
+    Raises:
+        Interruption: a signal has waited since ``stand_by``.
     """
     if threading.current_thread() is not threading.main_thread():
         return
     _watch.begin(os.getpid())
-    numbers = [getattr(signal, name) for name in (*NAMES, "SIGALRM") if hasattr(signal, name)]
-    for number in numbers:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _watch.handle)
+    numbers = [*NUMBERS.values(), *([signal.SIGALRM] if HAS_TIMER else [])]
+    _take(numbers, _watch.handle)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+    if signum := _watch.noted:
+        _watch.noted = 0
+        raise Interruption(signum)
+
+
+def _take(numbers: Iterable[int], handler: Any) -> None:
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def watching() -> Iterator[None]:
     """``watch`` within the block; then signals are what they were before."""
-    numbers = [getattr(signal, name) for name in (*NAMES, "SIGALRM") if hasattr(signal, name)]
+    numbers = [*NUMBERS.values(), *([signal.SIGALRM] if HAS_TIMER else [])]
     before, pid = {number: signal.getsignal(number) for number in numbers}, _watch.pid
     try:
         watch()
@@ -274,8 +307,8 @@ def outlive_signals(worker_id: int = 0) -> None:
 
     A signal to the whole group would otherwise end the workers before the run's last step.
     """
-    for name in NAMES:
-        if name != "SIGTERM" and (signum := getattr(signal, name, None)) is not None:
+    for name, signum in NUMBERS.items():
+        if name != "SIGTERM":
             signal.signal(signum, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # elsewhere SIGTERM ends workers, whoever sends it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -293,6 +326,9 @@ def follow_parent() -> None:
 
     A fork server between the two lives as long as what it started: the starter itself is watched.
     """
+    import ctypes
+    import multiprocessing
+
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     parent = multiprocessing.parent_process()

@@ -1,5 +1,6 @@
 """What a command line costs before it is known to be sound: no import of anything slow."""
 
+import ast
 import json
 import os
 import subprocess
@@ -11,6 +12,14 @@ import pytest
 from dassl.engine.command import cli
 
 ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = [
+    *("train.py", "predict.py", "parse_test_res.py", "tools/protocols/preflight.py"),
+    *(
+        path.relative_to(ROOT).as_posix()
+        for path in sorted(ROOT.glob("tools/*.py"))
+        if "\n    as_script(main" in path.read_text(encoding="utf-8")
+    ),
+]
 SLOW = {"torch", "torchvision", "numpy", "PIL", "matplotlib", "scipy", "sklearn", "open_clip"}
 LINES = {  # command line -> what its answer holds
     "train --help": "--trainer TRAINER",
@@ -69,3 +78,18 @@ def test_a_container_s_share_of_time_bounds_the_cores(quota, cores, tmp_path, mo
         (tmp_path / "cpu.max").write_text(f"{quota}\n")
 
     assert cli.available_cores() == cores
+
+
+@pytest.mark.parametrize("path", PROGRAMS)
+def test_a_program_stands_by_for_signals_before_it_imports_anything_else(path):
+    before = []
+    for statement in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.If) and "stand_by()" in ast.unparse(statement):
+            break
+        if isinstance(statement, (ast.Import, ast.ImportFrom)):
+            module = getattr(statement, "module", None)
+            before += [module] if module else [alias.name for alias in statement.names]
+    else:
+        pytest.fail("stand_by() is missing; tools/cache.py shows where it belongs")
+
+    assert set(before) <= {"__future__", "contextlib", "pathlib", "sys"}

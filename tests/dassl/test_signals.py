@@ -5,7 +5,10 @@ import importlib
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import engine_toy
 import pytest
@@ -17,6 +20,7 @@ from dassl.terminal import as_script
 from dassl.utils import interrupts, load_checkpoint, set_random_seed
 from dassl.utils.interrupts import Interruption, exit_status, farewell
 
+ROOT = Path(__file__).resolve().parents[2]
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
 
@@ -33,7 +37,7 @@ def fast_disk(monkeypatch):
 @pytest.fixture
 def watched():
     """Signals reach this process, also where it was started with some ignored (nohup)."""
-    numbers = [getattr(signal, name) for name in interrupts.NAMES]
+    numbers = interrupts.NUMBERS.values()
     before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
     with interrupts.watching():
         yield
@@ -155,6 +159,40 @@ def test_a_signal_ends_every_program_with_one_line(signum, status, text, watched
 
     assert caught.value.code == status
     assert capsys.readouterr().err.strip().startswith(text)
+
+
+def test_a_signal_before_a_program_has_begun_waits_for_it(watched, monkeypatch, capsys):
+    monkeypatch.setattr(interrupts.atexit, "register", lambda *_: None)
+    monkeypatch.setattr(interrupts._watch, "noted", 0)
+    interrupts.stand_by()
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+    with pytest.raises(SystemExit) as caught:
+        as_script(lambda: pytest.fail("not reached"))
+    os.kill(os.getpid(), signal.SIGTERM)
+
+    assert caught.value.code == 75
+    assert capsys.readouterr().err.startswith("\nStopped by SIGUSR1 (exit status 75: start again)")
+
+
+def test_signals_while_python_ends_leave_the_exit_status(watched):
+    """The object dies when Python has taken its handlers away; nothing heavy loads before them."""
+    code = """if True:
+        from dassl.utils import interrupts
+        interrupts.stand_by()
+        import os, sys
+        assert not {"ctypes", "logging", "multiprocessing", "pathlib"} & set(sys.modules)
+        class Late:
+            def __del__(self, kill=os.kill, pid=os.getpid(), numbers=interrupts.NUMBERS):
+                for name in (*numbers,):
+                    kill(pid, numbers[name])
+        sys.late = Late()
+        from dassl.terminal import as_script
+        as_script(lambda: 3)"""
+
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+    assert (ended.returncode, ended.stderr) == (3, "")
 
 
 def test_a_signal_during_an_evaluation_waits_for_the_end_of_the_epoch(images, tmp_path, watched):

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from dassl.utils import load_checkpoint, only_writer
+from dassl.utils.interrupts import exit_status
 from dassl.utils.locks import is_in_use
 from tools.protocol import execute, main, make_requests, parse_args, plan_all
 from tools.protocols import launcher as launcher_module
@@ -67,6 +68,7 @@ def test_what_runs_share_is_prepared_by_the_first_of_them(tmp_path):
         ([71, -9, 0], State.DONE),
         ([LOST, 71, -9], State.FAILED),
         ([75] * 5 + [0], State.DONE),
+        ([-15, -10, -1, 143, 138, 129, 0], State.DONE),  # before its first statement
     ],
 )
 def test_only_what_the_machine_broke_is_tried_again(tmp_path, statuses, state):
@@ -156,6 +158,19 @@ def test_a_preempted_run_is_started_again_and_a_wrong_setting_is_not(tmp_path, c
 
     assert failed == [runs[1]] and runs[0].results()
     assert "was preempted; started again." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status", [130, -2])
+def test_ctrl_c_to_a_run_ends_the_sweep_and_the_runs_beside_it(status, tmp_path, capsys):
+    executor = Fake(2, {"b": [status]})
+    executor.stop = lambda signum: executor.calls.append(signum)
+    runs = [run(tmp_path, name, dataset=name) for name in "abc"]
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        execute(runs, executor, keep_going=True)
+
+    assert executor.calls == ["a", "b", signal.SIGINT] and exit_status(caught.value) == 130
+    assert "[2/3] " in (said := capsys.readouterr().err) and said.endswith("b: interrupted.\n")
 
 
 def test_a_folder_that_another_driver_works_in_is_left_for_last(tmp_path):

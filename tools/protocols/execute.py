@@ -13,7 +13,7 @@ from typing import Protocol
 
 from dassl.engine.command.cli import free_pairs, make_parser
 from dassl.engine.command.finished import recall
-from dassl.utils.interrupts import REQUEUE
+from dassl.utils.interrupts import INTERRUPTS, REQUEUES
 from dassl.utils.locks import is_in_use
 from tools.protocols.plan import Run
 from tools.protocols.schedule import Schedule
@@ -117,6 +117,9 @@ class _Driver:
     def end(self, key: int, status: int) -> None:
         number = key - 1
         run, earlier = self.schedule.runs[number], self.running.pop(number)
+        if status in INTERRUPTS:
+            print(f"{self.head(number)}: interrupted.", file=sys.stderr)
+            raise KeyboardInterrupt
         results = {} if status else run.results()
         lead = "  " if self.executor.slots == 1 else f"{self.head(number)}: "
         if results:
@@ -129,7 +132,7 @@ class _Driver:
         reason = f"exit status {status}" if status else "it wrote no results.json"
         if pause is not None:
             self.due[number] = time.monotonic() + pause
-            why = "was preempted" if status == REQUEUE else f"failed ({reason})"
+            why = "was preempted" if status in REQUEUES else f"failed ({reason})"
             when = f" in {pause:.0f} s" if pause else ""
             print(f"{self.head(number)}: {why}; started again{when}.", file=sys.stderr)
             return

@@ -29,6 +29,9 @@ EXECUTORS = ("local", "ray", "slurm")
 SECONDS_BETWEEN = 1.0  # between two looks at jobs, or at whether one is cancelled
 SECONDS_OF_RAY = 0.1  # between two looks at its tasks
 SHOWN = 2000  # last characters of a failed run's messages
+PROGRAM = f"""import sys
+from {OURS}dassl.utils.interrupts import stand_by; stand_by()
+from {OURS}tools.protocols.launcher import run_script; run_script(sys.argv[1], sys.argv[2:])"""
 
 
 def add_options(add: Callable[..., Any]) -> None:
@@ -126,9 +129,7 @@ class Elsewhere:
     """
 
     def __init__(self, script: str, arguments: Sequence[str]) -> None:
-        program = f"import sys; from {OURS}tools.protocols.launcher import run_script; "
-        program += "run_script(sys.argv[1], sys.argv[2:])"
-        self.words = ["-c", program, script, *arguments]
+        self.words = ["-c", PROGRAM, script, *arguments]
         self.folder = os.getcwd()
         names = ("VLTUNE_CACHE", "VLTUNE_RESUME_SECONDS", "OMP_NUM_THREADS")
         self.environment = {name: os.environ[name] for name in names if name in os.environ}

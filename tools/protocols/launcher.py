@@ -185,6 +185,7 @@ def run_script(
         share.take()
         runpy.run_path(str(ROOT / script), run_name="__main__")
     except KeyboardInterrupt as err:  # not within what the script guards
+        interrupts.stand_by()
         sys.exit(interrupts.exit_status(err))
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from dassl.utils.interrupts import stand_by
+
+    stand_by()
+
 import contextlib
 import importlib
 import io

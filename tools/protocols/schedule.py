@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 
-from dassl.utils.interrupts import MACHINE, REQUEUE
+from dassl.utils.interrupts import MACHINE, REQUEUES
 from tools.protocols.plan import Run
 
 LOST = 255  # the process that ran it, or its machine, is gone
@@ -126,7 +126,7 @@ class Schedule:
         return None
 
     def _pause(self, number: int, status: int) -> float | None:
-        if status == REQUEUE and self.requeues[number] < MOST_REQUEUES:
+        if status in REQUEUES and self.requeues[number] < MOST_REQUEUES:
             self.requeues[number] += 1
             return 0.0
         is_machine = status in (MACHINE, LOST) or status < 0
