@@ -18,6 +18,7 @@ def _input(cfg: CN) -> None:
     node.PIXEL_MEAN = list(DEFAULTS["PIXEL_MEAN"])  # per channel, of pixels in [0, 1]
     node.PIXEL_STD = list(DEFAULTS["PIXEL_STD"])
     node.NORMALIZE_ON_DEVICE = False  # ours: loaders hand over bytes; the device normalises them
+    node.AUGMENT_ON_DEVICE = False  # ours: training views are drawn when read, made on the device
     node.CROP_PADDING = 4  # random_crop: pixels on each side
     node.RRCROP_SCALE = (0.08, 1.0)  # random_resized_crop: fraction of the area
     node.CUTOUT_N = 1  # holes

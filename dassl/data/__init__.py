@@ -4,6 +4,7 @@ datasets, transforms, samplers.py           items and datasets; image pipelines;
 data_manager.py, loader.py, workers.py      items as tensors, loaders over them, their processes
 given.py                                    batches of tensors in the place of a dataset
 seeding.py, pixels.py                       augmentation by (seed, epoch, index); normalisation
+drawn                                       views drawn where an image is read, made on the device
 checks.py                                   whether images exist and can be read
 
 A name is loaded when it is first asked for.

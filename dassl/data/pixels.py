@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from .drawn import DrawnViews
+
 Statistics = Sequence[float] | Tensor  # one number per channel
 
 
@@ -26,16 +28,33 @@ def normalise(pixels: Tensor, mean: Statistics, std: Statistics) -> Tensor:
     return (pixels - _channels(mean, pixels)).div_(_channels(std, pixels))
 
 
-def network_pixels(batch: Tensor, node: CfgNode) -> Tensor:
-    """A loader's tensor where it is to be used: bytes become normalised pixels, the rest passes.
+def pixels_on(device: torch.device | str, views: Tensor | DrawnViews) -> Tensor:
+    """Pixels of views on a device: (B, 3, H, W) float32 in [0, 1]; drawn ones are made there.
 
     Args:
-        batch: (B, 3, H, W) uint8 where INPUT.NORMALIZE_ON_DEVICE is on, or another tensor.
-        node: INPUT, for that key and the statistics.
+        device: where to.
+        views: uint8 in 0..255 or float in [0, 1], or what was drawn.
     """
-    if not node.NORMALIZE_ON_DEVICE or batch.dtype != torch.uint8:
-        return batch
-    return normalise(unit_pixels(batch), node.PIXEL_MEAN, node.PIXEL_STD)
+    if isinstance(views, DrawnViews):
+        return views.on(device)
+    return unit_pixels(views.to(device, non_blocking=True))
+
+
+def network_pixels(batch: Tensor | DrawnViews, node: CfgNode, device: torch.device | str) -> Tensor:
+    """A loader's tensor on a device: drawn views and bytes become pixels, the rest passes.
+
+    Args:
+        batch: (B, 3, H, W) uint8 where INPUT.NORMALIZE_ON_DEVICE is on, drawn views where
+            INPUT.AUGMENT_ON_DEVICE is, or another tensor.
+        node: INPUT, for these keys and the statistics.
+        device: where to.
+    """
+    if isinstance(batch, DrawnViews):
+        if "normalize" not in node.TRANSFORMS:
+            return batch.on(device)
+    elif not node.NORMALIZE_ON_DEVICE or batch.dtype != torch.uint8:
+        return batch.to(device, non_blocking=True)
+    return normalise(pixels_on(device, batch), node.PIXEL_MEAN, node.PIXEL_STD)
 
 
 def unnormalise(images: Tensor, mean: Statistics, std: Statistics) -> Tensor:

@@ -316,10 +316,10 @@ class SimpleTrainer(TrainerBase):
         return self.to_device(batch["img"]), self.to_device(batch["label"])
 
     def to_device(self, value: Any) -> Any:
-        """A tensor, or a list of tensors (several views), on the device; see network_pixels."""
+        """A tensor or a list of them (several views) on the device; see network_pixels."""
         if isinstance(value, list):
             return [self.to_device(item) for item in value]
-        return network_pixels(value.to(self.device, non_blocking=True), self.cfg.INPUT)
+        return network_pixels(value, self.cfg.INPUT, self.device)
 
     # ----------------------------------------------------------------- epochs
     def _train_on(self, batches: Iterable[tuple[Any, ...]]) -> None:

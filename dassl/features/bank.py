@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dassl.data.datasets import Datum
+from dassl.data.drawn import DrawnViews, batched
 from dassl.utils import BadImageError, cache_dir, only_writer, ranks, write_json
 from dassl.utils.file_index import Identities
 
@@ -131,8 +132,9 @@ class FeatureBank:
         answers = self.reader.read(
             requests, [self.pipeline(views)], total=len(requests), chunk_size=32
         )
-        rows = [torch.stack(a.views) for a in answers if not self.report(a)]
-        return torch.stack(rows, dim=1)
+        rows = [batched(answer.views) for answer in answers if not self.report(answer)]
+        made = [views.on("cpu") if isinstance(views, DrawnViews) else views for views in rows]
+        return torch.stack(made, dim=1)
 
     def readable(self, items: Sequence[Datum]) -> list[Datum]:
         """The items whose images can be read: what a run with ``skip_bad_images`` works on.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dassl.data.drawn import View, batched
 from dassl.utils import ranks
 
 from .encoder import Encoder
@@ -64,7 +65,7 @@ class Sink(ABC):
     def __init__(self, encoder: Encoder, pipeline: Pipeline, batch_size: int) -> None:
         self.encoder, self.pipeline, self.batch_size = encoder, pipeline, batch_size
         self.encoded = 0
-        self._pixels: list[Tensor] = []
+        self._pixels: list[Tensor | View] = []
         self._tags: list = []
         self._under_way: tuple[list, Tensor] | None = None  # tags and features of a batch
 
@@ -80,7 +81,7 @@ class Sink(ABC):
     def keep(self, tags: list, features: Tensor) -> None:
         """Take (n, D) float32 features, on the CPU."""
 
-    def add(self, i: int, label: str | None, answer: Pixels, pixels: Tensor) -> None:
+    def add(self, i: int, label: str | None, answer: Pixels, pixels: Tensor | View) -> None:
         """Take the pixels of a view; encodes whenever a batch is full."""
         self._tags.append(self.tag(i, label, answer.image))
         self._pixels.append(pixels)
@@ -100,7 +101,7 @@ class Sink(ABC):
     def _encode(self) -> None:
         """Start encoding a batch; keep the one before."""
         self._take()
-        pixels = torch.stack(self._pixels)
+        pixels = batched(self._pixels)
         if is_ahead := self.encoder.device.type == "cuda" and torch.cuda.is_available():
             pixels = pixels.pin_memory()  # is copied while this process continues
         self._under_way = self._tags, self.encoder(pixels)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from dassl.config import check_value, one_of
-from dassl.data.pixels import normalise, unit_pixels
+from dassl.data.drawn import DrawnViews
+from dassl.data.pixels import normalise, pixels_on
 from dassl.modeling.compiled import is_compiled
 from dassl.modeling.networks import DEFAULT_SIZE, evaluating, feature_width
 from dassl.utils import weights_digest
@@ -110,11 +111,12 @@ class Encoder(ABC):
         return self
 
     @torch.no_grad()
-    def __call__(self, pixels: Tensor) -> Tensor:
+    def __call__(self, pixels: Tensor | DrawnViews) -> Tensor:
         """Encode a batch.
 
         Args:
-            pixels: (B, 3, H, W), uint8 in 0..255 or float in [0, 1], not normalised; any device.
+            pixels: (B, 3, H, W), uint8 in 0..255 or float in [0, 1], not normalised, on any device;
+                or drawn views.
 
         Returns:
             (B, D) raw features, float32, on the encoder's device.
@@ -123,9 +125,7 @@ class Encoder(ABC):
             ValueError: if the pixels are not an RGB batch of the encoder's size.
         """
         self._check(pixels)
-        device = self.device
-        images = unit_pixels(pixels.to(device, non_blocking=True))
-        return self.encode(normalise(images, self.mean, self.std))
+        return self.encode(normalise(pixels_on(self.device, pixels), self.mean, self.std))
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -135,9 +135,9 @@ class Encoder(ABC):
         with evaluating(self.network), torch.autocast(device.type, dtype, enabled=self._casts):
             return self.forward(images.to(device)).float()
 
-    def _check(self, pixels: Tensor) -> None:
+    def _check(self, pixels: Tensor | DrawnViews) -> None:
         side = self.size
-        is_batch = pixels.ndim == 4 and pixels.shape[1] == 3
+        is_batch = len(pixels.shape) == 4 and pixels.shape[1] == 3
         if not is_batch or (side is not None and tuple(pixels.shape[2:]) != (side, side)):
             wanted = "H, W" if side is None else f"{side}, {side}"
             raise ValueError(

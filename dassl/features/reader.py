@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dassl.data.drawn import View, batched
 from dassl.data.seeding import kept_generators, reseed
 from dassl.data.workers import worker_options
 from dassl.utils import BadImageError, read_image
@@ -54,7 +55,7 @@ class Pixels:
         request: what was asked.
         image: digest of the file's content; empty if it could not be read.
         stat: digest of path, size and times of the file that was read; empty likewise.
-        views: one (3, H, W) tensor per view; empty if the image is bad.
+        views: one (3, H, W) tensor per view, or what was drawn; empty if the image is bad.
         error: what is wrong with the image, naming the path; empty if nothing is.
         is_missing: the file does not exist.
     """
@@ -62,7 +63,7 @@ class Pixels:
     request: Request
     image: bytes = b""
     stat: bytes = b""
-    views: list[Tensor] = field(default_factory=list)
+    views: list[Tensor | View] = field(default_factory=list)
     error: str = ""
     is_missing: bool = False
 
@@ -105,12 +106,12 @@ class _Reader(Dataset):
         with kept_generators():
             answers = [self._read(request, transforms) for request in requests]
         # one tensor per pipeline travels between processes, not one per view
-        stacks: list[list[Tensor]] = [[] for _ in pipelines]
+        stacks: list[list[Tensor | View]] = [[] for _ in pipelines]
         for answer in answers:
             for (pipeline, _), pixels in zip(answer.request.views, answer.views, strict=False):
                 stacks[pipeline].append(pixels)
             answer.views = []
-        return answers, [torch.stack(stack) if stack else None for stack in stacks]
+        return answers, [batched(stack) if stack else None for stack in stacks]
 
     def _transform(self, pipeline: Pipeline):
         key = pipeline.key

@@ -21,11 +21,12 @@ from yacs.config import CfgNode
 
 from dassl.config import get_cfg_default
 from dassl.data.pixels import unnormalise
-from dassl.data.transforms import INTERPOLATION_MODES, READS, transform_steps
+from dassl.data.transforms import INTERPOLATION_MODES, READS, drawing, transform_steps
 from dassl.utils.image import upright
 
 AFTER_NORMALIZE = ("gaussian_noise", "instance_norm")  # they work on normalised pixels
-Transform = Callable[[Image.Image], Tensor]
+ON_DEVICE = {"made": "on the device"}  # part of the description of drawn views
+Transform = Callable[[Image.Image], Any]  # to (3, H, W) pixels, or to a drawn view
 
 
 class Pipeline(ABC):
@@ -48,7 +49,7 @@ class Pipeline(ABC):
     def build(self) -> Transform:
         """A function from an image to (3, size, size); alpha is dropped first.
 
-        uint8 pixels in 0..255, or float pixels in [0, 1]; not normalised.
+        uint8 pixels in 0..255, or float pixels in [0, 1]; not normalised. Or a drawn view.
         """
 
     @property
@@ -98,9 +99,18 @@ class InputPipeline(Pipeline):
             keys.add("UPRIGHT")
         chosen = {key: self.settings[key] for key in sorted(keys)}
         described = {"is_train": self.is_train, "transforms": self._names, **chosen}
-        return described if self.is_train else {**described, "alpha": "dropped before the resize"}
+        if not self.is_train:
+            return {**described, "alpha": "dropped before the resize"}
+        return {**described, **ON_DEVICE} if self._is_drawn else described
+
+    @property
+    def _is_drawn(self) -> bool:
+        return self.is_train and self.settings.get("AUGMENT_ON_DEVICE", False)
 
     def build(self) -> Transform:
+        if self._is_drawn:
+            draw = drawing(CfgNode(self.settings), self._names)
+            return lambda image: draw(image if image.mode == "RGB" else image.convert("RGB"))
         described = transform_steps(CfgNode(self.settings), self._names, is_train=self.is_train)
         steps = [step for _, step in described]
         split = next(i for i, step in enumerate(steps) if isinstance(step, T.ToTensor))
@@ -137,12 +147,15 @@ class Augmentation:
         """The transforms of a config (INPUT.SIZE, INTERPOLATION, TRANSFORMS, RRCROP_SCALE, ...).
 
         Raises:
-            ValueError: if INPUT.SIZE is not square.
+            ValueError: INPUT.SIZE is not square; INPUT.AUGMENT_ON_DEVICE with a transform that
+                cannot be made there.
         """
         settings = {key: _plain(key, value) for key, value in cfg.INPUT.items()}
         if len(set(settings["SIZE"])) != 1:
             raise ValueError(f"INPUT.SIZE is {settings['SIZE']}; views are square.")
-        return cls(InputPipeline(settings, is_train=False), InputPipeline(settings, is_train=True))
+        train = InputPipeline(settings, is_train=True)
+        train.build()  # raises what is wrong with it
+        return cls(InputPipeline(settings, is_train=False), train)
 
     @classmethod
     def from_input(cls, size: int, **settings: Any) -> "Augmentation":

@@ -328,7 +328,7 @@ def test_bytes_are_normalised_where_they_have_arrived():
     node = get_cfg_default().INPUT
     node.NORMALIZE_ON_DEVICE = True
     with PretendedGPU():
-        images = network_pixels(torch.zeros(2, 3, 4, 4, dtype=torch.uint8).to(GPU), node)
+        images = network_pixels(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), node, GPU)
 
         assert (images.device, images.dtype) == (GPU, torch.float32)
 
@@ -336,7 +336,7 @@ def test_bytes_are_normalised_where_they_have_arrived():
 def test_bytes_of_a_transform_of_somebody_else_stay_bytes():
     mask = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
 
-    assert network_pixels(mask, get_cfg_default().INPUT) is mask
+    assert network_pixels(mask, get_cfg_default().INPUT, "cpu") is mask
 
 
 @pytest.mark.parametrize(

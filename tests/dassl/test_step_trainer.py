@@ -400,6 +400,19 @@ def test_bytes_that_are_normalised_on_the_device_train_the_same_student(domains,
     assert losses[0] and losses[0] == losses[1]
 
 
+def test_views_that_are_made_on_the_device_train_nearly_the_same_student(domains, tmp_path):
+    losses = []
+    for value, workers in (("False", "0"), ("True", "0"), ("True", "2")):
+        words = ("STEPS.N", "2", "STEPS.FREQ", "1", "INPUT.AUGMENT_ON_DEVICE", value)
+        folder = tmp_path / f"{value}_{workers}"
+        step_run(domains, folder, "ERM", *words, "DATALOADER.NUM_WORKERS", workers)
+        losses.append([line["tr_outloss"] for line in read_lines(folder)])
+
+    ordinary, drawn, by_workers = losses
+    assert drawn == by_workers and drawn != ordinary
+    assert drawn == pytest.approx(ordinary, rel=0.02)
+
+
 def test_evaluation_loads_what_is_deployed(domains, tmp_path):
     trained = step_run(domains, tmp_path, "ERM", "SWAD.ENABLED", "True")
     trainer = build_trainer(step_config(domains, tmp_path / "eval", "ERM"))

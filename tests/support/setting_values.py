@@ -254,6 +254,7 @@ ELSEWHERE = {
     "DATALOADER.NUM_WORKERS": "test_dassl_data.py, test_feature_bank.py, test_step_trainer.py",
     "DATALOADER.TRAIN_X.N_DOMAIN": "test_dassl_samplers.py",
     "DATASET.VAL_SHOTS": "test_datasets_fewshot.py",
+    "INPUT.AUGMENT_ON_DEVICE": "where views are made: test_drawn.py",
     "INPUT.NORMALIZE_ON_DEVICE": "the same pixels: test_pixels.py",
     "INPUT.UPRIGHT": "needs images that say how they are turned: test_image_files.py",
     "DATASET.CLASSNAMES": "of sets of one's own: test_own_data.py",

@@ -15,6 +15,7 @@ from .transforms import (
     InstanceNormalization,
     Random2DTranslation,
     build_transform,
+    drawing,
     normalize_step,
     transform_steps,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "InstanceNormalization",
     "Random2DTranslation",
     "build_transform",
+    "drawing",
     "normalize_step",
     "transform_steps",
 ]

@@ -15,6 +15,7 @@ from dassl.config.ranges import check_value, one_of
 from dassl.utils.image import upright
 from dassl.utils.text import did_you_mean
 
+from ..drawn import Drawing
 from ..pixels import Normalise
 from .autoaugment import CIFAR10Policy, ImageNetPolicy, SVHNPolicy
 from .ops import Cutout, GaussianNoise, InstanceNormalization, Random2DTranslation
@@ -92,8 +93,10 @@ CONDITIONS = [
 
 def build_transform(
     cfg: CfgNode, is_train: bool = True, choices: Sequence[str] | None = None
-) -> T.Compose | None:
+) -> Callable | None:
     """Return the pipeline PIL image -> tensor (C, H, W), or None with INPUT.NO_TRANSFORM.
+
+    In training with INPUT.AUGMENT_ON_DEVICE it gives drawn views, see ``dassl.data.drawn``.
 
     Args:
         cfg: the whole config; INPUT counts.
@@ -105,12 +108,30 @@ def build_transform(
         return None
     names = cfg.INPUT.TRANSFORMS if choices is None else choices
     steps = transform_steps(cfg.INPUT, names, is_train=is_train)
+    print(f"Building transform_{'train' if is_train else 'test'}")
+    if is_train and cfg.INPUT.AUGMENT_ON_DEVICE:
+        _show(steps, "made on the device:")
+        return drawing(cfg.INPUT, names)
     if cfg.INPUT.NORMALIZE_ON_DEVICE:
         steps = _as_bytes(steps)
-    print(f"Building transform_{'train' if is_train else 'test'}")
-    for description, _ in steps:
-        print(f"+ {description}")
+    _show(steps)
     return T.Compose([step for _, step in steps])
+
+
+def _show(steps: Sequence[_Step], where: str = "") -> None:
+    for description, _ in steps:
+        print(" ".join(["+", *[where] * bool(where), description]))
+
+
+def drawing(node: CfgNode, names: Collection[str]) -> Drawing:
+    """The training pipeline of an INPUT node as one that draws, for INPUT.AUGMENT_ON_DEVICE.
+
+    Raises:
+        ValueError: a step that is not made on the device.
+    """
+    steps = transform_steps(node, names, is_train=True)
+    drawn = [step for step in steps if not isinstance(step[1], (T.ToTensor, Normalise))]
+    return Drawing(drawn)
 
 
 def _as_bytes(steps: Sequence[_Step]) -> list[_Step]:

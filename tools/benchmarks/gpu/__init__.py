@@ -5,6 +5,7 @@
 
 _measure.py                  what the parts share: device, time, memory, kernels
 encoders.py, end_to_end.py   encoders beside their peers; from JPEG files to features
+views.py                     augmented views made on the device
 prompts.py                   training steps of CoOp and MaPLe
 mma.py, dmn.py, amu.py, tpt.py, vl2v.py    one method each
 
@@ -22,15 +23,16 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-PARTS = {  # part -> seconds that it may take, start of the process included; 345 together
-    "encoders": 70,
-    "mma": 65,
-    "end_to_end": 55,
+PARTS = {  # part -> seconds that it may take, start of the process included; 350 together
+    "encoders": 66,
+    "mma": 62,
+    "end_to_end": 52,
     "vl2v": 45,
     "prompts": 40,
     "tpt": 25,
     "dmn": 25,
     "amu": 20,
+    "views": 15,
 }
 MARGIN = 5.0  # seconds between the end that a part is told and the one that it is stopped at
 QUICK_SECONDS = 120  # for each part of --quick

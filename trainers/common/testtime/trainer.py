@@ -151,7 +151,8 @@ class StreamTrainer(FeatureTrainer):
         plain = self.bank.augmentation.test
         kind, name = self.settings.view_kind, self.cfg.DATASET.NAME
         pipeline = view_pipeline(kind, name, plain.size, self.view_scale)
-        pipeline = replace(pipeline, is_turned=self.cfg.INPUT.UPRIGHT)
+        node = self.cfg.INPUT
+        pipeline = replace(pipeline, is_turned=node.UPRIGHT, is_drawn=node.AUGMENT_ON_DEVICE)
         return TestViews(
             self._bank(Augmentation(plain, pipeline)),
             items,

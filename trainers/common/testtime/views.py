@@ -4,9 +4,11 @@ Pipelines of TPT and DMN (arXiv 2209.07511, 2403.17589); AugMix is arXiv 1912.02
 encoded in batches across images, whatever the stream does with them afterwards.
 """
 
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,10 @@ from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 
 from dassl.data.datasets import Datum
+from dassl.data.drawn import Drawing, Plan, Step, View
 from dassl.features.bank import FeatureBank
 from dassl.features.encode import Sink, fill
-from dassl.features.views import Pipeline, Transform
+from dassl.features.views import ON_DEVICE, Pipeline, Transform
 from dassl.utils import upright
 from trainers.common.text.templates import IMAGENET_SETS
 
@@ -46,11 +49,13 @@ class CropFlip(Pipeline):
         side: of the square output in pixels.
         scale: smallest and largest share of the area.
         is_turned: INPUT.UPRIGHT: apply the orientation tags of photographs first.
+        is_drawn: INPUT.AUGMENT_ON_DEVICE: made where the encoder is.
     """
 
     side: int
     scale: tuple[float, float]
     is_turned: bool = False
+    is_drawn: bool = False
 
     @property
     def size(self) -> int:
@@ -58,22 +63,26 @@ class CropFlip(Pipeline):
 
     def describe(self) -> dict[str, Any]:
         turned = {"upright": True} if self.is_turned else {}
-        return {"side": self.side, "scale": list(self.scale), **turned}
+        made = ON_DEVICE if self.is_drawn else {}
+        return {"side": self.side, "scale": list(self.scale), **turned, **made}
 
-    def cropped(self) -> T.Compose:
-        """A function from an image to the cropped image."""
+    def steps(self) -> list[tuple[str, Callable]]:
+        """(description, step) from the image on, before it becomes a tensor."""
         crop = T.RandomResizedCrop(
             self.side, scale=self.scale, interpolation=InterpolationMode.BILINEAR
         )
-        return T.Compose([upright] * self.is_turned + [crop, T.RandomHorizontalFlip()])
+        turn = [("turn upright", upright)] * self.is_turned
+        return [*turn, ("crop", crop), ("flip", T.RandomHorizontalFlip())]
 
     def build(self) -> Transform:
-        crop = self.cropped()
+        if self.is_drawn:
+            draw = Drawing(self.steps())
+            return lambda image: draw(_rgb(image))
+        crop = self._cropped()
+        return lambda image: _pixels(crop(_rgb(image)))
 
-        def transform(image: Image.Image) -> Tensor:
-            return _pixels(crop(image.convert("RGB")))
-
-        return transform
+    def _cropped(self) -> Callable[[Image.Image], Image.Image]:
+        return T.Compose([step for _, step in self.steps()])
 
 
 @dataclass(frozen=True)
@@ -84,12 +93,17 @@ class AugMixViews(CropFlip):
     """
 
     def build(self) -> Transform:
-        crop = self.cropped()
+        plain, crop, width = super().build(), self._cropped(), self.side
 
-        def transform(image: Image.Image) -> Tensor:
-            return augmix(crop(image.convert("RGB")))
+        def draw(image: Image.Image) -> View:
+            view = plain(image)
+            return view._replace(plan=draw_mixture(width).added_to(view.plan))
 
-        return transform
+        return draw if self.is_drawn else lambda image: draw_mixture(width).of(crop(_rgb(image)))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _pixels(image: Image.Image) -> Tensor:
@@ -97,46 +111,102 @@ def _pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def augmix(image: Image.Image) -> Tensor:
-    """AugMix of severity 1 -> (3, H, W) float32 in [0, 1].
+@dataclass(frozen=True)
+class Mixture:
+    """What AugMix draws for an image.
+
+    Attributes:
+        share: m, of the image itself.
+        weights: w of each chain; they sum to 1.
+        chains: operations of each, with their numbers.
+    """
+
+    share: float
+    weights: tuple[float, ...]
+    chains: tuple[tuple[Step, ...], ...]
+
+    def of(self, image: Image.Image) -> Tensor:
+        """(3, H, W) float32 in [0, 1]."""
+        mixed = self.share * _pixels(image).float()
+        for weight, chain in zip(self.weights, self.chains, strict=True):
+            changed = reduce(operate, chain, image)
+            mixed += (1.0 - self.share) * weight * _pixels(changed).float()
+        return mixed.div_(255.0).clamp_(0.0, 1.0)
+
+    def added_to(self, plan: Plan) -> Plan:
+        """A plan that mixes what it made before."""
+        height, width = plan.size
+        chains = tuple(
+            ((1.0 - self.share) * weight, tuple(_on_device(step, width, height) for step in chain))
+            for weight, chain in zip(self.weights, self.chains, strict=True)
+        )
+        return plan._replace(share=self.share, chains=chains)
+
+
+def draw_mixture(width: int) -> Mixture:
+    """Draw AugMix of severity 1, from the global generators of NumPy and ``random``.
 
     w ~ Dirichlet(1, 1, 1), m ~ Beta(1, 1); each of three chains applies one to three operations.
-    Draws from the global generators of NumPy and ``random``.
+
+    Args:
+        width: of the image in pixels.
     """
-    weights = np.random.dirichlet([1.0] * SEVERITY_CHAINS)
+    weights = np.random.dirichlet([1.0] * SEVERITY_CHAINS).tolist()
     share = float(np.random.beta(1.0, 1.0))
-    mixed = share * _pixels(image).float()
-    for weight in weights:
-        chain = image
-        for _ in range(random.randint(1, 3)):
-            chain = operate(chain, random.choice(OPERATIONS), random.uniform(0.1, 1.0))
-        mixed += (1.0 - share) * float(weight) * _pixels(chain).float()
-    return mixed.div_(255.0).clamp_(0.0, 1.0)
+    chains = []
+    for _ in weights:
+        count = random.randint(1, 3)
+        drawn = ((random.choice(OPERATIONS), random.uniform(0.1, 1.0)) for _ in range(count))
+        chains.append(tuple(_step(name, level, width) for name, level in drawn))
+    return Mixture(share, tuple(weights), tuple(chains))
 
 
-def operate(image: Image.Image, name: str, level: float) -> Image.Image:
+def augmix(image: Image.Image) -> Tensor:
+    """AugMix of severity 1 -> (3, H, W) float32 in [0, 1]; see ``draw_mixture``."""
+    return draw_mixture(image.width).of(image)
+
+
+def _step(name: str, level: float, width: int) -> Step:
     """One AugMix operation at a level in (0.1, 1); signs are drawn from ``random``."""
-    if name == "autocontrast":
-        return ImageOps.autocontrast(image)
-    if name == "equalize":
-        return ImageOps.equalize(image)
+    if name in ("autocontrast", "equalize"):
+        return name, ()
     if name == "posterize":
-        return ImageOps.posterize(image, 4 - int(0.4 * level))
+        return name, (4 - int(0.4 * level),)
     if name == "solarize":
-        return ImageOps.solarize(image, 256 - int(25.6 * level))
+        return name, (256 - int(25.6 * level),)
     sign = 1 if random.random() < 0.5 else -1
     if name == "rotate":
-        return image.rotate(sign * int(3 * level), resample=Image.Resampling.BILINEAR)
-    shear, shift = sign * 0.03 * level, sign * int(level * (image.width / 3) / 10)
+        return name, (sign * int(3 * level),)
+    shear, shift = sign * 0.03 * level, sign * int(level * (width / 3) / 10)
     matrices = {
         "shear_x": (1, shear, 0, 0, 1, 0),
         "shear_y": (1, 0, 0, shear, 1, 0),
         "translate_x": (1, 0, shift, 0, 1, 0),
         "translate_y": (1, 0, 0, 0, 1, shift),
     }
-    return image.transform(
-        image.size, Image.Transform.AFFINE, matrices[name], resample=Image.Resampling.BILINEAR
-    )
+    return "affine", matrices[name]
+
+
+def operate(image: Image.Image, step: Step) -> Image.Image:
+    """One operation, as Pillow makes it."""
+    name, numbers = step
+    if name == "rotate":
+        return image.rotate(numbers[0], resample=Image.Resampling.BILINEAR)
+    if name == "affine":
+        return image.transform(
+            image.size, Image.Transform.AFFINE, numbers, resample=Image.Resampling.BILINEAR
+        )
+    return getattr(ImageOps, name)(image, *map(int, numbers))
+
+
+def _on_device(step: Step, width: int, height: int) -> Step:
+    """The same operation for ``dassl.data.drawn``: a rotation is affine, about the centre."""
+    name, numbers = step
+    if name != "rotate":
+        return step
+    angle = -math.radians(numbers[0])
+    cos, sin, x, y = math.cos(angle), math.sin(angle), width / 2, height / 2
+    return "affine", (cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y)
 
 
 def view_pipeline(kind: str, dataset: str, side: int, scale: tuple[float, float]) -> CropFlip:

@@ -1,0 +1,88 @@
+"""From the steps of a transform to drawn views: the same draws, the pixels left for later."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import transforms as T
+from torchvision.transforms import functional
+
+from dassl.utils import upright
+
+from .views import Plan, Step, View
+
+LARGEST = 16  # parts of more than so many times the view's pixels are resized where they are read
+UNDRAWN = (
+    "INPUT.AUGMENT_ON_DEVICE is True, which makes resized crops, flips, colour jitter and grey "
+    "images and then normalises, but INPUT.TRANSFORMS gives: {}. Set it to False."
+)
+
+
+class Drawing:
+    """A transform that draws a view: image -> ``View``.
+
+    Random numbers come from torch's generator, in torchvision's order: the crop, flip and colours
+    are those that the steps themselves would give.
+
+    Args:
+        steps: (description, step) from the image on, before it becomes a tensor.
+
+    Raises:
+        ValueError: another step than resizing, resized crops, flips, colour jitter and grey.
+    """
+
+    def __init__(self, steps: Sequence[tuple[str, Any]]) -> None:
+        others = [described for described, step in steps if type(step) not in _KNOWN]
+        if others:
+            raise ValueError(UNDRAWN.format(", ".join(others)))
+        self.is_turned = any(step is upright for _, step in steps)
+        (self.resizing,) = (s for _, s in steps if isinstance(s, (T.Resize, T.RandomResizedCrop)))
+        self.operations = [step for _, step in steps if type(step) in _DRAWN]
+        self._latest: tuple[Image.Image, Tensor] | None = None
+
+    def __call__(self, image: Image.Image) -> View:
+        step, (height, width) = self.resizing, self.resizing.size
+        turned = upright(image) if self.is_turned else image
+        box = (0, 0, turned.height, turned.width)
+        if isinstance(step, T.RandomResizedCrop):
+            box = step.get_params(turned, list(step.scale), list(step.ratio))
+        drawn = tuple(op for step in self.operations for op in _DRAWN[type(step)](step))
+        if box[2] * box[3] > LARGEST * height * width:
+            small = functional.resized_crop(turned, *box, [height, width], step.interpolation)
+            pixels, box = _bytes(small), (0, 0, height, width)
+        else:
+            if self._latest is None or self._latest[0] is not image:
+                self._latest = image, _bytes(turned)  # views of one image share its bytes
+            pixels = self._latest[1]
+        return View(pixels, Plan(box, (height, width), step.interpolation.value, drawn))
+
+
+def _bytes(image: Image.Image) -> Tensor:
+    """(h, w, 3) uint8."""
+    return torch.from_numpy(np.array(image))
+
+
+def _flip(step: T.RandomHorizontalFlip) -> Iterator[Step]:
+    yield "flip", (float(torch.rand(1) < step.p),)
+
+
+def _grey(step: T.RandomGrayscale) -> Iterator[Step]:
+    yield "grey", (float(torch.rand(1) < step.p),)
+
+
+def _colours(step: T.ColorJitter) -> Iterator[Step]:
+    order, *factors = step.get_params(step.brightness, step.contrast, step.saturation, step.hue)
+    for place in order.tolist():
+        if factors[place] is not None:
+            yield ("brightness", "contrast", "saturation", "hue")[place], (factors[place],)
+
+
+_DRAWN: dict[type, Callable[[Any], Iterator[Step]]] = {
+    T.RandomHorizontalFlip: _flip,
+    T.ColorJitter: _colours,
+    T.RandomGrayscale: _grey,
+}
+_KNOWN = (T.Resize, T.RandomResizedCrop, type(upright), *_DRAWN)
