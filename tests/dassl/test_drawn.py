@@ -111,8 +111,21 @@ def test_drawn_views_get_the_ordinary_colours():
     assert apart.mean() < 1 and (apart > 8).float().mean() < 0.01
 
 
-def test_a_view_does_not_depend_on_the_others_of_its_batch():
-    _, drawn = both(COLOURS, [photo(s) for s in range(6)])
+def mixed(image, *, is_drawn, count=12):
+    """AugMix views of an image of their size."""
+    transform, found = AugMixViews(SIDE, (1.0, 1.0), is_drawn=is_drawn).build(), []
+    for number in range(count):
+        with seeded(number):
+            found.append(transform(image))
+    return DrawnViews.of(found) if is_drawn else torch.stack(found)
+
+
+@pytest.mark.parametrize("kind", ["colours", "augmix"])
+def test_a_view_does_not_depend_on_the_others_of_its_batch(kind):
+    if kind == "colours":
+        _, drawn = both(COLOURS, [photo(s) for s in range(6)])
+    else:
+        drawn = mixed(photo(), is_drawn=True)
 
     together = drawn.on("cpu")
 
@@ -121,17 +134,10 @@ def test_a_view_does_not_depend_on_the_others_of_its_batch():
 
 
 def test_augmix_is_made_on_the_device_as_well():
-    image, made = photo(3, SIDE, SIDE), []
-    for is_drawn in (False, True):
-        transform = AugMixViews(SIDE, (1.0, 1.0), is_drawn=is_drawn).build()
-        views = []
-        for number in range(12):
-            with seeded(number):
-                views.append(transform(image))
-        made.append(views)
+    image = photo(3, SIDE, SIDE)
+    ordinary, drawn = (mixed(image, is_drawn=is_drawn) for is_drawn in (False, True))
 
-    drawn = DrawnViews.of(made[1])
-    apart = (drawn.on("cpu") - torch.stack(made[0])).abs() * 255
+    apart = (drawn.on("cpu") - ordinary).abs() * 255
 
     named = {name for _, p in drawn.views for _, chain in p.chains for name, _ in chain}
     assert named == {"affine", "autocontrast", "equalize", "posterize", "solarize"}
@@ -167,12 +173,9 @@ def test_nothing_waits_for_the_device():
         "INTERPOLATION": "nearest"
     }  # torch resizes no pretended tensor bicubically
     _, drawn = both(settings, [photo(s, SIDE, SIDE) for s in range(6)])
-    with seeded(1):
-        mixing = AugMixViews(SIDE, (1.0, 1.0), is_drawn=True).build()
-        mixed = DrawnViews.of([mixing(photo(s, SIDE, SIDE)) for s in range(6)])
 
     with PretendedGPU() as gpu:
-        for views in (drawn, mixed):
+        for views in (drawn, mixed(photo(), is_drawn=True)):
             assert views.on(GPU).device == GPU
         assert not gpu.waits
 

@@ -137,16 +137,16 @@ def _operated(pixels: Tensor, programs: Sequence[Sequence[Step]]) -> Tensor:
         for row, steps in enumerate(programs):
             if place < len(steps):
                 by_name[steps[place][0]].append(row)
-        before, pixels = pixels, pixels.clone() if len(by_name) > 1 else pixels
+        changed = pixels.clone()
         for name, rows in by_name.items():
             drawn = torch.tensor([programs[row][place][1] for row in rows])
             numbers = drawn.to(pixels.device, non_blocking=True)
             if len(rows) == len(pixels):
-                pixels = OPERATIONS[name](pixels, numbers)
-                continue
+                changed = OPERATIONS[name](pixels, numbers)
+                break
             index = torch.tensor(rows).to(pixels.device, non_blocking=True)
-            changed = OPERATIONS[name](before[index], numbers)
-            pixels = pixels.index_copy(0, index, changed)
+            changed.index_copy_(0, index, OPERATIONS[name](pixels[index], numbers))
+        pixels = changed
     return pixels
 
 
