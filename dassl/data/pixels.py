@@ -63,7 +63,8 @@ def unnormalise(images: Tensor, mean: Statistics, std: Statistics) -> Tensor:
 
 
 def _channels(values: Statistics, like: Tensor) -> Tensor:
-    return torch.as_tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+    here = torch.as_tensor(values, dtype=like.dtype)  # a list on a GPU would be waited for
+    return here.to(like.device, non_blocking=True).view(-1, 1, 1)
 
 
 @dataclass(frozen=True)

@@ -169,10 +169,7 @@ def test_parts_of_large_photographs_are_resized_where_they_are_read():
 
 
 def test_nothing_waits_for_the_device():
-    settings = COLOURS | {
-        "INTERPOLATION": "nearest"
-    }  # torch resizes no pretended tensor bicubically
-    _, drawn = both(settings, [photo(s, SIDE, SIDE) for s in range(6)])
+    _, drawn = both(COLOURS, [photo(s, SIDE, SIDE) for s in range(6)])
 
     with PretendedGPU() as gpu:
         for views in (drawn, mixed(photo(), is_drawn=True)):

@@ -78,22 +78,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("gpu")
 
 
-def short_config(name: str, folder: Path) -> CfgNode:
-    """One epoch of three steps, or two stretches of steps."""
+def short_config(name: str, folder: Path, **more: Any) -> CfgNode:
+    """One epoch of three steps, or two stretches of steps; ``more`` are keys of INPUT."""
     cfg = small_config(name, folder, {**SHORT, **EXTRA.get(name, {})})
     cfg.defrost()
     cfg.OPTIM.MAX_EPOCH = min(cfg.OPTIM.MAX_EPOCH, 1)
     if "STEPS" in cfg:
         cfg.STEPS.FREQ = cfg.TRAIN.PRINT_FREQ = 2
-    cfg.OUTPUT_DIR = str(folder / f"gpu_{name}")
+    cfg.OUTPUT_DIR = str(folder / f"gpu_{name}{'_'.join(more)}")
+    cfg.INPUT.update(more)
     cfg.freeze()
     return cfg
 
 
 @cache
-def steps_of(name: str, folder: Path) -> list[Step]:
+def steps_of(name: str, folder: Path, **more: Any) -> list[Step]:
     """Set-up, training, evaluation and prediction on a pretended GPU; the steps that were made."""
-    cfg, steps, gpu = short_config(name, folder), [], PretendedGPU()
+    cfg, steps, gpu = short_config(name, folder, **more), [], PretendedGPU()
     set_random_seed(cfg.SEED)
     with gpu, _counting(gpu, steps), contextlib.redirect_stdout(io.StringIO()):
         trainer = build_trainer(cfg)
@@ -142,6 +143,15 @@ def _counting(gpu: PretendedGPU, steps: list[Step]) -> Iterator[None]:
 @every_run
 def test_a_whole_run_mixes_no_devices(name, folder):
     steps_of(name, folder)
+
+
+@pytest.mark.parametrize("key", ["AUGMENT_ON_DEVICE", "NORMALIZE_ON_DEVICE"])
+@pytest.mark.parametrize("name", ["MMA", "ERM"])
+def test_a_step_on_pixels_that_the_device_makes_does_not_wait_for_it(name, key, folder):
+    steps = steps_of(name, folder, **{key: True})
+    own = [step for step in steps if not step.is_last]
+
+    assert own and not own[-1].waits
 
 
 @every_training
