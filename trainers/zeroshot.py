@@ -77,6 +77,7 @@ class ZeroshotCLIP(FeatureTrainer):
     defaults = {"OPTIM.MAX_EPOCH": 0}  # nothing is trained
     own_conditions = (
         never((*TRAINING, *SELECTION, *STORED_VIEWS, "MODEL.INIT_WEIGHTS"), UNTRAINED),
+        never("INPUT.AUGMENT_ON_DEVICE", UNTRAINED),
         *no_augmentation(UNTRAINED),
     )
     unused_flags = {

@@ -16,7 +16,6 @@ from dassl.utils.tools import tolist_if_not
 from .checks import SPLITS, check_images, warn_of_one_class
 from .datasets import build_dataset
 from .datasets.base_dataset import Datum
-from .drawn import collate
 from .loader import LastingLoader
 from .samplers import RankBatches, build_sampler
 from .seeding import EpochSampler, SeededDataset
@@ -175,7 +174,6 @@ def build_data_loader(
         dataset,
         **batches,
         **worker_options(cfg.DATALOADER.NUM_WORKERS),
-        collate_fn=collate if cfg.INPUT.AUGMENT_ON_DEVICE else None,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         **options,
     )

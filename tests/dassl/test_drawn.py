@@ -6,14 +6,16 @@ import torch
 from battery import made_trainer
 from PIL import Image, ImageOps
 from pretend_device import GPU, PretendedGPU
+from torch.utils.data import default_collate
 from torchvision.transforms import functional as F
 
 from dassl.config import get_cfg_default
-from dassl.data.drawn import DrawnViews, collate
+from dassl.data.drawn import DrawnViews
 from dassl.data.drawn.operations import OPERATIONS
 from dassl.data.pixels import network_pixels
 from dassl.data.seeding import seeded
 from dassl.data.transforms import build_transform
+from dassl.engine.updating.updates import cut
 from dassl.features.views import Augmentation
 from dassl.utils import set_random_seed
 from trainers.common.testtime.views import AugMixViews
@@ -161,8 +163,12 @@ def test_a_batch_holds_no_more_of_an_image_than_its_views_show():
     assert len(drawn.data) == sum(3 * height * width for _, _, height, width in boxes)
 
 
-def test_parts_of_large_photographs_are_resized_where_they_are_read():
-    ordinary, drawn = both({"RRCROP_SCALE": (0.9, 1.0)}, [photo(0, 300, 400)])
+@pytest.mark.parametrize(
+    ("settings", "height", "width"),
+    [({"RRCROP_SCALE": (0.9, 1.0)}, 300, 400), ({"TRANSFORMS": ()}, 1, 600)],
+)
+def test_large_and_long_parts_are_resized_where_they_are_read(settings, height, width):
+    ordinary, drawn = both(settings, [photo(0, height, width)])
 
     assert len(drawn.data) == 3 * SIDE * SIDE
     assert torch.equal(drawn.on("cpu") * 255, ordinary)
@@ -195,12 +201,37 @@ def test_several_views_per_image_become_a_batch_each():
     _, drawn = both({}, [photo(0), photo(1)], views=2)
     first, again, other, last = drawn
 
-    batch = collate([{"img": [first, again], "label": 0}, {"img": [other, last], "label": 1}])
+    batch = default_collate([{"img": [first, again]}, {"img": [other, last]}])
 
     pixels = drawn.on("cpu")
     assert torch.equal(batch["img"][0].on("cpu"), pixels[[0, 2]])
     assert torch.equal(batch["img"][1].on("cpu"), pixels[[1, 3]])
-    assert batch["label"].tolist() == [0, 1]
+
+
+def test_items_of_a_wrapper_of_ones_own_may_be_pairs():
+    _, drawn = both({}, [photo(0), photo(1)])
+
+    images, labels = default_collate([(view, label) for label, view in enumerate(drawn)])
+
+    assert torch.equal(images.on("cpu"), drawn.on("cpu")) and labels.tolist() == [0, 1]
+
+
+def test_a_part_of_a_batch_holds_its_own_images():
+    _, drawn = both({}, [photo(s) for s in range(3)], views=2)
+
+    pieces = [piece["img"] for piece in cut({"img": drawn, "label": range(6)}, 2)]
+
+    assert torch.equal(torch.cat([piece.on("cpu") for piece in pieces]), drawn.on("cpu"))
+    assert [len(piece.parts) for piece in pieces] == [2, 2]
+    assert all(len(piece.data) < len(drawn.data) for piece in pieces)
+
+
+def test_a_trainer_that_moves_the_batch_itself_is_told_what_to_do():
+    _, images = both({}, [photo()])
+
+    for use in (lambda: images.to("cpu"), lambda: images[0]):
+        with pytest.raises((AttributeError, TypeError), match="self.to_device.*set the key to"):
+            use()
 
 
 def test_a_network_that_normalises_nothing_gets_pixels_as_they_are():

@@ -70,7 +70,7 @@ class LinearProbe(FeatureTrainer):
         not_searched("TRAINER.LINEARPROBE.C"),
         searched("TRAINER.LINEARPROBE.COARSE_C", "TRAINER.LINEARPROBE.NUM_STEP"),
         never((*TRAINING, "MODEL.INIT_WEIGHTS"), runs_alone),
-        never(STORED_VIEWS, TEST_VIEWS),
+        never((*STORED_VIEWS, "INPUT.AUGMENT_ON_DEVICE"), TEST_VIEWS),
         *no_augmentation(TEST_VIEWS),
         no_templates("no text enters a linear probe"),
     )

@@ -6,6 +6,6 @@ operations.py   flips, colours and geometry of a batch, with numbers of its own 
 """
 
 from .drawing import Drawing
-from .views import DrawnViews, Plan, Step, View, batched, collate
+from .views import DrawnViews, Plan, Step, View, batched
 
-__all__ = ["Drawing", "DrawnViews", "Plan", "Step", "View", "batched", "collate"]
+__all__ = ["Drawing", "DrawnViews", "Plan", "Step", "View", "batched"]

@@ -14,7 +14,9 @@ from dassl.utils import upright
 
 from .views import Plan, Step, View
 
-LARGEST = 16  # parts of more than so many times the view's pixels are resized where they are read
+# Parts of more than so many times the view's pixels, height or width are resized where they are
+# read: fewer bytes travel, and torch's kernel for GPUs cannot shrink by hundreds.
+LARGEST = 16
 UNDRAWN = (
     "INPUT.AUGMENT_ON_DEVICE is True, which makes resized crops, flips, colour jitter and grey "
     "images and then normalises, but INPUT.TRANSFORMS gives: {}. Set it to False."
@@ -35,7 +37,7 @@ class Drawing:
     """
 
     def __init__(self, steps: Sequence[tuple[str, Any]]) -> None:
-        others = [described for described, step in steps if type(step) not in _KNOWN]
+        others = [d for d, step in steps if step is not upright and type(step) not in _KNOWN]
         if others:
             raise ValueError(UNDRAWN.format(", ".join(others)))
         self.is_turned = any(step is upright for _, step in steps)
@@ -50,7 +52,8 @@ class Drawing:
         if isinstance(step, T.RandomResizedCrop):
             box = step.get_params(turned, list(step.scale), list(step.ratio))
         drawn = tuple(op for step in self.operations for op in _DRAWN[type(step)](step))
-        if box[2] * box[3] > LARGEST * height * width:
+        tall, wide = box[2] / height, box[3] / width
+        if max(tall * wide, tall, wide) > LARGEST:
             small = functional.resized_crop(turned, *box, [height, width], step.interpolation)
             pixels, box = _bytes(small), (0, 0, height, width)
         else:
@@ -85,4 +88,4 @@ _DRAWN: dict[type, Callable[[Any], Iterator[Step]]] = {
     T.ColorJitter: _colours,
     T.RandomGrayscale: _grey,
 }
-_KNOWN = (T.Resize, T.RandomResizedCrop, type(upright), *_DRAWN)
+_KNOWN = (T.Resize, T.RandomResizedCrop, *_DRAWN)

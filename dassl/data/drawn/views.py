@@ -7,18 +7,24 @@ the ordinary transforms draw from; pixels are resized and changed where the netw
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import starmap
-from typing import Any, NamedTuple
+from itertools import groupby, starmap
+from operator import itemgetter
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import default_collate
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from .operations import OPERATIONS
 
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 Step = tuple[str, tuple[float, ...]]  # a name in OPERATIONS and its numbers
+NO_PIXELS = (
+    "INPUT.AUGMENT_ON_DEVICE is True: a training batch holds drawn views, not a tensor with {}. "
+    'Where the trainer overrides parse_batch_train(), call self.to_device(batch["img"]), which '
+    "makes the normalised pixels, or set the key to False."
+)
 
 
 class Plan(NamedTuple):
@@ -89,6 +95,24 @@ class DrawnViews:
     def __len__(self) -> int:
         return len(self.views)
 
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(NO_PIXELS.format(name))
+
+    def __getitem__(self, rows: slice) -> "DrawnViews":
+        """Consecutive views, with the bytes of their images only."""
+        if not isinstance(rows, slice):
+            raise TypeError(NO_PIXELS.format(f"[{rows}]"))
+        views = self.views[rows]
+        used = [part for part, _ in views]
+        first, last = min(used), max(used)
+        parts = self.parts[first : last + 1]
+        (start, _, _), (end, height, width) = parts[0], parts[-1]
+        return DrawnViews(
+            self.data[start : end + 3 * height * width],
+            [(place - start, height, width) for place, height, width in parts],
+            [(part - first, plan) for part, plan in views],
+        )
+
     def __iter__(self) -> Iterator[View]:
         images = list(starmap(self._part, self.parts))
         for part, plan in self.views:
@@ -106,10 +130,13 @@ class DrawnViews:
     def on(self, device: torch.device | str) -> Tensor:
         """The views, made on a device: (B, 3, H, W) float32 in [0, 1]."""
         here = replace(self, data=self.data.to(device, non_blocking=True))
-        images = [part.permute(2, 0, 1).float() for part in starmap(here._part, self.parts)]
+        resized: list[Tensor] = []
+        for part, views in groupby(self.views, itemgetter(0)):  # one image as floats at a time
+            image = here._part(*self.parts[part]).permute(2, 0, 1).float()
+            resized += [_resized(image, plan) for _, plan in views]
+        pixels = torch.stack(resized).round_().clamp_(0, 255)
         plans = [plan for _, plan in self.views]
-        resized = [_resized(images[part], plan) for part, plan in self.views]
-        pixels = _operated(torch.stack(resized), [plan.steps for plan in plans])
+        pixels = _operated(pixels, [plan.steps for plan in plans])
         if plans[0].chains:
             pixels = _mixed(pixels, plans)
         return pixels.div_(255)
@@ -119,15 +146,14 @@ class DrawnViews:
 
 
 def _resized(image: Tensor, plan: Plan) -> Tensor:
-    """(3, H, W) whole numbers in 0..255."""
+    """(3, H, W) levels, not rounded."""
     top, left, height, width = plan.box
     part = image[:, top : top + height, left : left + width]
     if (height, width) == plan.size:
         return part
     if plan.interpolation == "nearest":
         return functional.interpolate(part[None], plan.size, mode="nearest-exact")[0]
-    resized = functional.interpolate(part[None], plan.size, mode=plan.interpolation, antialias=True)
-    return resized[0].round_().clamp_(0, 255)
+    return functional.interpolate(part[None], plan.size, mode=plan.interpolation, antialias=True)[0]
 
 
 def _operated(pixels: Tensor, programs: Sequence[Sequence[Step]]) -> Tensor:
@@ -165,15 +191,8 @@ def batched(views: Sequence[Any]) -> Any:
     return DrawnViews.of(views) if isinstance(views[0], View) else torch.stack(list(views))
 
 
-def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A loader's batch: as torch's default, with ``DrawnViews`` of what was drawn."""
-    batch: dict[str, Any] = {}
-    for key, first in items[0].items():
-        values = [item[key] for item in items]
-        if isinstance(first, View):
-            batch[key] = DrawnViews.of(values)
-        elif isinstance(first, list) and isinstance(first[0], View):  # DATALOADER.K_TRANSFORMS
-            batch[key] = [DrawnViews.of(views) for views in zip(*values, strict=True)]
-        else:
-            batch[key] = default_collate(values)
-    return batch
+def _collated(views: Sequence[View], *, collate_fn_map: Any) -> DrawnViews:
+    return DrawnViews.of(views)
+
+
+default_collate_fn_map[View] = _collated  # for every loader, wherever views are in its items

@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from dassl.data import DatasetWrapper
 from dassl.data.datasets import Datum
-from dassl.data.drawn import collate
 from dassl.data.loader import EndableLoader
 from dassl.data.seeding import seeded
 from dassl.data.workers import WORTH_WORKERS, worker_options
@@ -105,7 +104,6 @@ class StepLoader(EndableLoader):
         super().__init__(
             views,
             batch_sampler=batches,
-            collate_fn=collate,
             **worker_options(workers),
             persistent_workers=workers > 0,
             pin_memory=pins,
