@@ -72,7 +72,10 @@ def growth(found: Sequence[Footprint]) -> list[str]:
 def in_one_process(passes: Sequence[Sequence[Sequence[str]]], log: Path) -> list[Footprint]:
     """Footprints of a fresh process after each pass over runs, given as arguments of train.py."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_train_all, (passes, log))
+        found = pool.apply(_train_all, (passes, log))
+        pool.close()  # the end of the block would kill the process while it cleans up
+        pool.join()
+        return found
 
 
 def _train_all(passes: Sequence[Sequence[Sequence[str]]], log: Path) -> list[Footprint]:
