@@ -204,6 +204,13 @@ def test_a_resume_file_with_an_entry_of_another_form_is_refused_with_what_to_do(
     interrupted(images, tmp_path, at_epoch=1)
     path = tmp_path / RESUME_FILE
     whole = torch.load(path, weights_only=True)
+    optimizer = whole["optimizers"]["toy"]
+    kept = min({key for moments in optimizer["state"].values() for key in moments} - {"step"})
+
+    def with_moments(change):
+        state = {i: {**m, kept: change(m[kept])} for i, m in optimizer["state"].items()}
+        return {"toy": {**optimizer, "state": state}}
+
     wrong = {
         "epoch": [("2", "its epoch is of type str"), (9, "its epoch is 9 of 3")],
         "stop": [("yes", "its stop is of type str")],
@@ -212,7 +219,12 @@ def test_a_resume_file_with_an_entry_of_another_form_is_refused_with_what_to_do(
             ({"toy": {"2.bias": torch.ones(3)}}, "Missing key.s. in state_dict: .2.weight"),
             ({"toy": {3: torch.ones(3)}}, "'int' object has no attribute"),
         ],
-        "optimizers": [({}, "it has no 'toy'"), ({"toy": {"state": {}}}, "no 'param_groups'")],
+        "optimizers": [
+            ({}, "it has no 'toy'"),
+            ({"toy": {"state": {}}}, "no 'param_groups'"),
+            (with_moments(lambda x: torch.cat([x, x])), f"{kept} is .*, its parameter"),
+            (with_moments(lambda x: x * torch.nan), f"{kept} holds numbers that are not finite"),
+        ],
         "rng": [({**whole["rng"], "torch": torch.ones(3)}, "RNG state must be")],
         "attributes": [({"noise": torch.ones(3, dtype=torch.uint8)}, "size 5056 but")],
         "within": [("x", "string indices must be integers")],

@@ -7,7 +7,7 @@ is read with ``weights_only=True``.
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,6 +194,7 @@ def _restore(trainer: "TrainerBase", state: dict[str, Any], path: Path) -> int:
         for name, own in owner.items():
             if own is not None:
                 own.load_state_dict(state[part][name])
+    _check_moments(own for own in trainer._optims.values() if own is not None)
     attributes = dict(_stateful_attributes(trainer))
     for name, value in state["attributes"].items():
         if name in attributes:
@@ -212,6 +213,22 @@ def _restore(trainer: "TrainerBase", state: dict[str, Any], path: Path) -> int:
     if "within" in state:
         trainer.part.load(state["within"])
     return state["epoch"]
+
+
+def _check_moments(optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """Refuse what an optimizer keeps per parameter, where the first step would fail on it."""
+    for optimizer in optimizers:
+        for parameter, kept in optimizer.state.items():
+            for name, value in kept.items():
+                if not isinstance(value, torch.Tensor):
+                    continue
+                if value.ndim and value.shape != parameter.shape:
+                    raise ValueError(
+                        f"an optimizer's {name} is {tuple(value.shape)}, its parameter "
+                        f"{tuple(parameter.shape)}"
+                    )
+                if not value.isfinite().all():
+                    raise ValueError(f"an optimizer's {name} holds numbers that are not finite")
 
 
 def _states(owners: dict[str, Any]) -> dict[str, Any]:
