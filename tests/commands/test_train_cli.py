@@ -28,7 +28,7 @@ from dassl.engine.records import report
 from dassl.engine.records.kept_predictions import keep_predictions
 from dassl.evaluation.calibration import fit_temperature
 from dassl.evaluation.predictions import ScoredImages, read_predictions
-from dassl.utils import load_checkpoint, only_writer
+from dassl.utils import interrupts, load_checkpoint, only_writer
 from tools.results.records import load_records
 from tools.results.settings import settings_of
 
@@ -688,7 +688,7 @@ def exit_status(monkeypatch, *words):
     monkeypatch.setattr(logging.root, "level", logging.root.level)
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
     monkeypatch.setattr(sys, "argv", [str(REPOSITORY / "train.py"), *words])
-    with pytest.raises(SystemExit) as ended:
+    with interrupts.watching(), pytest.raises(SystemExit) as ended:  # takes handlers back
         runpy.run_path(str(REPOSITORY / "train.py"), run_name="__main__")
     logging.captureWarnings(False)
     return ended.value.code
