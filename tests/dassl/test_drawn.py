@@ -244,6 +244,14 @@ def test_a_network_that_normalises_nothing_gets_pixels_as_they_are():
     assert torch.equal(pixels, DrawnViews.of([view]).on("cpu"))
 
 
+def test_chosen_steps_cannot_leave_the_normalisation_out():
+    cfg = get_cfg_default()
+    cfg.INPUT.TRANSFORMS, cfg.INPUT.AUGMENT_ON_DEVICE = ("normalize",), True
+
+    with pytest.raises(ValueError, match=r"chosen steps \(\['random_flip'\]\) differ"):
+        build_transform(cfg, choices=["random_flip"])
+
+
 def test_stored_rows_of_drawn_views_are_other_rows(tmp_path):
     banks = [
         made_trainer("TaskRes", tmp_path, "INPUT.AUGMENT_ON_DEVICE", drawn).bank
@@ -273,4 +281,4 @@ def test_what_cannot_be_made_on_the_device_is_named(tmp_path, name, transform, s
     with pytest.raises(ValueError, match="AUGMENT_ON_DEVICE is True") as caught:
         made_trainer(name, tmp_path, *opts)
 
-    assert said in str(caught.value) and "Set it to False" in str(caught.value)
+    assert f"gives: {said}. Leave that out, or set" in str(caught.value)

@@ -1,6 +1,7 @@
 """From the steps of a transform to drawn views: the same draws, the pixels left for later."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from .views import Plan, Step, View
 # read: fewer bytes travel, and torch's kernel for GPUs cannot shrink by hundreds.
 LARGEST = 16
 UNDRAWN = (
-    "INPUT.AUGMENT_ON_DEVICE is True, which makes resized crops, flips, colour jitter and grey "
-    "images and then normalises, but INPUT.TRANSFORMS gives: {}. Set it to False."
+    "INPUT.AUGMENT_ON_DEVICE is True, but the device makes resized crops, flips, colour jitter and "
+    "grey images only, and INPUT.TRANSFORMS gives: {}. Leave that out, or set "
+    "INPUT.AUGMENT_ON_DEVICE to False."
 )
 
 
@@ -43,11 +45,13 @@ class Drawing:
         self.is_turned = any(step is upright for _, step in steps)
         (self.resizing,) = (s for _, s in steps if isinstance(s, (T.Resize, T.RandomResizedCrop)))
         self.operations = [step for _, step in steps if type(step) in _DRAWN]
-        self._latest: tuple[Image.Image, Tensor] | None = None
+        self._latest: _Photograph | None = None
 
     def __call__(self, image: Image.Image) -> View:
         step, (height, width) = self.resizing, self.resizing.size
-        turned = upright(image) if self.is_turned else image
+        if self._latest is None or self._latest.image is not image:
+            self._latest = _Photograph(image, is_turned=self.is_turned)
+        turned = self._latest.turned
         box = (0, 0, turned.height, turned.width)
         if isinstance(step, T.RandomResizedCrop):
             box = step.get_params(turned, list(step.scale), list(step.ratio))
@@ -57,10 +61,19 @@ class Drawing:
             small = functional.resized_crop(turned, *box, [height, width], step.interpolation)
             pixels, box = _bytes(small), (0, 0, height, width)
         else:
-            if self._latest is None or self._latest[0] is not image:
-                self._latest = image, _bytes(turned)  # views of one image share its bytes
-            pixels = self._latest[1]
+            pixels = self._latest.pixels
         return View(pixels, Plan(box, (height, width), step.interpolation.value, drawn))
+
+
+class _Photograph:
+    """What the views of one image share: the image turned upright, and its bytes."""
+
+    def __init__(self, image: Image.Image, *, is_turned: bool) -> None:
+        self.image, self.turned = image, upright(image) if is_turned else image
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        return _bytes(self.turned)
 
 
 def _bytes(image: Image.Image) -> Tensor:

@@ -21,9 +21,9 @@ from .operations import OPERATIONS
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 Step = tuple[str, tuple[float, ...]]  # a name in OPERATIONS and its numbers
 NO_PIXELS = (
-    "INPUT.AUGMENT_ON_DEVICE is True: a training batch holds drawn views, not a tensor with {}. "
-    'Where the trainer overrides parse_batch_train(), call self.to_device(batch["img"]), which '
-    "makes the normalised pixels, or set the key to False."
+    "INPUT.AUGMENT_ON_DEVICE is True: a training batch holds drawn views in place of pixels, which "
+    "have no {}. Where the trainer overrides parse_batch_train(), call "
+    'self.to_device(batch["img"]), which makes the normalised pixels, or set the key to False.'
 )
 
 
@@ -96,7 +96,7 @@ class DrawnViews:
         return len(self.views)
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise AttributeError(NO_PIXELS.format(name))
+        raise AttributeError(NO_PIXELS.format(repr(name)))
 
     def __getitem__(self, rows: slice) -> "DrawnViews":
         """Consecutive views, with the bytes of their images only."""

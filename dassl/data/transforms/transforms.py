@@ -102,6 +102,9 @@ def build_transform(
         cfg: the whole config; INPUT counts.
         is_train: the training or the test pipeline.
         choices: names of steps instead of INPUT.TRANSFORMS.
+
+    Raises:
+        ValueError: steps that cannot be made on the device as INPUT asks.
     """
     if cfg.INPUT.NO_TRANSFORM:
         print("Note: no transform is applied!")
@@ -110,6 +113,12 @@ def build_transform(
     steps = transform_steps(cfg.INPUT, names, is_train=is_train)
     print(f"Building transform_{'train' if is_train else 'test'}")
     if is_train and cfg.INPUT.AUGMENT_ON_DEVICE:
+        if ("normalize" in names) != ("normalize" in cfg.INPUT.TRANSFORMS):
+            raise ValueError(
+                "INPUT.AUGMENT_ON_DEVICE is True, where INPUT.TRANSFORMS says whether batches are "
+                f"normalised ({cfg.INPUT.TRANSFORMS}), but the chosen steps ({names}) differ. Put "
+                "normalize into both or neither."
+            )
         _show(steps, "made on the device:")
         return drawing(cfg.INPUT, names)
     if cfg.INPUT.NORMALIZE_ON_DEVICE:
