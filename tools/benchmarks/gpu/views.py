@@ -13,8 +13,8 @@ def compare(bench: Bench, kind: str) -> None:
     """One row: seconds per view on one core, decoding included, and on the device."""
     views, pipeline = KINDS[kind]
     with tempfile.TemporaryDirectory() as folder:
-        count = 64 // views or 1
-        files, what = image_files(2 if bench.quick else count, Path(folder))
+        count = 1 if bench.quick else max(1, 64 // views)
+        files, what = image_files(count, Path(folder))
         alone, _ = read_views(pipeline(False), files, views)
         drawing, (batch, *_) = read_views(pipeline(True), files, views)
 
