@@ -109,8 +109,7 @@ class InputPipeline(Pipeline):
 
     def build(self) -> Transform:
         if self._is_drawn:
-            draw = drawing(CfgNode(self.settings), self._names)
-            return lambda image: draw(image if image.mode == "RGB" else image.convert("RGB"))
+            return drawing(CfgNode(self.settings), self._names)
         described = transform_steps(CfgNode(self.settings), self._names, is_train=self.is_train)
         steps = [step for _, step in described]
         split = next(i for i, step in enumerate(steps) if isinstance(step, T.ToTensor))

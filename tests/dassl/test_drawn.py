@@ -147,6 +147,15 @@ def test_augmix_is_made_on_the_device_as_well():
     assert apart.mean() < 0.5 and apart.median() < 0.01
 
 
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
+def test_images_of_other_modes_are_drawn_in_rgb(mode):
+    image = photo().convert(mode)
+
+    _, drawn = both({}, [image], views=2)
+
+    assert torch.equal(drawn.on("cpu"), both({}, [image.convert("RGB")], views=2)[1].on("cpu"))
+
+
 def test_views_of_an_image_share_its_bytes():
     image = photo()
     _, drawn = both({}, [image], views=16)

@@ -66,10 +66,11 @@ class Drawing:
 
 
 class _Photograph:
-    """What the views of one image share: the image turned upright, and its bytes."""
+    """What the views of one image share: the image in RGB, turned upright, and its bytes."""
 
     def __init__(self, image: Image.Image, *, is_turned: bool) -> None:
-        self.image, self.turned = image, upright(image) if is_turned else image
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        self.image, self.turned = image, upright(rgb) if is_turned else rgb
 
     @cached_property
     def pixels(self) -> Tensor:

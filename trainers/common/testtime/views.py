@@ -76,8 +76,7 @@ class CropFlip(Pipeline):
 
     def build(self) -> Transform:
         if self.is_drawn:
-            draw = Drawing(self.steps())
-            return lambda image: draw(_rgb(image))
+            return Drawing(self.steps())
         crop = self._cropped()
         return lambda image: _pixels(crop(_rgb(image)))
 
