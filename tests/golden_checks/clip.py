@@ -11,7 +11,7 @@ from PIL import Image
 from clip import clip
 from clip.model import build_model
 from clip.two_towers import IMAGE_MEAN, IMAGE_STD
-from dassl.features.encoder import unit_pixels
+from dassl.data.pixels import unit_pixels
 from dassl.features.views import Augmentation
 from golden_checks import tiny_clip
 from golden_checks.common import Case
