@@ -50,6 +50,17 @@ def test_a_batch_is_cut_in_order():
     assert torch.cat([piece["label"] for piece in pieces]).tolist() == [0, 1, 2, 3, 4]
 
 
+def test_each_of_several_views_is_cut_by_its_images():
+    views = [torch.arange(5), torch.arange(5) + 10]  # DATALOADER.K_TRANSFORMS 2
+    batch = {"img": views, "label": torch.arange(5), "impath": [*"abcde"]}
+
+    first, second = cut(batch, 2)
+
+    assert [rows.tolist() for rows in first["img"]] == [[0, 1], [10, 11]]
+    assert [rows.tolist() for rows in second["img"]] == [[2, 3, 4], [12, 13, 14]]
+    assert (first["impath"], second["impath"]) == (["a", "b"], ["c", "d", "e"])
+
+
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(2), nn.Dropout(0.5)])
 def test_layers_that_work_on_whole_batches_are_refused(battery, layer):
     trainer = build_trainer(small_config("CoOp", battery, "TRAIN.ACCUMULATE", "2"))

@@ -215,8 +215,15 @@ def cut(batch: Mapping[str, Any], parts: int) -> Iterator[dict[str, Any]]:
     """Stretches of a batch, in order; of equal size, or one sample more or less."""
     count = len(batch["label"])
     for number in range(parts):
-        start, stop = count * number // parts, count * (number + 1) // parts
-        yield {name: values[start:stop] for name, values in batch.items()}
+        rows = slice(count * number // parts, count * (number + 1) // parts)
+        yield {name: _stretch(values, rows) for name, values in batch.items()}
+
+
+def _stretch(values: Any, rows: slice) -> Any:
+    """Rows of one entry; where an image has several views, of each of these."""
+    if isinstance(values, list) and not isinstance(values[0], str):
+        return [views[rows] for views in values]
+    return values[rows]
 
 
 def average(tensors: Sequence[Tensor], count: int) -> None:
