@@ -22,7 +22,7 @@ from yacs.config import CfgNode
 from dassl.config import get_cfg_default
 from dassl.data.pixels import unnormalise
 from dassl.data.transforms import INTERPOLATION_MODES, READS, drawing, transform_steps
-from dassl.utils.image import upright
+from dassl.utils.image import in_rgb, upright
 
 AFTER_NORMALIZE = ("gaussian_noise", "instance_norm")  # they work on normalised pixels
 ON_DEVICE = {"made": "on the device"}  # part of the description of drawn views
@@ -108,9 +108,9 @@ class InputPipeline(Pipeline):
         return self.is_train and self.settings.get("AUGMENT_ON_DEVICE", False)
 
     def build(self) -> Transform:
-        if self._is_drawn:
-            return drawing(CfgNode(self.settings), self._names)
         described = transform_steps(CfgNode(self.settings), self._names, is_train=self.is_train)
+        if self._is_drawn:
+            return drawing(described)
         steps = [step for _, step in described]
         split = next(i for i, step in enumerate(steps) if isinstance(step, T.ToTensor))
         on_image, on_tensor = T.Compose(steps[:split]), T.Compose(steps[split + 1 :])
@@ -119,7 +119,7 @@ class InputPipeline(Pipeline):
         mean, std = self.settings["PIXEL_MEAN"], self.settings["PIXEL_STD"]
 
         def transform(image: Image.Image) -> Tensor:
-            image = on_image(image if image.mode == "RGB" else image.convert("RGB"))
+            image = on_image(in_rgb(image))
             pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
             if is_plain:
                 return pixels

@@ -142,6 +142,11 @@ def read_image(path: str | os.PathLike) -> Image.Image:
         ) from err
 
 
+def in_rgb(image: Image.Image) -> Image.Image:
+    """The image in mode RGB; without a copy where it is."""
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
 def upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF orientation tag says; without a tag the same image.
 

@@ -27,7 +27,6 @@ from trainers.common.testtime.stream import Step, Stream, run_stream
 from trainers.common.testtime.views import (
     OPERATIONS,
     TestViews,
-    augmix,
     draw_mixture,
     operate,
     view_pipeline,
@@ -178,9 +177,9 @@ def test_augmix_operations_keep_the_size():
 def test_augmix_is_seeded_and_stays_in_range():
     image = Image.fromarray(np.random.RandomState(0).randint(0, 255, (12, 12, 3), dtype=np.uint8))
     with seeded(5):
-        first = augmix(image)
+        first = draw_mixture(image.width).of(image)
     with seeded(5):
-        again = augmix(image)
+        again = draw_mixture(image.width).of(image)
 
     assert torch.equal(first, again)
     assert first.shape == (3, 12, 12) and float(first.min()) >= 0 and float(first.max()) <= 1

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision import transforms as T
 from torchvision.transforms import functional
 
-from dassl.utils import upright
+from dassl.utils.image import in_rgb, upright
 
 from .views import Plan, Step, View
 
@@ -69,7 +69,7 @@ class _Photograph:
     """What the views of one image share: the image in RGB, turned upright, and its bytes."""
 
     def __init__(self, image: Image.Image, *, is_turned: bool) -> None:
-        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        rgb = in_rgb(image)
         self.image, self.turned = image, upright(rgb) if is_turned else rgb
 
     @cached_property

@@ -119,8 +119,8 @@ def build_transform(
                 f"normalised ({cfg.INPUT.TRANSFORMS}), but the chosen steps ({names}) differ. Put "
                 "normalize into both or neither."
             )
-        _show(steps, "made on the device:")
-        return drawing(cfg.INPUT, names)
+        _show(steps, "made on the device: ")
+        return drawing(steps)
     if cfg.INPUT.NORMALIZE_ON_DEVICE:
         steps = _as_bytes(steps)
     _show(steps)
@@ -129,18 +129,16 @@ def build_transform(
 
 def _show(steps: Sequence[_Step], where: str = "") -> None:
     for description, _ in steps:
-        print(" ".join(["+", *[where] * bool(where), description]))
+        print(f"+ {where}{description}")
 
 
-def drawing(node: CfgNode, names: Collection[str]) -> Drawing:
-    """The training pipeline of an INPUT node as one that draws, for INPUT.AUGMENT_ON_DEVICE.
+def drawing(steps: Sequence[_Step]) -> Drawing:
+    """The steps of a training pipeline as one that draws, for INPUT.AUGMENT_ON_DEVICE.
 
     Raises:
         ValueError: a step that is not made on the device.
     """
-    steps = transform_steps(node, names, is_train=True)
-    drawn = [step for step in steps if not isinstance(step[1], (T.ToTensor, Normalise))]
-    return Drawing(drawn)
+    return Drawing([step for step in steps if not isinstance(step[1], (T.ToTensor, Normalise))])
 
 
 def _as_bytes(steps: Sequence[_Step]) -> list[_Step]:

@@ -23,7 +23,7 @@ from dassl.data.drawn import Drawing, Plan, Step, View
 from dassl.features.bank import FeatureBank
 from dassl.features.encode import Sink, fill
 from dassl.features.views import ON_DEVICE, Pipeline, Transform
-from dassl.utils import upright
+from dassl.utils.image import in_rgb, upright
 from trainers.common.text.templates import IMAGENET_SETS
 
 CHUNK_VIEWS = 4096  # views encoded ahead of the stream
@@ -78,7 +78,7 @@ class CropFlip(Pipeline):
         if self.is_drawn:
             return Drawing(self.steps())
         crop = self._cropped()
-        return lambda image: _pixels(crop(_rgb(image)))
+        return lambda image: _pixels(crop(in_rgb(image)))
 
     def _cropped(self) -> Callable[[Image.Image], Image.Image]:
         return T.Compose([step for _, step in self.steps()])
@@ -98,11 +98,7 @@ class AugMixViews(CropFlip):
             view = plain(image)
             return view._replace(plan=draw_mixture(width).added_to(view.plan))
 
-        return draw if self.is_drawn else lambda image: draw_mixture(width).of(crop(_rgb(image)))
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    return image if image.mode == "RGB" else image.convert("RGB")
+        return draw if self.is_drawn else lambda image: draw_mixture(width).of(crop(in_rgb(image)))
 
 
 def _pixels(image: Image.Image) -> Tensor:
@@ -158,11 +154,6 @@ def draw_mixture(width: int) -> Mixture:
         drawn = ((random.choice(OPERATIONS), random.uniform(0.1, 1.0)) for _ in range(count))
         chains.append(tuple(_step(name, level, width) for name, level in drawn))
     return Mixture(share, tuple(weights), tuple(chains))
-
-
-def augmix(image: Image.Image) -> Tensor:
-    """AugMix of severity 1 -> (3, H, W) float32 in [0, 1]; see ``draw_mixture``."""
-    return draw_mixture(image.width).of(image)
 
 
 def _step(name: str, level: float, width: int) -> Step:
